@@ -1,0 +1,157 @@
+"""A loaded model: the artifact, how images become its input, its labels, and its graph for any input shape."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from heatcli.artifact.formats import LOADERS, Artifact
+from heatcli.artifact.recognise import Format, recognise
+from heatcli.artifact.sidecar import Input, Labels, overridden, read_labels, read_sidecar
+from heatcli.errors import ModelError, UsageError, first_line
+from heatcli.graph.capture import capture
+from heatcli.graph.operator import Graph
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(eq=False)
+class Model:
+    """An artifact ready to be explained. `batch_size` is the number of images it takes at once, None for any."""
+
+    path: Path
+    format: Format
+    sha256: str
+    artifact: Artifact
+    input: Input
+    labels: tuple[str, ...]
+    mean_file: Path | None
+    device: torch.device
+    batch_size: int | None = None
+    _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Its input as (channels, height, width). Raises `UsageError`, naming the flag, where nothing says it."""
+        size = self.input.shape
+        if size is None:
+            raise UsageError(
+                f"{self.path}: neither the artifact nor {self.path.with_suffix('.toml').name} says its input size; "
+                "give --size HEIGHTxWIDTH"
+            )
+        return (self.input.channels or 3, *size)
+
+    def preprocess(self, images: Sequence[Image]) -> Tensor:
+        """Images of any size and mode to the network's input, float32 [N, C, H, W] on the model's device."""
+        from heatcli.images.preprocess import to_pixels
+
+        pixels = [to_pixels(image, self.shape, self.input.resize_to) for image in images]
+        return self.normalise(torch.stack([torch.from_numpy(p) for p in pixels]).to(self.device))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(pixels − mean)/std, for pixels [N, C, H, W] in 0..1."""
+        mean, std = (self._per_channel(name) for name in ("mean", "std"))
+        return (pixels - mean) / std
+
+    def _per_channel(self, name: str) -> Tensor:
+        given = getattr(self.input, name)
+        values = [given] if isinstance(given, float | int) else list(given)
+        channels = self.shape[0]
+        if len(values) not in (1, channels):
+            raise ModelError(f"{self.path}: {name} has {len(values)} values for an input of {channels} channels")
+        return torch.tensor(values, dtype=torch.float32, device=self.device).reshape(1, -1, 1, 1)
+
+    def graph(self, shape: Sequence[int]) -> Graph:
+        """The captured graph for an input of that shape [N, C, H, W]; captured once a shape. Raises `ModelError`."""
+        key = tuple(shape)
+        if key not in self._graphs:
+            module = self.artifact.module_for(key).to(self.device)
+            example = torch.zeros(key, device=self.device)
+            self._graphs[key] = capture(module, example, self.artifact.names(module), str(self.path))
+        return self._graphs[key]
+
+    def fixed_batch(self, shape: Sequence[int]) -> int | None:
+        """How many images it takes at once for inputs of that shape; None for any number. Tried once, then known."""
+        n, *rest = shape
+        if self.batch_size is None and n != 1:
+            try:
+                graph = self.graph(shape)
+                if graph.output_shape[:1] == (n,):
+                    return None
+            except ModelError:
+                pass
+            self.graph((1, *rest))  # raises if that fails too: then it is not the batch size
+            self.batch_size = 1
+        return self.batch_size
+
+    def label(self, index: int) -> str | None:
+        """The name of class `index`, None where the model has no labels."""
+        return self.labels[index] if index < len(self.labels) else None
+
+
+def default_model() -> Path:
+    """The embedded model: beside the package's code when installed, in `models/` in a checkout."""
+    packaged = Path(str(resources.files("heatcli") / "models" / "animals.pt"))
+    return packaged if packaged.is_file() else Path(__file__).parents[2] / "models" / "animals.pt"
+
+
+def load(path: str | Path | None = None, device: str = "cpu", **flags: Any) -> Model:
+    """Load a TorchScript, ONNX or torch.export artifact; None is the embedded animals model.
+
+    `flags` override the sidecar's `[input]`: size, channels, mean, std, resize; `labels` names a file of labels.
+    Raises `ModelError` if the artifact cannot be used, `UsageError` for a flag that makes no sense.
+    """
+    path = Path(path) if path is not None else default_model()
+    if path.is_dir():
+        raise ModelError(f"{path}: is a directory, not a model file")
+    if not path.exists():
+        raise ModelError(f"{path}: no such model file")
+    kind = recognise(path)
+    artifact = LOADERS[kind](path)
+    sidecar = read_sidecar(path, artifact.embedded)
+    labels_file = flags.pop("labels", None)
+    said = _said_by(artifact)
+    given = overridden(overridden(sidecar.input, said if sidecar.input.size is None else {}), flags)
+    if given.channels is None:
+        given = overridden(given, {"channels": said.get("channels")})
+    chosen = _device(device)
+    chosen_labels = sidecar.labels if labels_file is None else Labels(file=str(Path(labels_file).absolute()))
+    return Model(
+        path=path,
+        format=kind,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        artifact=artifact,
+        input=given,
+        labels=read_labels(path, chosen_labels),
+        mean_file=path.parent / sidecar.baseline.mean if sidecar.baseline.mean else None,
+        device=chosen,
+        batch_size=artifact.shape[0] if artifact.shape else None,
+    )
+
+
+def _said_by(artifact: Artifact) -> dict[str, Any]:
+    """What the artifact's own input shape [N, C, H, W] says of size and channels."""
+    shape = artifact.shape
+    if shape is None or len(shape) != 4:
+        return {}
+    _, channels, height, width = shape
+    return {"channels": channels, "size": (height, width) if height and width else None}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} cannot be used here: {first_line(error)}; use auto, cpu or cuda") from error
+    return device

@@ -1,0 +1,92 @@
+"""What is known about an artifact's input and labels: `NAME.toml` beside it, or the same text inside it.
+
+TorchScript extra files, ONNX metadata_props and torch.export extra files are looked up under `heatcli.toml`.
+Flags override the sidecar, the sidecar overrides the artifact.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from heatcli.errors import ModelError, UsageError, first_line
+
+EMBEDDED = "heatcli.toml"
+
+
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How pixels become the network's input: (pixel/255 − mean)/std, resized to `size` = (height, width)."""
+
+    size: tuple[int, int] | int | None = None
+    channels: int | None = None
+    mean: tuple[float, ...] | float = 0.0
+    std: tuple[float, ...] | float = 1.0
+    resize: str = "stretch"
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(height, width), or None where unknown."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def resize_to(self) -> int | None:
+        """For `crop` and `crop:N`: the length of the shorter side before the centre is cut out; None for `stretch`."""
+        if self.resize == "stretch":
+            return None
+        shape = self.shape or (0, 0)
+        kind, _, number = self.resize.partition(":")
+        if kind != "crop" or (number and not number.isdecimal()):
+            raise UsageError(f"resize {self.resize!r} is not known; use stretch, crop or crop:N")
+        return int(number) if number else max(shape)
+
+
+class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Class names in index order, here or one a line in a file beside the sidecar."""
+
+    names: tuple[str, ...] = ()
+    file: str | None = None
+
+
+class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`mean`: the mean image's `.npz`, as `heatcli mean` writes it, beside the sidecar."""
+
+    mean: str | None = None
+
+
+class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file."""
+
+    input: Input = Input()
+    labels: Labels = Labels()
+    baseline: Baseline = Baseline()
+
+
+def read_sidecar(artifact: Path, embedded: str) -> Sidecar:
+    """The sidecar beside `artifact`, else the text embedded in it, else an empty one. Raises `ModelError`."""
+    path = artifact.with_suffix(".toml")
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else embedded
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: cannot be read: {first_line(error)}") from error
+    try:
+        return msgspec.toml.decode(text, type=Sidecar)
+    except msgspec.MsgspecError as error:
+        raise ModelError(f"{path if path.is_file() else artifact}: bad sidecar: {first_line(error)}") from error
+
+
+def overridden(given: Input, flags: dict[str, Any]) -> Input:
+    """`given` with the flags that the user set (those not None) in place of its own values."""
+    return msgspec.structs.replace(given, **{name: value for name, value in flags.items() if value is not None})
+
+
+def read_labels(artifact: Path, labels: Labels) -> tuple[str, ...]:
+    """Class names in index order; empty where there are none. Raises `ModelError` for a missing file."""
+    if labels.file is None:
+        return labels.names
+    path = artifact.parent / labels.file
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: the labels cannot be read: {first_line(error)}") from error

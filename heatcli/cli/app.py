@@ -1,0 +1,69 @@
+"""The command line: one file a command, assembled here. Nothing in this room imports torch before it is needed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import heatcli
+from heatcli.cli import explain, inspect, mean, methods
+from heatcli.errors import HeatcliError
+
+app = typer.Typer(
+    name="heatcli",
+    help="Shows why a deployed image classifier said what it said.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("explain")(explain.command)
+app.command("methods")(methods.command)
+app.command("inspect")(inspect.command)
+app.command("mean")(mean.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"heatcli {heatcli.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Shows why a deployed image classifier said what it said."""
+
+
+def main() -> None:
+    """Run the command line; every error ends in one line on stderr and its documented exit status."""
+    try:
+        app()
+    except HeatcliError as error:
+        if "--debug" in sys.argv:
+            raise
+        _end(str(error), error.status)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        _end(
+            f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
+            "run again with --debug and report it",
+            1,
+        )
+
+
+def _end(message: str, status: int) -> None:
+    print(f"heatcli: {message}", file=sys.stderr)
+    sys.exit(status)

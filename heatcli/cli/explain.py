@@ -1,0 +1,90 @@
+"""`heatcli explain`: overlays and reports for images."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from heatcli.cli import options
+
+if TYPE_CHECKING:
+    from heatcli.run import Done
+
+
+def command(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images.")],
+    method: Annotated[str, typer.Option("--method", help="See `heatcli methods`.")] = "lrp-eps",
+    param: Annotated[
+        list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter of the method.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE", help="What the image is compared with."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="top|INDEX|LABEL|A-B", help="The score to explain, or a difference of two.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where overlays and reports go.")] = Path("heatmaps"),
+    pixels: Annotated[str, typer.Option(metavar="json|npz|none", help="Where each pixel's relevance goes.")] = "json",
+    json: options.Json = False,
+    cmap: Annotated[str, typer.Option(help="A diverging colour map of matplotlib's.")] = "bwr",
+    opacity: Annotated[float, typer.Option(help="Of the strongest relevance, 0 to 1.")] = 0.9,
+    batch_size: Annotated[int, typer.Option(help="Images that go through the network at once.")] = 8,
+    model: options.ModelPath = None,
+    device: options.Device = "auto",
+    size: options.Size = None,
+    channels: options.Channels = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    resize: options.Resize = None,
+    labels: options.Labels = None,
+    debug: options.Debug = False,
+) -> None:
+    """Explain what the model says of each image: an overlay to look at, and a report that books every unit."""
+    flags = options.model_flags(size, channels, mean, std, resize, labels)
+    parameters = options.parameters(param)
+    started = time.perf_counter()
+    from heatcli.artifact.model import load
+    from heatcli.methods.table import method as find_method
+    from heatcli.run import Done, Request, run
+
+    chosen = find_method(method, **parameters)
+    request = Request(tuple(images), out, chosen, target, baseline, pixels, batch_size, cmap, opacity)
+    loaded = load(model, device, **flags)
+    failures, told = 0, set[str]()
+    for outcome in run(loaded, request, time.perf_counter() - started):
+        if isinstance(outcome, Done):
+            _tell(outcome, told)
+            if json:
+                sys.stdout.write(outcome.report_path.read_text(encoding="utf-8"))
+        else:
+            failures += 1
+            print(f"heatcli: {outcome.error}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _tell(done: Done, told: set[str]) -> None:
+    """What was seen, on stderr: the prediction, the ledger in one line, the files; each fallback once."""
+    report = done.report
+    target, ledger = report.target, report.ledger
+    left = f"{ledger.output:.6g}" + (f" − {ledger.output_baseline:.6g}" if report.baseline.name != "none" else "")
+    lines = [
+        f"{report.image.path}: {target.label if target.label is not None else f'class {target.index}'}, "
+        f"{target.quantity} {target.score:.6g}, probability {target.probability:.4g}",
+        f"  ledger: {left} = {ledger.pixels:.6g} pixels + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} absorbed "
+        f"+ {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})",
+        f"  wrote {done.overlay_path} and {done.report_path}",
+    ]
+    for name, value in done.unexplained.items():
+        if name not in told:
+            told.add(name)
+            lines.append(
+                f"  note: no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the score "
+                "is unexplained there"
+            )
+    print("\n".join(lines), file=sys.stderr)

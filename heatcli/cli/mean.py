@@ -1,0 +1,42 @@
+"""`heatcli mean`: the mean image of a folder, for `--baseline mean`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heatcli.cli import options
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="A folder of images of any number.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz file to write.")],
+    recursive: Annotated[bool, typer.Option(help="Images in folders below, too.")] = False,
+    model: options.ModelPath = None,
+    size: options.Size = None,
+    channels: options.Channels = None,
+    resize: options.Resize = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write the mean of a folder's images, as the model would see them before normalisation."""
+    flags = options.model_flags(size, channels, None, None, resize, None)
+    from heatcli.artifact.model import load
+    from heatcli.errors import HeatcliError, UsageError
+    from heatcli.images.mean import image_files, mean_image, write_mean
+
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is not a folder")
+    if output.suffix != ".npz":
+        raise UsageError(f"{output}: a mean image is an .npz file; name it so")
+    loaded = load(model, **flags)
+    failed: list[HeatcliError] = []
+    mean, count = mean_image(image_files(folder, recursive), loaded.shape, loaded.input.resize_to, failed)
+    write_mean(output, mean, count)
+    for error in failed:
+        print(f"heatcli: {error}", file=sys.stderr)
+    print(f"wrote {output}: the mean of {count} images, {'×'.join(map(str, mean.shape))}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,73 @@
+"""Options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ModelPath = Annotated[
+    Path | None,
+    typer.Option("--model", "-m", metavar="PATH", help="TorchScript, ONNX or .pt2 artifact; default: the embedded "
+                 "animals model."),
+]  # fmt: skip
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="N|HxW", help="Input size, instead of the sidecar's."),
+]
+Channels = Annotated[int | None, typer.Option(help="Input channels, 1 or 3.")]
+Mean = Annotated[
+    str | None,
+    typer.Option(metavar="M,M,M", help="Mean of each channel (pixels in 0..1)."),
+]
+Std = Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation of each channel.")]
+Resize = Annotated[
+    str | None,
+    typer.Option(metavar="stretch|crop|crop:N", help="How a picture gets that size."),
+]
+Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+
+
+def model_flags(
+    size: str | None, channels: int | None, mean: str | None, std: str | None, resize: str | None, labels: Path | None
+) -> dict[str, Any]:
+    """The keyword arguments of `heatcli.load` that these options stand for. Raises `UsageError`."""
+    return {
+        "size": _size(size), "channels": channels, "mean": _numbers("--mean", mean), "std": _numbers("--std", std),
+        "resize": resize, "labels": labels,
+    }  # fmt: skip
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    from heatcli.errors import UsageError
+
+    if text is None:
+        return None
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise UsageError(f"--size {text} is not a size; give HEIGHTxWIDTH, such as 224x224, or one number")
+    return int(parts[0]), int(parts[-1])
+
+
+def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
+    from heatcli.errors import UsageError
+
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{flag} {text} is not a list of numbers; give one a channel, such as 0.5,0.5,0.5") from error
+
+
+def parameters(given: list[str] | None) -> dict[str, str]:
+    """`--param k=v` options as a dictionary. Raises `UsageError`."""
+    from heatcli.errors import UsageError
+
+    pairs = [item.partition("=") for item in given or []]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise UsageError(f"--param {name}{equals}{value} is not of the form name=value")
+    return {name: value for name, _, value in pairs}

@@ -1,0 +1,167 @@
+"""From any callable torch module to the flat ATen graph, by watching it run once on an example input.
+
+A dispatch mode sees every ATen call that a ScriptModule, an ONNX conversion or an exported program makes; under
+`functionalize` there are no in-place writes among them. Running on real tensors, sizes that the artifact computes with
+tensors are just numbers. (`make_fx` yields the same graph, at the price of three seconds of imports, and stops at
+such sizes.)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functionalize
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from heatcli.errors import ModelError, first_line
+from heatcli.graph.kinds import classify
+from heatcli.graph.operator import Constant, Graph, Operator, Ref
+from heatcli.graph.passes import canonical
+
+INPUT = "input"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps every call with its tensors alive, so that a tensor's identity is a name for it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[_Call] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # there is no dynamo here to be kept out; keeping it out would import it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self.calls.append(_Call(func, args, kwargs or {}, output))
+        return output
+
+
+def capture(module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str, Tensor], where: str) -> Graph:
+    """Run `module` once on `example` [N, C, H, W] and return what it did as a `Graph`.
+
+    `names` are the artifact's parameters and buffers, whose names the graph keeps. Raises `ModelError`, naming
+    `where`, if it cannot be run, returns no scores, or its scores do not depend on the image.
+    """
+    recorder = _Recorder()
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), recorder:
+            warnings.simplefilter("ignore")
+            returned = functionalize(lambda x: module(x))(example)
+    except Exception as error:  # whatever the artifact's own code raises
+        raise ModelError(
+            f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error)}"
+        ) from error
+    return classify(canonical(_flatten(recorder.calls, example, _scores(returned, where), names, where)))
+
+
+def _cause(error: Exception) -> str:
+    """The telling line of an error; TorchScript wraps the real one in a trace-back of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    inner = [line.removeprefix("RuntimeError: ") for line in lines if line.startswith("RuntimeError: ")]
+    return first_line(RuntimeError(inner[-1])) if inner else first_line(error)
+
+
+def _scores(returned: Any, where: str) -> Tensor:
+    """The output to explain: the first floating-point tensor of what the artifact returns."""
+    for tensor in pytree.tree_leaves(returned):
+        if isinstance(tensor, Tensor) and tensor.dtype.is_floating_point:
+            return tensor
+    raise ModelError(f"{where}: returns no floating-point tensor; heatcli explains scores")
+
+
+def _flatten(calls: list[_Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str) -> Graph:
+    """Operators in order, one for each output tensor of each call; what the image does not reach is a constant."""
+    known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
+    values: dict[int, Ref | Constant] = {id(example): Ref(INPUT)}
+    active = {INPUT: tuple(example.shape)}
+    operators: dict[str, Operator] = {}
+    for number, call in enumerate(calls):
+        leaves = pytree.tree_leaves((call.args, call.kwargs))
+        for tensor in leaves:
+            if isinstance(tensor, Tensor) and id(tensor) not in values:
+                values[id(tensor)] = Constant(known.get(_address(tensor), f"constant_{len(values)}"), tensor.detach())
+        origins = [values[id(x)] for x in leaves if isinstance(x, Tensor)]
+        several = isinstance(call.output, (tuple, list))
+        for index, tensor in enumerate(call.output if several else [call.output]):
+            if not isinstance(tensor, Tensor) or id(tensor) in values:
+                continue
+            name = f"{_title(call.target)}_{number}" + (f"_{index}" if several and index else "")
+            if not any(isinstance(origin, Ref) for origin in origins):
+                values[id(tensor)] = Constant(_derived_name(origins, name), tensor.detach())
+                continue
+            operators[name] = _operator(call, name, index if several else None, tensor, values, active)
+            values[id(tensor)] = Ref(name)
+            if operators[name].sources and tensor.dtype.is_floating_point:
+                active[name] = tuple(tensor.shape)
+    result = values.get(id(output))
+    if not isinstance(result, Ref) or result.name not in active:
+        raise ModelError(f"{where}: its output does not depend on the image; nothing can be explained")
+    needed = _needed(operators, result.name)
+    kept = tuple(operator for name, operator in operators.items() if name in needed)
+    return Graph(INPUT, tuple(example.shape), kept, result.name, tuple(output.shape))
+
+
+def _operator(
+    call: _Call, name: str, index: int | None, output: Tensor,
+    values: Mapping[int, Ref | Constant], active: Mapping[str, tuple[int, ...]],
+) -> Operator:  # fmt: skip
+    def plain(x: Any) -> Any:
+        return values[id(x)] if isinstance(x, Tensor) else x
+
+    args, kwargs = pytree.tree_map(plain, (tuple(call.args), dict(call.kwargs)))
+    sources = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Ref) and x.name in active]
+    return Operator(
+        name=name,
+        target=call.target,
+        args=args,
+        kwargs=kwargs,
+        index=index,
+        shape=tuple(output.shape),
+        dtype=output.dtype,
+        sources=tuple(x.name for x in sources),
+        source_shapes=tuple(active[x.name] for x in sources),
+    )
+
+
+def _needed(operators: Mapping[str, Operator], output: str) -> set[str]:
+    """Names of the operators that the output is computed from (nothing else has an effect)."""
+    needed: set[str] = set()
+    stack = [output]
+    while stack:
+        name = stack.pop()
+        if name not in needed and name in operators:
+            needed.add(name)
+            stack.extend(operators[name].refs)
+    return needed
+
+
+def _title(target: Any) -> str:
+    return str(getattr(getattr(target, "overloadpacket", target), "__name__", target)).lstrip("_")
+
+
+def _derived_name(origins: list[Ref | Constant], otherwise: str) -> str:
+    """A constant computed from one constant keeps its name; from several, the name of the one called bias."""
+    names = list(dict.fromkeys(origin.name for origin in origins))
+    biases = [name for name in names if name.endswith("bias")]
+    chosen = names if len(names) == 1 else biases
+    return chosen[0] if len(chosen) == 1 else otherwise
+
+
+def _address(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), tensor.numel()

@@ -1,0 +1,152 @@
+"""The graph: a flat list of ATen operators, each with one tensor as its output.
+
+Every format (TorchScript, ONNX, torch.export) ends here. An operator knows which of its arguments carry the image
+(its *sources*), which kind it is of, and what it adds when all its sources are zero (its *offsets*, the biases).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Stands, among an operator's arguments, for the output of the operator (or input) of that name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """Stands, among an operator's arguments, for a tensor of the artifact, under the name it has there."""
+
+    name: str
+    value: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Offset:
+    """What an operator adds at zero input, under the name that the artifact gives it.
+
+    `value` broadcasts against the operator's output [N, …]; it is booked per element of `value`.
+    """
+
+    name: str
+    value: Tensor
+
+    @property
+    def size(self) -> int:
+        """How many elements it has: a batch dimension in front counts as one."""
+        return max(1, self.value.numel())
+
+    def book(self, multiplier: Tensor) -> Tensor:
+        """`multiplier`·offset summed down to the offset's own elements: [N, size]."""
+        dims = multiplier.dim()
+        value = self.value.reshape((1,) * (dims - self.value.dim()) + tuple(self.value.shape))
+        reduced = [d for d in range(1, dims) if value.shape[d] == 1 and multiplier.shape[d] != 1]
+        collected = multiplier.sum(reduced, keepdim=True) if reduced else multiplier
+        return (collected * value).flatten(1) if dims > 1 else (collected * value).reshape(-1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """One call of an ATen operator, `target(*args, **kwargs)`, or of one of its outputs (`index`).
+
+    Tensors of the artifact sit among the arguments as `Constant`, what depends on the input as `Ref`.
+    `sources` names the floating-point inputs through which the image reaches this operator, one for each
+    occurrence; other `Ref`s (masks, indices) are values that a walk takes as given.
+    """
+
+    name: str
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    index: int | None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    sources: tuple[str, ...] = ()
+    source_shapes: tuple[tuple[int, ...], ...] = ()
+    kind: str = ""
+    offsets: tuple[Offset, ...] = ()
+    vanishes: bool = True  # its value at zero input is finite, so "blame the bias" has a reference
+    _leaves: tuple[Any, ...] = field(init=False, repr=False)
+    _spec: Any = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        leaves, spec = pytree.tree_flatten((self.args, dict(self.kwargs)))
+        object.__setattr__(self, "_leaves", tuple(x.value if isinstance(x, Constant) else x for x in leaves))
+        object.__setattr__(self, "_spec", spec)
+
+    @property
+    def title(self) -> str:
+        """The operator's ATen name, such as `convolution`."""
+        packet = getattr(self.target, "overloadpacket", self.target)
+        return str(getattr(packet, "__name__", packet))
+
+    @property
+    def refs(self) -> Iterator[str]:
+        """Names of all values it reads, in order, sources and others."""
+        return (leaf.name for leaf in self._leaves if isinstance(leaf, Ref))
+
+    def reads(self, position: int) -> bool:
+        """Whether the top-level argument at `position` carries the image."""
+        if position >= len(self.args):
+            return False
+        return any(isinstance(x, Ref) and x.name in self.sources for x in pytree.tree_leaves(self.args[position]))
+
+    def arg(self, position: int, default: Any = None) -> Any:
+        """The top-level argument at `position`, or `default` where the call leaves it out."""
+        return self.args[position] if position < len(self.args) else default
+
+    def constant(self, position: int) -> Constant | None:
+        """The constant at `position`, or None where something else is there."""
+        found = self.arg(position)
+        return found if isinstance(found, Constant) else None
+
+    @property
+    def constants(self) -> list[Constant]:
+        """All constants among the arguments, in order."""
+        return [x for x in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(x, Constant)]
+
+    def run(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None = None) -> Tensor:
+        """Call it; `inputs`, one for each source, stand in for the values of the sources."""
+        stand_in = iter(inputs) if inputs is not None else None
+        leaves = list(self._leaves)
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, Ref):
+                active = stand_in is not None and leaf.name in self.sources
+                leaves[i] = next(stand_in) if active and stand_in is not None else values[leaf.name]
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        returned = self.target(*args, **kwargs)
+        output: Tensor = returned if self.index is None else returned[self.index]
+        return output
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Operators in forward order, from the image called `input` to the value called `output`.
+
+    `final` is the activation that was taken off the end (softmax, log_softmax, sigmoid), if there was one:
+    the logit before it is explained, and it turns the logits into what the artifact itself returns.
+    """
+
+    input: str
+    input_shape: tuple[int, ...]
+    operators: tuple[Operator, ...]
+    output: str
+    output_shape: tuple[int, ...]
+    final: Operator | None = None
+
+    def offsets(self) -> dict[str, tuple[str, int]]:
+        """Every bias of the network in forward order: name → (ATen operator, size)."""
+        found: dict[str, tuple[str, int]] = {}
+        for operator in self.operators:
+            for offset in operator.offsets:
+                found.setdefault(offset.name, (operator.title, offset.size))
+        return found

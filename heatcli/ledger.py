@@ -1,0 +1,66 @@
+"""The ledger: where every unit of the output went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from heatcli.graph.operator import Graph, Operator
+from heatcli.rules.base import Sent
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """For each image, output − output_baseline = pixels + biases + absorbed + unexplained; each float64 [N].
+
+    `unexplained` is measured at the operators that no rule knows. It is never set to what would make the sum come
+    out: for a conserving method a faulty rule shows in `relative_error`. For a method that does not conserve it is
+    simply what is left.
+    """
+
+    output: Tensor
+    output_baseline: Tensor
+    pixels: Tensor
+    biases: Tensor
+    absorbed: Tensor
+    unexplained: Tensor
+
+    @property
+    def relative_error(self) -> Tensor:
+        """|output − output_baseline − pixels − biases − absorbed| over the larger of |output|, |output_baseline|."""
+        left = self.output - self.output_baseline - self.pixels - self.biases - self.absorbed
+        scale = torch.maximum(self.output.abs(), self.output_baseline.abs())
+        return left.abs() / torch.where(scale == 0, 1, scale)
+
+
+@dataclass(eq=False)
+class Books:
+    """What one walk books: to biases per element [N, size], to ε and to unknown operators per operator [N]."""
+
+    biases: dict[str, Tensor] = field(default_factory=dict)
+    absorbed: dict[str, Tensor] = field(default_factory=dict)
+    unexplained: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, graph: Graph, batch: Tensor) -> Books:
+        """Books with a zero entry for every bias of the network, in forward order."""
+        return cls({name: batch.new_zeros(len(batch), size) for name, (_, size) in graph.offsets().items()})
+
+    def enter(self, operator: Operator, sent: Sent, blame: bool) -> None:
+        """Book what `operator`'s rule answered; offsets only where the bias is blamed (a baseline cancels them)."""
+        if blame and sent.offsets_at is not None:
+            for offset in operator.offsets:
+                self.biases[offset.name] = self.biases[offset.name] + offset.book(sent.offsets_at)
+        if sent.absorbed is not None:
+            self.absorbed[operator.name] = sent.absorbed
+        if sent.unexplained is not None:
+            self.unexplained[operator.name] = sent.unexplained
+
+
+def total(entries: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """Sum of all entries [N, …] over all but the batch, float64 [N]; zero where there are none."""
+    zero = torch.zeros(len(like), dtype=torch.float64, device=like.device)
+    return sum((e.double().reshape(len(like), -1).sum(1) for e in entries.values()), zero)

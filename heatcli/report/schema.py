@@ -1,0 +1,135 @@
+"""The report, `heatcli.report/1`: one JSON object an image. Its JSON Schema ships beside this file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+NAME: Literal["heatcli.report/1"] = "heatcli.report/1"
+
+
+class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The picture as it lay on disk; width and height after EXIF rotation."""
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+
+
+class ModelPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The artifact; `input` is how pixels became its input."""
+
+    path: str
+    sha256: str
+    format: Literal["torchscript", "onnx", "pt2"]
+    input: dict[str, Any]
+
+
+class MethodPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The method and all its parameters."""
+
+    name: str
+    parameters: dict[str, Any]
+
+
+class BaselinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the image was compared with: `none`, or a baseline and what it was made with."""
+
+    name: str
+    sigma: float | msgspec.UnsetType = msgspec.UNSET
+    file: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The score explained. For a difference A-B, `minus` is B, and score and probability are differences.
+
+    `quantity` is `logit` where a final softmax, log-softmax or sigmoid was left out, else `output`.
+    """
+
+    index: int
+    label: str | None
+    score: float
+    probability: float
+    quantity: Literal["logit", "output"]
+    minus: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class LedgerPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """output − output_baseline = pixels + biases + absorbed + unexplained."""
+
+    output: float
+    output_baseline: float
+    pixels: float
+    biases: float
+    absorbed: float
+    unexplained: float
+    relative_error: float
+
+
+class BiasPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One bias of the network: what each of its elements took."""
+
+    name: str
+    operator: str
+    size: int
+    total: float
+    positive: float
+    negative: float
+    values: list[float]
+
+
+class PixelsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Relevance a pixel of the network's input, summed over channels: here, in `file`, or in neither."""
+
+    shape: tuple[int, int]
+    total: float
+    positive: float
+    negative: float
+    values: list[list[float]] | msgspec.UnsetType = msgspec.UNSET
+    file: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class FilesPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names of the files written beside the report."""
+
+    overlay: str
+    pixels: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class SecondsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Time taken: load once a run; forward and backward of the batch, divided by its images; write of this image."""
+
+    load: float
+    forward: float
+    backward: float
+    write: float
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole report."""
+
+    schema: Literal["heatcli.report/1"]
+    version: str
+    image: ImagePart
+    model: ModelPart
+    method: MethodPart
+    baseline: BaselinePart
+    target: TargetPart
+    ledger: LedgerPart
+    biases: list[BiasPart]
+    pixels: PixelsPart
+    files: FilesPart
+    seconds: SecondsPart
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a report."""
+    schema = msgspec.json.schema(Report)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": NAME, **schema}
+
+
+def encode(report: Report) -> bytes:
+    """The report as one line of JSON, newline at the end."""
+    return msgspec.json.encode(report) + b"\n"

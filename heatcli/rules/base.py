@@ -1,0 +1,126 @@
+"""What every rule is given (`Step`) and what it gives back (`Sent`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from heatcli.graph.operator import Operator
+
+Multipliers = Sequence[Tensor | None]
+_ENGINE = torch.autograd.Variable._execution_engine
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One operator as it ran: its inputs (one for each source), its output, and both on the reference.
+
+    Without a reference ("blame the bias") the reference of every input is 0, and `reference_inputs` is None.
+    """
+
+    operator: Operator
+    inputs: list[Tensor]
+    output: Tensor
+    others: Mapping[str, Tensor]
+    reference_inputs: list[Tensor] | None = None
+    reference_output: Tensor | None = None
+    differentiable: bool = False
+
+    def adjoint(self, multiplier: Tensor) -> Multipliers:
+        """The exact vector-Jacobian product of the operator at its inputs, for each of them."""
+        return self._gradient(self.output, self.inputs, multiplier)
+
+    def adjoint_at(self, inputs: Sequence[Tensor], multiplier: Tensor) -> tuple[Tensor, Multipliers]:
+        """Run the operator at other inputs: its output there, and the vector-Jacobian product there."""
+        with torch.enable_grad():
+            inputs = [x if self.differentiable else x.detach().requires_grad_() for x in inputs]
+            output = self.operator.run(self.others, inputs)
+        return output.detach(), self._gradient(output, inputs, multiplier)
+
+    def _gradient(self, output: Tensor, inputs: Sequence[Tensor], multiplier: Tensor) -> Multipliers:
+        if not output.requires_grad:
+            return [None] * len(inputs)
+        # What torch.autograd.grad calls, without its wrapper, which imports sympy (a second) to compare two shapes.
+        return _ENGINE.run_backward(
+            (output,), (multiplier,), True, self.differentiable, tuple(inputs), allow_unreachable=True,
+            accumulate_grad=False,
+        )  # fmt: skip
+
+    @property
+    def difference(self) -> Tensor:
+        """Output minus reference output, z − z0."""
+        return self.output if self.reference_output is None else self.output - self.reference_output
+
+    def input_difference(self, i: int) -> Tensor:
+        """Input i minus its reference, x − x0."""
+        return self.inputs[i] if self.reference_inputs is None else self.inputs[i] - self.reference_inputs[i]
+
+    def midpoints(self) -> list[Tensor]:
+        """Halfway between each input and its reference."""
+        if self.reference_inputs is None:
+            return [x / 2 for x in self.inputs]
+        return [(x + x0) / 2 for x, x0 in zip(self.inputs, self.reference_inputs, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """What a rule answers.
+
+    `multipliers`: one for each source. `offsets_at`: the multiplier at which the operator's offsets are booked to
+    their biases (None: nothing is booked). `absorbed`, `unexplained`: relevance [N] that went into them here.
+    """
+
+    multipliers: Multipliers
+    offsets_at: Tensor | None = None
+    absorbed: Tensor | None = None
+    unexplained: Tensor | None = None
+
+
+class Rule(Protocol):
+    """A frozen dataclass whose fields are its parameters. `source` names the paper and equation."""
+
+    source: ClassVar[str]
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        """Pass `multiplier`, of the output's shape, back through `step`."""
+        ...
+
+
+def per_image(relevance: Tensor) -> Tensor:
+    """Sum of all but the first dimension, in float64: [N]."""
+    return (
+        relevance.sum(tuple(range(1, relevance.dim())), dtype=torch.float64)
+        if relevance.dim() > 1
+        else (relevance.double())
+    )
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """m_in = Jᵀ m_out. LRP-0 and DeepLIFT's linear rule on affine operators, exact on sums and layouts."""
+
+    source: ClassVar[str] = "exact vector-Jacobian product; LRP-0: Bach et al. 2015, eq. 56"
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        """The gradient; what the operator adds at zero input is booked to its bias at the same multiplier."""
+        return Sent(step.adjoint(multiplier), offsets_at=multiplier)
+
+
+@dataclass(frozen=True)
+class Booked:
+    """For operators that no rule knows: the adjoint, with the relevance it fails to pass on measured and booked."""
+
+    source: ClassVar[str] = "exact vector-Jacobian product, imbalance booked as unexplained"
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        """m·(z − z0) − Σ m_in·(x − x0) is what is unexplained here."""
+        multipliers = step.adjoint(multiplier)
+        left = per_image(multiplier * step.difference)
+        for i, m in enumerate(multipliers):
+            if m is not None:
+                left = left - per_image(m * step.input_difference(i))
+        return Sent(multipliers, unexplained=left)

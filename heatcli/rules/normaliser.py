@@ -1,0 +1,74 @@
+"""Rules for normalisers: layer norm, group norm, instance norm, softmax inside the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from heatcli.rules.base import Sent, Step
+
+
+@dataclass(frozen=True)
+class HeldStatistics:
+    """From reference 0 the standard deviation is held constant (the mean stays linear), so y is affine in x.
+
+    With a baseline the standard deviation gets its exact share: y is the product of the centred input c and of
+    r = (v + e)^-½, and Δ(c·r) = Δc·(r + r0)/2 + Δr·(c + c0)/2 with Δr and Δv by their own secants. Softmax is taken
+    apart in the same way, as exp(x − log Σ exp x), from reference 0 with 1/n as its offset.
+    """
+
+    source: ClassVar[str] = "Ali et al. 2022, sec. 3 (LRP for layer norm); with a baseline: DeepLIFT's chain rule"
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        """Exact with either reference."""
+        title = step.operator.title
+        if title in ("_softmax", "_log_softmax"):
+            return Sent([_softmax(step, multiplier, logarithm=title == "_log_softmax")], offsets_at=multiplier)
+        return Sent([_standardise(step, multiplier)], offsets_at=multiplier)
+
+
+def _standardise(step: Step, multiplier: Tensor) -> Tensor:
+    op, x = step.operator, step.inputs[0]
+    if op.title == "native_layer_norm":
+        grouped: tuple[int, ...] = (*x.shape[: x.dim() - len(op.arg(1))], -1)
+        weight, eps = op.constant(2), op.arg(4)
+        scale = None if weight is None else weight.value
+    else:
+        grouped = (x.shape[0], op.arg(6), -1)
+        weight, eps = op.constant(1), op.arg(7)
+        scale = None if weight is None else weight.value.reshape(1, -1, *(1,) * (x.dim() - 2))
+    g = (multiplier if scale is None else multiplier * scale).reshape(grouped)
+    c, r = _centred(x.reshape(grouped), eps)
+    if step.reference_inputs is None:
+        m = g * r
+    else:
+        c0, r0 = _centred(step.reference_inputs[0].reshape(grouped), eps)
+        mid = (c + c0) / 2
+        slope = -((r * r0) ** 2) / (r + r0)
+        m = g * (r + r0) / 2 + (g * mid).sum(-1, keepdim=True) * slope * 2 * mid / c.shape[-1]
+    return (m - m.mean(-1, keepdim=True)).reshape(x.shape)
+
+
+def _centred(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    c = x - x.mean(-1, keepdim=True)
+    return c, torch.rsqrt((c * c).mean(-1, keepdim=True) + eps)
+
+
+def _softmax(step: Step, multiplier: Tensor, logarithm: bool) -> Tensor:
+    dim, x = step.operator.arg(1), step.inputs[0]
+    x0 = torch.zeros_like(x) if step.reference_inputs is None else step.reference_inputs[0]
+    total, total0 = torch.logsumexp(x, dim, keepdim=True), torch.logsumexp(x0, dim, keepdim=True)
+    shift = torch.maximum(total, total0)
+    share = _exp_secant(x - shift, x0 - shift) / _exp_secant(total - shift, total0 - shift)
+    m = multiplier if logarithm else multiplier * _exp_secant(x - total, x0 - total0)
+    return m - share * m.sum(dim, keepdim=True)
+
+
+def _exp_secant(a: Tensor, b: Tensor) -> Tensor:
+    """(eᵃ − eᵇ)/(a − b), with its limit where a = b; for a, b ≤ 0."""
+    d = a - b
+    near = d.abs() < 1e-3
+    return torch.where(near, torch.exp((a + b) / 2), (torch.exp(a) - torch.exp(b)) / torch.where(near, 1, d))
