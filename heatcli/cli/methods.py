@@ -31,6 +31,5 @@ def command(json: options.Json = False, debug: options.Debug = False) -> None:
     for m in METHODS.values():
         parameters = ", ".join(f"{k}={v:g}" for k, v in m.parameters.items()) or "none"
         print(f"{m.name}\n  {m.summary}\n  {m.source}")
-        print(
-            f"  conserves: {'yes' if m.conserves else 'no'}; baseline: {m.baseline or 'refused'}; parameters: {parameters}"
-        )
+        conserves, baseline = "yes" if m.conserves else "no", m.baseline or "refused"
+        print(f"  conserves: {conserves}; baseline: {baseline}; parameters: {parameters}")

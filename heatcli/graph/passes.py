@@ -34,7 +34,7 @@ def renamed(op: Operator, names: dict[str, str]) -> Operator:
 
 
 def drop_identities(graph: Graph) -> Graph:
-    """Remove operators that hand their only source on unchanged: clones, dropout, `·1`, `+0`, views to its own shape."""
+    """Remove operators that hand their only source on unchanged: clones, dropout, `·1`, `+0`, idle views."""
     names: dict[str, str] = {}
     kept: list[Operator] = []
     dtypes: dict[str, torch.dtype] = {}

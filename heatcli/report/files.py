@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 from heatcli.errors import UsageError
@@ -12,19 +13,15 @@ from heatcli.errors import UsageError
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary name in the same folder, then rename. Raises `UsageError` where that cannot be done."""
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def make_folder(folder: Path) -> None:
@@ -37,9 +34,3 @@ def make_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: is a file, not a folder to write to") from error
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written to: {error.strerror}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
