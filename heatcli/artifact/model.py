@@ -40,14 +40,20 @@ class Model:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Its input as (channels, height, width). Raises `UsageError`, naming the flag, where nothing says it."""
+        """Its input as (channels, height, width).
+
+        Raises `UsageError`, naming the flag, where nothing says it, `ModelError` where no picture fits it.
+        """
         size = self.input.shape
         if size is None:
             raise UsageError(
                 f"{self.path}: neither the artifact nor {self.path.with_suffix('.toml').name} says its input size; "
                 "give --size HEIGHTxWIDTH"
             )
-        return (self.input.channels or 3, *size)
+        channels = self.input.channels or 3
+        if channels not in (1, 3):
+            raise ModelError(f"{self.path}: takes {channels} channels, and a picture has 1 or 3")
+        return (channels, *size)
 
     def preprocess(self, images: Sequence[Image]) -> Tensor:
         """Images of any size and mode to the network's input, float32 [N, C, H, W] on the model's device."""

@@ -6,19 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from heatcli.errors import ImageError
-
 Box = tuple[float, float, float, float]
 
 
 def to_pixels(image: Image.Image, shape: tuple[int, int, int], resize_to: int | None) -> NDArray[np.float32]:
     """The picture as float32 [C, H, W] in 0..1, resized as torchvision does it (bilinear, antialiased).
 
-    Transparency is laid on white. Raises `ImageError` where the network's channels are neither 1 nor 3.
+    Transparency is laid on white. `shape` is the network's input, with 1 or 3 channels.
     """
     channels, height, width = shape
-    if channels not in (1, 3):
-        raise ImageError(f"the model takes {channels} channels, but a picture has 1 or 3")
     image = _as_mode(image, "L" if channels == 1 else "RGB")
     if resize_to is None:
         image = image.resize((width, height), Image.Resampling.BILINEAR)

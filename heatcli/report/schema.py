@@ -133,3 +133,9 @@ def json_schema() -> dict[str, Any]:
 def encode(report: Report) -> bytes:
     """The report as one line of JSON, newline at the end."""
     return msgspec.json.encode(report) + b"\n"
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))

@@ -1,0 +1,67 @@
+"""Fixtures shared by all tests: the checkout's models and samples, and the command line, in process and as one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from heatcli.cli import app
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "samples"
+MODELS = ROOT / "models"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Run `heatcli ARGS…` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str | Path) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["heatcli", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            app.main()
+        out, err = capfd.readouterr()
+        status = end.value.code
+        return Ran(status if isinstance(status, int) else 0, out, err)
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Cli:
+    """Run `heatcli ARGS…` as a process of its own, in an empty folder."""
+
+    def run(*args: str | Path) -> Ran:
+        done = subprocess.run(
+            [sys.executable, "-m", "heatcli", *map(str, args)],
+            cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--update-golden: store reports anew instead of comparing."""
+    parser.addoption("--update-golden", action="store_true", help="store golden reports anew")
