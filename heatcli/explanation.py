@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from heatcli.artifact.model import Model
 from heatcli.errors import ModelError, UsageError
-from heatcli.graph.operator import Operator
+from heatcli.graph.passes import probabilities, quantity
 from heatcli.images.baselines import Reference, reference
 from heatcli.ledger import Books, Ledger, total
 from heatcli.methods.table import Method
@@ -29,7 +29,8 @@ class Explanation:
     `relevance` [N, C, H, W], of the input as the network sees it; `biases`: name → [N, size], in forward order, per
     element of the bias; `absorbed`, `unexplained`: operator → float64 [N]; `outputs`: the explained scores
     [N, classes], `probabilities`: the same after the final activation (softmax where the artifact ends in none).
-    `operators`: bias name → ATen operator. `quantity`: `logit` where a final activation was left out, else `output`.
+    `operators`: bias name → ATen operator. `quantity`: what the score is, as
+    `heatcli.graph.passes.quantity` says it.
     `seconds`: forward and backward an image.
     """
 
@@ -44,7 +45,7 @@ class Explanation:
     method: Method
     reference: Reference
     operators: dict[str, str]
-    quantity: Literal["logit", "output"]
+    quantity: str
     seconds: dict[str, float]
 
 
@@ -65,7 +66,7 @@ def explain(
     chosen = find_method(method, **parameters)
     if batch.dim() < 2 or not len(batch):
         raise UsageError(f"a batch [N, …] of at least one image is needed, this one has the shape {tuple(batch.shape)}")
-    batch = batch.to(model.device)
+    batch = batch.to(model.device, model.artifact.dtype)
     origin = reference(model, batch, chosen, baseline)
     size = model.fixed_batch(batch.shape)
     if size is None or size == len(batch):
@@ -104,9 +105,9 @@ def _explain(model: Model, batch: Tensor, method: Method, target: Any, origin: R
     seconds = {"forward": (between - started) / len(batch), "backward": (time.perf_counter() - between) / len(batch)}
     return Explanation(
         relevance, books.biases, ledger, books.absorbed, books.unexplained, scores,
-        _probabilities(graph.final, scores, output.shape), goal, method, origin,
+        probabilities(graph, scores), goal, method, origin,
         {name: operator for name, (operator, _) in graph.offsets().items()},
-        "output" if graph.final is None else "logit", seconds,
+        quantity(graph), seconds,
     )  # fmt: skip
 
 
@@ -123,14 +124,6 @@ def _check(model: Model, shape: Sequence[int], scores: Tensor) -> None:
         raise ModelError(f"{model.path}: its output has the shape {tuple(shape)}; heatcli explains scores [N, classes]")
     if not bool(torch.isfinite(scores).all()):
         raise ModelError(f"{model.path}: its output is not finite (NaN or infinite) on this image")
-
-
-def _probabilities(final: Operator | None, scores: Tensor, shape: Sequence[int]) -> Tensor:
-    if final is None:
-        return scores.softmax(1) if scores.shape[1] > 1 else scores.sigmoid()
-    with torch.no_grad():
-        after: Tensor = final.run({}, [scores.reshape(tuple(shape))]).reshape(scores.shape)
-    return after.exp() if final.title == "_log_softmax" else after
 
 
 def _joined(parts: list[tuple[Explanation, int]]) -> Explanation:

@@ -1,6 +1,6 @@
 """How long the command line takes to start, beside `python -c "import torch"`: paired runs, medians, as Markdown.
 
-    python tests/measure_start.py [RUNS]
+python tests/measure_start.py [RUNS]
 """
 
 from __future__ import annotations

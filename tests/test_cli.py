@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ WOLF = SAMPLES / "wolf-on-snow.png"
 EIGHT = SAMPLES / "digits" / "8-a.png"
 
 
-def test_help_needs_no_torch(process: Cli) -> None:
+def test_help_needs_no_torch() -> None:
     """--help and --version answer from the standard library and typer alone."""
     code = (
         "import sys; sys.argv = ['heatcli', 'explain', '--help']\n"
@@ -24,8 +25,6 @@ def test_help_needs_no_torch(process: Cli) -> None:
         "try: main()\n"
         "except SystemExit: print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib', 'rich') if m in sys.modules])"
     )
-    import subprocess
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]"), done.stdout
     assert "--baseline" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def _png_of(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture
@@ -116,8 +119,6 @@ def test_one_line_and_the_documented_status(
 def test_a_traceback_only_with_debug(cli: Cli, bad: Path) -> None:  # noqa: ARG001
     from heatcli.cli import app
     from heatcli.errors import UsageError
-
-    import sys
 
     assert "Traceback" not in cli("explain", WOLF, "--method", "nope").err
     sys.argv = ["heatcli", "explain", WOLF, "--method", "nope", "--debug"]

@@ -28,13 +28,14 @@ class Artifact:
 
     `module_for`: the torch module that runs inputs of a given shape. `shape`: its input's dimensions, None where free
     or not said. `embedded`: the text of a sidecar inside it, or "". `renamed`: the module's names of parameters and
-    buffers → the artifact's own, where they differ.
+    buffers → the artifact's own, where they differ. `dtype`: of its input.
     """
 
     module_for: Callable[[tuple[int, ...]], Any]
     shape: tuple[int | None, ...] | None = None
     embedded: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
 
     def names(self, module: Any) -> dict[str, Tensor]:
         """Parameters and buffers of `module` under the artifact's own names."""
@@ -52,7 +53,12 @@ def load_torchscript(path: Path) -> Artifact:
         except RuntimeError as error:
             raise ModelError(f"{path}: TorchScript cannot load it: {first_line(error)}") from error
     text = extra[EMBEDDED]
-    return Artifact(lambda _: module, embedded=text if isinstance(text, str) else bytes(text).decode())
+    floats = (p.dtype for p in module.parameters() if p.dtype.is_floating_point)
+    return Artifact(
+        lambda _: module,
+        embedded=text if isinstance(text, str) else bytes(text).decode(),
+        dtype=next(floats, torch.float32),
+    )
 
 
 # --- torch.export ------------------------------------------------------------------------------------------------
@@ -85,7 +91,7 @@ def load_pt2(path: Path) -> Artifact:
     if len(tensors) != 1:
         raise ModelError(f"{path}: takes {len(tensors)} tensors; heatcli explains networks with one input")
     shape = tuple(d if isinstance(d, int) else None for d in tensors[0].shape)
-    return Artifact(lambda _: module, shape, _archive_text(path))
+    return Artifact(lambda _: module, shape, _archive_text(path), dtype=_floating(path, tensors[0].dtype))
 
 
 def _refuse_unsafe(path: Path) -> None:
@@ -151,6 +157,12 @@ def _all(tree: Any, key: str) -> Iterable[str]:
     return (v for k, v in _items(tree) if k == key and isinstance(v, str))
 
 
+def _floating(path: Path, dtype: torch.dtype) -> torch.dtype:
+    if not dtype.is_floating_point:
+        raise ModelError(f"{path}: takes {dtype}, not floating-point pixels")
+    return dtype
+
+
 def _archive_text(path: Path) -> str:
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
@@ -183,7 +195,12 @@ def load_onnx(path: Path) -> Artifact:
     embedded = next((p.value for p in proto.metadata_props if p.key == EMBEDDED), "")
 
     renamed = {sanitize_name(i.name): i.name for i in proto.graph.initializer}
-    return Artifact(lambda given: _convert(path, proto, inputs[0].name, given), shape, embedded, renamed)
+    kind = inputs[0].type.tensor_type.elem_type
+    dtype = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.DOUBLE: torch.float64,
+             onnx.TensorProto.FLOAT16: torch.float16, onnx.TensorProto.BFLOAT16: torch.bfloat16}.get(kind)  # fmt: skip
+    if dtype is None:
+        raise ModelError(f"{path}: takes {onnx.TensorProto.DataType.Name(kind)}, not floating-point pixels")
+    return Artifact(lambda given: _convert(path, proto, inputs[0].name, given), shape, embedded, renamed, dtype)
 
 
 def _convert(path: Path, proto: Any, name: str, given: tuple[int, ...]) -> Any:

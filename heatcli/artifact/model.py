@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -15,9 +15,11 @@ from torch import Tensor
 from heatcli.artifact.formats import LOADERS, Artifact
 from heatcli.artifact.recognise import Format, recognise
 from heatcli.artifact.sidecar import Input, Labels, overridden, read_labels, read_sidecar
-from heatcli.errors import ModelError, UsageError, first_line
+from heatcli.errors import ModelError, UsageError, first_line, unknown_name
+from heatcli.graph.batch import rebatched
 from heatcli.graph.capture import capture
 from heatcli.graph.operator import Graph
+from heatcli.graph.passes import DEFAULT, PASSES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,6 +38,7 @@ class Model:
     mean_file: Path | None
     device: torch.device
     batch_size: int | None = None
+    passes: tuple[str, ...] = DEFAULT
     _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, repr=False)
 
     @property
@@ -56,11 +59,12 @@ class Model:
         return (channels, *size)
 
     def preprocess(self, images: Sequence[Image]) -> Tensor:
-        """Images of any size and mode to the network's input, float32 [N, C, H, W] on the model's device."""
+        """Images of any size and mode to the network's input [N, C, H, W], of its dtype, on its device."""
         from heatcli.images.preprocess import to_pixels
 
-        pixels = [to_pixels(image, self.shape, self.input.resize_to) for image in images]
-        return self.normalise(torch.stack([torch.from_numpy(p) for p in pixels]).to(self.device))
+        arrays = [to_pixels(image, self.shape, self.input.resize_to) for image in images]
+        pixels = torch.stack([torch.from_numpy(array) for array in arrays])
+        return self.normalise(pixels.to(self.device)).to(self.artifact.dtype)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(pixels − mean)/std, for pixels [N, C, H, W] in 0..1."""
@@ -76,13 +80,21 @@ class Model:
         return torch.tensor(values, dtype=torch.float32, device=self.device).reshape(1, -1, 1, 1)
 
     def graph(self, shape: Sequence[int]) -> Graph:
-        """The captured graph for an input of that shape [N, C, H, W]; captured once a shape. Raises `ModelError`."""
+        """The graph for an input of that shape [N, C, H, W]. Raises `ModelError`.
+
+        Two captures serve all batch sizes where the artifact allows it; each other size of picture takes its own.
+        """
         key = tuple(shape)
         if key not in self._graphs:
-            module = self.artifact.module_for(key).to(self.device)
-            example = torch.zeros(key, device=self.device)
-            self._graphs[key] = capture(module, example, self.artifact.names(module), str(self.path))
+            alike = [graph for known, graph in self._graphs.items() if known[1:] == key[1:]]
+            derived = rebatched(alike[0], alike[1], key[0]) if len(alike) > 1 else None
+            self._graphs[key] = derived or self._capture(key)
         return self._graphs[key]
+
+    def _capture(self, shape: tuple[int, ...]) -> Graph:
+        module = self.artifact.module_for(shape).to(self.device)
+        example = torch.zeros(shape, device=self.device, dtype=self.artifact.dtype)
+        return capture(module, example, self.artifact.names(module), str(self.path), self.passes)
 
     def fixed_batch(self, shape: Sequence[int]) -> int | None:
         """How many images it takes at once for inputs of that shape; None for any number. Tried once, then known."""
@@ -109,9 +121,10 @@ def default_model() -> Path:
     return packaged if packaged.is_file() else Path(__file__).parents[2] / "models" / "animals.pt"
 
 
-def load(path: str | Path | None = None, device: str = "cpu", **flags: Any) -> Model:
+def load(path: str | Path | None = None, device: str = "cpu", passes: Iterable[str] = DEFAULT, **flags: Any) -> Model:
     """Load a TorchScript, ONNX or torch.export artifact; None is the embedded animals model.
 
+    `passes` names the graph passes that its graph goes through (`heatcli.graph.passes.PASSES`).
     `flags` override the sidecar's `[input]`: size, channels, mean, std, resize; `labels` names a file of labels.
     Raises `ModelError` if the artifact cannot be used, `UsageError` for a flag that makes no sense.
     """
@@ -140,7 +153,16 @@ def load(path: str | Path | None = None, device: str = "cpu", **flags: Any) -> M
         mean_file=path.parent / sidecar.baseline.mean if sidecar.baseline.mean else None,
         device=chosen,
         batch_size=artifact.shape[0] if artifact.shape else None,
+        passes=_known(passes),
     )
+
+
+def _known(passes: Iterable[str]) -> tuple[str, ...]:
+    chosen = tuple(passes)
+    for name in chosen:
+        if name not in PASSES:
+            raise unknown_name("graph pass", name, PASSES)
+    return chosen
 
 
 def _said_by(artifact: Artifact) -> dict[str, Any]:

@@ -34,6 +34,9 @@ def command(
     cmap: Annotated[str, typer.Option(help="A diverging colour map of matplotlib's.")] = "bwr",
     opacity: Annotated[float, typer.Option(help="Of the strongest relevance, 0 to 1.")] = 0.9,
     batch_size: Annotated[int, typer.Option(help="Images that go through the network at once.")] = 8,
+    output: options.Output = "logit",
+    with_passes: options.Passes = None,
+    without_passes: options.NoPasses = None,
     model: options.ModelPath = None,
     device: options.Device = "auto",
     size: options.Size = None,
@@ -54,7 +57,8 @@ def command(
 
     chosen = find_method(method, **parameters)
     request = Request(tuple(images), out, chosen, target, baseline, pixels, batch_size, cmap, opacity)
-    loaded = load(model, device, **flags)
+    passes = options.passes(output, with_passes, without_passes)
+    loaded = load(model, device, passes, **flags)
     failures, told = 0, set[str]()
     for outcome in run(loaded, request, time.perf_counter() - started):
         if isinstance(outcome, Done):

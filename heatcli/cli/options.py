@@ -28,6 +28,19 @@ Resize = Annotated[
     typer.Option(metavar="stretch|crop|crop:N", help="How a picture gets that size."),
 ]
 Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line.")]
+Output = Annotated[
+    str,
+    typer.Option(
+        metavar="logit|centred-logit|probability",
+        help="The score explained: the logit before a final softmax or sigmoid, that less the mean of all classes, or "
+        "what the artifact returns.",
+    ),
+]
+Passes = Annotated[
+    list[str] | None,
+    typer.Option("--pass", metavar="NAME", help="One more graph pass, such as fold-batch-norm."),
+]
+NoPasses = Annotated[list[str] | None, typer.Option("--no-pass", metavar="NAME", help="Leave a graph pass out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 
@@ -40,6 +53,17 @@ def model_flags(
         "size": _size(size), "channels": channels, "mean": _numbers("--mean", mean), "std": _numbers("--std", std),
         "resize": resize, "labels": labels,
     }  # fmt: skip
+
+
+def passes(output: str, more: list[str] | None, less: list[str] | None) -> tuple[str, ...]:
+    """The graph passes that `--output`, `--pass` and `--no-pass` stand for. Raises `UsageError`."""
+    from heatcli.errors import unknown_name
+    from heatcli.graph.passes import DEFAULT, OUTPUTS
+
+    if output not in OUTPUTS:
+        raise unknown_name("output", output, OUTPUTS)
+    chosen = [*(name for name in DEFAULT if name != "logit"), *OUTPUTS[output], *(more or [])]
+    return tuple(name for name in chosen if name not in (less or []))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ such sizes.)
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from heatcli.errors import ModelError, first_line
 from heatcli.graph.kinds import classify
 from heatcli.graph.operator import Constant, Graph, Operator, Ref
-from heatcli.graph.passes import canonical
+from heatcli.graph.passes import DEFAULT, apply
 
 INPUT = "input"
+_ATEN = torch.ops.aten
+# A view demands strides, which passes may change; a reshape does not.
+_STRIDE_FREE = {_ATEN.view.default: _ATEN.reshape.default, _ATEN._unsafe_view.default: _ATEN.reshape.default}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +55,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
 
-def capture(module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str, Tensor], where: str) -> Graph:
-    """Run `module` once on `example` [N, C, H, W] and return what it did as a `Graph`.
+def capture(
+    module: Callable[[Tensor], Any],
+    example: Tensor,
+    names: Mapping[str, Tensor],
+    where: str,
+    passes: Iterable[str] = DEFAULT,
+) -> Graph:
+    """Run `module` once on `example` [N, C, H, W] and return what it did as a `Graph`, rewritten by `passes`.
 
     `names` are the artifact's parameters and buffers, whose names the graph keeps. Raises `ModelError`, naming
     `where`, if it cannot be run, returns no scores, or its scores do not depend on the image.
@@ -67,7 +76,8 @@ def capture(module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str
         raise ModelError(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error)}"
         ) from error
-    return classify(canonical(_flatten(recorder.calls, example, _scores(returned, where), names, where)))
+    graph = _flatten(recorder.calls, example, _scores(returned, where), names, where)
+    return apply(classify(graph), passes)
 
 
 def _cause(error: Exception) -> str:
@@ -128,7 +138,7 @@ def _operator(
     sources = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Ref) and x.name in active]
     return Operator(
         name=name,
-        target=call.target,
+        target=_STRIDE_FREE.get(call.target, call.target),
         args=args,
         kwargs=kwargs,
         index=index,

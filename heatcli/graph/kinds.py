@@ -61,10 +61,11 @@ _NO_OFFSET = frozenset(
 
 def classify(graph: Graph) -> Graph:
     """The same graph, every operator with its kind and its offsets."""
-    return replace(graph, operators=tuple(_classified(op) for op in graph.operators))
+    return replace(graph, operators=tuple(classified(op) for op in graph.operators))
 
 
-def _classified(op: Operator) -> Operator:
+def classified(op: Operator) -> Operator:
+    """The operator with its kind and its offsets."""
     if not op.sources or not op.dtype.is_floating_point:
         return replace(op, sources=(), kind="")  # a mask, an index, a shape: the walk takes its value as given
     kind = _CONDITIONAL[op.title](op) if op.title in _CONDITIONAL else ALWAYS.get(op.title, UNKNOWN)

@@ -133,7 +133,8 @@ class Graph:
     """Operators in forward order, from the image called `input` to the value called `output`.
 
     `final` is the activation that was taken off the end (softmax, log_softmax, sigmoid), if there was one:
-    the logit before it is explained, and it turns the logits into what the artifact itself returns.
+    the logit before it is explained, and it turns the logits into what the artifact itself returns. `centred`: the
+    mean over classes is subtracted.
     """
 
     input: str
@@ -142,6 +143,7 @@ class Graph:
     output: str
     output_shape: tuple[int, ...]
     final: Operator | None = None
+    centred: bool = False
 
     def offsets(self) -> dict[str, tuple[str, int]]:
         """Every bias of the network in forward order: name → (ATen operator, size)."""

@@ -1,27 +1,35 @@
-"""Small rewrites that make the graphs of all formats look alike; each keeps the output as it is."""
+"""Graph passes: small, named rewrites, each optional to the caller.
+
+A pass takes a classified graph and returns another with the same output (`logit` and `centre-logits` choose another
+output on purpose). Passes name no architecture: they match operators.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from heatcli.graph.operator import Constant, Graph, Operator, Ref
+from heatcli.graph.kinds import LAYOUT, SUM, batch_norm_scale_shift, classified
+from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref
 
 Pass = Callable[[Graph], Graph]
 
 
-def canonical(graph: Graph) -> Graph:
-    """All passes that every captured graph goes through, in order."""
-    for rewrite in (drop_identities, join_matrix_bias, split_final):
-        graph = rewrite(graph)
+def apply(graph: Graph, names: Iterable[str]) -> Graph:
+    """Run the passes of those names, in the order of the registry."""
+    wanted = set(names)
+    for name, rewrite in PASSES.items():
+        if name in wanted:
+            graph = rewrite(graph)
     return graph
 
 
-def renamed(op: Operator, names: dict[str, str]) -> Operator:
+def renamed(op: Operator, names: Mapping[str, str]) -> Operator:
     """The same operator, reading other values under the names that `names` maps its own to."""
     if not any(name in names for name in op.refs):
         return op
@@ -33,8 +41,16 @@ def renamed(op: Operator, names: dict[str, str]) -> Operator:
     return replace(op, args=args, kwargs=kwargs, sources=tuple(names.get(s, s) for s in op.sources))
 
 
+# --- drop-identities ----------------------------------------------------------------------------------------------
+
+_COPIES = frozenset("clone alias detach contiguous lift_fresh_copy dropout feature_dropout native_dropout".split())
+_RESHAPES = frozenset("view _unsafe_view reshape expand _to_copy squeeze flatten".split())
+
+
 def drop_identities(graph: Graph) -> Graph:
     """Remove operators that hand their only source on unchanged: clones, dropout, `·1`, `+0`, idle views."""
+    if any(op.title == "as_strided" for op in graph.operators):
+        return graph  # reads memory as it lies: every copy counts
     names: dict[str, str] = {}
     kept: list[Operator] = []
     dtypes: dict[str, torch.dtype] = {}
@@ -46,10 +62,6 @@ def drop_identities(graph: Graph) -> Graph:
             kept.append(op)
             dtypes[op.name] = op.dtype
     return replace(graph, operators=tuple(kept), output=names.get(graph.output, graph.output))
-
-
-_COPIES = frozenset("clone alias detach contiguous lift_fresh_copy dropout feature_dropout native_dropout".split())
-_RESHAPES = frozenset("view _unsafe_view reshape expand _to_copy squeeze flatten".split())
 
 
 def _is_identity(op: Operator) -> bool:
@@ -67,33 +79,183 @@ def _is_filled(x: object, value: float) -> bool:
     return isinstance(x, (int, float)) and x == value
 
 
+# --- join-matrix-bias ---------------------------------------------------------------------------------------------
+
+
 def join_matrix_bias(graph: Graph) -> Graph:
     """mm(x, W) followed by + bias, as ONNX's Gemm and MatMul arrive, becomes one addmm(bias, x, W)."""
-    uses = Counter(name for op in graph.operators for name in op.refs)
-    by_name = {op.name: op for op in graph.operators}
+    uses = _uses(graph)
     kept: dict[str, Operator] = {}
     for op in graph.operators:
-        product = by_name.get(op.sources[0]) if op.title == "add" and len(op.sources) == 1 else None
+        product = kept.get(op.sources[0]) if op.title == "add" and len(op.sources) == 1 else None
         bias = next((x for x in op.args if isinstance(x, Constant)), None)
-        if (
-            product is not None and bias is not None and not op.kwargs
-            and product.title == "mm" and len(product.sources) == 1 and uses[product.name] == 1
-            and product.name in kept and bias.value.numel() == op.shape[-1]
-        ):  # fmt: skip
+        joins = (
+            product is not None and bias is not None and not op.kwargs and product.title == "mm"
+            and len(product.sources) == 1 and uses[product.name] == 1 and bias.value.numel() == op.shape[-1]
+        )  # fmt: skip
+        if joins and product is not None and bias is not None:
             del kept[product.name]
             vector = Constant(bias.name, bias.value.reshape(-1))
-            op = replace(
-                product, name=op.name, target=torch.ops.aten.addmm.default, args=(vector, *product.args), shape=op.shape
-            )
+            target = torch.ops.aten.addmm.default
+            op = classified(replace(product, name=op.name, target=target, args=(vector, *product.args), shape=op.shape))
         kept[op.name] = op
     return replace(graph, operators=tuple(kept.values()))
 
 
-def split_final(graph: Graph) -> Graph:
-    """Take a final softmax, log-softmax or sigmoid off the end: what is explained is the logit before it."""
-    last = graph.operators[-1] if graph.operators else None
-    if last is None or last.name != graph.output or last.title not in ("_softmax", "_log_softmax", "sigmoid"):
+def _uses(graph: Graph) -> Counter[str]:
+    return Counter([*(name for op in graph.operators for name in op.refs), graph.output])
+
+
+# --- join-gates ---------------------------------------------------------------------------------------------------
+
+_GATES = {"sigmoid": torch.ops.aten.silu.default, "hardsigmoid": torch.ops.aten.hardswish.default}
+
+
+def join_gates(graph: Graph) -> Graph:
+    """x·sigmoid(x) becomes silu(x), x·hardsigmoid(x) hardswish(x): one activation, as other formats have it."""
+    by_name = {op.name: op for op in graph.operators}
+    operators = []
+    for op in graph.operators:
+        if op.title == "mul" and len(op.sources) == 2:
+            for gate, value in (op.sources, op.sources[::-1]):
+                activation = by_name.get(gate)
+                if activation and activation.title in _GATES and activation.sources == (value,):
+                    target = _GATES[activation.title]
+                    op = classified(
+                        replace(op, target=target, args=(Ref(value),), sources=(value,), source_shapes=(op.shape,))
+                    )
+                    break
+        operators.append(op)
+    return replace(graph, operators=_reached(operators, graph.output))
+
+
+def _reached(operators: Iterable[Operator], output: str) -> tuple[Operator, ...]:
+    """The operators that `output` is computed from."""
+    needed, kept = {output}, []
+    for op in reversed(list(operators)):
+        if op.name in needed:
+            needed.update(op.refs)
+            kept.append(op)
+    return tuple(reversed(kept))
+
+
+# --- fold-batch-norm ----------------------------------------------------------------------------------------------
+
+
+def fold_batch_norm(graph: Graph) -> Graph:
+    """Fold an eval-mode BatchNorm into the convolution or dense layer before it.
+
+    The folded operator keeps both offsets apart, the layer's (scaled) and the BatchNorm's shift, each under its own
+    name: bias totals read as before.
+    """
+    uses = _uses(graph)
+    kept: dict[str, Operator] = {}
+    for op in graph.operators:
+        layer = kept.get(op.sources[0]) if "batch_norm" in op.title and len(op.sources) == 1 else None
+        if layer is not None and uses[layer.name] == 1 and op.kind == "affine":
+            folded = _folded(layer, op)
+            if folded is not None:
+                del kept[layer.name]
+                op = folded
+        kept[op.name] = op
+    return replace(graph, operators=tuple(kept.values()))
+
+
+def _folded(layer: Operator, norm: Operator) -> Operator | None:
+    scale, shift = batch_norm_scale_shift(norm)
+    convolution = layer.title == "convolution" and not layer.arg(6)
+    weight = layer.constant(1) if convolution else layer.constant(2) if layer.title == "addmm" else None
+    if weight is None or len(layer.sources) != 1 or layer.kwargs:
+        return None
+    shape = (-1, *(1,) * (weight.value.dim() - 1)) if convolution else (1, -1)
+    scaled = Constant(weight.name, weight.value * scale.reshape(shape))
+    old = layer.constant(2 if convolution else 0)
+    bias = Constant(norm.offsets[0].name, shift if old is None else shift + old.value * scale)
+    args = (layer.args[0], scaled, bias, *layer.args[3:]) if convolution else (bias, layer.args[1], scaled)
+    along = (1, -1, *(1,) * (len(norm.shape) - 2))
+    offsets = [Offset(o.name, o.value.reshape(along) * scale.reshape(along)) for o in layer.offsets]
+    return replace(layer, name=norm.name, args=args, offsets=(*offsets, *norm.offsets), shape=norm.shape)
+
+
+# --- what is explained --------------------------------------------------------------------------------------------
+
+FINAL = ("_softmax", "_log_softmax", "sigmoid")
+
+
+def logit(graph: Graph) -> Graph:
+    """Take a final softmax, log-softmax or sigmoid off the end (views after it stay): the logit is explained."""
+    last = _final_activation(graph)
+    if last is None or _uses(graph)[last.name] > 1:
         return graph
-    return replace(
-        graph, operators=graph.operators[:-1], output=last.sources[0], output_shape=last.source_shapes[0], final=last
-    )
+    names = {last.name: last.sources[0]}
+    operators = tuple(renamed(op, names) for op in graph.operators if op is not last)
+    return replace(graph, operators=operators, output=names.get(graph.output, graph.output), final=last)
+
+
+def _final_activation(graph: Graph) -> Operator | None:
+    """The softmax, log-softmax or sigmoid that the graph ends in, but for views after it."""
+    by_name = {op.name: op for op in graph.operators}
+    last = by_name.get(graph.output)
+    while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
+        last = by_name.get(last.sources[0])
+    return last if last is not None and last.title in FINAL else None
+
+
+def centre_logits(graph: Graph) -> Graph:
+    """Explain z_c − mean_j z_j, the logit less the mean of all: DeepLIFT's normalisation for softmax outputs.
+
+    Shrikumar et al. 2017, sec. 3.6: contributions are normalised by subtracting their mean over all classes.
+    """
+    if len(graph.output_shape) != 2:
+        return graph
+    aten, dtype = torch.ops.aten, graph.operators[-1].dtype
+    n, classes = graph.output_shape
+    mean = Operator(
+        name="class_mean", target=aten.mean.dim, args=(Ref(graph.output), [1], True), kwargs={}, index=None,
+        shape=(n, 1), dtype=dtype, sources=(graph.output,), source_shapes=((n, classes),),
+    )  # fmt: skip
+    centred = Operator(
+        name="centred", target=aten.sub.Tensor, args=(Ref(graph.output), Ref("class_mean")), kwargs={}, index=None,
+        shape=(n, classes), dtype=dtype, sources=(graph.output, "class_mean"), source_shapes=((n, classes), (n, 1)),
+        kind=SUM,
+    )  # fmt: skip
+    return replace(graph, operators=(*graph.operators, classified(mean), centred), output="centred", centred=True)
+
+
+PASSES: dict[str, Pass] = {
+    "drop-identities": drop_identities,
+    "join-matrix-bias": join_matrix_bias,
+    "join-gates": join_gates,
+    "fold-batch-norm": fold_batch_norm,
+    "logit": logit,
+    "centre-logits": centre_logits,
+}
+DEFAULT = ("drop-identities", "join-matrix-bias", "join-gates", "logit")
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "logit": ("logit",),
+    "centred-logit": ("logit", "centre-logits"),
+    "probability": (),
+}
+
+
+def quantity(graph: Graph) -> str:
+    """What the explained score is: `logit`, `centred-logit`, `probability`, or the artifact's own `output`."""
+    if graph.centred:
+        return "centred-logit"
+    if graph.final is not None:
+        return "logit"
+    last = _final_activation(graph)
+    return "probability" if last is not None and last.title != "_log_softmax" else "output"
+
+
+def probabilities(graph: Graph, scores: Tensor) -> Tensor:
+    """The explained scores [N, classes] as probabilities: by the graph's own final activation, else softmax."""
+    kept = _final_activation(graph)
+    if graph.final is not None:
+        with torch.no_grad():
+            shape = (len(scores), *graph.final.source_shapes[0][1:])
+            after: Tensor = graph.final.run({}, [scores.reshape(shape)]).reshape(scores.shape)
+        return after.exp() if graph.final.title == "_log_softmax" else after
+    if kept is not None:
+        return scores.exp() if kept.title == "_log_softmax" else scores
+    return scores.softmax(1) if scores.shape[1] > 1 else scores.sigmoid()

@@ -40,7 +40,11 @@ def build(
         version=heatcli.__version__,
         image=image,
         model=schema.ModelPart(
-            path=str(model.path), sha256=model.sha256, format=model.format, input=msgspec.to_builtins(model.input)
+            path=str(model.path),
+            sha256=model.sha256,
+            format=model.format,
+            input=msgspec.to_builtins(model.input),
+            passes=list(model.passes),
         ),
         method=schema.MethodPart(name=explanation.method.name, parameters=explanation.method.parameters),
         baseline=schema.BaselinePart(name=explanation.reference.name, **explanation.reference.details),
@@ -71,7 +75,8 @@ def _target(model: Model, explanation: Explanation, i: int) -> schema.TargetPart
         label = f"{label or index}-{model.label(other) or other}"
     return schema.TargetPart(
         index=index, label=label, score=float(explanation.ledger.output[i]), probability=chance,
-        quantity=explanation.quantity, minus=minus,
+        quantity=explanation.quantity,  # type: ignore[arg-type]
+ minus=minus,
     )  # fmt: skip
 
 

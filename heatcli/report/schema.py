@@ -19,12 +19,13 @@ class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ModelPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The artifact; `input` is how pixels became its input."""
+    """The artifact; `input` is how pixels became its input, `passes` the rewrites its graph went through."""
 
     path: str
     sha256: str
     format: Literal["torchscript", "onnx", "pt2"]
     input: dict[str, Any]
+    passes: list[str]
 
 
 class MethodPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,14 +46,15 @@ class BaselinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The score explained. For a difference A-B, `minus` is B, and score and probability are differences.
 
-    `quantity` is `logit` where a final softmax, log-softmax or sigmoid was left out, else `output`.
+    `quantity` is `logit` where a final softmax, log-softmax or sigmoid was left out, `centred-logit` where the
+    mean over classes was subtracted too, `probability` where it was kept, and `output` where there was none.
     """
 
     index: int
     label: str | None
     score: float
     probability: float
-    quantity: Literal["logit", "output"]
+    quantity: Literal["logit", "centred-logit", "probability", "output"]
     minus: int | msgspec.UnsetType = msgspec.UNSET
 
 
