@@ -66,7 +66,7 @@ def explain(
     chosen = find_method(method, **parameters)
     if batch.dim() < 2 or not len(batch):
         raise UsageError(f"a batch [N, …] of at least one image is needed, this one has the shape {tuple(batch.shape)}")
-    batch = batch.to(model.device, model.artifact.dtype)
+    batch = batch.to(model.device, model.picture.dtype)
     origin = reference(model, batch, chosen, baseline)
     size = model.fixed_batch(batch.shape)
     if size is None or size == len(batch):

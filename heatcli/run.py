@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from typing import Any
 from PIL import Image
 
 from heatcli.artifact.model import Model
-from heatcli.errors import ImageError, UsageError, first_line
+from heatcli.errors import ImageError, UsageError
 from heatcli.explanation import Explanation, explain
 from heatcli.images.mean import image_files
 from heatcli.images.overlay import colour_map, overlay
 from heatcli.images.preprocess import seen_box
-from heatcli.images.read import read_image
+from heatcli.images.read import Picture, read_picture
 from heatcli.methods.table import Method
 from heatcli.report.build import build, npz_bytes, pixel_values
 from heatcli.report.files import make_folder, write_atomically
@@ -114,35 +114,36 @@ def _validate(request: Request) -> None:
 
 
 def _batch(model: Model, request: Request, jobs: Iterable[Job], load_seconds: float) -> Iterator[Done | Failed]:
-    images: list[tuple[Job, Image.Image]] = []
+    pictures: list[tuple[Job, Picture]] = []
     failed: list[Failed] = []
     for job in jobs:
         try:
-            images.append((job, read_image(job.path)))
+            pictures.append((job, read_picture(job.path, model.shape[0])))
         except ImageError as error:
             failed.append(Failed(job, error))
-    if images:
-        batch = model.preprocess([image for _, image in images])
+    if pictures:
+        batch = model.preprocess([picture.pixels for _, picture in pictures])
         result = explain(model, batch, request.method, request.target, request.baseline)
-        for i, (job, image) in enumerate(images):
-            yield _write(model, request, job, image, result, i, load_seconds)
+        for i, (job, picture) in enumerate(pictures):
+            yield _write(model, request, job, picture, result, i, load_seconds)
     yield from failed
 
 
 def _write(
-    model: Model, request: Request, job: Job, image: Image.Image, result: Explanation, i: int, load_seconds: float
+    model: Model, request: Request, job: Job, picture: Picture, result: Explanation, i: int, load_seconds: float
 ) -> Done:
     started = time.perf_counter()
-    box = seen_box(image.size, model.shape, model.input.resize_to)
-    picture = overlay(image, pixel_values(result, i), box, request.cmap, request.opacity)
+    width, height = picture.size
+    box = seen_box((width, height), model.shape, model.input.resize_to)
+    heatmap = overlay(picture.shown(), pixel_values(result, i), box, request.cmap, request.opacity)
     report_path, overlay_path = _suffixed(job.stem, ".json"), _suffixed(job.stem, ".png")
-    write_atomically(overlay_path, _png(picture))
+    write_atomically(overlay_path, _png(heatmap))
     named: dict[str, Any] = {"overlay": overlay_path.name}
     if request.pixels == "npz":
         named["pixels"] = _suffixed(job.stem, ".npz").name
         write_atomically(job.stem.parent / named["pixels"], npz_bytes(result, i))
     seconds = SecondsPart(load=load_seconds, write=time.perf_counter() - started, **result.seconds)
-    part = ImagePart(path=str(job.path), sha256=_sha256(job.path), width=image.width, height=image.height)
+    part = ImagePart(path=str(job.path), sha256=picture.sha256, width=width, height=height)
     report = build(model, result, i, part, FilesPart(**named), seconds, inline=request.pixels == "json")
     write_atomically(report_path, encode(report))
     return Done(job, report, report_path, overlay_path, {n: float(v[i]) for n, v in result.unexplained.items()})
@@ -153,15 +154,6 @@ def _suffixed(stem: Path, suffix: str) -> Path:
 
 
 def _png(picture: Image.Image) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ImageError(f"{path}: was readable a moment ago and is not now: {first_line(error)}") from error

@@ -18,7 +18,7 @@ from heatcli.images.baselines import gaussian_blur, reference
 from heatcli.images.mean import mean_image
 from heatcli.images.overlay import overlay
 from heatcli.images.preprocess import seen_box, to_pixels
-from heatcli.images.read import read_image
+from heatcli.images.read import read_picture
 from heatcli.methods.table import METHODS
 
 transforms = pytest.importorskip("torchvision.transforms")
@@ -61,7 +61,7 @@ def test_modes(tmp_path: Path) -> None:
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").size == (10, 20)
+    assert read_picture(tmp_path / "turned.jpg", 1).size == (10, 20)
 
 
 @pytest.mark.parametrize("sigma", [0.7, 3.0, 40.0])
@@ -74,7 +74,7 @@ def test_blur_is_the_gaussian(sigma: float) -> None:
 def test_baselines() -> None:
     """What each baseline is, as the network sees it."""
     model = heatcli.load(MODELS / "animals.pt")
-    batch = model.preprocess([read_image(SAMPLES / "wolf-on-snow.png")] * 2)
+    batch = model.preprocess([read_picture(SAMPLES / "wolf-on-snow.png", 3).pixels] * 2)
     method = METHODS["lrp-eps"]
     assert reference(model, batch, method, None).batch is None
     assert reference(model, batch, METHODS["deeplift-rescale"], None).name == "zero"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import heatcli
 from heatcli.errors import UsageError
 from heatcli.graph.passes import DEFAULT, PASSES
-from heatcli.images.read import read_image
+from heatcli.images.read import read_picture
 
 
 def _saved(module: nn.Module, folder: Path) -> Path:
@@ -64,7 +64,7 @@ def test_folding_keeps_every_bias_entry(tmp_path: Path) -> None:
 
 def test_folding_the_embedded_model() -> None:
     """On the real thing too: totals by bias name agree to 1e-4 of the score."""
-    batch = heatcli.load().preprocess([read_image(SAMPLES / "wolf-on-snow.png")])
+    batch = heatcli.load().preprocess([read_picture(SAMPLES / "wolf-on-snow.png", 3).pixels])
     a, b = (heatcli.explain(heatcli.load(passes=p), batch, "lrp-0") for p in (DEFAULT, (*DEFAULT, "fold-batch-norm")))
     for name in a.biases:
         assert float((a.biases[name].sum() - b.biases[name].sum()).abs()) < 1e-4 * float(a.ledger.output)

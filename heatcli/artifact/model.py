@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from heatcli.artifact.formats import LOADERS, Artifact
-from heatcli.artifact.recognise import Format, recognise
+from heatcli.artifact.artifact import Artifact, InputInfo
+from heatcli.artifact.onnx import load_onnx
+from heatcli.artifact.pt2 import load_pt2
+from heatcli.artifact.recognise import ONNX, PT2, TORCHSCRIPT, Format, recognise
 from heatcli.artifact.sidecar import Input, Labels, overridden, read_labels, read_sidecar
+from heatcli.artifact.torchscript import load_torchscript
 from heatcli.errors import ModelError, UsageError, first_line, unknown_name
 from heatcli.graph.batch import rebatched
 from heatcli.graph.capture import capture
@@ -22,17 +25,29 @@ from heatcli.graph.operator import Graph
 from heatcli.graph.passes import DEFAULT, PASSES
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from heatcli.images.read import Pixels
+
+LOADERS: dict[Format, Callable[[Path], Artifact]] = {
+    TORCHSCRIPT: load_torchscript,
+    ONNX: load_onnx,
+    PT2: load_pt2,
+}
 
 
 @dataclass(eq=False)
 class Model:
-    """An artifact ready to be explained. `batch_size` is the number of images it takes at once, None for any."""
+    """An artifact ready to be explained.
+
+    `picture` is the input that is explained, `others` are the values of the rest. `batch_size` is the number of images
+    it takes at once, None for any.
+    """
 
     path: Path
     format: Format
     sha256: str
     artifact: Artifact
+    picture: InputInfo
+    others: Mapping[str, Tensor]
     input: Input
     labels: tuple[str, ...]
     mean_file: Path | None
@@ -43,28 +58,25 @@ class Model:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Its input as (channels, height, width).
-
-        Raises `UsageError`, naming the flag, where nothing says it, `ModelError` where no picture fits it.
-        """
+        """Its input as (channels, height, width). Raises `UsageError`, naming the flag, where nothing says it."""
         size = self.input.shape
         if size is None:
             raise UsageError(
                 f"{self.path}: neither the artifact nor {self.path.with_suffix('.toml').name} says its input size; "
                 "give --size HEIGHTxWIDTH"
             )
-        channels = self.input.channels or 3
-        if channels not in (1, 3):
-            raise ModelError(f"{self.path}: takes {channels} channels, and a picture has 1 or 3")
-        return (channels, *size)
+        return (self.input.channels or 3, *size)
 
-    def preprocess(self, images: Sequence[Image]) -> Tensor:
-        """Images of any size and mode to the network's input [N, C, H, W], of its dtype, on its device."""
+    def preprocess(self, images: Sequence[Pixels]) -> Tensor:
+        """Pillow images of any size and mode, or arrays [C, H, W], to the network's input [N, C, H, W].
+
+        Of the network's dtype, on the model's device.
+        """
         from heatcli.images.preprocess import to_pixels
 
         arrays = [to_pixels(image, self.shape, self.input.resize_to) for image in images]
         pixels = torch.stack([torch.from_numpy(array) for array in arrays])
-        return self.normalise(pixels.to(self.device)).to(self.artifact.dtype)
+        return self.normalise(pixels.to(self.device)).to(self.picture.dtype)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(pixels − mean)/std, for pixels [N, C, H, W] in 0..1."""
@@ -92,9 +104,18 @@ class Model:
         return self._graphs[key]
 
     def _capture(self, shape: tuple[int, ...]) -> Graph:
-        module = self.artifact.module_for(shape).to(self.device)
-        example = torch.zeros(shape, device=self.device, dtype=self.artifact.dtype)
-        return capture(module, example, self.artifact.names(module), str(self.path), self.passes)
+        others = {name: _for_batch(value, shape[0]).to(self.device) for name, value in self.others.items()}
+        last = self.picture.channels_last
+        own = (shape[0], *shape[2:], shape[1]) if last else shape
+        shapes = {i.name: own if i is self.picture else tuple(others[i.name].shape) for i in self.artifact.inputs}
+        module = self.artifact.module_for(shapes).to(self.device)
+
+        def run(x: Tensor) -> Any:
+            x = x.permute(0, 2, 3, 1) if last else x
+            return module(*(x if i is self.picture else others[i.name] for i in self.artifact.inputs))
+
+        example = torch.zeros(shape, device=self.device, dtype=self.picture.dtype)
+        return capture(run, example, {**self.artifact.names(module), **others}, str(self.path), self.passes)
 
     def fixed_batch(self, shape: Sequence[int]) -> int | None:
         """How many images it takes at once for inputs of that shape; None for any number. Tried once, then known."""
@@ -121,12 +142,19 @@ def default_model() -> Path:
     return packaged if packaged.is_file() else Path(__file__).parents[2] / "models" / "animals.pt"
 
 
-def load(path: str | Path | None = None, device: str = "cpu", passes: Iterable[str] = DEFAULT, **flags: Any) -> Model:
+def load(
+    path: str | Path | None = None,
+    device: str = "cpu",
+    passes: Iterable[str] = DEFAULT,
+    inputs: Mapping[str, Tensor] | None = None,
+    **flags: Any,
+) -> Model:
     """Load a TorchScript, ONNX or torch.export artifact; None is the embedded animals model.
 
-    `passes` names the graph passes that its graph goes through (`heatcli.graph.passes.PASSES`).
-    `flags` override the sidecar's `[input]`: size, channels, mean, std, resize; `labels` names a file of labels.
-    Raises `ModelError` if the artifact cannot be used, `UsageError` for a flag that makes no sense.
+    `passes` names the graph passes that its graph goes through (`heatcli.graph.passes.PASSES`). `inputs`: values of
+    all inputs but the picture, [1, …] or [N, …], where the artifact takes several. `flags` override the sidecar's
+    `[input]`: size, channels, mean, std, resize; `labels` names a file of labels. Raises `ModelError` if the artifact
+    cannot be used, `UsageError` for a flag that makes no sense.
     """
     path = Path(path) if path is not None else default_model()
     if path.is_dir():
@@ -135,26 +163,47 @@ def load(path: str | Path | None = None, device: str = "cpu", passes: Iterable[s
         raise ModelError(f"{path}: no such model file")
     kind = recognise(path)
     artifact = LOADERS[kind](path)
+    picture = _picture(path, artifact, inputs or {})
     sidecar = read_sidecar(path, artifact.embedded)
     labels_file = flags.pop("labels", None)
-    said = _said_by(artifact)
-    given = overridden(overridden(sidecar.input, said if sidecar.input.size is None else {}), flags)
-    if given.channels is None:
-        given = overridden(given, {"channels": said.get("channels")})
-    chosen = _device(device)
+    said = {name: value for name, value in _said_by(picture).items() if getattr(sidecar.input, name) is None}
     chosen_labels = sidecar.labels if labels_file is None else Labels(file=str(Path(labels_file).absolute()))
     return Model(
         path=path,
         format=kind,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         artifact=artifact,
-        input=given,
+        picture=picture,
+        others=dict(inputs or {}),
+        input=overridden(overridden(sidecar.input, said), flags),
         labels=read_labels(path, chosen_labels),
         mean_file=path.parent / sidecar.baseline.mean if sidecar.baseline.mean else None,
-        device=chosen,
-        batch_size=artifact.shape[0] if artifact.shape else None,
+        device=_device(device),
+        batch_size=picture.shape[0] if picture.shape else None,
         passes=_known(passes),
     )
+
+
+def _picture(path: Path, artifact: Artifact, given: Mapping[str, Tensor]) -> InputInfo:
+    """The input that is explained: the only one whose value is not given."""
+    names = [i.name for i in artifact.inputs]
+    for name in given:
+        if name not in names:
+            raise unknown_name(f"input of {path.name}", name, names)
+    left = [i for i in artifact.inputs if i.name not in given]
+    if len(left) != 1:
+        raise UsageError(
+            f"{path}: takes {len(names)} inputs ({', '.join(names)}); "
+            "give all but the picture, each with --input NAME=FILE.npy"
+        )
+    if not left[0].dtype.is_floating_point:
+        raise ModelError(f"{path}: its input {left[0].name} is of {left[0].dtype}, not floating-point pixels")
+    return left[0]
+
+
+def _for_batch(value: Tensor, n: int) -> Tensor:
+    """A value [1, …] repeated for n images; others stay as they are."""
+    return value.expand(n, *value.shape[1:]).contiguous() if value.dim() and value.shape[0] == 1 else value
 
 
 def _known(passes: Iterable[str]) -> tuple[str, ...]:
@@ -165,12 +214,12 @@ def _known(passes: Iterable[str]) -> tuple[str, ...]:
     return chosen
 
 
-def _said_by(artifact: Artifact) -> dict[str, Any]:
-    """What the artifact's own input shape [N, C, H, W] says of size and channels."""
-    shape = artifact.shape
+def _said_by(picture: InputInfo) -> dict[str, Any]:
+    """What the input's own shape says of size and channels."""
+    shape = picture.shape
     if shape is None or len(shape) != 4:
         return {}
-    _, channels, height, width = shape
+    _, height, width, channels = shape if picture.channels_last else (shape[0], shape[2], shape[3], shape[1])
     return {"channels": channels, "size": (height, width) if height and width else None}
 
 

@@ -37,6 +37,7 @@ def command(
     output: options.Output = "logit",
     with_passes: options.Passes = None,
     without_passes: options.NoPasses = None,
+    inputs: options.Inputs = None,
     model: options.ModelPath = None,
     device: options.Device = "auto",
     size: options.Size = None,
@@ -58,7 +59,7 @@ def command(
     chosen = find_method(method, **parameters)
     request = Request(tuple(images), out, chosen, target, baseline, pixels, batch_size, cmap, opacity)
     passes = options.passes(output, with_passes, without_passes)
-    loaded = load(model, device, passes, **flags)
+    loaded = load(model, device, passes, options.arrays(inputs), **flags)
     failures, told = 0, set[str]()
     for outcome in run(loaded, request, time.perf_counter() - started):
         if isinstance(outcome, Done):

@@ -41,6 +41,10 @@ Passes = Annotated[
     typer.Option("--pass", metavar="NAME", help="One more graph pass, such as fold-batch-norm."),
 ]
 NoPasses = Annotated[list[str] | None, typer.Option("--no-pass", metavar="NAME", help="Leave a graph pass out.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME=FILE.npy", help="The value of an input that is not the picture."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 
@@ -64,6 +68,25 @@ def passes(output: str, more: list[str] | None, less: list[str] | None) -> tuple
         raise unknown_name("output", output, OUTPUTS)
     chosen = [*(name for name in DEFAULT if name != "logit"), *OUTPUTS[output], *(more or [])]
     return tuple(name for name in chosen if name not in (less or []))
+
+
+def arrays(given: list[str] | None) -> dict[str, Any]:
+    """`--input NAME=FILE.npy` options as tensors. Raises `UsageError`."""
+    from heatcli.errors import UsageError, first_line
+
+    found: dict[str, Any] = {}
+    for item in given or []:
+        name, equals, file = item.partition("=")
+        if not (name and equals and file):
+            raise UsageError(f"--input {item} is not of the form NAME=FILE.npy")
+        import numpy as np
+        import torch
+
+        try:
+            found[name] = torch.from_numpy(np.load(file, allow_pickle=False))
+        except (OSError, ValueError, EOFError, TypeError) as error:
+            raise UsageError(f"--input {item}: {file} cannot be read as an array: {first_line(error)}") from error
+    return found
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

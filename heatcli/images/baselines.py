@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from heatcli.errors import ImageError, UsageError, unknown_name
 from heatcli.images.mean import read_mean
-from heatcli.images.read import read_image
+from heatcli.images.read import read_picture
 
 if TYPE_CHECKING:
     from heatcli.artifact.model import Model
@@ -95,7 +95,7 @@ def _mean(model: Model, batch: Tensor, argument: str) -> Reference:
 
 def _image(model: Model, path: Path) -> Reference:
     try:
-        return Reference("image", model.preprocess([read_image(path)]), {"file": str(path)})
+        return Reference("image", model.preprocess([read_picture(path, model.shape[0]).pixels]), {"file": str(path)})
     except ImageError as error:
         raise UsageError(f"baseline {error}") from error
 

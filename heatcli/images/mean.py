@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from heatcli.errors import HeatcliError, ImageError, UsageError
 from heatcli.images.preprocess import to_pixels
-from heatcli.images.read import SUFFIXES, read_image
+from heatcli.images.read import SUFFIXES, read_picture
 from heatcli.report.files import write_atomically
 
 
@@ -34,7 +34,7 @@ def mean_image(
     total, count = np.zeros(shape, dtype=np.float64), 0
     for path in paths:
         try:
-            total += to_pixels(read_image(path), shape, resize_to)
+            total += to_pixels(read_picture(path, shape[0]).pixels, shape, resize_to)
             count += 1
         except ImageError as error:
             failed.append(error)

@@ -6,24 +6,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from heatcli.images.read import Pixels
+
 Box = tuple[float, float, float, float]
 
 
-def to_pixels(image: Image.Image, shape: tuple[int, int, int], resize_to: int | None) -> NDArray[np.float32]:
-    """The picture as float32 [C, H, W] in 0..1, resized as torchvision does it (bilinear, antialiased).
+def to_pixels(picture: Pixels, shape: tuple[int, int, int], resize_to: int | None) -> NDArray[np.float32]:
+    """The picture as float32 [C, H, W], resized as torchvision resizes pictures (bilinear, antialiased).
 
-    Transparency is laid on white. `shape` is the network's input, with 1 or 3 channels.
+    Pictures are in 0..1, their transparency laid on white; arrays [C, H, W] keep their values.
     """
-    channels, height, width = shape
-    image = _as_mode(image, "L" if channels == 1 else "RGB")
+    if isinstance(picture, np.ndarray):
+        return np.stack([_fitted(Image.fromarray(plane), shape, resize_to) for plane in picture])
+    pixels = _fitted(_as_mode(picture, "L" if shape[0] == 1 else "RGB"), shape, resize_to) / np.float32(255)
+    return np.ascontiguousarray(pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1))
+
+
+def _fitted(image: Image.Image, shape: tuple[int, int, int], resize_to: int | None) -> NDArray[np.float32]:
+    _, height, width = shape
     if resize_to is None:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     else:
         image = image.resize(_resized(image.width, image.height, resize_to), Image.Resampling.BILINEAR)
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)
         image = image.crop((left, top, left + width, top + height))
-    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
-    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+    return np.asarray(image, dtype=np.float32)
 
 
 def _as_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -1,0 +1,62 @@
+"""ONNX, through onnx2fx, after onnxslim has folded what depends on shapes alone."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
+from heatcli.artifact.sidecar import EMBEDDED
+from heatcli.errors import ModelError, first_line
+
+
+def load_onnx(path: Path) -> Artifact:
+    """An ONNX model; it is converted once its input shape is fixed, so that shape computations fold away."""
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnx2fx.utils.names import sanitize_name
+
+    try:
+        proto = onnx.load(str(path))
+        onnx.checker.check_model(proto)
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: is no valid ONNX model: {first_line(error)}") from error
+    weights = {i.name for i in proto.graph.initializer}
+    inputs = [i for i in proto.graph.input if i.name not in weights]
+    embedded = next((p.value for p in proto.metadata_props if p.key == EMBEDDED), "")
+    renamed = {sanitize_name(i.name): i.name for i in proto.graph.initializer}
+    return Artifact(lambda shapes: _convert(path, proto, shapes), tuple(map(_info, inputs)), embedded, renamed)
+
+
+def _info(value: Any) -> InputInfo:
+    """Name, shape and dtype of a graph input."""
+    import onnx
+    import torch
+
+    tensor = value.type.tensor_type
+    shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
+    dtype = getattr(torch, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), torch.float32)
+    return InputInfo(value.name, shape, dtype)
+
+
+def _convert(path: Path, proto: Any, shapes: Shapes) -> Any:
+    """The model as a torch module for inputs of those shapes, its shape computations folded away."""
+    import onnx2fx
+    import onnxslim
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            folded = onnxslim.slim(
+                copy.deepcopy(proto),
+                input_shapes=[f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items()],
+                skip_optimizations=["graph_fusion", "weight_tying"],  # both would lose bias names
+            )
+        except Exception:  # it only simplifies; what it cannot simplify may still convert
+            folded = proto
+        try:
+            return onnx2fx.convert(folded).eval()
+        except Exception as error:
+            raise ModelError(f"{path}: cannot be converted from ONNX: {first_line(error)}") from error

@@ -1,0 +1,28 @@
+"""TorchScript, scripted or traced."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from heatcli.artifact.artifact import Artifact, InputInfo
+from heatcli.artifact.sidecar import EMBEDDED
+from heatcli.errors import ModelError, first_line
+
+
+def load_torchscript(path: Path) -> Artifact:
+    """A scripted or traced module; the C++ loader reads tensors and TorchScript code, no Python pickle runs."""
+    extra = {EMBEDDED: ""}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; that is no news to its users
+        try:
+            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise ModelError(f"{path}: TorchScript cannot load it: {first_line(error)}") from error
+    text = extra[EMBEDDED]
+    dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
+    required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
+    inputs = tuple(InputInfo(name, dtype=dtype) for name in required)
+    return Artifact(lambda _: module, inputs, text if isinstance(text, str) else bytes(text).decode())

@@ -1,0 +1,149 @@
+"""The ledger is measured, never balanced by definition: whichever rule is broken, it shows in `relative_error`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import heatcli
+from heatcli.graph.kinds import AFFINE, KINDS
+from heatcli.methods.table import METHODS, Method
+from heatcli.rules.affine import Epsilon
+from heatcli.rules.base import Rule, Sent, Step
+from tests.networks import NETWORKS, images, load, network, randomised
+
+CONSERVING = [name for name, m in METHODS.items() if m.conserves]
+BLAMING = [name for name in CONSERVING if METHODS[name].baseline == "none"]
+CAUGHT = 1e-4
+
+
+class EveryKind(nn.Module):
+    """An operator of every kind on the only path to the output, so that a fault at any of them must show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.gate = nn.Linear(8, 8)
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.elu(self.norm(self.conv(x)))
+        x = torch.cat([x, functional.max_pool2d(x, 3, stride=1, padding=1)], dim=1)
+        x = functional.max_pool2d(x, 2)
+        shallow, deep = x[:, :8], x[:, 8:]
+        gate = torch.sigmoid(self.gate(shallow.mean((2, 3))))
+        x = torch.cat([shallow, deep], dim=1).mean((2, 3))
+        return self.fc(x * torch.cat([gate, gate], dim=1))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> heatcli.Model:
+    torch.manual_seed(0)
+    return load(randomised(EveryKind(), 1), tmp_path_factory.mktemp("every"))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule with a fault in what it answers."""
+
+    rule: Rule
+    fault: Callable[[Sent], Sent]
+    source: ClassVar[str] = "none: broken on purpose"
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        return self.fault(self.rule(step, multiplier))
+
+
+def scaled(sent: Sent) -> Sent:
+    """Every multiplier one percent too large."""
+    return replace(sent, multipliers=[None if m is None else m * 1.01 for m in sent.multipliers])
+
+
+def without_bias(sent: Sent) -> Sent:
+    """What the operator adds at zero input is dropped."""
+    return replace(sent, offsets_at=None)
+
+
+def without_absorbed(sent: Sent) -> Sent:
+    """What the stabiliser swallows is not booked."""
+    return replace(sent, absorbed=None)
+
+
+def doubled_bias(sent: Sent) -> Sent:
+    """Biases are booked twice."""
+    return replace(sent, offsets_at=None if sent.offsets_at is None else sent.offsets_at * 2)
+
+
+def broken(method: Method, kind: str, fault: Callable[[Sent], Sent]) -> Method:
+    return replace(method, rules={**method.rules, kind: Broken(method.rules[kind], fault)})
+
+
+def assert_caught(result: heatcli.Explanation) -> None:
+    ledger = result.ledger
+    assert (ledger.relative_error > CAUGHT).all(), ledger.relative_error
+    assert not result.unexplained
+    assert bool((ledger.unexplained == 0).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CONSERVING)
+def test_multipliers_one_percent_too_large(model: heatcli.Model, name: str, kind: str) -> None:
+    batch = images(4)
+    assert kind in {operator.kind for operator in model.graph(batch.shape).operators}
+    assert_caught(heatcli.explain(model, batch, broken(METHODS[name], kind, scaled), target=1))
+
+
+@pytest.mark.parametrize("fault", [without_bias, doubled_bias])
+@pytest.mark.parametrize("kind", ["affine", "elementwise", "normaliser"])
+@pytest.mark.parametrize("name", BLAMING)
+def test_biases_dropped_or_booked_twice(
+    model: heatcli.Model, name: str, kind: str, fault: Callable[[Sent], Sent]
+) -> None:
+    """Convolutions and dense layers; the sigmoid's f(0) = 1/2; the group norm's beta."""
+    assert_caught(heatcli.explain(model, images(4), broken(METHODS[name], kind, fault), target=1))
+
+
+def test_epsilon_not_booked(model: heatcli.Model) -> None:
+    coarse = METHODS["lrp-eps"].configured({"epsilon": 0.1})
+    assert heatcli.explain(model, images(4), coarse, target=1).ledger.relative_error.max() < 1e-5
+    assert_caught(heatcli.explain(model, images(4), broken(coarse, AFFINE, without_absorbed), target=1))
+
+
+@dataclass(frozen=True)
+class Unsigned(Epsilon):
+    """ε added without the sign of z, and booked as if it had it."""
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        sent = super().__call__(step, multiplier)
+        s = multiplier * step.difference / (step.difference + self.epsilon)
+        return replace(sent, multipliers=step.adjoint(s), offsets_at=s)
+
+
+def test_a_stabiliser_with_the_wrong_sign(model: heatcli.Model) -> None:
+    method = METHODS["lrp-eps"]
+    faulty = replace(method, rules={**method.rules, AFFINE: Unsigned(0.01)})
+    assert_caught(heatcli.explain(model, images(4), faulty, target=1))
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+@pytest.mark.parametrize("which", list(NETWORKS))
+def test_unbroken_the_books_balance(which: str, name: str, tmp_path: Path) -> None:
+    """The same yardstick on a network of nothing but kinds with rules, for none and for a baseline."""
+    built = load(network(which), tmp_path)
+    for baseline in ("none", "zero", "blur:2"):
+        result = heatcli.explain(built, images(4), name, baseline=baseline, target=1)
+        assert not result.unexplained
+        assert result.ledger.relative_error.max() < 1e-5, baseline
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+def test_unbroken_every_kind_balances(model: heatcli.Model, name: str) -> None:
+    assert heatcli.explain(model, images(4), name, target=1).ledger.relative_error.max() < 1e-5

@@ -1,0 +1,311 @@
+"""The walk on networks small enough to be worked out by hand, and what it promises to leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import heatcli
+from heatcli.methods.table import METHODS, method
+from heatcli.walk import forward, walk
+from tests.networks import NETWORKS, RELU_NETWORKS, SIZE, graph_of, images, load, network, walked
+
+CONSERVING = [name for name, m in METHODS.items() if m.conserves]
+LRP = ("lrp-0", "lrp-eps")
+
+
+def row(*values: float) -> Tensor:
+    """One input [1, len(values)] in float64."""
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def close(found: Tensor, expected: Tensor | list[float], tolerance: float = 1e-9) -> None:
+    expected = torch.as_tensor(expected, dtype=found.dtype).reshape(found.shape)
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+# --- closed forms -------------------------------------------------------------------------------------------------
+
+
+def saturated(x: Tensor) -> Tensor:
+    """1 − max(0, 1 − i1 − i2): flat wherever i1 + i2 ≥ 1 (Shrikumar et al. 2017, fig. 1)."""
+    return 1 - torch.relu(1 - x[:, :1] - x[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("x", "shares"),
+    [((1, 1), [0.5, 0.5]), ((1, 0), [1, 0]), ((3, 1), [0.75, 0.25]), ((0.25, 0.5), [0.25, 0.5])],
+)
+def test_deeplift_sees_through_saturation(x: tuple[float, float], shares: list[float]) -> None:
+    """From baseline 0 the output rises by min(1, i1 + i2), which the inputs share as they differ."""
+    found = walked(saturated, row(*x), method("deeplift-rescale"), row(0, 0))
+    close(found.relevance, shares)
+    close(found.left, [0])
+    assert walked(saturated, row(1, 1), method("gradient")).relevance.abs().max() == 0, "where the gradient is 0"
+
+
+def smaller(x: Tensor) -> Tensor:
+    """min(i1, i2) = i1 − max(0, i1 − i2)."""
+    return x[:, :1] - torch.relu(x[:, :1] - x[:, 1:])
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+@pytest.mark.parametrize(("x", "shares"), [((3, 1), [0, 1]), ((1, 3), [1, 0])])
+def test_the_smaller_input_of_a_minimum_takes_all(name: str, x: tuple[float, float], shares: list[float]) -> None:
+    baseline = row(0, 0) if METHODS[name].baseline == "zero" else None
+    close(walked(smaller, row(*x), method(name), baseline).relevance, shares, 1e-5)
+    if baseline is None:
+        both = walked(lambda x: torch.minimum(x[:, :1], x[:, 1:]), row(*x), method(name))
+        close(both.relevance, shares, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "x0", "shares"),
+    [
+        ((3, 1), (0, 0), [0.5, 0.5]),  # a rise is due to the smaller of the baseline: here both
+        ((3, 1), (0, 2), [1, 0]),
+        ((3, 1), (4, 5), [0, -3]),  # a fall is due to the smaller of the image
+    ],
+)
+def test_a_minimum_by_the_operator_goes_by_who_was_and_is_the_smaller(
+    x: tuple[float, float], x0: tuple[float, float], shares: list[float]
+) -> None:
+    found = walked(lambda x: torch.minimum(x[:, :1], x[:, 1:]), row(*x), method("deeplift-rescale"), row(*x0))
+    close(found.relevance, shares)
+
+
+@pytest.mark.parametrize("name", LRP)
+def test_a_decision_by_a_bias_alone_is_booked_to_that_bias(name: str) -> None:
+    """All pixels meet a weight of 0; of the four biases one reaches the score, 2·0.5 = 1, and one beside it, 0.25."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2)).double()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([0.5, -1.0]))
+        model[2].weight.copy_(torch.tensor([[2.0, 7.0], [1.0, 1.0]]))
+        model[2].bias.copy_(torch.tensor([0.25, 9.0]))
+    found = walked(model, row(1, -2, 3), method(name))
+    close(found.relevance, [0, 0, 0])
+    close(found.books.biases["0.bias"], [1, 0], 1e-5)
+    close(found.books.biases["2.bias"], [0.25, 0], 1e-5)
+    close(found.left, [0])
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+def test_a_square_is_told_apart_from_its_gradient(name: str) -> None:
+    """x·x from 0: each factor half, x² in all, where input × gradient says 2x². From 1 to 3: 9 − 1."""
+    close(walked(lambda x: x * x, row(3), method(name)).relevance, [9])
+    close(walked(lambda x: x * x, row(3), method(name), row(1)).relevance, [8])
+    close(walked(lambda x: x**2, row(3), method(name), row(1)).relevance, [8])
+    close(walked(lambda x: x * x, row(3), method("input-x-gradient")).relevance, [18])
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+@pytest.mark.parametrize(
+    ("function", "x", "expected"),
+    [
+        (lambda x: x + torch.relu(x), 2.0, 4.0),
+        (lambda x: x + torch.relu(x), -2.0, -2.0),
+        (lambda x: torch.relu(torch.relu(x - 1) - 1), 5.0, 5.0),
+        (lambda x: torch.relu(x) + torch.relu(-x), -3.0, 3.0),
+        (lambda x: torch.cat([x, x, x], 1).sum(1, keepdim=True), 2.0, 6.0),
+    ],
+    ids=["x+relu(x)>0", "x+relu(x)<0", "relu twice", "two sides", "read thrice"],
+)
+def test_a_value_read_twice_collects_both_shares(
+    name: str, function: Callable[[Tensor], Tensor], x: float, expected: float
+) -> None:
+    close(walked(function, row(x), method(name)).relevance, [expected], 1e-5)
+
+
+class Twice(nn.Module):
+    """One ReLU module at two places, and a functional one."""
+
+    def __init__(self, shared: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.first = nn.ReLU()
+        self.second = self.first if shared else nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(functional.relu(self.b(self.second(self.b(self.first(self.a(x)))))))
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_relu_used_twice_is_two_operators(name: str) -> None:
+    """Sharing an activation module changes nothing: module identity does not exist in a graph."""
+    torch.manual_seed(0)
+    shared = Twice(shared=True)
+    apart = Twice(shared=False)
+    apart.load_state_dict(shared.state_dict())
+    batch = images(3, shape=(4,))
+    baseline = torch.full_like(batch, 0.2) if METHODS[name].baseline == "zero" else None
+    found, expected = (walked(m, batch, method(name), baseline).relevance for m in (shared, apart))
+    assert torch.equal(found, expected)
+    assert found.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+def test_a_linear_network_is_input_times_gradient(name: str) -> None:
+    """Convolution, average pooling, upsampling, batch norm and dense layers in a row have one slope only."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AvgPool2d(2), nn.Upsample(scale_factor=2.0, mode="bilinear"),
+        nn.ConvTranspose2d(4, 2, 2), nn.Flatten(), nn.Linear(98, 3),
+    ).double().eval()  # fmt: skip
+    batch = images(2, shape=(3, 8, 8)).double()
+    x = batch.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x)[:, 1].sum(), x)
+    for baseline in (None, torch.full_like(batch, 0.5)):
+        found = walked(model, batch, method(name), baseline, target=1)
+        close(found.relevance, gradient * (batch if baseline is None else batch - baseline), 1e-4)
+        assert found.left.abs().max() < 1e-9
+
+
+# --- what the walk promises ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("which", list(NETWORKS))
+def test_model_and_batch_are_bit_identical_afterwards(name: str, which: str, tmp_path: Path) -> None:
+    model = load(network(which), tmp_path)
+    batch = images(2)
+    module = model.artifact.module_for(tuple(batch.shape))
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    kept, scores = batch.clone(), module(batch)
+    result = heatcli.explain(model, batch, name)
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(p.grad is None for p in module.parameters())
+    assert torch.equal(batch, kept)
+    assert not batch.requires_grad
+    assert torch.equal(module(batch), scores)
+    assert result.relevance.shape == batch.shape
+    assert not result.relevance.requires_grad
+
+
+def test_explaining_twice_says_the_same(tmp_path: Path) -> None:
+    """The captured graph is reused and remembers nothing of the first run."""
+    model, batch = load(network("residual"), tmp_path), images(3)
+    first = heatcli.explain(model, batch, "lrp-eps", target=2)
+    heatcli.explain(model, images(3, seed=9), "deeplift-rescale")
+    again = heatcli.explain(model, batch, "lrp-eps", target=2)
+    assert torch.equal(first.relevance, again.relevance)
+    assert all(torch.equal(first.biases[name], again.biases[name]) for name in first.biases)
+
+
+UNKNOWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "cumprod": lambda x: torch.cumprod(x, 1),
+    "logcumsumexp": lambda x: torch.logcumsumexp(x, 1),
+}
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+@pytest.mark.parametrize("based", [False, True], ids=["none", "baseline"])
+@pytest.mark.parametrize("title", list(UNKNOWN))
+def test_an_unknown_operator_is_told_with_its_own_imbalance(title: str, based: bool, name: str) -> None:
+    """Walked by its gradient; what z − z0 − ∇·(x − x0) leaves, worked out by autograd here, is unexplained there.
+
+    Without a baseline z0 and x0 are 0: what such an operator adds at zero input is no bias of anybody's.
+    """
+    function = UNKNOWN[title]
+    weights = torch.tensor([0.5, -1.0, 2.0, 1.5], dtype=torch.float64)
+    batch, baseline = images(3, 1, (4,)).double(), images(3, 2, (4,)).double()
+    reference = baseline if based else None
+    found = walked(lambda x: (function(x) * weights).sum(1, keepdim=True), batch, METHODS[name], reference)
+    x = batch.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((function(x) * weights).sum(), x)
+    rise = (function(batch) - function(baseline) if based else function(batch)) * weights
+    left = rise.sum(1) - (gradient * (batch - baseline if based else batch)).sum(1)
+    ((operator, booked),) = found.books.unexplained.items()
+    assert operator.startswith(title)
+    close(booked, left, 1e-4)
+    assert left.abs().min() > 0.01, "there is something to tell"
+
+
+def test_an_unknown_operator_is_told_through_the_public_call(tmp_path: Path) -> None:
+    """It enters `unexplained` of the ledger, so the books close to the digit; `relative_error` shows it."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(torch.cumprod(torch.relu(self.conv(x)).mean((2, 3)), 1))
+
+    torch.manual_seed(0)
+    result = heatcli.explain(load(Odd(), tmp_path), images(3), "lrp-0", target=1)
+    assert [name.rpartition("_")[0] for name in result.unexplained] == ["cumprod"]
+    ledger = result.ledger
+    assert torch.equal(next(iter(result.unexplained.values())), ledger.unexplained)
+    accounted = ledger.pixels + ledger.biases + ledger.absorbed + ledger.unexplained
+    close(accounted, ledger.output - ledger.output_baseline, 1e-6)
+    assert (ledger.relative_error > 1e-3).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "which"), [(n, w) for n in METHODS for w in ("residual", "normed")] + [(n, "excited") for n in CONSERVING]
+)
+def test_the_walk_can_be_differentiated(name: str, which: str) -> None:
+    """d Σ w·relevance / d input, by autograd through the walk, against central differences in float64.
+
+    (The gradient of `excited` is left out: torch has no second derivative of hardsigmoid.)
+    """
+    model = network(which).double()
+    batch = images(1, 4).double()
+    graph = graph_of(model, batch)
+    weights = images(1, 5).double()
+    chosen = method(name, epsilon=0.05) if name == "lrp-eps" else METHODS[name]
+
+    def loss(x: Tensor, differentiable: bool) -> Tensor:
+        tape = forward(graph, x, torch.zeros_like(x) if chosen.baseline == "zero" else None, differentiable)
+        seed = torch.zeros_like(tape.output)
+        seed[:, 0] = 1
+        return (walk(tape, chosen.rules, seed, None) * x * weights).sum()
+
+    x = batch.clone().requires_grad_()
+    (found,) = torch.autograd.grad(loss(x, True), x)
+    for index in [(0, 0, 3, 5), (0, 1, 8, 8), (0, 2, 15, 0)]:
+        step = torch.zeros_like(batch)
+        step[index] = 1e-6
+        expected = (loss(batch + step, False) - loss(batch - step, False)) / 2e-6
+        assert found[index].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("which", RELU_NETWORKS)
+def test_relevance_is_of_the_input_that_the_network_sees(which: str, tmp_path: Path) -> None:
+    """[N, C, H, W] of the batch's dtype, and for lrp-0 in a ReLU network exactly input × gradient of the artifact."""
+    module, batch = network(which), images(2)
+    result = heatcli.explain(load(module, tmp_path), batch, "lrp-0", target=3)
+    x = batch.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(module(x)[:, 3].sum(), x)
+    assert result.relevance.shape == (2, 3, SIZE, SIZE)
+    close(result.relevance, gradient * batch, 1e-5)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_channel_shuffle_is_walked(name: str) -> None:
+    """transpose → contiguous → view, as in ShuffleNet: the copy in between is what makes the view possible."""
+    torch.manual_seed(0)
+    conv, fc = nn.Conv2d(3, 6, 3).double(), nn.Linear(6, 3).double()
+
+    def network(x: Tensor, shuffled: bool = True) -> Tensor:
+        x = conv(x)
+        n, c, h, w = x.shape
+        if shuffled:
+            x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+        else:
+            x = x[:, [0, 3, 1, 4, 2, 5]]
+        return fc(torch.relu(x).mean((2, 3)))
+
+    batch = images(2).double()
+    baseline = torch.zeros_like(batch) if METHODS[name].baseline == "zero" else None
+    expected = walked(lambda x: network(x, shuffled=False), batch, METHODS[name], baseline).relevance
+    close(walked(network, batch, METHODS[name], baseline).relevance, expected)
