@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,8 @@ class Explanation:
 
     `relevance` [N, C, H, W], of the input as the network sees it; `biases`: name → [N, size], in forward order, per
     element of the bias; `absorbed`, `unexplained`: operator → float64 [N]; `outputs`: the explained scores
-    [N, classes], `probabilities`: the same after the final activation (softmax where the artifact ends in none).
+    [N, classes], summed over the target's region where there are positions; `probabilities`: their mean there after the
+    final activation (softmax where the artifact ends in none).
     `operators`: bias name → ATen operator. `quantity`: what the score is, as
     `heatcli.graph.passes.quantity` says it.
     `seconds`: forward and backward an image.
@@ -55,13 +56,16 @@ def explain(
     method: str | Method = "lrp-eps",
     target: str | int | Sequence[int] | Tensor | None = None,
     baseline: str | Tensor | None = None,
+    region: Tensor | None = None,
     **parameters: Any,
 ) -> Explanation:
     """Attribute one score of each image in `batch` [N, C, H, W] to its pixels and to the network's biases.
 
     `target`: None or "top" (the highest score), an index, a label, "A-B", or one index an image. `baseline`: None
     (the method's own), a name (`none`, `zero`, `black`, `blur:SIGMA`, `mean`, a file), or a tensor that broadcasts
-    against the batch. `parameters` are the method's, such as `epsilon`. Raises `UsageError`, `ModelError`.
+    against the batch. `region`: for outputs [N, classes, h, w], the part of the input, [H, W] or [N, H, W], whose
+    positions are summed over; None is where the class wins. `parameters` are the method's, such as `epsilon`. Raises
+    `UsageError`, `ModelError`.
     """
     chosen = find_method(method, **parameters)
     if batch.dim() < 2 or not len(batch):
@@ -70,31 +74,34 @@ def explain(
     origin = reference(model, batch, chosen, baseline)
     size = model.fixed_batch(batch.shape)
     if size is None or size == len(batch):
-        return _explain(model, batch, chosen, target, origin)
+        return _explain(model, batch, chosen, target, origin, region)
     parts = []
     for start in range(0, len(batch), size):
         index = torch.arange(start, start + size, device=batch.device).clamp(max=len(batch) - 1)
         own = target if target is None or isinstance(target, str | int) else torch.as_tensor(target).cpu()[index.cpu()]
-        part = _explain(model, batch[index], chosen, own, origin.rows(index))
+        area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
+        part = _explain(model, batch[index], chosen, own, origin.rows(index), area)
         parts.append((part, min(size, len(batch) - start)))
     return _joined(parts)
 
 
-def _explain(model: Model, batch: Tensor, method: Method, target: Any, origin: Reference) -> Explanation:
+def _explain(
+    model: Model, batch: Tensor, method: Method, target: Any, origin: Reference, region: Tensor | None
+) -> Explanation:
     graph = model.graph(batch.shape)
     started = time.perf_counter()
     tape = forward(graph, batch, origin.batch)
     between = time.perf_counter()
-    output = tape.output
-    scores = output.reshape(len(batch), -1)
-    _check(model, graph.output_shape, scores)
-    goal = choose(target, scores, model.labels)
+    output, n = tape.output, len(batch)
+    if not bool(torch.isfinite(output).all()):
+        raise ModelError(f"{model.path}: its output is not finite (NaN or infinite) on this image")
+    scores = _laid_out(output)
+    goal = choose(target, scores, model.labels, _on_grid(model, region, batch, output))
     seed = goal.seed(scores)
     score = per_image(seed.double() * scores.double())
-    if tape.reference_output is None:
-        score0 = torch.zeros_like(score)
-    else:
-        score0 = per_image(seed.double() * tape.reference_output.reshape(len(batch), -1).double())
+    score0 = torch.zeros_like(score)
+    if tape.reference_output is not None:
+        score0 = per_image(seed.double() * _laid_out(tape.reference_output).double())
     books = Books.open(graph, batch)
     multiplier = walk(tape, method.rules, seed.reshape(output.shape), books if method.conserves else None)
     difference = batch if origin.batch is None else batch - origin.batch
@@ -102,13 +109,32 @@ def _explain(model: Model, batch: Tensor, method: Method, target: Any, origin: R
     if not bool(torch.isfinite(relevance).all()):
         raise ModelError(f"{model.path}: the relevance of {method.name} is not finite; try another method")
     ledger = _ledger(score, score0, relevance, books, method)
-    seconds = {"forward": (between - started) / len(batch), "backward": (time.perf_counter() - between) / len(batch)}
+    seconds = {"forward": (between - started) / n, "backward": (time.perf_counter() - between) / n}
+    at = goal.region[:, None].to(scores)
+    chances = (_laid_out(probabilities(graph, output)) * at).sum(2) / at.sum(2).clamp(min=1)
     return Explanation(
-        relevance, books.biases, ledger, books.absorbed, books.unexplained, scores,
-        probabilities(graph, scores), goal, method, origin,
-        {name: operator for name, (operator, _) in graph.offsets().items()},
-        quantity(graph), seconds,
+        relevance, books.biases, ledger, books.absorbed, books.unexplained, (scores * at).sum(2), chances, goal, method,
+        origin, {name: operator for name, (operator, _) in graph.offsets().items()}, quantity(graph), seconds,
     )  # fmt: skip
+
+
+def _laid_out(output: Tensor) -> Tensor:
+    """An output [N], [N, classes] or [N, classes, …] as [N, classes, positions]."""
+    return output.reshape(len(output), output.shape[1] if output.dim() > 1 else 1, -1)
+
+
+def _on_grid(model: Model, region: Tensor | None, batch: Tensor, output: Tensor) -> Tensor | None:
+    """A region [N, H, W] of the input as one of the output's positions, [N, positions]."""
+    if region is None:
+        return None
+    if output.dim() != 4 or output[0, 0].numel() == 1:
+        raise UsageError(f"{model.path}: its output has no positions, so a region makes no sense")
+    if region.dim() == 2:
+        region = region[None]
+    if region.shape[-2:] != batch.shape[-2:] or region.shape[0] not in (1, len(batch)):
+        raise UsageError(f"the region has the shape {tuple(region.shape)}, the input {tuple(batch.shape)}")
+    grid = torch.nn.functional.interpolate(region[:, None].to(batch), output.shape[-2:], mode="area")
+    return (grid[:, 0] >= 0.5).flatten(1).expand(len(batch), -1)
 
 
 def _ledger(score: Tensor, score0: Tensor, relevance: Tensor, books: Books, method: Method) -> Ledger:
@@ -117,13 +143,6 @@ def _ledger(score: Tensor, score0: Tensor, relevance: Tensor, books: Books, meth
     if not method.conserves:
         unexplained = score - score0 - pixels
     return Ledger(score, score0, pixels, biases, absorbed, unexplained)
-
-
-def _check(model: Model, shape: Sequence[int], scores: Tensor) -> None:
-    if any(d != 1 for d in shape[2:]):
-        raise ModelError(f"{model.path}: its output has the shape {tuple(shape)}; heatcli explains scores [N, classes]")
-    if not bool(torch.isfinite(scores).all()):
-        raise ModelError(f"{model.path}: its output is not finite (NaN or infinite) on this image")
 
 
 def _joined(parts: list[tuple[Explanation, int]]) -> Explanation:
@@ -137,10 +156,17 @@ def _joined(parts: list[tuple[Explanation, int]]) -> Explanation:
         return {key: join(lambda p: getattr(p, name)[key]) for key in getattr(first, name)}  # noqa: B023
 
     minus = None if first.target.minus is None else join(lambda p: p.target.minus)
+    target = Target(join(lambda p: p.target.index), minus, join(lambda p: p.target.region))
     columns = Ledger.__dataclass_fields__
     ledger = Ledger(**{name: join(lambda p: getattr(p.ledger, name)) for name in columns})  # noqa: B023
-    return Explanation(
-        join(lambda p: p.relevance), joined("biases"), ledger, joined("absorbed"), joined("unexplained"),
-        join(lambda p: p.outputs), join(lambda p: p.probabilities), Target(join(lambda p: p.target.index), minus),
-        first.method, first.reference, first.operators, first.quantity, first.seconds,
-    )  # fmt: skip
+    return replace(
+        first,
+        relevance=join(lambda p: p.relevance),
+        biases=joined("biases"),
+        ledger=ledger,
+        absorbed=joined("absorbed"),
+        unexplained=joined("unexplained"),
+        outputs=join(lambda p: p.outputs),
+        probabilities=join(lambda p: p.probabilities),
+        target=target,
+    )

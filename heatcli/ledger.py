@@ -38,8 +38,9 @@ class Ledger:
 
 @dataclass(eq=False)
 class Books:
-    """What one walk books: to biases per element [N, size], to ε and to unknown operators per operator [N]."""
+    """What one walk of N images books: to biases per element [N, size], to ε and unknown operators per operator [N]."""
 
+    images: int
     biases: dict[str, Tensor] = field(default_factory=dict)
     absorbed: dict[str, Tensor] = field(default_factory=dict)
     unexplained: dict[str, Tensor] = field(default_factory=dict)
@@ -47,17 +48,21 @@ class Books:
     @classmethod
     def open(cls, graph: Graph, batch: Tensor) -> Books:
         """Books with a zero entry for every bias of the network, in forward order."""
-        return cls({name: batch.new_zeros(len(batch), size) for name, (_, size) in graph.offsets().items()})
+        return cls(len(batch), {name: batch.new_zeros(len(batch), size) for name, (_, size) in graph.offsets().items()})
 
     def enter(self, operator: Operator, sent: Sent, blame: bool) -> None:
         """Book what `operator`'s rule answered; offsets only where the bias is blamed (a baseline cancels them)."""
         if blame and sent.offsets_at is not None:
             for offset in operator.offsets:
-                self.biases[offset.name] = self.biases[offset.name] + offset.book(sent.offsets_at)
+                self.biases[offset.name] = self.biases[offset.name] + self._by_image(offset.book(sent.offsets_at))
         if sent.absorbed is not None:
-            self.absorbed[operator.name] = sent.absorbed
+            self.absorbed[operator.name] = self._by_image(sent.absorbed)
         if sent.unexplained is not None:
-            self.unexplained[operator.name] = sent.unexplained
+            self.unexplained[operator.name] = self._by_image(sent.unexplained)
+
+    def _by_image(self, entry: Tensor) -> Tensor:
+        """An entry of an operator that has several rows an image (windows, patches), summed to one row each."""
+        return entry if len(entry) == self.images else entry.reshape(self.images, -1, *entry.shape[1:]).sum(1)
 
 
 def total(entries: Mapping[str, Tensor], like: Tensor) -> Tensor:

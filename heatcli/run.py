@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, UsageError
@@ -18,6 +21,7 @@ from heatcli.images.mean import image_files
 from heatcli.images.overlay import colour_map, overlay
 from heatcli.images.preprocess import seen_box
 from heatcli.images.read import Picture, read_picture
+from heatcli.images.region import region_of
 from heatcli.methods.table import Method
 from heatcli.report.build import build, npz_bytes, pixel_values
 from heatcli.report.files import make_folder, write_atomically
@@ -35,6 +39,7 @@ class Request:
     method: Method
     target: str | None = None
     baseline: str | None = None
+    region: str | None = None
     pixels: str = "json"
     batch_size: int = 8
     cmap: str = "bwr"
@@ -47,6 +52,10 @@ class Job:
 
     path: Path
     stem: Path
+
+    def ranked(self, rank: int | None) -> Job:
+        """The same image for its class of that rank (None: for its only one)."""
+        return self if rank is None else Job(self.path, self.stem.with_name(f"{self.stem.name}.top{rank}"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +132,34 @@ def _batch(model: Model, request: Request, jobs: Iterable[Job], load_seconds: fl
             failed.append(Failed(job, error))
     if pictures:
         batch = model.preprocess([picture.pixels for _, picture in pictures])
-        result = explain(model, batch, request.method, request.target, request.baseline)
-        for i, (job, picture) in enumerate(pictures):
-            yield _write(model, request, job, picture, result, i, load_seconds)
+        region = _regions(model, request, [picture for _, picture in pictures])
+        for rank, target in _targets(model, request, batch):
+            result = explain(model, batch, request.method, target, request.baseline, region)
+            for i, (job, picture) in enumerate(pictures):
+                yield _write(model, request, job.ranked(rank), picture, result, i, load_seconds)
     yield from failed
+
+
+def _targets(model: Model, request: Request, batch: Tensor) -> Iterator[tuple[int | None, Any]]:
+    """The request's target; for `top:K` the K best classes of each image, with their rank."""
+    name, colon, count = (request.target or "").partition(":")
+    if name != "top" or not colon:
+        yield None, request.target
+        return
+    scores = explain(model, batch, "gradient").outputs
+    if not count.isdecimal() or not 1 <= int(count) <= scores.shape[1]:
+        raise UsageError(f"target {request.target!r} is out of range: top:K takes K from 1 to {scores.shape[1]}")
+    best = scores.topk(int(count), dim=1).indices
+    for rank in range(int(count)):
+        yield rank + 1, best[:, rank]
+
+
+def _regions(model: Model, request: Request, pictures: list[Picture]) -> Tensor | None:
+    if request.region is None:
+        return None
+    resize_to = model.input.resize_to
+    masks = [region_of(request.region, picture.size, model.shape, resize_to) for picture in pictures]
+    return torch.from_numpy(np.stack(masks))
 
 
 def _write(

@@ -1,4 +1,8 @@
-"""Which score is explained: `top`, a class index, a label, or the difference `A-B` of two."""
+"""Which score is explained: `top`, a class index, a label, or the difference `A-B` of two.
+
+Outputs are seen as [N, classes, positions]; a classifier has one position. Where there are more (segmentation), the
+class's scores are summed over a region: the one given, or where the class wins.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +17,57 @@ from heatcli.errors import UsageError, unknown_name
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """For each image the index explained, and the one subtracted from it (None: none). Int64 [N]."""
+    """For each image the index explained, the one subtracted from it (None: none), both int64 [N], and the region.
+
+    `region` [N, positions] is 1 at the positions summed over, else 0.
+    """
 
     index: Tensor
-    minus: Tensor | None = None
+    minus: Tensor | None
+    region: Tensor
 
     def seed(self, output: Tensor) -> Tensor:
-        """The multiplier of the output [N, classes] that picks the score: one-hot, minus one-hot."""
-        seed = torch.zeros_like(output).scatter_(1, self.index[:, None], 1.0)
-        return seed if self.minus is None else seed.scatter_add(1, self.minus[:, None], -torch.ones_like(output[:, :1]))
+        """The multiplier of the output [N, classes, positions] that picks the score."""
+        n, _, positions = output.shape
+        at = self.region.to(output)[:, None]
+        seed = torch.zeros_like(output).scatter_(1, self.index[:, None, None].expand(n, 1, positions), at)
+        if self.minus is None:
+            return seed
+        return seed.scatter_add(1, self.minus[:, None, None].expand(n, 1, positions), -at)
 
 
-def choose(target: str | int | Sequence[int] | Tensor | None, output: Tensor, labels: Sequence[str]) -> Target:
-    """The target that `target` names for scores `output` [N, classes]. Raises `UsageError` for an unknown one."""
-    n, classes = output.shape
+def choose(
+    target: str | int | Sequence[int] | Tensor | None,
+    output: Tensor,
+    labels: Sequence[str],
+    region: Tensor | None = None,
+) -> Target:
+    """The target that `target` names for an output [N, classes, positions]. Raises `UsageError` for an unknown one.
+
+    `region` [N, positions] says where to sum; None is where the class wins (with a single class: where it is positive).
+    """
+    n, classes, positions = output.shape
+    minus = None
     if target is None or target == "top":
-        return Target(output.argmax(1))
-    if isinstance(target, str):
+        index = _top(output, region)
+    elif isinstance(target, str):
         first, second = parse(target, classes, labels)
-        fill = torch.full((n,), first, device=output.device)
-        return Target(fill, None if second is None else torch.full((n,), second, device=output.device))
-    index = torch.as_tensor(target, dtype=torch.int64, device=output.device).reshape(-1).expand(n)
-    if bool(((index < 0) | (index >= classes)).any()):
-        raise UsageError(f"target {target!r} is out of range: the model has classes 0 to {classes - 1}")
-    return Target(index)
+        index = torch.full((n,), first, device=output.device)
+        minus = None if second is None else torch.full((n,), second, device=output.device)
+    else:
+        index = torch.as_tensor(target, dtype=torch.int64, device=output.device).reshape(-1).expand(n)
+        if bool(((index < 0) | (index >= classes)).any()):
+            raise UsageError(f"target {target!r} is out of range: the model has classes 0 to {classes - 1}")
+    if region is None:
+        wins = output.argmax(1) == index[:, None] if classes > 1 else output[:, 0] > 0
+        region = wins if positions > 1 else torch.ones_like(wins)
+    return Target(index, minus, region)
+
+
+def _top(output: Tensor, region: Tensor | None) -> Tensor:
+    """The class that wins at most positions (of the region)."""
+    wins = torch.nn.functional.one_hot(output.argmax(1), output.shape[1])
+    return (wins if region is None else wins * region[..., None]).sum(1).argmax(1)
 
 
 def parse(target: str, classes: int, labels: Sequence[str]) -> tuple[int, int | None]:

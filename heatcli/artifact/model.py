@@ -118,12 +118,16 @@ class Model:
         return capture(run, example, {**self.artifact.names(module), **others}, str(self.path), self.passes)
 
     def fixed_batch(self, shape: Sequence[int]) -> int | None:
-        """How many images it takes at once for inputs of that shape; None for any number. Tried once, then known."""
+        """How many images it takes at once for inputs of that shape; None for any number. Tried once, then known.
+
+        One, too, where operators lay the images of a batch side by side (windows, patches), so that what they book
+        could not be told apart.
+        """
         n, *rest = shape
         if self.batch_size is None and n != 1:
             try:
                 graph = self.graph(shape)
-                if graph.output_shape[:1] == (n,):
+                if graph.keeps_images_apart:
                     return None
             except ModelError:
                 pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,8 +22,22 @@ def load_torchscript(path: Path) -> Artifact:
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ModelError(f"{path}: TorchScript cannot load it: {first_line(error)}") from error
+    _settle_tensors(path, module)
     text = extra[EMBEDDED]
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
     inputs = tuple(InputInfo(name, dtype=dtype) for name in required)
     return Artifact(lambda _: module, inputs, text if isinstance(text, str) else bytes(text).decode())
+
+
+def _settle_tensors(path: Path, module: Any) -> None:
+    """Compute calls of `torch.tensor(numbers)` in the code beforehand: met while tracing, they crash torch."""
+    graph = module.forward.graph
+    torch._C._jit_pass_inline(graph)
+    if graph.findNode("aten::tensor"):
+        torch._C._jit_pass_constant_propagation(graph)
+    if graph.findNode("aten::tensor"):
+        raise ModelError(
+            f"{path}: calls torch.tensor on sizes that depend on the input, which torch cannot trace; "
+            "export it with torch.export or to ONNX"
+        )

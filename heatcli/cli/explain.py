@@ -26,7 +26,12 @@ def command(
         typer.Option(metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE", help="What the image is compared with."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="top|INDEX|LABEL|A-B", help="The score to explain, or a difference of two.")
+        str | None,
+        typer.Option(metavar="top|top:K|INDEX|LABEL|A-B", help="The score; top:K: K reports an image."),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="L,T,R,B|MASK", help="Dense outputs: sum scores here, not where the class wins."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where overlays and reports go.")] = Path("heatmaps"),
     pixels: Annotated[str, typer.Option(metavar="json|npz|none", help="Where each pixel's relevance goes.")] = "json",
@@ -57,7 +62,7 @@ def command(
     from heatcli.run import Done, Request, run
 
     chosen = find_method(method, **parameters)
-    request = Request(tuple(images), out, chosen, target, baseline, pixels, batch_size, cmap, opacity)
+    request = Request(tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap, opacity)
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), **flags)
     failures, told = 0, set[str]()
@@ -80,7 +85,8 @@ def _tell(done: Done, told: set[str]) -> None:
     left = f"{ledger.output:.6g}" + (f" − {ledger.output_baseline:.6g}" if report.baseline.name != "none" else "")
     lines = [
         f"{report.image.path}: {target.label if target.label is not None else f'class {target.index}'}, "
-        f"{target.quantity} {target.score:.6g}, probability {target.probability:.4g}",
+        f"{target.quantity} {target.score:.6g}"
+        + ("" if target.probability is None else f", probability {target.probability:.4g}"),
         f"  ledger: {left} = {ledger.pixels:.6g} pixels + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} absorbed "
         f"+ {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})",
         f"  wrote {done.overlay_path} and {done.report_path}",

@@ -26,6 +26,8 @@ from heatcli.graph.passes import DEFAULT, apply
 
 INPUT = "input"
 _ATEN = torch.ops.aten
+# What these make depends on the shape of their argument alone.
+_SHAPE_ONLY = frozenset("new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like".split())
 # A view demands strides, which passes may change; a reshape does not.
 _STRIDE_FREE = {_ATEN.view.default: _ATEN.reshape.default, _ATEN._unsafe_view.default: _ATEN.reshape.default}
 
@@ -106,7 +108,8 @@ def _flatten(calls: list[_Call], example: Tensor, output: Tensor, names: Mapping
         for tensor in leaves:
             if isinstance(tensor, Tensor) and id(tensor) not in values:
                 values[id(tensor)] = Constant(known.get(_address(tensor), f"constant_{len(values)}"), tensor.detach())
-        origins = [values[id(x)] for x in leaves if isinstance(x, Tensor)]
+        read = leaves if _title(call.target) not in _SHAPE_ONLY else ()
+        origins = [values[id(x)] for x in read if isinstance(x, Tensor)]
         several = isinstance(call.output, (tuple, list))
         for index, tensor in enumerate(call.output if several else [call.output]):
             if not isinstance(tensor, Tensor) or id(tensor) in values:

@@ -37,7 +37,7 @@ ALWAYS: dict[str, str] = {
         MAXIMUM: """
             max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices
             adaptive_max_pool2d adaptive_max_pool3d amax amin""",
-        SUM: "cat stack",
+        SUM: "cat stack slice_scatter select_scatter",
         NORMALISER: "native_layer_norm native_group_norm _softmax _log_softmax",
         LAYOUT: """
             view _unsafe_view reshape permute transpose t squeeze unsqueeze expand flatten slice select narrow split
@@ -55,7 +55,7 @@ _NO_OFFSET = frozenset(
     """mean sum neg avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d
     relu hardtanh leaky_relu elu silu gelu hardswish tanh mish _prelu_kernel view _unsafe_view reshape permute
     transpose t squeeze unsqueeze expand flatten slice select split split_with_sizes chunk unbind roll flip clone
-    max_pool2d max_pool2d_with_indices adaptive_max_pool2d amax mul matmul mm bmm""".split()
+    norm linalg_vector_norm    max_pool2d max_pool2d_with_indices adaptive_max_pool2d amax mul matmul mm bmm""".split()
 )
 
 
@@ -104,6 +104,17 @@ def _matrix_product(op: Operator) -> str:
     return _two(AFFINE, PRODUCT)(op)
 
 
+def _multiply_add(op: Operator) -> str:
+    """addcmul(a, b, c) = a + b·c."""
+    both = op.reads(1) and op.reads(2)
+    return AFFINE if not both else UNKNOWN if op.reads(0) else PRODUCT
+
+
+def _norm(op: Operator) -> str:
+    """A Euclidean norm over some dimensions."""
+    return NORMALISER if op.arg(1, 2) in (2, None) else UNKNOWN
+
+
 def _batch_norm(op: Operator) -> str:
     training = op.title == "native_batch_norm" and bool(op.arg(5))
     return UNKNOWN if training else _only(0)(op)
@@ -127,6 +138,9 @@ _CONDITIONAL: dict[str, Callable[[Operator], str]] = {
     "matmul": _two(AFFINE, PRODUCT),
     "addmm": _matrix_product,
     "baddbmm": _matrix_product,
+    "addcmul": _multiply_add,
+    "norm": _norm,
+    "linalg_vector_norm": _norm,
     "linear": _only(0),
     "convolution": _only(0, PRODUCT),
     "_convolution": _only(0, PRODUCT),

@@ -145,6 +145,12 @@ class Graph:
     final: Operator | None = None
     centred: bool = False
 
+    @property
+    def keeps_images_apart(self) -> bool:
+        """Whether every value that carries the image has one row an image, so that books can be kept an image."""
+        n = self.input_shape[:1]
+        return self.output_shape[:1] == n and all(op.shape[:1] == n for op in self.operators if op.sources)
+
     def offsets(self) -> dict[str, tuple[str, int]]:
         """Every bias of the network in forward order: name → (ATen operator, size)."""
         found: dict[str, tuple[str, int]] = {}

@@ -248,14 +248,14 @@ def quantity(graph: Graph) -> str:
     return "probability" if last is not None and last.title != "_log_softmax" else "output"
 
 
-def probabilities(graph: Graph, scores: Tensor) -> Tensor:
-    """The explained scores [N, classes] as probabilities: by the graph's own final activation, else softmax."""
+def probabilities(graph: Graph, output: Tensor) -> Tensor:
+    """The explained output [N, classes, …] as probabilities: by the graph's own final activation, else softmax."""
     kept = _final_activation(graph)
     if graph.final is not None:
         with torch.no_grad():
-            shape = (len(scores), *graph.final.source_shapes[0][1:])
-            after: Tensor = graph.final.run({}, [scores.reshape(shape)]).reshape(scores.shape)
+            shape = (len(output), *graph.final.source_shapes[0][1:])
+            after: Tensor = graph.final.run({}, [output.reshape(shape)]).reshape(output.shape)
         return after.exp() if graph.final.title == "_log_softmax" else after
     if kept is not None:
-        return scores.exp() if kept.title == "_log_softmax" else scores
-    return scores.softmax(1) if scores.shape[1] > 1 else scores.sigmoid()
+        return output.exp() if kept.title == "_log_softmax" else output
+    return output.softmax(1) if output.dim() > 1 and output.shape[1] > 1 else torch.full_like(output, float("nan"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,7 +75,8 @@ def _target(model: Model, explanation: Explanation, i: int) -> schema.TargetPart
         minus, chance = other, chance - float(probability[other])
         label = f"{label or index}-{model.label(other) or other}"
     return schema.TargetPart(
-        index=index, label=label, score=float(explanation.ledger.output[i]), probability=chance,
+        index=index, label=label, score=float(explanation.ledger.output[i]),
+        probability=None if math.isnan(chance) else chance,
         quantity=explanation.quantity,  # type: ignore[arg-type]
  minus=minus,
     )  # fmt: skip

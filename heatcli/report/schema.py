@@ -46,6 +46,8 @@ class BaselinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The score explained. For a difference A-B, `minus` is B, and score and probability are differences.
 
+    `probability` is null for a single output that ends in no activation (a regression).
+
     `quantity` is `logit` where a final softmax, log-softmax or sigmoid was left out, `centred-logit` where the
     mean over classes was subtracted too, `probability` where it was kept, and `output` where there was none.
     """
@@ -53,7 +55,7 @@ class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     index: int
     label: str | None
     score: float
-    probability: float
+    probability: float | None
     quantity: Literal["logit", "centred-logit", "probability", "output"]
     minus: int | msgspec.UnsetType = msgspec.UNSET
 

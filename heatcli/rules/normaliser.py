@@ -27,7 +27,21 @@ class HeldStatistics:
         title = step.operator.title
         if title in ("_softmax", "_log_softmax"):
             return Sent([_softmax(step, multiplier, logarithm=title == "_log_softmax")], offsets_at=multiplier)
+        if title in ("norm", "linalg_vector_norm"):
+            return Sent([_euclidean(step, multiplier)])
         return Sent([_standardise(step, multiplier)], offsets_at=multiplier)
+
+
+def _euclidean(step: Step, multiplier: Tensor) -> Tensor | None:
+    """‖x‖: Δ‖x‖ = Σ (x + x0)·Δx / (‖x‖ + ‖x0‖), from reference 0 the gradient (Euler)."""
+    if step.reference_inputs is None or step.reference_output is None:
+        return step.adjoint(multiplier)[0]
+    total = step.output + step.reference_output
+    both = torch.where(total == 0, 0, multiplier * 2 / torch.where(total == 0, 1, total))
+    mid = step.midpoints()
+    with torch.no_grad():
+        middle = step.operator.run(step.others, mid)
+    return step.adjoint_at(mid, both * middle)[1][0]  # ∇‖x‖·‖x‖ = x
 
 
 def _standardise(step: Step, multiplier: Tensor) -> Tensor:

@@ -239,6 +239,30 @@ def test_bad_sidecars(tmp_path: Path, text: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+class Listed(nn.Module):
+    """Makes tensors of numbers in its code, some that only the input tells."""
+
+    __constants__ = ("dynamic",)
+
+    def __init__(self, dynamic: bool) -> None:
+        super().__init__()
+        self.dynamic = dynamic
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.mean((2, 3)) * torch.tensor([1.0, 2.0, 3.0])
+        return y * torch.tensor([float(x.shape[0])]) if self.dynamic else y
+
+
+def test_tensors_made_in_script(tmp_path: Path) -> None:
+    """Constant ones are computed at loading; others are refused, not left to crash the interpreter."""
+    for dynamic in (False, True):
+        torch.jit.script(Listed(dynamic)).save(str(tmp_path / f"{dynamic}.pt"))
+    result = heatcli.explain(heatcli.load(tmp_path / "False.pt", size=4), torch.ones(2, 3, 4, 4), "lrp-0")
+    assert result.outputs.tolist() == [[1, 2, 3], [1, 2, 3]]
+    with pytest.raises(ModelError, match=r"calls torch.tensor on sizes that depend on the input"):
+        heatcli.load(tmp_path / "True.pt")
+
+
 class Blind(nn.Module):
     """Says the same whatever it sees."""
 

@@ -1,0 +1,42 @@
+"""A part of the picture: a box or a mask, as the network sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from heatcli.errors import ImageError, UsageError
+from heatcli.images.preprocess import to_pixels
+from heatcli.images.read import read_picture
+
+
+def region_of(
+    text: str, size: tuple[int, int], shape: tuple[int, int, int], resize_to: int | None
+) -> NDArray[np.bool_]:
+    """The region that `text` names on a picture of `size` (width, height), on the network's input: bool [H, W].
+
+    `text` is LEFT,TOP,RIGHT,BOTTOM in the picture's pixels, or a mask image of the picture's size (bright is inside).
+    Raises `UsageError`.
+    """
+    parts = text.split(",")
+    if len(parts) == 4 and all(part.strip().lstrip("-").isdecimal() for part in parts):
+        left, top, right, bottom = (int(part) for part in parts)
+        if left >= right or top >= bottom:
+            raise UsageError(f"--region {text} is empty; give LEFT,TOP,RIGHT,BOTTOM in pixels")
+        mask = Image.new("L", size, 0)
+        ImageDraw.Draw(mask).rectangle((left, top, right - 1, bottom - 1), fill=255)
+    else:
+        try:
+            pixels = read_picture(Path(text), 1).pixels
+        except ImageError as error:
+            raise UsageError(f"--region is neither LEFT,TOP,RIGHT,BOTTOM nor a mask: {error}") from error
+        mask = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels[0])
+        if mask.size != size:
+            raise UsageError(f"{text}: the mask is {mask.width}×{mask.height}, the picture {size[0]}×{size[1]}")
+    inside: NDArray[np.bool_] = to_pixels(mask, (1, *shape[1:]), resize_to)[0] >= 0.5
+    if not inside.any():
+        raise UsageError(f"--region {text} holds nothing of what the network sees")
+    return inside
