@@ -5,8 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
+
 from heatcli.artifact.model import Model
 from heatcli.graph.kinds import UNKNOWN
+
+
+def draft_sidecar(model: Model) -> str:
+    """The text of a sidecar that says what is known of `model`, to be corrected by hand."""
+    spec = model.input
+    size = f"[{', '.join(map(str, spec.shape))}]" if spec.shape else "[224, 224]  # not known: correct this"
+
+    def numbers(value: Any) -> str:
+        return str(value) if isinstance(value, float | int) else f"[{', '.join(map(str, value))}]"
+
+    names = ", ".join(msgspec.json.encode(label).decode() for label in model.labels)
+    return (
+        f"# What heatcli needs to know about {model.path.name}.\n"
+        f"[input]\nsize = {size}\nchannels = {spec.channels or 3}\n"
+        f"mean = {numbers(spec.mean)}  # of pixels in 0..1\nstd = {numbers(spec.std)}\n"
+        f'resize = "{spec.resize}"  # stretch, crop or crop:N\ninterpolation = "{spec.interpolation}"\n\n'
+        + (f"[labels]\nnames = [{names}]\n" if names else '# [labels]\n# names = ["first", "second"]\n')
+        + (f'\n[baseline]\nmean = "{model.mean_file.name}"\n' if model.mean_file else "")
+    )
 
 
 def inspect(model: Model) -> dict[str, Any]:

@@ -157,8 +157,7 @@ def _targets(model: Model, request: Request, batch: Tensor) -> Iterator[tuple[in
 def _regions(model: Model, request: Request, pictures: list[Picture]) -> Tensor | None:
     if request.region is None:
         return None
-    resize_to = model.input.resize_to
-    masks = [region_of(request.region, picture.size, model.shape, resize_to) for picture in pictures]
+    masks = [region_of(request.region, picture.size, model.fit) for picture in pictures]
     return torch.from_numpy(np.stack(masks))
 
 
@@ -167,7 +166,7 @@ def _write(
 ) -> Done:
     started = time.perf_counter()
     width, height = picture.size
-    box = seen_box((width, height), model.shape, model.input.resize_to)
+    box = seen_box((width, height), model.fit)
     heatmap = overlay(picture.shown(), pixel_values(result, i), box, request.cmap, request.opacity)
     report_path, overlay_path = _suffixed(job.stem, ".json"), _suffixed(job.stem, ".png")
     write_atomically(overlay_path, _png(heatmap))

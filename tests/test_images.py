@@ -17,7 +17,7 @@ from heatcli.errors import UsageError
 from heatcli.images.baselines import gaussian_blur, reference
 from heatcli.images.mean import mean_image
 from heatcli.images.overlay import overlay
-from heatcli.images.preprocess import seen_box, to_pixels
+from heatcli.images.preprocess import Fit, seen_box, to_pixels
 from heatcli.images.read import read_picture
 from heatcli.methods.table import METHODS
 
@@ -32,19 +32,19 @@ def test_resizing_is_torchvisions(size: tuple[int, int], resize_to: int | None) 
     image = Image.fromarray(noise)
     steps = [transforms.Resize((96, 96))] if resize_to is None else [transforms.Resize(resize_to)]
     expected = transforms.Compose([*steps, transforms.CenterCrop(96), transforms.ToTensor()])(image)
-    assert np.array_equal(to_pixels(image, (3, 96, 96), resize_to), expected.numpy())
+    assert np.array_equal(to_pixels(image, Fit(3, 96, 96, resize_to)), expected.numpy())
 
 
 @pytest.mark.parametrize("resize_to", [None, 96, 128])
 def test_seen_box_is_where_the_network_looks(resize_to: int | None) -> None:
     """A bright spot at the centre of a network pixel's place on the picture lights that network pixel."""
-    left, top, right, bottom = seen_box((640, 400), (1, 96, 96), resize_to)
+    left, top, right, bottom = seen_box((640, 400), Fit(1, 96, 96, resize_to))
     for row, column in ((10, 20), (48, 48), (90, 5)):
         x = left + (column + 0.5) * (right - left) / 96
         y = top + (row + 0.5) * (bottom - top) / 96
         picture = np.zeros((400, 640), dtype=np.uint8)
         picture[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2] = 255
-        pixels = to_pixels(Image.fromarray(picture), (1, 96, 96), resize_to)[0]
+        pixels = to_pixels(Image.fromarray(picture), Fit(1, 96, 96, resize_to))[0]
         brightest = np.unravel_index(pixels.argmax(), pixels.shape)
         assert max(abs(brightest[0] - row), abs(brightest[1] - column)) <= 1
 
@@ -52,11 +52,11 @@ def test_seen_box_is_where_the_network_looks(resize_to: int | None) -> None:
 def test_modes(tmp_path: Path) -> None:
     """Grey, palette, 16 bits, transparency on white and EXIF rotation all become upright pixels in 0..1."""
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    assert to_pixels(clear, (3, 8, 8), None).min() == 1.0
+    assert to_pixels(clear, Fit(3, 8, 8)).min() == 1.0
     deep = Image.fromarray(np.full((8, 8), 32896, dtype=np.uint16))
-    assert to_pixels(deep, (1, 8, 8), None) == pytest.approx(128 / 255)
+    assert to_pixels(deep, Fit(1, 8, 8)) == pytest.approx(128 / 255)
     palette = Image.new("RGB", (8, 8), (255, 0, 255)).convert("P", palette=Image.Palette.ADAPTIVE)
-    assert to_pixels(palette, (3, 8, 8), None)[:, 0, 0].tolist() == [1.0, 0.0, 1.0]
+    assert to_pixels(palette, Fit(3, 8, 8))[:, 0, 0].tolist() == [1.0, 0.0, 1.0]
     turned = Image.new("L", (20, 10))
     exif = turned.getexif()
     exif[0x0112] = 6
@@ -108,7 +108,7 @@ def test_mean_streams(tmp_path: Path) -> None:
 
     def peak(count: int) -> int:
         tracemalloc.start()
-        mean, counted = mean_image(paths[:count], (3, 32, 32), None, [])
+        mean, counted = mean_image(paths[:count], Fit(3, 32, 32), [])
         high = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert counted == count

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
 from heatcli.artifact.onnx import load_onnx
+from heatcli.artifact.presets import preset
 from heatcli.artifact.pt2 import load_pt2
 from heatcli.artifact.recognise import ONNX, PT2, TORCHSCRIPT, Format, recognise
 from heatcli.artifact.sidecar import Input, Labels, overridden, read_labels, read_sidecar
@@ -25,6 +26,7 @@ from heatcli.graph.operator import Graph
 from heatcli.graph.passes import DEFAULT, PASSES
 
 if TYPE_CHECKING:
+    from heatcli.images.preprocess import Fit
     from heatcli.images.read import Pixels
 
 LOADERS: dict[Format, Callable[[Path], Artifact]] = {
@@ -54,6 +56,7 @@ class Model:
     device: torch.device
     batch_size: int | None = None
     passes: tuple[str, ...] = DEFAULT
+    head: int = 0
     _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, repr=False)
 
     @property
@@ -67,6 +70,13 @@ class Model:
             )
         return (self.input.channels or 3, *size)
 
+    @property
+    def fit(self) -> Fit:
+        """How pictures are made to fit its input."""
+        from heatcli.images.preprocess import Fit
+
+        return Fit(*self.shape, self.input.resize_to, self.input.interpolation)
+
     def preprocess(self, images: Sequence[Pixels]) -> Tensor:
         """Pillow images of any size and mode, or arrays [C, H, W], to the network's input [N, C, H, W].
 
@@ -74,7 +84,7 @@ class Model:
         """
         from heatcli.images.preprocess import to_pixels
 
-        arrays = [to_pixels(image, self.shape, self.input.resize_to) for image in images]
+        arrays = [to_pixels(image, self.fit) for image in images]
         pixels = torch.stack([torch.from_numpy(array) for array in arrays])
         return self.normalise(pixels.to(self.device)).to(self.picture.dtype)
 
@@ -115,7 +125,7 @@ class Model:
             return module(*(x if i is self.picture else others[i.name] for i in self.artifact.inputs))
 
         example = torch.zeros(shape, device=self.device, dtype=self.picture.dtype)
-        return capture(run, example, {**self.artifact.names(module), **others}, str(self.path), self.passes)
+        return capture(run, example, {**self.artifact.names(module), **others}, str(self.path), self.passes, self.head)
 
     def fixed_batch(self, shape: Sequence[int]) -> int | None:
         """How many images it takes at once for inputs of that shape; None for any number. Tried once, then known.
@@ -151,13 +161,16 @@ def load(
     device: str = "cpu",
     passes: Iterable[str] = DEFAULT,
     inputs: Mapping[str, Tensor] | None = None,
+    head: int = 0,
     **flags: Any,
 ) -> Model:
     """Load a TorchScript, ONNX or torch.export artifact; None is the embedded animals model.
 
     `passes` names the graph passes that its graph goes through (`heatcli.graph.passes.PASSES`). `inputs`: values of
-    all inputs but the picture, [1, …] or [N, …], where the artifact takes several. `flags` override the sidecar's
-    `[input]`: size, channels, mean, std, resize; `labels` names a file of labels. Raises `ModelError` if the artifact
+    all inputs but the picture, [1, …] or [N, …], where the artifact takes several. `head`: which of its floating-point
+    outputs is explained, where it returns several. `flags` override the sidecar's
+    `[input]`: size, channels, mean, std, resize, interpolation; `preset` names several of them
+    (`heatcli.artifact.presets`), `labels` a file of labels. Raises `ModelError` if the artifact
     cannot be used, `UsageError` for a flag that makes no sense.
     """
     path = Path(path) if path is not None else default_model()
@@ -169,7 +182,7 @@ def load(
     artifact = LOADERS[kind](path)
     picture = _picture(path, artifact, inputs or {})
     sidecar = read_sidecar(path, artifact.embedded)
-    labels_file = flags.pop("labels", None)
+    labels_file, named = flags.pop("labels", None), flags.pop("preset", None)
     said = {name: value for name, value in _said_by(picture).items() if getattr(sidecar.input, name) is None}
     chosen_labels = sidecar.labels if labels_file is None else Labels(file=str(Path(labels_file).absolute()))
     return Model(
@@ -179,12 +192,13 @@ def load(
         artifact=artifact,
         picture=picture,
         others=dict(inputs or {}),
-        input=overridden(overridden(sidecar.input, said), flags),
+        input=overridden(overridden(overridden(sidecar.input, said), preset(named) if named else {}), flags),
         labels=read_labels(path, chosen_labels),
         mean_file=path.parent / sidecar.baseline.mean if sidecar.baseline.mean else None,
         device=_device(device),
         batch_size=picture.shape[0] if picture.shape else None,
         passes=_known(passes),
+        head=head,
     )
 
 

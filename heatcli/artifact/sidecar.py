@@ -7,7 +7,7 @@ Flags override the sidecar, the sidecar overrides the artifact.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,6 +24,7 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     mean: tuple[float, ...] | float = 0.0
     std: tuple[float, ...] | float = 1.0
     resize: str = "stretch"
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 
     @property
     def shape(self) -> tuple[int, int] | None:

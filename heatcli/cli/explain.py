@@ -42,6 +42,7 @@ def command(
     output: options.Output = "logit",
     with_passes: options.Passes = None,
     without_passes: options.NoPasses = None,
+    head: options.Head = 0,
     inputs: options.Inputs = None,
     model: options.ModelPath = None,
     device: options.Device = "auto",
@@ -51,10 +52,11 @@ def command(
     std: options.Std = None,
     resize: options.Resize = None,
     labels: options.Labels = None,
+    preset: options.Preset = None,
     debug: options.Debug = False,
 ) -> None:
     """Explain what the model says of each image: an overlay to look at, and a report that books every unit."""
-    flags = options.model_flags(size, channels, mean, std, resize, labels)
+    flags = options.model_flags(size, channels, mean, std, resize, labels, preset)
     parameters = options.parameters(param)
     started = time.perf_counter()
     from heatcli.artifact.model import load
@@ -64,7 +66,7 @@ def command(
     chosen = find_method(method, **parameters)
     request = Request(tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap, opacity)
     passes = options.passes(output, with_passes, without_passes)
-    loaded = load(model, device, passes, options.arrays(inputs), **flags)
+    loaded = load(model, device, passes, options.arrays(inputs), head, **flags)
     failures, told = 0, set[str]()
     for outcome in run(loaded, request, time.perf_counter() - started):
         if isinstance(outcome, Done):

@@ -16,20 +16,38 @@ def command(
     json: options.Json = False,
     size: options.Size = None,
     channels: options.Channels = None,
+    preset: options.Preset = None,
+    write_sidecar: Annotated[
+        bool, typer.Option("--write-sidecar", help="Draft the sidecar NAME.toml beside the model.")
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
     """Show what an artifact contains: its input, its operators and which have rules, its biases, its parameters."""
-    flags = options.model_flags(size, channels, None, None, None, None)
+    flags = options.model_flags(size, channels, None, None, None, None, preset)
     from heatcli.artifact.model import load
-    from heatcli.inspection import inspect
+    from heatcli.inspection import draft_sidecar, inspect
 
-    found = inspect(load(model, **flags))
+    loaded = load(model, **flags)
+    if write_sidecar:
+        _write(loaded.path.with_suffix(".toml"), draft_sidecar(loaded))
+        return
+    found = inspect(loaded)
     if json:
         import msgspec
 
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     else:
         _print(found)
+
+
+def _write(path: Path, text: str) -> None:
+    from heatcli.errors import UsageError
+    from heatcli.report.files import write_atomically
+
+    if path.exists():
+        raise UsageError(f"{path}: is there already; correct it, or move it away first")
+    write_atomically(path, text.encode())
+    print(f"wrote {path}; correct what it does not know", file=sys.stderr)
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def command(
         raise UsageError(f"{output}: a mean image is an .npz file; name it so")
     loaded = load(model, **flags)
     failed: list[HeatcliError] = []
-    mean, count = mean_image(image_files(folder, recursive), loaded.shape, loaded.input.resize_to, failed)
+    mean, count = mean_image(image_files(folder, recursive), loaded.fit, failed)
     write_mean(output, mean, count)
     for error in failed:
         print(f"heatcli: {error}", file=sys.stderr)

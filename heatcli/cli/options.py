@@ -27,6 +27,12 @@ Resize = Annotated[
     str | None,
     typer.Option(metavar="stretch|crop|crop:N", help="How a picture gets that size."),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="imagenet|mnist|none|WEIGHTS", help="Preprocessing by name, or as torchvision's weights have it."
+    ),
+]
 Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line.")]
 Output = Annotated[
     str,
@@ -41,6 +47,7 @@ Passes = Annotated[
     typer.Option("--pass", metavar="NAME", help="One more graph pass, such as fold-batch-norm."),
 ]
 NoPasses = Annotated[list[str] | None, typer.Option("--no-pass", metavar="NAME", help="Leave a graph pass out.")]
+Head = Annotated[int, typer.Option(help="Which of several outputs is explained, from 0.")]
 Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="NAME=FILE.npy", help="The value of an input that is not the picture."),
@@ -50,10 +57,17 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an e
 
 
 def model_flags(
-    size: str | None, channels: int | None, mean: str | None, std: str | None, resize: str | None, labels: Path | None
+    size: str | None,
+    channels: int | None,
+    mean: str | None,
+    std: str | None,
+    resize: str | None,
+    labels: Path | None,
+    preset: str | None = None,
 ) -> dict[str, Any]:
     """The keyword arguments of `heatcli.load` that these options stand for. Raises `UsageError`."""
     return {
+        "preset": preset,
         "size": _size(size), "channels": channels, "mean": _numbers("--mean", mean), "std": _numbers("--std", std),
         "resize": resize, "labels": labels,
     }  # fmt: skip

@@ -19,7 +19,7 @@ from torch.func import functionalize
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from heatcli.errors import ModelError, first_line
+from heatcli.errors import ModelError, UsageError, first_line
 from heatcli.graph.kinds import classify
 from heatcli.graph.operator import Constant, Graph, Operator, Ref
 from heatcli.graph.passes import DEFAULT, apply
@@ -63,11 +63,13 @@ def capture(
     names: Mapping[str, Tensor],
     where: str,
     passes: Iterable[str] = DEFAULT,
+    head: int = 0,
 ) -> Graph:
     """Run `module` once on `example` [N, C, H, W] and return what it did as a `Graph`, rewritten by `passes`.
 
-    `names` are the artifact's parameters and buffers, whose names the graph keeps. Raises `ModelError`, naming
-    `where`, if it cannot be run, returns no scores, or its scores do not depend on the image.
+    `names` are the artifact's parameters and buffers, whose names the graph keeps; `head` says which of several outputs
+    is explained. Raises `ModelError`, naming `where`, if it cannot be run, returns no scores, or its scores do not
+    depend on the image.
     """
     recorder = _Recorder()
     try:
@@ -78,7 +80,7 @@ def capture(
         raise ModelError(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error)}"
         ) from error
-    graph = _flatten(recorder.calls, example, _scores(returned, where), names, where)
+    graph = _flatten(recorder.calls, example, _scores(returned, head, where), names, where)
     return apply(classify(graph), passes)
 
 
@@ -89,12 +91,15 @@ def _cause(error: Exception) -> str:
     return first_line(RuntimeError(inner[-1])) if inner else first_line(error)
 
 
-def _scores(returned: Any, where: str) -> Tensor:
-    """The output to explain: the first floating-point tensor of what the artifact returns."""
-    for tensor in pytree.tree_leaves(returned):
-        if isinstance(tensor, Tensor) and tensor.dtype.is_floating_point:
-            return tensor
-    raise ModelError(f"{where}: returns no floating-point tensor; heatcli explains scores")
+def _scores(returned: Any, head: int, where: str) -> Tensor:
+    """The output to explain: the floating-point tensor number `head` of what the artifact returns."""
+    found = [x for x in pytree.tree_leaves(returned) if isinstance(x, Tensor) and x.dtype.is_floating_point]
+    if not found:
+        raise ModelError(f"{where}: returns no floating-point tensor; heatcli explains scores")
+    if not 0 <= head < len(found):
+        shapes = ", ".join(f"{i}: {tuple(x.shape)}" for i, x in enumerate(found))
+        raise UsageError(f"{where}: has no output {head}; it returns {shapes}")
+    return found[head]
 
 
 def _flatten(calls: list[_Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str) -> Graph:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatcli.errors import HeatcliError, ImageError, UsageError
-from heatcli.images.preprocess import to_pixels
+from heatcli.images.preprocess import Fit, to_pixels
 from heatcli.images.read import SUFFIXES, read_picture
 from heatcli.report.files import write_atomically
 
@@ -24,17 +24,15 @@ def image_files(folder: Path, recursive: bool = False) -> Iterator[Path]:
         raise UsageError(f"{folder}: cannot be listed: {error.strerror}") from error
 
 
-def mean_image(
-    paths: Iterable[Path], shape: tuple[int, int, int], resize_to: int | None, failed: list[HeatcliError]
-) -> tuple[NDArray[np.float32], int]:
+def mean_image(paths: Iterable[Path], fit: Fit, failed: list[HeatcliError]) -> tuple[NDArray[np.float32], int]:
     """Mean of the images' pixels, float32 [C, H, W] in 0..1 before normalisation, and how many there were.
 
     Images that cannot be read are appended to `failed` and left out. Raises `UsageError` if none is left.
     """
-    total, count = np.zeros(shape, dtype=np.float64), 0
+    total, count = np.zeros((fit.channels, fit.height, fit.width), dtype=np.float64), 0
     for path in paths:
         try:
-            total += to_pixels(read_picture(path, shape[0]).pixels, shape, resize_to)
+            total += to_pixels(read_picture(path, fit.channels).pixels, fit)
             count += 1
         except ImageError as error:
             failed.append(error)

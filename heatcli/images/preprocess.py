@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -9,27 +12,42 @@ from PIL import Image
 from heatcli.images.read import Pixels
 
 Box = tuple[float, float, float, float]
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
 
 
-def to_pixels(picture: Pixels, shape: tuple[int, int, int], resize_to: int | None) -> NDArray[np.float32]:
-    """The picture as float32 [C, H, W], resized as torchvision resizes pictures (bilinear, antialiased).
+@dataclass(frozen=True)
+class Fit:
+    """How a picture is made to fit a network's input of (channels, height, width).
+
+    `shorter`: the length its shorter side gets before the centre is cut out; None stretches it to height × width.
+    """
+
+    channels: int
+    height: int
+    width: int
+    shorter: int | None = None
+    interpolation: Interpolation = "bilinear"
+
+
+def to_pixels(picture: Pixels, fit: Fit) -> NDArray[np.float32]:
+    """The picture as float32 [C, H, W], resized as torchvision resizes pictures (antialiased).
 
     Pictures are in 0..1, their transparency laid on white; arrays [C, H, W] keep their values.
     """
     if isinstance(picture, np.ndarray):
-        return np.stack([_fitted(Image.fromarray(plane), shape, resize_to) for plane in picture])
-    pixels = _fitted(_as_mode(picture, "L" if shape[0] == 1 else "RGB"), shape, resize_to) / np.float32(255)
-    return np.ascontiguousarray(pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1))
+        return np.stack([_fitted(Image.fromarray(plane), fit) for plane in picture])
+    pixels = _fitted(_as_mode(picture, "L" if fit.channels == 1 else "RGB"), fit) / np.float32(255)
+    return np.ascontiguousarray(pixels[None] if fit.channels == 1 else pixels.transpose(2, 0, 1))
 
 
-def _fitted(image: Image.Image, shape: tuple[int, int, int], resize_to: int | None) -> NDArray[np.float32]:
-    _, height, width = shape
-    if resize_to is None:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+def _fitted(image: Image.Image, fit: Fit) -> NDArray[np.float32]:
+    resampling = Image.Resampling[fit.interpolation.upper()]
+    if fit.shorter is None:
+        image = image.resize((fit.width, fit.height), resampling)
     else:
-        image = image.resize(_resized(image.width, image.height, resize_to), Image.Resampling.BILINEAR)
-        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-        image = image.crop((left, top, left + width, top + height))
+        image = image.resize(_resized(image.width, image.height, fit.shorter), resampling)
+        left, top = round((image.width - fit.width) / 2), round((image.height - fit.height) / 2)
+        image = image.crop((left, top, left + fit.width, top + fit.height))
     return np.asarray(image, dtype=np.float32)
 
 
@@ -47,12 +65,12 @@ def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
     return max(shorter, int(shorter * width / height)), shorter
 
 
-def seen_box(size: tuple[int, int], shape: tuple[int, int, int], resize_to: int | None) -> Box:
+def seen_box(size: tuple[int, int], fit: Fit) -> Box:
     """The part of a picture of `size` (width, height) that the network sees: left, top, right, bottom in its pixels."""
     width, height = size
-    if resize_to is None:
+    if fit.shorter is None:
         return 0.0, 0.0, float(width), float(height)
-    large, tall = _resized(width, height, resize_to)
-    left, top = round((large - shape[2]) / 2), round((tall - shape[1]) / 2)
+    large, tall = _resized(width, height, fit.shorter)
+    left, top = round((large - fit.width) / 2), round((tall - fit.height) / 2)
     x, y = width / large, height / tall
-    return left * x, top * y, (left + shape[2]) * x, (top + shape[1]) * y
+    return left * x, top * y, (left + fit.width) * x, (top + fit.height) * y

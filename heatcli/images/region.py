@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from heatcli.errors import ImageError, UsageError
-from heatcli.images.preprocess import to_pixels
+from heatcli.images.preprocess import Fit, to_pixels
 from heatcli.images.read import read_picture
 
 
-def region_of(
-    text: str, size: tuple[int, int], shape: tuple[int, int, int], resize_to: int | None
-) -> NDArray[np.bool_]:
+def region_of(text: str, size: tuple[int, int], fit: Fit) -> NDArray[np.bool_]:
     """The region that `text` names on a picture of `size` (width, height), on the network's input: bool [H, W].
 
     `text` is LEFT,TOP,RIGHT,BOTTOM in the picture's pixels, or a mask image of the picture's size (bright is inside).
@@ -36,7 +35,7 @@ def region_of(
         mask = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels[0])
         if mask.size != size:
             raise UsageError(f"{text}: the mask is {mask.width}×{mask.height}, the picture {size[0]}×{size[1]}")
-    inside: NDArray[np.bool_] = to_pixels(mask, (1, *shape[1:]), resize_to)[0] >= 0.5
+    inside: NDArray[np.bool_] = to_pixels(mask, replace(fit, channels=1))[0] >= 0.5
     if not inside.any():
         raise UsageError(f"--region {text} holds nothing of what the network sees")
     return inside
