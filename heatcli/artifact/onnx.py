@@ -23,11 +23,30 @@ def load_onnx(path: Path) -> Artifact:
         onnx.checker.check_model(proto)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ModelError(f"{path}: is no valid ONNX model: {first_line(error)}") from error
+    rewrites = ("dequantise",) if _dequantise(proto) else ()
     weights = {i.name for i in proto.graph.initializer}
     inputs = [i for i in proto.graph.input if i.name not in weights]
     embedded = next((p.value for p in proto.metadata_props if p.key == EMBEDDED), "")
     renamed = {sanitize_name(i.name): i.name for i in proto.graph.initializer}
-    return Artifact(lambda shapes: _convert(path, proto, shapes), tuple(map(_info, inputs)), embedded, renamed)
+    return Artifact(
+        lambda shapes: _convert(path, proto, shapes), tuple(map(_info, inputs)), embedded, renamed, rewrites
+    )
+
+
+def _dequantise(proto: Any) -> bool:
+    """Let values pass QuantizeLinear → DequantizeLinear pairs unrounded: relevance cannot follow whole numbers."""
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    pairs = [
+        (node, producers[node.input[0]])
+        for node in proto.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in producers
+    ]
+    pairs = [(node, source) for node, source in pairs if source.op_type == "QuantizeLinear"]
+    for node, source in pairs:
+        node.op_type = "Identity"
+        del node.input[1:], node.attribute[:]
+        node.input[0] = source.input[0]
+    return bool(pairs)
 
 
 def _info(value: Any) -> InputInfo:

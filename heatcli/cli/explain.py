@@ -68,6 +68,8 @@ def command(
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), head, **flags)
     failures, told = 0, set[str]()
+    if "dequantise" in loaded.artifact.rewrites:
+        print(f"heatcli: note: {loaded.path} is quantised; its dequantised graph is explained", file=sys.stderr)
     for outcome in run(loaded, request, time.perf_counter() - started):
         if isinstance(outcome, Done):
             _tell(outcome, told)

@@ -45,7 +45,7 @@ def build(
             sha256=model.sha256,
             format=model.format,
             input=msgspec.to_builtins(model.input),
-            passes=list(model.passes),
+            passes=[*model.artifact.rewrites, *model.passes],
         ),
         method=schema.MethodPart(name=explanation.method.name, parameters=explanation.method.parameters),
         baseline=schema.BaselinePart(name=explanation.reference.name, **explanation.reference.details),

@@ -1,0 +1,117 @@
+"""ONNX in the wild: the zoo's old models, quantised models, data outside the file, damaged graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.backend.test
+import onnxruntime
+import pytest
+import torch
+from conftest import MODELS, SAMPLES, Cli
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
+
+import heatcli
+from heatcli.errors import ModelError
+
+LIGHT = Path(onnx.backend.test.__file__).parent / "data" / "light"
+FAST = {"light_squeezenet", "light_shufflenet"}
+
+
+def _zoo() -> list[object]:
+    names = sorted(path.stem for path in LIGHT.glob("*.onnx"))
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", _zoo())
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_opset_9_models(name: str) -> None:
+    """The zoo's models as the onnx package ships them: ONNX Runtime's output, a ledger that balances."""
+    model = heatcli.load(LIGHT / f"{name}.onnx", passes=("drop-identities",))
+    batch = torch.randn(1, *model.shape, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(str(model.path), providers=["CPUExecutionProvider"])
+    expected = session.run(None, {session.get_inputs()[0].name: batch.numpy()})[0].reshape(1, -1)
+    logits = heatcli.load(LIGHT / f"{name}.onnx")
+    for method in ("lrp-eps", "deeplift-rescale"):
+        result = heatcli.explain(logits, batch, method)
+        assert float(result.ledger.relative_error.max()) < 1e-4
+        assert not result.unexplained
+    found = heatcli.explain(model, batch, "gradient").outputs.numpy()
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def _quantised(path: Path) -> Path:
+    """digits.onnx with its input and first convolution's output quantised to 8 bits and back (QDQ)."""
+    proto = onnx.load(MODELS / "digits.onnx")
+    nodes = list(proto.graph.node)
+    first = next(node for node in nodes if node.op_type == "Conv")
+    for name, scale in ((first.input[0], 1 / 255), (first.output[0], 0.05)):
+        proto.graph.initializer.append(numpy_helper.from_array(np.float32(scale), f"{name}_scale"))
+        proto.graph.initializer.append(numpy_helper.from_array(np.int8(0), f"{name}_zero"))
+        more = [f"{name}_scale", f"{name}_zero"]
+        for node in nodes:
+            for i, read in enumerate(node.input):
+                if read == name:
+                    node.input[i] = f"{name}_back"
+        nodes.append(helper.make_node("QuantizeLinear", [name, *more], [f"{name}_q"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", *more], [f"{name}_back"]))
+    order = {"x": 0, **{node.output[0]: i for i, node in enumerate(proto.graph.node)}}
+    nodes.sort(key=lambda node: order.get(node.output[0].split("_q")[0].split("_back")[0], -1))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    onnx.save(proto, path)
+    return path
+
+
+def test_quantised_models_are_explained_dequantised(cli: Cli, tmp_path: Path) -> None:
+    """Relevance cannot follow whole numbers: Q/DQ pairs let values through, the user and the report are told."""
+    path = _quantised(tmp_path / "q.onnx")
+    plain, quantised = heatcli.load(MODELS / "digits.onnx"), heatcli.load(path)
+    batch = torch.rand(2, 1, 28, 28)
+    a, b = heatcli.explain(plain, batch, "lrp-0"), heatcli.explain(quantised, batch, "lrp-0")
+    assert torch.allclose(a.relevance, b.relevance, atol=1e-5)
+    ran = cli("explain", SAMPLES / "digits" / "8-a.png", "--model", path, "--json")
+    assert "q.onnx is quantised; its dequantised graph is explained" in ran.err
+    assert '"dequantise"' in ran.out
+
+
+def _with_outside_data(folder: Path, location: str) -> Path:
+    proto = onnx.load(MODELS / "digits.onnx")
+    for tensor in proto.graph.initializer:
+        if tensor.raw_data and len(tensor.raw_data) > 1000:
+            external_data_helper.set_external_data(tensor, location)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+    path = folder / "outside.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "missing.bin"])
+def test_data_outside_its_folder_is_refused(tmp_path: Path, location: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret").write_bytes(bytes(10_000_000))
+    with pytest.raises(ModelError) as error:
+        heatcli.load(_with_outside_data(tmp_path / "in", location))
+    assert "\n" not in str(error.value)
+
+
+def test_data_beside_the_file_is_read(tmp_path: Path) -> None:
+    proto = onnx.load(MODELS / "digits.onnx")
+    onnx.save_model(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=100)
+    batch = torch.rand(1, 1, 28, 28)
+    a, b = (heatcli.explain(heatcli.load(p), batch) for p in (MODELS / "digits.onnx", tmp_path / "m.onnx"))
+    assert torch.equal(a.relevance, b.relevance)
+
+
+def test_operators_nobody_knows_are_named(tmp_path: Path) -> None:
+    node = helper.make_node("Frobnicate", ["x"], ["y"], domain="com.example")
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 4, 4]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "test", info[:1], info[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="Frobnicate") as error:
+        heatcli.explain(heatcli.load(tmp_path / "m.onnx"), torch.zeros(1, 3, 4, 4))
+    assert "\n" not in str(error.value)
