@@ -15,7 +15,7 @@ DIVERGING = (
     "bwr", "seismic", "coolwarm", "RdBu", "RdYlBu", "RdYlGn", "RdGy", "PiYG", "PRGn", "BrBG", "PuOr", "Spectral",
     "berlin", "managua", "vanimo",
 )  # fmt: skip
-CLIP = 99.5  # percentile of |relevance| that gets the full colour, so that a single pixel does not bleach the rest
+CLIP = 98.5  # percentile of |relevance| that gets the full colour, so that a single pixel does not bleach the rest
 
 
 def colour_map(name: str) -> Any:
@@ -41,7 +41,7 @@ def overlay(image: Image.Image, relevance: NDArray[np.float64], box: Box, cmap: 
     colours = colour_map(cmap)(0.5 + signed / 2)[..., :3]
     grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None] / 255
     backdrop = 0.25 + 0.6 * np.repeat(grey, 3, axis=2)
-    alpha = opacity * np.abs(signed)[..., None] ** 0.7
+    alpha = opacity * np.abs(signed)[..., None] ** 0.5
     return Image.fromarray(np.rint(255 * (backdrop * (1 - alpha) + colours * alpha)).astype(np.uint8))
 
 

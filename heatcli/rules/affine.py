@@ -28,8 +28,9 @@ class Epsilon:
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Absorbs s·ε·sign(z)."""
+        if self.epsilon == 0:
+            return Sent(step.adjoint(multiplier), offsets_at=multiplier)
         z = step.difference
         stabiliser = torch.copysign(z.new_tensor(self.epsilon), z)
-        denominator = z + stabiliser
-        s = multiplier * z / torch.where(denominator == 0, 1, denominator)
+        s = multiplier * (z / (z + stabiliser))
         return Sent(step.adjoint(s), offsets_at=s, absorbed=per_image(s * stabiliser))
