@@ -37,7 +37,7 @@ def animals(metrics: dict) -> list[str]:
         ("wolf_on_grass_called_dog", "wolf on grass called dog"),
     ):
         rows.append([text, percent(good[key]), percent(bad[key])])
-    lines += table(heads, rows) + [""]
+    lines += [*table(heads, rows), ""]
     lines += table(
         ["right on", *kinds],
         [
@@ -49,7 +49,7 @@ def animals(metrics: dict) -> list[str]:
         ],
     )
     classes = [[name, percent(value), drawings_of(good, name)] for name, value in good["by_class"].items()]
-    return lines + [""] + table(["class", "animals.pt", "by drawing"], classes)
+    return [*lines, "", *table(["class", "animals.pt", "by drawing"], classes)]
 
 
 def drawings_of(metrics: dict, animal: str) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import CLASSES, NETWORKS, RELU_NETWORKS, SIZE, images, load, network, randomised
 from torch import Tensor, nn
 from torch.nn import functional
 
 import heatcli
-from tests.networks import CLASSES, NETWORKS, RELU_NETWORKS, SIZE, images, load, network, randomised
 
 TARGET = 2
 

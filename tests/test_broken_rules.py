@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from networks import NETWORKS, images, load, network, randomised
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +18,6 @@ from heatcli.graph.kinds import AFFINE, KINDS
 from heatcli.methods.table import METHODS, Method
 from heatcli.rules.affine import Epsilon
 from heatcli.rules.base import Rule, Sent, Step
-from tests.networks import NETWORKS, images, load, network, randomised
 
 CONSERVING = [name for name, m in METHODS.items() if m.conserves]
 BLAMING = [name for name in CONSERVING if METHODS[name].baseline == "none"]

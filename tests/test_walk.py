@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import NETWORKS, RELU_NETWORKS, SIZE, graph_of, images, load, network, walked
 from torch import Tensor, nn
 from torch.nn import functional
 
 import heatcli
 from heatcli.methods.table import METHODS, method
 from heatcli.walk import forward, walk
-from tests.networks import NETWORKS, RELU_NETWORKS, SIZE, graph_of, images, load, network, walked
 
 CONSERVING = [name for name, m in METHODS.items() if m.conserves]
 LRP = ("lrp-0", "lrp-eps")

@@ -29,7 +29,8 @@ class Epsilon:
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Absorbs s·ε·sign(z)."""
         if self.epsilon == 0:
-            return Sent(step.adjoint(multiplier), offsets_at=multiplier)
+            nothing = multiplier.new_zeros(len(multiplier), dtype=torch.float64)
+            return Sent(step.adjoint(multiplier), offsets_at=multiplier, absorbed=nothing)
         z = step.difference
         stabiliser = torch.copysign(z.new_tensor(self.epsilon), z)
         s = multiplier * (z / (z + stabiliser))
