@@ -162,7 +162,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "# Coverage", "",
         "Written by `python tests/coverage/measure.py`. Random weights, randomised BatchNorm statistics and biases, "
         f"{IMAGES} images, float32. *forward*: largest difference from the eager module over its largest output "
-        "(against ONNX Runtime where that itself drifts further). *lrp-eps*, *deeplift-rescale*: largest relative error of the "
+        "(against ONNX Runtime where that itself drifts further). "
+        "*lrp-eps*, *deeplift-rescale*: largest relative error of the "
         "ledger. *fallback*: operators without a rule, walked by their exact gradient and booked as unexplained.", "",
         f"{len(exported)} rows, {len(exact)} exact to {LEDGER:g} ({len(exact) / max(1, len(exported)):.1%}), "
         f"{len(crashed)} that cannot be explained; {len(rows) - len(exported)} that the exporter could not write.", "",
