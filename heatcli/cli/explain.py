@@ -71,6 +71,9 @@ def command(
     if "dequantise" in loaded.artifact.rewrites:
         print(f"heatcli: note: {loaded.path} is quantised; its dequantised graph is explained", file=sys.stderr)
     for outcome in run(loaded, request, time.perf_counter() - started):
+        if loaded.batch_size and batch_size > loaded.batch_size and "batch" not in told:
+            told.add("batch")
+            print(f"heatcli: note: {loaded.path} takes {loaded.batch_size} at a time", file=sys.stderr)
         if isinstance(outcome, Done):
             _tell(outcome, told)
             if json:

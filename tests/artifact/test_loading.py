@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from conftest import SAMPLES, Cli
 from torch import Tensor, nn
 
 import heatcli
@@ -187,6 +188,13 @@ class Flat(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(1, 48).tanh()
+
+
+def test_the_user_is_told_once_of_a_baked_batch_size(cli: Cli, tmp_path: Path) -> None:
+    torch.jit.trace(Flat(), torch.zeros(1, 3, 4, 4)).save(str(tmp_path / "flat.pt"))
+    ran = cli("explain", *sorted(SAMPLES.glob("*-on-snow.png")), "--model", tmp_path / "flat.pt", "--size", "4")
+    assert ran.status == 0
+    assert ran.err.count("flat.pt takes 1 at a time") == 1
 
 
 def test_a_traced_batch_size_is_found_out(tmp_path: Path) -> None:
