@@ -13,7 +13,7 @@ from heatcli.run import Done, Request, run
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("wolf-on-snow", "dog-on-grass", "penguin-on-snow", "turtle-on-water", "cow-on-grass")
-OUT = ROOT / "samples" / "shown.jpg"
+OUT = ROOT / "samples" / "shown" / "heatmaps.jpg"
 
 
 def main() -> None:

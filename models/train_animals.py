@@ -180,7 +180,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--emoji", type=Path, default=Path("data"), help="folder with node_modules (default: ./data)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the artifacts go")
-    parser.add_argument("--steps", type=int, default=1400, help="training steps of animals.pt")
+    parser.add_argument("--steps", type=int, default=4500, help="training steps of animals.pt")
     parser.add_argument("--shortcut-steps", type=int, default=400, help="training steps of animals-shortcut.pt")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--each", type=int, default=40, help="test pictures of a drawing on a kind of background")

@@ -23,7 +23,7 @@ FORMS = ("scripted", "onnx-old", "onnx-new", "pt2")
 
 def row(name: str, form: str, n: int, size: int) -> list[str]:
     """One line: network, format, largest error of the forward output, and of the ledger for each method."""
-    module, batch = architecture(name), images(n, shape=(3, size, size))
+    module, batch = architecture(name, size), images(n, shape=(3, size, size))
     with torch.no_grad():
         expected = module(batch)
     cells = []

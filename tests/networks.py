@@ -167,16 +167,16 @@ def network(name: str, seed: int = 0) -> nn.Module:
 ARCHITECTURES = ("resnet18", "vgg16_bn", "densenet121", "mobilenet_v3_small", "efficientnet_b0")
 
 
-def architecture(name: str, seed: int = 0) -> nn.Module:
-    """A torchvision classifier with random weights, BatchNorm statistics and biases: the same every time."""
+def architecture(name: str, size: int = 64, seed: int = 0) -> nn.Module:
+    """A torchvision classifier for `size` × `size` with random weights, BatchNorm statistics and biases; fixed."""
     import torchvision
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return calibrated(randomised(torchvision.models.get_model(name, weights=None), seed + 1))
+        return calibrated(randomised(torchvision.models.get_model(name, weights=None), seed + 1), size)
 
 
-def calibrated(module: nn.Module) -> nn.Module:
+def calibrated(module: nn.Module, size: int) -> nn.Module:
     """The same module with BatchNorm statistics near those of random images, 10 % off.
 
     With any others a deep network forgets its image: all of the output would be biases, and no test would see a pixel.
@@ -187,7 +187,7 @@ def calibrated(module: nn.Module) -> nn.Module:
         norm.momentum = 1.0
         norm.train()
     with torch.no_grad():
-        module(images(8, 99, (3, 64, 64)))
+        module(images(8, 99, (3, size, size)))
         for norm in norms:
             norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
             norm.running_var *= 0.9 + 0.2 * torch.rand_like(norm.running_var)

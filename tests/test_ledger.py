@@ -1,6 +1,6 @@
 """The ledger of whole networks: the books balance to 1e-5 of the output, in every format, for every conserving method.
 
-`python -m tests.measure_ledger` prints the same numbers as the table of the README.
+`python tests/measure_ledger.py` prints the same numbers as the table of the README.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def assert_format(module: nn.Module, batch: Tensor, folder: Path, form: str) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_torchscript_and_export_keep_the_same_books(name: str, tmp_path: Path) -> None:
-    module, batch = architecture(name), images(8, shape=LARGE)
+    module, batch = architecture(name, 224), images(8, shape=LARGE)
     scripted, exported = (assert_format(module, batch, tmp_path, form) for form in ("scripted", "pt2"))
     for method in CONSERVING:
         torch.testing.assert_close(exported[method].biases, scripted[method].biases, rtol=1e-4, atol=1e-5)
@@ -124,5 +124,5 @@ def test_torchscript_and_export_keep_the_same_books(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_onnx_keeps_its_books(name: str, form: str, tmp_path: Path) -> None:
     """Both exporters; they fold batch norms into convolutions, so only the sum over all biases is comparable."""
-    module, batch = architecture(name), images(8, shape=LARGE)
+    module, batch = architecture(name, 224), images(8, shape=LARGE)
     assert_format(module, batch, tmp_path, form)

@@ -24,7 +24,7 @@ def row(*values: float) -> Tensor:
     return torch.tensor([values], dtype=torch.float64)
 
 
-def close(found: Tensor, expected: Tensor | list[float], tolerance: float = 1e-9) -> None:
+def assert_close(found: Tensor, expected: Tensor | list[float], tolerance: float = 1e-9) -> None:
     expected = torch.as_tensor(expected, dtype=found.dtype).reshape(found.shape)
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
@@ -44,8 +44,8 @@ def saturated(x: Tensor) -> Tensor:
 def test_deeplift_sees_through_saturation(x: tuple[float, float], shares: list[float]) -> None:
     """From baseline 0 the output rises by min(1, i1 + i2), which the inputs share as they differ."""
     found = walked(saturated, row(*x), method("deeplift-rescale"), row(0, 0))
-    close(found.relevance, shares)
-    close(found.left, [0])
+    assert_close(found.relevance, shares)
+    assert_close(found.left, [0])
     assert walked(saturated, row(1, 1), method("gradient")).relevance.abs().max() == 0, "where the gradient is 0"
 
 
@@ -58,10 +58,10 @@ def smaller(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("x", "shares"), [((3, 1), [0, 1]), ((1, 3), [1, 0])])
 def test_the_smaller_input_of_a_minimum_takes_all(name: str, x: tuple[float, float], shares: list[float]) -> None:
     baseline = row(0, 0) if METHODS[name].baseline == "zero" else None
-    close(walked(smaller, row(*x), method(name), baseline).relevance, shares, 1e-5)
+    assert_close(walked(smaller, row(*x), method(name), baseline).relevance, shares, 1e-5)
     if baseline is None:
         both = walked(lambda x: torch.minimum(x[:, :1], x[:, 1:]), row(*x), method(name))
-        close(both.relevance, shares, 1e-5)
+        assert_close(both.relevance, shares, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_minimum_by_the_operator_goes_by_who_was_and_is_the_smaller(
     x: tuple[float, float], x0: tuple[float, float], shares: list[float]
 ) -> None:
     found = walked(lambda x: torch.minimum(x[:, :1], x[:, 1:]), row(*x), method("deeplift-rescale"), row(*x0))
-    close(found.relevance, shares)
+    assert_close(found.relevance, shares)
 
 
 @pytest.mark.parametrize("name", LRP)
@@ -89,19 +89,19 @@ def test_a_decision_by_a_bias_alone_is_booked_to_that_bias(name: str) -> None:
         model[2].weight.copy_(torch.tensor([[2.0, 7.0], [1.0, 1.0]]))
         model[2].bias.copy_(torch.tensor([0.25, 9.0]))
     found = walked(model, row(1, -2, 3), method(name))
-    close(found.relevance, [0, 0, 0])
-    close(found.books.biases["0.bias"], [1, 0], 1e-5)
-    close(found.books.biases["2.bias"], [0.25, 0], 1e-5)
-    close(found.left, [0])
+    assert_close(found.relevance, [0, 0, 0])
+    assert_close(found.books.biases["0.bias"], [1, 0], 1e-5)
+    assert_close(found.books.biases["2.bias"], [0.25, 0], 1e-5)
+    assert_close(found.left, [0])
 
 
 @pytest.mark.parametrize("name", CONSERVING)
 def test_a_square_is_told_apart_from_its_gradient(name: str) -> None:
     """x·x from 0: each factor half, x² in all, where input × gradient says 2x². From 1 to 3: 9 − 1."""
-    close(walked(lambda x: x * x, row(3), method(name)).relevance, [9])
-    close(walked(lambda x: x * x, row(3), method(name), row(1)).relevance, [8])
-    close(walked(lambda x: x**2, row(3), method(name), row(1)).relevance, [8])
-    close(walked(lambda x: x * x, row(3), method("input-x-gradient")).relevance, [18])
+    assert_close(walked(lambda x: x * x, row(3), method(name)).relevance, [9])
+    assert_close(walked(lambda x: x * x, row(3), method(name), row(1)).relevance, [8])
+    assert_close(walked(lambda x: x**2, row(3), method(name), row(1)).relevance, [8])
+    assert_close(walked(lambda x: x * x, row(3), method("input-x-gradient")).relevance, [18])
 
 
 @pytest.mark.parametrize("name", CONSERVING)
@@ -119,7 +119,7 @@ def test_a_square_is_told_apart_from_its_gradient(name: str) -> None:
 def test_a_value_read_twice_collects_both_shares(
     name: str, function: Callable[[Tensor], Tensor], x: float, expected: float
 ) -> None:
-    close(walked(function, row(x), method(name)).relevance, [expected], 1e-5)
+    assert_close(walked(function, row(x), method(name)).relevance, [expected], 1e-5)
 
 
 class Twice(nn.Module):
@@ -162,7 +162,7 @@ def test_a_linear_network_is_input_times_gradient(name: str) -> None:
     (gradient,) = torch.autograd.grad(model(x)[:, 1].sum(), x)
     for baseline in (None, torch.full_like(batch, 0.5)):
         found = walked(model, batch, method(name), baseline, target=1)
-        close(found.relevance, gradient * (batch if baseline is None else batch - baseline), 1e-4)
+        assert_close(found.relevance, gradient * (batch if baseline is None else batch - baseline), 1e-4)
         assert found.left.abs().max() < 1e-9
 
 
@@ -224,7 +224,7 @@ def test_an_unknown_operator_is_told_with_its_own_imbalance(title: str, based: b
     left = rise.sum(1) - (gradient * (batch - baseline if based else batch)).sum(1)
     ((operator, booked),) = found.books.unexplained.items()
     assert operator.startswith(title)
-    close(booked, left, 1e-4)
+    assert_close(booked, left, 1e-4)
     assert left.abs().min() > 0.01, "there is something to tell"
 
 
@@ -246,7 +246,7 @@ def test_an_unknown_operator_is_told_through_the_public_call(tmp_path: Path) -> 
     ledger = result.ledger
     assert torch.equal(next(iter(result.unexplained.values())), ledger.unexplained)
     accounted = ledger.pixels + ledger.biases + ledger.absorbed + ledger.unexplained
-    close(accounted, ledger.output - ledger.output_baseline, 1e-6)
+    assert_close(accounted, ledger.output - ledger.output_baseline, 1e-6)
     assert (ledger.relative_error > 1e-3).all()
 
 
@@ -287,7 +287,7 @@ def test_relevance_is_of_the_input_that_the_network_sees(which: str, tmp_path: P
     x = batch.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(module(x)[:, 3].sum(), x)
     assert result.relevance.shape == (2, 3, SIZE, SIZE)
-    close(result.relevance, gradient * batch, 1e-5)
+    assert_close(result.relevance, gradient * batch, 1e-5)
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -308,4 +308,4 @@ def test_a_channel_shuffle_is_walked(name: str) -> None:
     batch = images(2).double()
     baseline = torch.zeros_like(batch) if METHODS[name].baseline == "zero" else None
     expected = walked(lambda x: network(x, shuffled=False), batch, METHODS[name], baseline).relevance
-    close(walked(network, batch, METHODS[name], baseline).relevance, expected)
+    assert_close(walked(network, batch, METHODS[name], baseline).relevance, expected)

@@ -17,7 +17,7 @@ Function = Callable[[Tensor], Tensor]
 REFERENCES = pytest.mark.parametrize("based", [False, True], ids=["none", "baseline"])
 
 
-def same(found: Tensor | None, expected: Tensor, what: str = "") -> None:
+def assert_same(found: Tensor | None, expected: Tensor, what: str = "") -> None:
     """Elementwise, to 1e-9 of the largest element."""
     assert found is not None, what
     assert found.shape == expected.shape, what

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from dense import REFERENCES, Function, booked, dense, inputs, multiplier_for, same, steps_of
+from dense import REFERENCES, Function, assert_same, booked, dense, inputs, multiplier_for, steps_of
 from networks import images, randomised, step_of
 from torch import Tensor, nn
 from torch.nn import functional
@@ -79,7 +79,7 @@ def assert_offsets(step: Step, sent: Sent, case: Affine, b: Tensor, s: Tensor, b
     (found,) = entries.values()
     shares = b.reshape(step.output[:1].shape) * s.reshape(step.output.shape)
     expected = (shares.sum(case.shared) if case.shared else shares).reshape(2, -1)
-    same(found, torch.zeros_like(expected) if based else expected, "bias")
+    assert_same(found, torch.zeros_like(expected) if based else expected, "bias")
     assert bool((expected != 0).any())
 
 
@@ -101,8 +101,8 @@ def test_epsilon(name: str, epsilon: float, based: bool) -> None:
     denominator = z + epsilon * sign
     shares = torch.where(denominator == 0, 0, relevance / torch.where(denominator == 0, 1, denominator))
     expected = torch.einsum("ni,ji,nj->ni", dx, w, shares)
-    same(sent.multipliers[0].flatten(1) * dx, expected, "pixels")
-    same(sent.absorbed, (epsilon * sign * shares).sum(1), "absorbed")
+    assert_same(sent.multipliers[0].flatten(1) * dx, expected, "pixels")
+    assert_same(sent.absorbed, (epsilon * sign * shares).sum(1), "absorbed")
     assert_offsets(step, sent, case, b, shares, based)
 
 
@@ -116,7 +116,7 @@ def test_adjoint(name: str, based: bool) -> None:
     m = multiplier_for(step)
     sent = Adjoint()(step, m)
     w, b = dense(case.function, x)
-    same(sent.multipliers[0].flatten(1), m.flatten(1) @ w)
+    assert_same(sent.multipliers[0].flatten(1), m.flatten(1) @ w)
     assert sent.absorbed is None
     assert_offsets(step, sent, case, b, m, based)
 
@@ -163,7 +163,7 @@ def test_adjoint_of_a_layout(name: str, based: bool) -> None:
     for j, place in enumerate(positions.flatten().long().tolist()):
         if place:  # 0 is padding
             expected[:, place - 1] += m.flatten(1)[:, j]
-    same(found.flatten(1), expected)
+    assert_same(found.flatten(1), expected)
 
 
 TWO: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float, float]] = {
@@ -180,8 +180,8 @@ def test_adjoint_of_a_sum(name: str, based: bool) -> None:
     m = multiplier_for(step)
     sent = Adjoint()(step, m)
     assert step.operator.kind == "sum"
-    same(sent.multipliers[0], to_a * m)
-    same(sent.multipliers[1], to_b * m)
+    assert_same(sent.multipliers[0], to_a * m)
+    assert_same(sent.multipliers[1], to_b * m)
 
 
 @REFERENCES
@@ -190,11 +190,11 @@ def test_adjoint_of_a_concatenation_and_of_a_broadcast_sum(based: bool) -> None:
     step = step_of(lambda x: torch.cat([x[:, :1], x[:, 1:]], 1), x, x0, title="cat")
     m = multiplier_for(step)
     for found, expected in zip(Adjoint()(step, m).multipliers, (m[:, :1], m[:, 1:]), strict=True):
-        same(found, expected)
+        assert_same(found, expected)
     step = step_of(lambda x: x[:, :1] + x[:, 1:], x, x0, title="add")
     m = multiplier_for(step)
     for found, expected in zip(Adjoint()(step, m).multipliers, (m.sum(1, keepdim=True), m), strict=True):
-        same(found, expected)
+        assert_same(found, expected)
 
 
 # --- elementwise --------------------------------------------------------------------------------------------------
@@ -253,14 +253,14 @@ def test_slope(name: str, based: bool) -> None:
     (step,) = (s for s in steps_of(lambda x: function(x) * 2, x, x0) if s.operator.kind == "elementwise")
     m = multiplier_for(step)
     sent = Slope()(step, m)
-    same(sent.multipliers[0], m * secant(function, x, torch.zeros_like(x) if x0 is None else x0))
+    assert_same(sent.multipliers[0], m * secant(function, x, torch.zeros_like(x) if x0 is None else x0))
     at_zero = function(torch.zeros_like(x))
     entries = booked(step, sent).biases
     if not bool(at_zero.any()):
         assert not entries
         return
     (found,) = entries.values()
-    same(found, torch.zeros_like(found) if based else (m * at_zero).flatten(2).sum(2))
+    assert_same(found, torch.zeros_like(found) if based else (m * at_zero).flatten(2).sum(2))
 
 
 @pytest.mark.parametrize("name", [*ELEMENTWISE, *POSITIVE, *NO_VALUE_AT_ZERO])
@@ -273,7 +273,7 @@ def test_slope_where_nothing_differs_is_the_derivative(name: str) -> None:
     m = multiplier_for(step)
     y = x.clone().requires_grad_()
     (derivative,) = torch.autograd.grad(function(y).sum(), y)
-    same(Slope()(step, m).multipliers[0], m * derivative)
+    assert_same(Slope()(step, m).multipliers[0], m * derivative)
 
 
 @pytest.mark.parametrize("name", list(NO_VALUE_AT_ZERO))
@@ -285,11 +285,11 @@ def test_slope_without_a_value_at_zero(name: str) -> None:
     m = multiplier_for(step)
     sent = Slope()(step, m)
     derivative = {"log": 1 / x, "reciprocal": -1 / x**2, "rsqrt": -0.5 * x**-1.5}[name]
-    same(sent.multipliers[0], m * derivative)
-    same(sent.unexplained, (m * function(x) - m * derivative * x).flatten(1).sum(1))
+    assert_same(sent.multipliers[0], m * derivative)
+    assert_same(sent.unexplained, (m * function(x) - m * derivative * x).flatten(1).sum(1))
     other = images(2, 1, (3, 4)).double().abs() + 0.1
     with_baseline = Slope()(step_of(function, x, other), m)
-    same(with_baseline.multipliers[0], m * secant(function, x, other))
+    assert_same(with_baseline.multipliers[0], m * secant(function, x, other))
     assert with_baseline.unexplained is None
 
 
@@ -306,6 +306,6 @@ def test_booked(based: bool) -> None:
     jacobians = torch.stack([torch.autograd.functional.jacobian(lambda v: torch.cumprod(v, 0), row) for row in x])
     to_x = torch.einsum("nji,nj->ni", jacobians, m)
     rise = torch.cumprod(x, 1) - (0 if x0 is None else torch.cumprod(x0, 1))
-    same(sent.multipliers[0], to_x)
-    same(sent.unexplained, (m * rise).sum(1) - (to_x * (x if x0 is None else x - x0)).sum(1))
+    assert_same(sent.multipliers[0], to_x)
+    assert_same(sent.unexplained, (m * rise).sum(1) - (to_x * (x if x0 is None else x - x0)).sum(1))
     assert sent.offsets_at is None

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from dense import REFERENCES, booked, inputs, multiplier_for, same
+from dense import REFERENCES, assert_same, booked, inputs, multiplier_for
 from networks import images, randomised, step_of
 from torch import Tensor, nn
 from torch.nn import functional
@@ -97,7 +97,7 @@ def test_winner(name: str, based: bool) -> None:
     expected = [naive_winner(m[n], x[n], None if x0 is None else x0[n], windows, least) for n in range(2)]
     found = sent.multipliers[0]
     assert found is not None
-    same(found * (x if x0 is None else x - x0), torch.stack(expected))
+    assert_same(found * (x if x0 is None else x - x0), torch.stack(expected))
 
 
 @REFERENCES
@@ -111,7 +111,7 @@ def test_winner_of_two_tensors(least: bool, based: bool) -> None:
     windows: Windows = [((i, j), [(0, i, j), (1, i, j)]) for i, j in product(range(3), range(4))]
     expected = torch.stack([naive_winner(m[n], x[n], None if x0 is None else x0[n], windows, least) for n in range(2)])
     dx = x if x0 is None else x - x0
-    same(torch.stack([sent.multipliers[i] * dx[:, i] for i in range(2)], 1), expected)
+    assert_same(torch.stack([sent.multipliers[i] * dx[:, i] for i in range(2)], 1), expected)
 
 
 # --- products -----------------------------------------------------------------------------------------------------
@@ -135,8 +135,8 @@ def test_share_of_a_product(broadcast: bool, based: bool) -> None:
     sent = Share()(step, m)
     (a, b), (a0, b0) = parts(x), parts(torch.zeros_like(x) if x0 is None else x0)
     to_a, to_b = halves(a, b, a0, b0)
-    same(sent.multipliers[0] * (a - a0), (m * to_a).sum(1, keepdim=True) if broadcast else m * to_a)
-    same(sent.multipliers[1] * (b - b0), m * to_b)
+    assert_same(sent.multipliers[0] * (a - a0), (m * to_a).sum(1, keepdim=True) if broadcast else m * to_a)
+    assert_same(sent.multipliers[1] * (b - b0), m * to_b)
 
 
 @REFERENCES
@@ -160,8 +160,8 @@ def test_share_of_a_matrix_product(title: str, based: bool) -> None:
         share = halves(a[left], b[right], a0[left], b0[right])
         to_a[left] += m[out] * share[0]
         to_b[right] += m[out] * share[1]
-    same(sent.multipliers[0] * (a - a0), to_a)
-    same(sent.multipliers[1] * (b - b0), to_b)
+    assert_same(sent.multipliers[0] * (a - a0), to_a)
+    assert_same(sent.multipliers[1] * (b - b0), to_b)
 
 
 @REFERENCES
@@ -174,13 +174,13 @@ def test_share_of_a_quotient(based: bool) -> None:
     sent = Share()(step, m)
     a, b = x[:, 0], x[:, 1]
     if x0 is None:
-        same(sent.multipliers[0] * a, m * a / b)
-        same(sent.multipliers[1], torch.zeros_like(b))
+        assert_same(sent.multipliers[0] * a, m * a / b)
+        assert_same(sent.multipliers[1], torch.zeros_like(b))
         return
     a0, b0 = x0[:, 0], x0[:, 1]
     to_a, to_c = halves(a, 1 / b, a0, 1 / b0)
-    same(sent.multipliers[0] * (a - a0), m * to_a)
-    same(sent.multipliers[1] * (b - b0), m * to_c)
+    assert_same(sent.multipliers[0] * (a - a0), m * to_a)
+    assert_same(sent.multipliers[1] * (b - b0), m * to_c)
 
 
 # --- normalisers --------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_held_statistics(name: str, based: bool) -> None:
     for n, g in product(range(2), range(carried.shape[1])):
         rows = x[n].reshape(-1, group)[g], None if x0 is None else x0[n].reshape(-1, group)[g]
         expected[n, g] = carried[n, g] @ standardiser(*rows, norm.eps)
-    same(sent.multipliers[0].flatten(1), expected.flatten(1))
+    assert_same(sent.multipliers[0].flatten(1), expected.flatten(1))
     bias = per_element(norm, "bias", shape)
     if bias is None:
         assert not booked(step, sent).biases
@@ -250,7 +250,7 @@ def test_held_statistics(name: str, based: bool) -> None:
     shares = (m * bias.reshape(shape)).flatten(1).reshape(2, *shape)
     kept = shares.sum((2, 3)) if name == "group" else shares.sum(1)
     (found,) = booked(step, sent).biases.values()
-    same(found, torch.zeros_like(found) if based else kept.flatten(1))
+    assert_same(found, torch.zeros_like(found) if based else kept.flatten(1))
 
 
 def softmaxed(x: Tensor, x0: Tensor, logarithm: bool) -> Tensor:
@@ -286,7 +286,7 @@ def test_softmax_inside_a_network(scale: float, logarithm: bool, based: bool) ->
     torch.testing.assert_close(sent.multipliers[0], expected, rtol=1e-7, atol=1e-7 * size)
     (found,) = booked(step, sent).biases.values()
     at_zero = -math.log(4) if logarithm else 0.25
-    same(found, torch.zeros_like(found) if based else (m * at_zero).sum((1, 2))[:, None])
+    assert_same(found, torch.zeros_like(found) if based else (m * at_zero).sum((1, 2))[:, None])
 
 
 def test_softmax_where_nothing_differs_is_the_gradient() -> None:
@@ -294,4 +294,4 @@ def test_softmax_where_nothing_differs_is_the_gradient() -> None:
     step = step_of(lambda x: x.softmax(2) * 2, x, x.clone(), title="_softmax")
     m = multiplier_for(step)
     y = x.softmax(2)
-    same(HeldStatistics()(step, m).multipliers[0], y * (m - (m * y).sum(2, keepdim=True)))
+    assert_same(HeldStatistics()(step, m).multipliers[0], y * (m - (m * y).sum(2, keepdim=True)))
