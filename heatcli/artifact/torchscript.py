@@ -22,6 +22,8 @@ def load_torchscript(path: Path) -> Artifact:
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ModelError(f"{path}: TorchScript cannot load it: {first_line(error)}") from error
+    if not hasattr(module, "forward"):
+        raise ModelError(f"{path}: has no forward method, so there is nothing to run")
     _settle_tensors(path, module)
     text = extra[EMBEDDED]
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)

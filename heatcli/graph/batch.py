@@ -32,6 +32,7 @@ class _Between:
         self.first, self.second = one.input_shape[0], other.input_shape[0]
 
     def graph(self) -> Graph:
+        """The whole graph for n images."""
         one, other = self.one, self.other
         if len(one.operators) != len(other.operators) or one.output != other.output or self.first == self.second:
             raise _DiffersError

@@ -173,13 +173,13 @@ def _channelwise(value: Tensor, op: Operator) -> Tensor:
 
 
 def _bias_at(position: int, channels: bool) -> Callable[[Operator], tuple[Offset, ...]]:
-    def offsets(op: Operator) -> tuple[Offset, ...]:
+    def _offsets_at(op: Operator) -> tuple[Offset, ...]:
         bias = op.constant(position)
         if bias is None:
             return ()
         return (Offset(bias.name, _channelwise(bias.value, op) if channels else bias.value),)
 
-    return offsets
+    return _offsets_at
 
 
 def _scaled_bias(op: Operator) -> tuple[Offset, ...]:

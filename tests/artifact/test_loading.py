@@ -314,3 +314,17 @@ def test_schema_of_a_sidecar_is_json_ready() -> None:
     import msgspec
 
     assert json.loads(msgspec.json.encode(heatcli.load().input))["resize"] in ("crop", "stretch")
+
+
+class Empty(nn.Module):
+    """Exports something, but no forward."""
+
+    @torch.jit.export
+    def run(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_module_without_forward_is_refused(tmp_path: Path) -> None:
+    torch.jit.script(Empty()).save(str(tmp_path / "m.pt"))
+    with pytest.raises(ModelError, match="has no forward method"):
+        heatcli.load(tmp_path / "m.pt")
