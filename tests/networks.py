@@ -180,7 +180,7 @@ def calibrated(module: nn.Module, size: int) -> nn.Module:
     """The same module with BatchNorm statistics near those of random images, 10 % off.
 
     With any others a deep network forgets its image: all of the output would be biases, and no test would see a pixel.
-    (And 30 % off, EfficientNet's activations grow a thousandfold and cancel: beyond what float32 can balance.)
+    (And far off, EfficientNet's activations grow a thousandfold and cancel: beyond what float32 can balance.)
     """
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
