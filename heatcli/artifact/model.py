@@ -125,7 +125,9 @@ class Model:
             return module(*(x if i is self.picture else others[i.name] for i in self.artifact.inputs))
 
         example = torch.zeros(shape, device=self.device, dtype=self.picture.dtype)
-        return capture(run, example, {**self.artifact.names(module), **others}, str(self.path), self.passes, self.head)
+        names = {**self.artifact.names(module), **others}
+        functional = self.artifact.functional
+        return capture(run, example, names, str(self.path), self.passes, self.head, functional)
 
     def fixed_batch(self, shape: Sequence[int]) -> int | None:
         """How many images it takes at once for inputs of that shape; None for any number. Tried once, then known.

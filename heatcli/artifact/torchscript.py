@@ -24,22 +24,21 @@ def load_torchscript(path: Path) -> Artifact:
             raise ModelError(f"{path}: TorchScript cannot load it: {first_line(error)}") from error
     if not hasattr(module, "forward"):
         raise ModelError(f"{path}: has no forward method, so there is nothing to run")
-    _settle_tensors(path, module)
     text = extra[EMBEDDED]
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
     inputs = tuple(InputInfo(name, dtype=dtype) for name in required)
-    return Artifact(lambda _: module, inputs, text if isinstance(text, str) else bytes(text).decode())
+    text = text if isinstance(text, str) else bytes(text).decode()
+    return Artifact(lambda _: module, inputs, text, functional=_settle_tensors(module))
 
 
-def _settle_tensors(path: Path, module: Any) -> None:
-    """Compute calls of `torch.tensor(numbers)` in the code beforehand: met while tracing, they crash torch."""
+def _settle_tensors(module: Any) -> bool:
+    """Compute calls of `torch.tensor(numbers)` in the code beforehand; whether none is left.
+
+    Met under `functionalize` they crash the interpreter.
+    """
     graph = module.forward.graph
     torch._C._jit_pass_inline(graph)
     if graph.findNode("aten::tensor"):
         torch._C._jit_pass_constant_propagation(graph)
-    if graph.findNode("aten::tensor"):
-        raise ModelError(
-            f"{path}: calls torch.tensor on sizes that depend on the input, which torch cannot trace; "
-            "export it with torch.export or to ONNX"
-        )
+    return not graph.findNode("aten::tensor")

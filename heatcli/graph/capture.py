@@ -28,6 +28,8 @@ INPUT = "input"
 _ATEN = torch.ops.aten
 # What these make depends on the shape of their argument alone.
 _SHAPE_ONLY = frozenset("new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like".split())
+# Shortcuts that layers take while nobody asks for gradients; they have no derivative.
+_FUSED = frozenset(["native_multi_head_attention", "transformer_encoder_layer_fwd"])
 # A view demands strides, which passes may change; a reshape does not.
 _STRIDE_FREE = {_ATEN.view.default: _ATEN.reshape.default, _ATEN._unsafe_view.default: _ATEN.reshape.default}
 
@@ -64,24 +66,46 @@ def capture(
     where: str,
     passes: Iterable[str] = DEFAULT,
     head: int = 0,
+    functional: bool = True,
 ) -> Graph:
     """Run `module` once on `example` [N, C, H, W] and return what it did as a `Graph`, rewritten by `passes`.
 
     `names` are the artifact's parameters and buffers, whose names the graph keeps; `head` says which of several outputs
-    is explained. Raises `ModelError`, naming `where`, if it cannot be run, returns no scores, or its scores do not
-    depend on the image.
+    is explained; `functional`: whether in-place writes are made functional (else they are refused). Raises
+    `ModelError`, naming `where`, if it cannot be run, returns no scores, or its scores do not depend on the image.
     """
+    returned, calls = _watched(module, example, where, functional, gradients=False)
+    if any(_title(call.target) in _FUSED for call in calls):
+        returned, calls = _watched(module, example, where, functional, gradients=True)
+    if not functional:
+        _refuse_writes(calls, where)
+    graph = _flatten(calls, example, _scores(returned, head, where), names, where)
+    return apply(classify(graph), passes)
+
+
+def _watched(
+    module: Callable[[Tensor], Any], example: Tensor, where: str, functional: bool, gradients: bool
+) -> tuple[Any, list[_Call]]:
+    """What `module` returns for `example`, and every call it made."""
     recorder = _Recorder()
     try:
-        with torch.no_grad(), warnings.catch_warnings(), recorder:
+        with torch.set_grad_enabled(gradients), warnings.catch_warnings(), recorder:
             warnings.simplefilter("ignore")
-            returned = functionalize(lambda x: module(x))(example)
+            returned = functionalize(lambda x: module(x))(example) if functional else module(example)
     except Exception as error:  # whatever the artifact's own code raises
         raise ModelError(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error)}"
         ) from error
-    graph = _flatten(recorder.calls, example, _scores(returned, head, where), names, where)
-    return apply(classify(graph), passes)
+    return returned, recorder.calls
+
+
+def _refuse_writes(calls: list[_Call], where: str) -> None:
+    for call in calls:
+        if call.target._schema.is_mutable:
+            raise ModelError(
+                f"{where}: mixes in-place writes with torch.tensor(…) in its code, which torch cannot trace; "
+                "export it with torch.export or to ONNX"
+            )
 
 
 def _cause(error: Exception) -> str:

@@ -116,8 +116,15 @@ def _norm(op: Operator) -> str:
 
 
 def _batch_norm(op: Operator) -> str:
-    training = op.title == "native_batch_norm" and bool(op.arg(5))
-    return UNKNOWN if training else _only(0)(op)
+    """Affine in eval mode; by the picture's own statistics, as instance norm calls it, a normaliser."""
+    if not uses_own_statistics(op):
+        return _only(0)(op)
+    return NORMALISER if len(op.sources) == 1 and op.reads(0) and op.shape[0] == 1 else UNKNOWN
+
+
+def uses_own_statistics(op: Operator) -> bool:
+    """Whether a batch norm standardises by the statistics of what it is given (training mode)."""
+    return op.title == "native_batch_norm" and bool(op.arg(5))
 
 
 _CONDITIONAL: dict[str, Callable[[Operator], str]] = {
@@ -201,6 +208,8 @@ def batch_norm_scale_shift(op: Operator) -> tuple[Tensor, Tensor]:
 
 
 def _batch_norm_shift(op: Operator) -> tuple[Offset, ...]:
+    if uses_own_statistics(op):
+        return _bias_at(2, channels=True)(op)
     bias = op.constant(2)
     name = bias.name if bias is not None else f"{op.name}.shift"
     return (Offset(name, _channelwise(batch_norm_scale_shift(op)[1], op)),)

@@ -129,6 +129,35 @@ def join_gates(graph: Graph) -> Graph:
     return replace(graph, operators=_reached(operators, graph.output))
 
 
+def join_prelu(graph: Graph) -> Graph:
+    """where(x ≥ 0, x, c·x), as ONNX's PRelu arrives, becomes prelu(x, c)."""
+    by_name = {op.name: op for op in graph.operators}
+    operators = []
+    for op in graph.operators:
+        if op.title == "where" and len(op.args) == 3 and all(isinstance(a, Ref) for a in op.args):
+            condition, _, scaled = (by_name.get(a.name) for a in op.args)
+            x = op.args[1].name
+            slope = next(iter(scaled.constants), None) if scaled is not None and scaled.title == "mul" else None
+            if (
+                slope is not None and scaled is not None and scaled.sources == (x,)
+                and condition is not None and condition.title in ("ge", "gt") and next(iter(condition.refs)) == x
+                and _is_filled(condition.arg(1), 0)
+            ):  # fmt: skip
+                shape = (1,) * (len(op.shape) - slope.value.dim()) + tuple(slope.value.shape)
+                args = (Ref(x), Constant(slope.name, slope.value.reshape(shape)))
+                op = classified(
+                    replace(
+                        op,
+                        target=torch.ops.aten._prelu_kernel.default,
+                        args=args,
+                        sources=(x,),
+                        source_shapes=(op.shape,),
+                    )
+                )
+        operators.append(op)
+    return replace(graph, operators=_reached(operators, graph.output))
+
+
 def _reached(operators: Iterable[Operator], output: str) -> tuple[Operator, ...]:
     """The operators that `output` is computed from."""
     needed, kept = {output}, []
@@ -226,11 +255,12 @@ PASSES: dict[str, Pass] = {
     "drop-identities": drop_identities,
     "join-matrix-bias": join_matrix_bias,
     "join-gates": join_gates,
+    "join-prelu": join_prelu,
     "fold-batch-norm": fold_batch_norm,
     "logit": logit,
     "centre-logits": centre_logits,
 }
-DEFAULT = ("drop-identities", "join-matrix-bias", "join-gates", "logit")
+DEFAULT = ("drop-identities", "join-matrix-bias", "join-gates", "join-prelu", "logit")
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "logit": ("logit",),
     "centred-logit": ("logit", "centre-logits"),

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from heatcli.errors import ModelError, first_line
 from heatcli.graph.operator import Operator
 
 Multipliers = Sequence[Tensor | None]
@@ -45,10 +46,17 @@ class Step:
         if not output.requires_grad:
             return [None] * len(inputs)
         # What torch.autograd.grad calls, without its wrapper, which imports sympy (a second) to compare two shapes.
-        return _ENGINE.run_backward(
-            (output,), (multiplier,), True, self.differentiable, tuple(inputs), allow_unreachable=True,
-            accumulate_grad=False,
-        )  # fmt: skip
+        try:
+            return _ENGINE.run_backward(
+                (output,), (multiplier,), True, self.differentiable, tuple(inputs), allow_unreachable=True,
+                accumulate_grad=False,
+            )  # fmt: skip
+        except RuntimeError as error:
+            if "derivative" not in str(error):
+                raise
+            raise ModelError(
+                f"operator {self.operator.name} has no derivative in torch: {first_line(error)}"
+            ) from error
 
     @property
     def difference(self) -> Tensor:

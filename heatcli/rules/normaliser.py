@@ -50,6 +50,10 @@ def _standardise(step: Step, multiplier: Tensor) -> Tensor:
         grouped: tuple[int, ...] = (*x.shape[: x.dim() - len(op.arg(1))], -1)
         weight, eps = op.constant(2), op.arg(4)
         scale = None if weight is None else weight.value
+    elif op.title == "native_batch_norm":  # instance norm: [1, N·C, …], each row by its own statistics
+        grouped = (x.shape[1], -1)
+        weight, eps = op.constant(1), op.arg(7)
+        scale = None if weight is None else weight.value.reshape(1, -1, *(1,) * (x.dim() - 2))
     else:
         grouped = (x.shape[0], op.arg(6), -1)
         weight, eps = op.constant(1), op.arg(7)
