@@ -77,9 +77,7 @@ def capture(
     returned, calls = _watched(module, example, where, functional, gradients=False)
     if any(_title(call.target) in _FUSED for call in calls):
         returned, calls = _watched(module, example, where, functional, gradients=True)
-    if not functional:
-        _refuse_writes(calls, where)
-    graph = _flatten(calls, example, _scores(returned, head, where), names, where)
+    graph = _flatten(calls, example, _scores(returned, head, where), names, where, functional)
     return apply(classify(graph), passes)
 
 
@@ -97,15 +95,6 @@ def _watched(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error)}"
         ) from error
     return returned, recorder.calls
-
-
-def _refuse_writes(calls: list[_Call], where: str) -> None:
-    for call in calls:
-        if call.target._schema.is_mutable:
-            raise ModelError(
-                f"{where}: mixes in-place writes with torch.tensor(…) in its code, which torch cannot trace; "
-                "export it with torch.export or to ONNX"
-            )
 
 
 def _cause(error: Exception) -> str:
@@ -126,8 +115,13 @@ def _scores(returned: Any, head: int, where: str) -> Tensor:
     return found[head]
 
 
-def _flatten(calls: list[_Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str) -> Graph:
-    """Operators in order, one for each output tensor of each call; what the image does not reach is a constant."""
+def _flatten(
+    calls: list[_Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str, functional: bool
+) -> Graph:
+    """Operators in order, one for each output tensor of each call; what the image does not reach is a constant.
+
+    Calls that are not functional must not write into what the image reaches.
+    """
     known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
     values: dict[int, Ref | Constant] = {id(example): Ref(INPUT)}
     active = {INPUT: tuple(example.shape)}
@@ -137,6 +131,11 @@ def _flatten(calls: list[_Call], example: Tensor, output: Tensor, names: Mapping
         for tensor in leaves:
             if isinstance(tensor, Tensor) and id(tensor) not in values:
                 values[id(tensor)] = Constant(known.get(_address(tensor), f"constant_{len(values)}"), tensor.detach())
+        if not functional and call.target._schema.is_mutable and isinstance(values[id(leaves[0])], Ref):
+            raise ModelError(
+                f"{where}: writes in place ({call.target}) and calls torch.tensor(…), which torch cannot trace; "
+                "export it with torch.export or to ONNX"
+            )
         read = leaves if _title(call.target) not in _SHAPE_ONLY else ()
         origins = [values[id(x)] for x in read if isinstance(x, Tensor)]
         several = isinstance(call.output, (tuple, list))

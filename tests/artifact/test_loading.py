@@ -261,14 +261,23 @@ class Listed(nn.Module):
         return y * torch.tensor([float(x.shape[0])]) if self.dynamic else y
 
 
+class Writing(nn.Module):
+    """Writes in place into a value of the image by a tensor of a number that only the input tells."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.mean((2, 3))
+        return y.mul_(torch.tensor([float(x.shape[0])]))
+
+
 def test_tensors_made_in_script(tmp_path: Path) -> None:
-    """Constant ones are computed at loading; others are refused, not left to crash the interpreter."""
+    """Constant ones are computed at loading; others are traced without what would crash the interpreter."""
     for dynamic in (False, True):
         torch.jit.script(Listed(dynamic)).save(str(tmp_path / f"{dynamic}.pt"))
-    result = heatcli.explain(heatcli.load(tmp_path / "False.pt", size=4), torch.ones(2, 3, 4, 4), "lrp-0")
-    assert result.outputs.tolist() == [[1, 2, 3], [1, 2, 3]]
-    with pytest.raises(ModelError, match=r"calls torch.tensor on sizes that depend on the input"):
-        heatcli.load(tmp_path / "True.pt")
+        result = heatcli.explain(heatcli.load(tmp_path / f"{dynamic}.pt", size=4), torch.ones(2, 3, 4, 4), "lrp-0")
+        assert result.outputs.tolist() == [[2, 4, 6] if dynamic else [1, 2, 3]] * 2
+    torch.jit.script(Writing()).save(str(tmp_path / "writing.pt"))
+    with pytest.raises(ModelError, match=r"writes in place \(aten.mul_.Tensor\) and calls torch.tensor"):
+        heatcli.explain(heatcli.load(tmp_path / "writing.pt", size=4), torch.ones(2, 3, 4, 4), "lrp-0")
 
 
 class Blind(nn.Module):
