@@ -17,6 +17,7 @@ from torch import Tensor
 from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, UsageError
 from heatcli.explanation import Explanation, explain
+from heatcli.files import make_folder, write_atomically
 from heatcli.images.mean import image_files
 from heatcli.images.overlay import colour_map, overlay
 from heatcli.images.preprocess import seen_box
@@ -24,7 +25,6 @@ from heatcli.images.read import Picture, read_picture
 from heatcli.images.region import region_of
 from heatcli.methods.table import Method
 from heatcli.report.build import build, npz_bytes, pixel_values
-from heatcli.report.files import make_folder, write_atomically
 from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, encode
 
 PIXELS = ("json", "npz", "none")

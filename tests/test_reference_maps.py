@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from networks import graph_of, images, randomised, walked
+from networks import calibrated, graph_of, images, randomised, walked
 from torch import Tensor
 from torch.nn import functional
 
@@ -90,17 +90,18 @@ def test_maps_are_those_of_an_independent_walk(name: str) -> None:
     size = SIZES.get(name, 64)
     torch.manual_seed(0)
     more = {"init_weights": True, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    module = randomised(getattr(torchvision.models, name)(weights=None, **more), 1).double()
+    module = calibrated(randomised(getattr(torchvision.models, name)(weights=None, **more), 1), size).double()
     batch, based = images(1, 2, (3, size, size)).double(), images(1, 5, (3, size, size)).double()
     graph = graph_of(module, batch)
+    top = int(module(batch).argmax())
     for chosen, epsilon, start in (
         ("lrp-eps", 1e-3, None),
         ("lrp-eps", 1e-3, based),
         ("deeplift-rescale", None, based),
     ):
         parameters = {} if epsilon is None else {"epsilon": epsilon}
-        found = walked(module, batch, method(chosen, **parameters), start, target=3).relevance
-        expected = reference(graph, batch, start, 3, epsilon)
+        found = walked(module, batch, method(chosen, **parameters), start, target=top).relevance
+        expected = reference(graph, batch, start, top, epsilon)
         assert float(expected.abs().max()) > 0
         assert correlation(found, expected) >= 0.9999
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))

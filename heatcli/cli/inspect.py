@@ -42,7 +42,7 @@ def command(
 
 def _write(path: Path, text: str) -> None:
     from heatcli.errors import UsageError
-    from heatcli.report.files import write_atomically
+    from heatcli.files import write_atomically
 
     if path.exists():
         raise UsageError(f"{path}: is there already; correct it, or move it away first")

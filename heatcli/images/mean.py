@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatcli.errors import HeatcliError, ImageError, UsageError
+from heatcli.files import write_atomically
 from heatcli.images.preprocess import Fit, to_pixels
 from heatcli.images.read import SUFFIXES, read_picture
-from heatcli.report.files import write_atomically
 
 
 def image_files(folder: Path, recursive: bool = False) -> Iterator[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 TORCHVISION: dict[str, int] = {
     "alexnet": 96, "vgg11": 224, "vgg16_bn": 224, "resnet18": 64, "resnet50": 64, "resnext50_32x4d": 64,
     "wide_resnet50_2": 64, "densenet121": 64, "inception_v3": 96, "googlenet": 64, "squeezenet1_1": 64,
@@ -32,7 +34,7 @@ def all_architectures() -> dict[str, int]:
     }
 
 
-def build(architecture: str, size: int) -> object:
+def build(architecture: str, size: int) -> Any:
     """The eager module, random weights (seed 0). Raises what its library raises."""
     import torch
 
