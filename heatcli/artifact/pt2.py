@@ -56,6 +56,10 @@ def _refuse_unsafe(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             inner = name.partition("/")[2]
+            if not inner or inner.startswith("serialized_"):
+                raise ModelError(
+                    f"{path}: holds parts of the old torch.export format ({name}), which are pickles; save anew"
+                )
             if "aotinductor" in inner:
                 raise ModelError(
                     f"{path}: holds compiled code (AOTInductor), which heatcli does not run; "

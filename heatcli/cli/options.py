@@ -89,17 +89,16 @@ def arrays(given: list[str] | None) -> dict[str, Any]:
     from heatcli.errors import UsageError, first_line
 
     found: dict[str, Any] = {}
-    for item in given or []:
-        name, equals, file = item.partition("=")
-        if not (name and equals and file):
-            raise UsageError(f"--input {item} is not of the form NAME=FILE.npy")
+    for name, file in _pairs("--input", given, "NAME=FILE.npy"):
         import numpy as np
         import torch
 
         try:
             found[name] = torch.from_numpy(np.load(file, allow_pickle=False))
         except (OSError, ValueError, EOFError, TypeError) as error:
-            raise UsageError(f"--input {item}: {file} cannot be read as an array: {first_line(error)}") from error
+            raise UsageError(
+                f"--input {name}={file}: {file} cannot be read as an array: {first_line(error)}"
+            ) from error
     return found
 
 
@@ -125,10 +124,16 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 def parameters(given: list[str] | None) -> dict[str, str]:
     """`--param k=v` options as a dictionary. Raises `UsageError`."""
+    return dict(_pairs("--param", given, "name=value"))
+
+
+def _pairs(flag: str, given: list[str] | None, form: str) -> list[tuple[str, str]]:
     from heatcli.errors import UsageError
 
-    pairs = [item.partition("=") for item in given or []]
-    for name, equals, value in pairs:
-        if not (name and equals and value):
-            raise UsageError(f"--param {name}{equals}{value} is not of the form name=value")
-    return {name: value for name, _, value in pairs}
+    found = []
+    for item in given or []:
+        name, _, value = item.partition("=")
+        if not (name and value):
+            raise UsageError(f"{flag} {item} is not of the form {form}")
+        found.append((name, value))
+    return found

@@ -55,7 +55,7 @@ _NO_OFFSET = frozenset(
     """mean sum neg avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d
     relu hardtanh leaky_relu elu silu gelu hardswish tanh mish _prelu_kernel view _unsafe_view reshape permute
     transpose t squeeze unsqueeze expand flatten slice select split split_with_sizes chunk unbind roll flip clone
-    norm linalg_vector_norm    max_pool2d max_pool2d_with_indices adaptive_max_pool2d amax mul matmul mm bmm""".split()
+    norm linalg_vector_norm max_pool2d max_pool2d_with_indices adaptive_max_pool2d amax mul matmul mm bmm""".split()
 )
 
 

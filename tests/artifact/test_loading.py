@@ -123,7 +123,8 @@ def _rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes 
             if content is not None:
                 new.writestr(name, content)
         for name, content in more.items():
-            new.writestr(f"{root}/{name.replace('__', '/')}", content)
+            inner = name.replace("__", "/")
+            new.writestr(inner if inner.startswith("serialized_") else f"{root}/{inner}", content)
 
 
 def test_pickles_in_pt2_are_refused_unopened(tmp_path: Path) -> None:
@@ -151,6 +152,7 @@ def test_pickles_in_pt2_are_refused_unopened(tmp_path: Path) -> None:
             lambda name, old: old.replace(b'"use_pickle": false', b'"use_pickle": true') if "config" in name else old,
             {}, "pickled tensors",
         ),
+        "old": (keep, {"serialized_constants.pt": bomb}, "old torch.export format"),
         "compiled": (keep, {"data__aotinductor__model__a.so": b"\x7fELF"}, "compiled code"),
         "call": (edited(lambda t: t.replace("torch.ops.aten.relu_.default", "torch.hub.load")), {}, "torch.hub.load"),
         "expression": (
