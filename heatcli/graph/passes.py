@@ -197,8 +197,8 @@ def _folded(layer: Operator, norm: Operator) -> Operator | None:
     weight = layer.constant(1) if convolution else layer.constant(2) if layer.title == "addmm" else None
     if weight is None or len(layer.sources) != 1 or layer.kwargs or (transposed and layer.arg(8) > 1):
         return None
-    along = 0 if convolution and not transposed else 1
-    shape = [-1 if d == along else 1 for d in range(weight.value.dim())]
+    out = 0 if convolution and not transposed else 1
+    shape = [-1 if d == out else 1 for d in range(weight.value.dim())]
     scaled = Constant(weight.name, weight.value * scale.reshape(shape))
     old = layer.constant(2 if convolution else 0)
     bias = Constant(norm.offsets[0].name, shift if old is None else shift + old.value * scale)
