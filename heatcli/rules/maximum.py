@@ -41,19 +41,18 @@ class Winner(Parameters):
         risen, fallen = multiplier * dy.clamp(min=0), multiplier * dy.clamp(max=0)
         if step.operator.title in _MINIMA:
             risen, fallen = fallen, risen
-        at_image = step.adjoint(risen)
-        _, at_baseline = step.adjoint_at(references, fallen)
-        gradient = step.adjoint(multiplier)
-        return Sent(
-            [_over(step.input_difference(i), at_image[i], at_baseline[i], gradient[i]) for i in range(len(step.inputs))]
+        image, baseline = (step.output, step.inputs), step.run(step.operator, references)
+        rises, here, falls, there = (
+            step.gradient(*at, m)
+            for at, m in ((image, risen), (image, multiplier), (baseline, fallen), (baseline, multiplier))
         )
-
-
-def _over(dx: Tensor, at_image: Tensor | None, at_baseline: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    if at_image is None or at_baseline is None or gradient is None:
-        return None
-    relevance = at_image + at_baseline
-    return torch.where(dx == 0, gradient, relevance / torch.where(dx == 0, 1, dx))
+        sent: list[Tensor | None] = []
+        for i, parts in enumerate(zip(rises, falls, here, there, strict=True)):
+            rise, fall, at_image, at_baseline = (0.0 if part is None else part for part in parts)
+            dx = step.input_difference(i)
+            level = dx == 0  # there, the mean of both gradients
+            sent.append(torch.where(level, (at_image + at_baseline) / 2, (rise + fall) / torch.where(level, 1, dx)))
+        return Sent(sent)
 
 
 @dataclass(frozen=True)
