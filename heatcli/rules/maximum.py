@@ -116,7 +116,7 @@ class Softmax(Parameters):
         assert left.unexplained is not None
         total = left.unexplained  # of the adjoint; now of what was really sent
         for i, (own, gradient) in enumerate(zip(sent.multipliers, left.multipliers, strict=True)):
-            if isinstance(own, Tensor) and gradient is not None:
+            if isinstance(own, Tensor) and isinstance(gradient, Tensor):
                 total = total + per_image((gradient - own) * step.input_difference(i))
         return Sent(sent.multipliers, unexplained=total)
 
@@ -220,7 +220,7 @@ def candidates(operator: Operator, inputs: Sequence[Tensor]) -> Tensor:
     """What each maximum of `operator` chooses from: [K, *output], padded with −∞ (for minima with +∞)."""
     title = operator.title
     if title in ("maximum", "minimum"):
-        return torch.stack(torch.broadcast_tensors(*inputs))
+        return torch.stack([x.expand(operator.shape) for x in inputs])
     (x,) = inputs
     if title in ("amax", "amin", "max", "min"):
         return _along(x, operator)
