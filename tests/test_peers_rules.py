@@ -75,6 +75,9 @@ def boxed(size: int) -> dict[str, Tensor]:
     return {"low": torch.full((1, 3, size, size), LOW), "high": torch.full((1, 3, size, size), HIGH)}
 
 
+CAPTUMS = pytest.mark.parametrize(
+    ("method", "explainer"), [("guided-backprop", "GuidedBackprop"), ("deconvnet", "Deconvolution")]
+)
 # heatcli's method, Zennit's composite for it
 RULES: dict[str, Callable[[], object]] = {
     "lrp-gamma": layer_map(rules.Gamma),

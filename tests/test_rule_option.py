@@ -78,8 +78,8 @@ def test_another_rule_is_another_map(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("pooling=winner", "unknown kind of operator 'pooling'; did you mean 'convolution'? Known: affine, convolution, dense, elementwise, first, "
-         "maximum, normaliser, product, rectifier"),
+        ("pooling=winner", "unknown kind of operator 'pooling'; did you mean 'convolution'? Known: affine, "
+         "convolution, dense, elementwise, first, maximum, normaliser, product, rectifier"),
         ("maximum=loser", "maximum operators have no rule 'loser'; there are maximum: winner, gradient, radial, "
          "proportional, softmax-limit, softmax, telescoping"),
         ("maximum=softmax:s=3", "unknown parameter of rule softmax 's'; known: t"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_it_is_the_papers(seed: int, depth: int) -> None:
     torch.manual_seed(seed)
     sizes = [6, 5, 4, 3][:depth] + [3]
     parts: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         parts += [nn.Linear(a, b), nn.ReLU()]
     module = nn.Sequential(*parts[:-1]).double()
     x, x0 = images(1, seed, (6,)).double(), images(1, seed + 9, (6,)).double()
@@ -112,7 +113,7 @@ def test_saturation_and_and() -> None:
 
 
 def test_a_decision_that_only_a_bias_takes() -> None:
-    """Without a baseline the bias's part is kept apart too: relu(0·x + 2) is all bias, relu(x − 1) at 3 is +3 and −1."""
+    """Without a baseline the bias's part is kept apart too: relu(0·x + 2) is all its, relu(x − 1) at 3 is +3 − 1."""
     constant = nn.Linear(1, 1).double()
     nn.init.zeros_(constant.weight)
     nn.init.constant_(constant.bias, 2)
