@@ -47,10 +47,10 @@ class Epsilon(Parameters):
             s = multiplier * (z / (z + stabiliser))
             return Sent(step.adjoint(s), offsets_at=s, absorbed=per_image(s * stabiliser))
         z = z.detach()
-        size = z.abs()
-        q = multiplier / (size + self.epsilon)  # s = q·|z|, and ε absorbs q·z·ε
+        q = z.abs().add_(self.epsilon)
+        torch.div(multiplier, q, out=q)  # s = m·|z|/(|z| + ε) = m − q·ε, and ε absorbs q·z·ε
         absorbed = torch.linalg.vecdot(q.reshape(len(q), -1), z.reshape(len(q), -1))
-        s = size.mul_(q)
+        s = torch.add(multiplier, q, alpha=-self.epsilon, out=q)
         return Sent(step.adjoint(s), offsets_at=s, absorbed=wide(absorbed) * self.epsilon)
 
 
