@@ -19,6 +19,13 @@ def is_url(name: str | Path) -> bool:
     return "://" in str(name)
 
 
+def joined(folder: str, part: str) -> str:
+    """A path below a folder, local or remote, as pathlib would write it."""
+    if is_url(folder):
+        return f"{folder.rstrip('/')}/{part}"
+    return str(Path(folder, part))
+
+
 def write_atomically(path: Path, content: bytes, scratch: Path | None = None) -> None:
     """Write to a temporary name (in `scratch`, or else in the same folder), then rename.
 
@@ -84,7 +91,9 @@ def remote(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as error:
-        raise UsageError(f"{url}: URLs need fsspec; pip install 'heatcli[ray]', or fsspec and the store's own") from error
+        raise UsageError(
+            f"{url}: URLs need fsspec; pip install 'heatcli[ray]', or fsspec and the store's own"
+        ) from error
     try:
         system, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError, OSError) as error:

@@ -42,7 +42,9 @@ def command(
         bool, typer.Option("--recursive", "-r", help="Folders below, too; the outputs mirror the tree.")
     ] = False,
     glob: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files of a folder.")] = None,
-    shard: Annotated[str | None, typer.Option(metavar="K/N", help="The K-th of N parts of the images, by name.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="The K-th of N parts of the images, by name.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
     index: Annotated[
         str | None, typer.Option(metavar="jsonl|parquet", help="Keep an index; folders and lists have one anyway.")

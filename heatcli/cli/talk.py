@@ -107,7 +107,9 @@ class Talk:
     def end(self, index: str) -> None:
         """What a run of many came to."""
         if self.many:
-            self.say(f"{self.done:,} images in {_clock(self._seconds)}, {self._rate}, {self.failures:,} failed; {index}")
+            self.say(
+                f"{self.done:,} images in {_clock(self._seconds)}, {self._rate}, {self.failures:,} failed; {index}"
+            )
 
     @property
     def _seconds(self) -> float:

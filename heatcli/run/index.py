@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from heatcli.files import locked
+from heatcli.files import joined, locked, size
 from heatcli.report.schema import LedgerPart, Report
 
 INDEX = "index.jsonl"
@@ -88,11 +88,14 @@ def images(lines: Iterable[bytes]) -> Iterator[list[tuple[Row, bytes]]]:
 
 
 class Index:
-    """The index in a folder that several runs may append to at once: whole images, each under the folder's lock."""
+    """The index in `folder` that several runs may append to at once: whole images, each under the folder's `lock`.
 
-    def __init__(self, folder: Path, lock: Path) -> None:
-        self.path, self._lock = folder / INDEX, lock
-        self._size: int | None = None  # None: others have appended, too
+    `files` is the folder that its files are in.
+    """
+
+    def __init__(self, folder: Path, lock: Path, files: str) -> None:
+        self.path, self._lock, self._files = folder / INDEX, lock, files
+        self._size: int | None = 0  # None: others have appended, too
 
     def append(self, rows: Iterable[Row]) -> None:
         """Write the rows of one or more images."""
@@ -113,15 +116,23 @@ class Index:
             self._size = self.path.stat().st_size if self.path.exists() else 0
 
     def _rewrite(self, wanted: Callable[[list[Row]], bool]) -> None:
-        latest: dict[int, int] = {}  # hash of the stem → number of the image; a clash costs a line its place, no more
+        best: dict[int, int] = {}  # hash of the stem → number of the image
+        twice = set[int]()
         with self.path.open("rb") as file:
             for number, rows in enumerate(images(file)):
-                latest[hash(rows[0][0].stem)] = number
+                key = hash(rows[0][0].stem)
+                twice.update({key} & best.keys())
+                best[key] = number
+        with self.path.open("rb") as file:
+            for number, rows in enumerate(images(file)) if twice else ():
+                key = hash(rows[0][0].stem)
+                if key in twice and self.is_there([row for row, _ in rows]):
+                    best[key] = number  # of two runs, the one whose files are there
         temporary = self.path.with_name(f".{INDEX}.{os.getpid()}.tmp")
         try:
             with self.path.open("rb") as file, temporary.open("wb") as kept:
                 for number, rows in enumerate(images(file)):
-                    if latest[hash(rows[0][0].stem)] == number and wanted([row for row, _ in rows]):
+                    if best[hash(rows[0][0].stem)] == number and wanted([row for row, _ in rows]):
                         kept.writelines(line for _, line in rows)
                 kept.flush()
                 os.fsync(kept.fileno())
@@ -129,6 +140,11 @@ class Index:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+    def is_there(self, rows: list[Row]) -> bool:
+        """Whether all files of an image are there with the bytes that its rows say."""
+        files = [file for row in rows for file in row.files.values()]
+        return all(size(joined(self._files, file.name)) == file.bytes for file in files)
 
     def close(self) -> None:
         """Where other runs have appended meanwhile, leave one line of each image."""

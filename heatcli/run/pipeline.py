@@ -73,9 +73,9 @@ def _in_order(read: Sequence[Loaded | Failed], explained: Iterable[Ready | Faile
     """What was explained, with what could not be read at its place between."""
     waiting = deque(read)
     for outcome in explained:
-        while waiting and isinstance(waiting[0], Failed):
+        while waiting and isinstance(waiting[0], Failed) and outcome.first:
             yield waiting.popleft()
-        if waiting and waiting[0].job is outcome.job:
+        if outcome.first:
             waiting.popleft()
         yield outcome
     yield from (one for one in waiting if isinstance(one, Failed))

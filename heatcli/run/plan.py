@@ -90,5 +90,6 @@ def _overwritten(made: Plan) -> Iterator[str]:
 
 def same_folder(given: Path | str, out: Path | str) -> bool:
     """Whether outputs would land among the inputs of a folder."""
-    return not is_url(given) and not is_url(out) and Path(given).is_dir() and Path(given).resolve() == Path(out).resolve()
-
+    return (
+        not is_url(given) and not is_url(out) and Path(given).is_dir() and Path(given).resolve() == Path(out).resolve()
+    )

@@ -16,6 +16,7 @@ from heatcli.errors import UsageError
 from heatcli.run.request import Request
 
 RECORD = "run.json"
+_WAY_OUT = "give another folder"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,19 +49,19 @@ def record_of(model: Model, request: Request) -> Record:
     return Record(parameters=msgspec.to_builtins(parameters))
 
 
-def agree(own: Record, content: bytes, where: str) -> None:
-    """Check that a folder's record is this run's. Raises `UsageError`, naming what differs."""
+def agree(own: Record, content: bytes, where: str, otherwise: str = "holds a run with other parameters") -> None:
+    """Check that a folder's record is like this run's. Raises `UsageError`, naming what differs."""
     try:
         other = msgspec.json.decode(content, type=Record)
     except msgspec.DecodeError as error:
-        raise UsageError(f"{where}: is no record of a run; give another --out folder") from error
+        raise UsageError(f"{where}: is no record of a run; {_WAY_OUT}") from error
     here = msgspec.json.decode(msgspec.json.encode(own.parameters))
     there = other.parameters
     different = [name for name in here | there if here.get(name) != there.get(name)]
     if different:
-        told = "; ".join(f"{name} {_short(there.get(name))}, now {_short(here.get(name))}" for name in different[:3])
+        told = "; ".join(f"{name} {_short(there.get(name))}, not {_short(here.get(name))}" for name in different[:3])
         folder = where.removesuffix(RECORD).rstrip("/") or "."
-        raise UsageError(f"{folder}: holds a run with other parameters ({told}); give another --out folder")
+        raise UsageError(f"{folder}: {otherwise} ({told}); {_WAY_OUT}")
 
 
 def claim(folder: Path, own: Record) -> Path:

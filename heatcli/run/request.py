@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from heatcli.errors import HeatcliError, UsageError
-from heatcli.files import is_url
+from heatcli.files import joined
 from heatcli.images.overlay import colour_map
 from heatcli.methods.table import Method
 from heatcli.report.schema import Report
@@ -58,6 +58,9 @@ class Request:
             raise UsageError(f"--workers {self.workers} is not allowed; it is at least 1")
         if not 0 <= self.opacity <= 1:
             raise UsageError(f"--opacity {self.opacity:g} is not allowed; it is a number from 0 to 1")
+        name, colon, count = (self.target or "").partition(":")
+        if name == "top" and colon and not (count.isdecimal() and int(count)):
+            raise UsageError(f"target {self.target!r} is out of range: top:K takes K from 1 to the number of classes")
         colour_map(self.cmap)
 
     @property
@@ -66,10 +69,10 @@ class Request:
         return self.workers or max(2, os.cpu_count() or 2)
 
     @property
-    def top(self) -> str | None:
-        """The K of the target `top:K`, None for any other target."""
+    def classes(self) -> int:
+        """How many classes of each image are explained: the K of the target `top:K`, 1 for any other target."""
         name, colon, count = (self.target or "").partition(":")
-        return count if name == "top" and colon else None
+        return int(count) if name == "top" and colon else 1
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Failed:
 
     job: Job
     error: HeatcliError
+    first: bool = True
     last: bool = True
     report_path: None = None
 
@@ -119,10 +123,3 @@ class Failed:
     def row(self) -> Row:
         """Its line in the index."""
         return Row(image=self.job.path, stem=self.job.part, error=str(self.error))
-
-
-def joined(folder: str, part: str) -> str:
-    """A path below a folder, local or remote, as pathlib would write it."""
-    if is_url(folder):
-        return f"{folder.rstrip('/')}/{part}"
-    return str(Path(folder, part))

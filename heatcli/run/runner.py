@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from heatcli.artifact.model import Model
 from heatcli.errors import UsageError
-from heatcli.files import is_url, make_folder, scratch, size
+from heatcli.files import is_url, joined, make_folder, scratch
 from heatcli.run.index import INDEX, Index, Row
 from heatcli.run.inputs import is_many
+from heatcli.run.parquet import require, write_parquet
 from heatcli.run.pipeline import Outcome, Pipeline
 from heatcli.run.plan import plan, same_folder
 from heatcli.run.record import RECORD, Record, agree, claim, record_of
-from heatcli.run.request import Request, joined
+from heatcli.run.request import Request
 
 
 class Run:
@@ -26,6 +27,8 @@ class Run:
 
     def __init__(self, model: Model, request: Request, load_seconds: float = 0.0) -> None:
         request.validate()
+        if request.index == "parquet":
+            require()
         self.model, self.request, self._load_seconds = model, request, load_seconds
         self.plan = plan(request)
         self.before = 0
@@ -36,7 +39,7 @@ class Run:
         if not is_url(request.out):
             make_folder(Path(request.out))
         if request.index or request.resume or request.shard or any(map(is_many, request.inputs)):
-            self.index = RunIndex(Path(request.out), record_of(model, request))
+            self.index = RunIndex(str(request.out), record_of(model, request))
             self.before = self._take_over(self.index)
         self.total = len(self.plan)
 
@@ -54,7 +57,7 @@ class Run:
             i = self.plan.find(rows[0].stem)
             if i is None:
                 return True
-            if not self.request.resume or rows[0].error is not None or not self._is_there(rows):
+            if not self.request.resume or rows[0].error is not None or not index.is_there(rows):
                 return False
             if rows[0].image != self.plan.job(i).path:
                 raise UsageError(
@@ -65,12 +68,8 @@ class Run:
             count += 1
             return True
 
-        index.keep(wanted)
+        index.take_over(wanted)
         return count
-
-    def _is_there(self, rows: list[Row]) -> bool:
-        files = [file for row in rows for file in row.files.values()]
-        return all(size(joined(str(self.request.out), file.name)) == file.bytes for file in files)
 
     def __iter__(self) -> Iterator[Outcome]:
         with ExitStack() as stack:
@@ -83,29 +82,44 @@ class Run:
                 if self.index is not None:
                     self.index.enter(outcome)
                 yield outcome
+        if self.index is not None:
+            self.index.finish(self.request.index == "parquet")
 
 
 class RunIndex(Index):
     """A folder's index, and the record of the parameters that all its lines were made with."""
 
-    def __init__(self, folder: Path, record: Record) -> None:
-        path = folder / RECORD
-        super().__init__(folder, path)
-        self._folder, self._record, self._claimed = folder, record, path.exists()
+    def __init__(self, out: str, record: Record) -> None:
+        self._folder = Path(out)
+        path = self._folder / RECORD
+        super().__init__(self._folder, path, out)
+        self._record, self._claimed = record, path.exists()
         self._open: dict[str, list[Row]] = {}
         if self._claimed:
             agree(record, path.read_bytes(), str(path))
+
+    def claim(self) -> None:
+        """Write the record, if no run has done so. Raises `UsageError` if one with other parameters has."""
+        if not self._claimed:
+            claim(self._folder, self._record)
+            self._claimed = True
 
     def enter(self, outcome: Outcome) -> None:
         """Write an image's lines once its last outcome is here."""
         rows = self._open.setdefault(outcome.row.stem, [])
         rows.append(outcome.row)
         if outcome.last:
-            if not self._claimed:
-                claim(self._folder, self._record)
-                self._claimed = True
+            self.claim()
             self.append(self._open.pop(outcome.row.stem))
 
-    def keep(self, wanted) -> None:  # type: ignore[no-untyped-def]
+    def take_over(self, wanted: Callable[[list[Row]], bool]) -> None:
+        """Keep what earlier runs have left where it is `wanted`."""
         if self._claimed:
-            super().keep(wanted)
+            self.keep(wanted)
+
+    def finish(self, parquet: bool) -> None:
+        """The run is over."""
+        self.claim()
+        self.append([])  # so that there is an index of no images, too
+        if parquet:
+            write_parquet(self.path)

@@ -28,6 +28,7 @@ from heatcli.report.schema import FilesPart, ImagePart, SecondsPart, encode
 from heatcli.run.index import FileEntry, row_of
 from heatcli.run.request import Done, Failed, Job, Request
 
+RESULTS = 64  # explanations of one image that are held at once
 PNG_EFFORT = 1  # zlib's: 6 takes four times as long for files 5% smaller
 
 
@@ -51,6 +52,11 @@ class Ready:
     rank: int | None
     of: int
 
+    @property
+    def first(self) -> bool:
+        """Whether it is the image's first class."""
+        return self.rank in (None, 1)
+
 
 def read_job(model: Model, job: Job) -> Loaded | Failed:
     """Read and fit a job's picture."""
@@ -61,9 +67,7 @@ def read_job(model: Model, job: Job) -> Loaded | Failed:
         return Failed(job, error)
 
 
-def explain_all(
-    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool
-) -> Iterator[Ready | Failed]:
+def explain_all(model: Model, request: Request, loaded: Sequence[Loaded], proven: bool) -> Iterator[Ready | Failed]:
     """Explain a batch; where the model fails on it, one by one, so that one image does not take others with it.
 
     `proven`: the model has explained an image before. Raises `ModelError` if it never has, and fails on all of these.
@@ -94,25 +98,30 @@ def _one_by_one(model: Model, request: Request, loaded: Sequence[Loaded], proven
 
 
 def _explained(model: Model, request: Request, loaded: Sequence[Loaded]) -> Iterator[Ready]:
-    batch = model.stack([one.pixels for one in loaded])
-    region = _regions(model, request, [one.picture for one in loaded])
-    targets = _targets(model, request, batch)
-    for rank, target in targets:
-        result = explain(model, batch, request.method, target, request.baseline, region)
-        for i, one in enumerate(loaded):
-            yield Ready(one.job, one.picture, result, i, rank, len(targets))
+    """Image by image, the classes of each together; with many classes fewer images at once, to bound memory."""
+    at_once = max(1, RESULTS // request.classes)
+    for start in range(0, len(loaded), at_once):
+        some = loaded[start : start + at_once]
+        batch = model.stack([one.pixels for one in some])
+        region = _regions(model, request, [one.picture for one in some])
+        results = [
+            (rank, explain(model, batch, request.method, target, request.baseline, region))
+            for rank, target in _targets(model, request, batch)
+        ]
+        for i, one in enumerate(some):
+            for rank, result in results:
+                yield Ready(one.job, one.picture, result, i, rank, len(results))
 
 
 def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[int | None, Any]]:
     """The request's target; for `top:K` the K best classes of each image, with their rank."""
-    count = request.top
-    if count is None:
+    if request.classes == 1 and request.target != "top:1":
         return [(None, request.target)]
     scores = explain(model, batch, "gradient").outputs
-    if not count.isdecimal() or not 1 <= int(count) <= scores.shape[1]:
+    if request.classes > scores.shape[1]:
         raise UsageError(f"target {request.target!r} is out of range: top:K takes K from 1 to {scores.shape[1]}")
-    best = scores.topk(int(count), dim=1).indices
-    return [(rank + 1, best[:, rank]) for rank in range(int(count))]
+    best = scores.topk(request.classes, dim=1).indices
+    return [(rank + 1, best[:, rank]) for rank in range(request.classes)]
 
 
 def _regions(model: Model, request: Request, pictures: list[Picture]) -> Tensor | None:
