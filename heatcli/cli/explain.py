@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -93,7 +92,7 @@ def command(
         if "dequantise" in loaded.artifact.rewrites:
             talk.once("dequantise", f"{loaded.path} is quantised; its dequantised graph is explained")
         try:
-            with closing(iter(run)) as outcomes:
+            with closing(run.outcomes()) as outcomes:
                 for outcome in outcomes:
                     if loaded.batch_size and batch_size > loaded.batch_size:
                         talk.once("batch", f"{loaded.path} takes {loaded.batch_size} at a time")

@@ -94,8 +94,8 @@ class Talk:
             if not self.many:
                 self.say(described(outcome))
             for name, value in outcome.unexplained.items():
-                self.once(name, f"no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the score "
-                          f"of {outcome.job.path} is unexplained there")  # fmt: skip
+                self.once(name, f"no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the "
+                          f"score of {outcome.job.path} is unexplained there")  # fmt: skip
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, failures=self.failures)
         elif self.many and time.monotonic() - self._spoke > EVERY:

@@ -1,4 +1,4 @@
-"""From what was given on the command line to the names of images: folders, patterns, lists, URLs; and shards of them."""
+"""From what was given to the names of images: folders, patterns, lists, URLs; and shards of them."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _in_folder(given: str, root: str, recursive: bool, pattern: str | None, out:
     elif pattern is not None:
         whole = f"**/{pattern}" if recursive and "/" not in pattern else pattern
         inner = os.path.realpath(out)
-        for part in sorted(glob.iglob(whole, root_dir=given, recursive=True)):
+        for part in sorted(glob.glob(whole, root_dir=given, recursive=True)):  # noqa: PTH207  (names, not paths)
             if (Path(given) / part).is_file() and not _below(root + part, inner):
                 yield root + part
     else:
@@ -192,6 +192,6 @@ def _in_remote(given: str, recursive: bool, pattern: str | None) -> Iterator[str
 
 def _matching(pattern: str) -> Iterator[str]:
     if not is_url(pattern):
-        return (name for name in sorted(glob.iglob(pattern, recursive=True)) if Path(name).is_file())
+        return (name for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file())  # noqa: PTH207
     system, path = remote(pattern)
     return (str(system.unstrip_protocol(name)) for name in sorted(system.glob(path)))

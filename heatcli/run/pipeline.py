@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ class Pipeline:
         self._writing: deque[Future[Outcome]] = deque()
         self.left: list[Outcome] = []
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+    def run(self, jobs: Iterable[Job]) -> Generator[Outcome, None, None]:
         """Explain all jobs. Raises `ModelError` if the model can explain none of the first batch, `UsageError`."""
         size, proven = self.request.batch_size, False
         pool = ThreadPoolExecutor(self.request.threads, thread_name_prefix="heatcli")
@@ -73,9 +73,7 @@ def _in_order(read: Sequence[Loaded | Failed], explained: Iterable[Ready | Faile
     """What was explained, with what could not be read at its place between."""
     waiting = deque(read)
     for outcome in explained:
-        while waiting and isinstance(waiting[0], Failed) and outcome.first:
-            yield waiting.popleft()
-        if outcome.first:
-            waiting.popleft()
+        while outcome.first and isinstance(one := waiting.popleft(), Failed):
+            yield one
         yield outcome
     yield from (one for one in waiting if isinstance(one, Failed))

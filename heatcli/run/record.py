@@ -28,7 +28,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def record_of(model: Model, request: Request) -> Record:
-    """Everything that what is written depends on, but for the images; the order and number of them are no part of it."""
+    """Everything that what is written depends on, but for the images."""
     parameters = {
         "model": model.sha256,
         "input": msgspec.to_builtins(model.input),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -72,18 +72,27 @@ class Run:
         return count
 
     def __iter__(self) -> Iterator[Outcome]:
+        return self.outcomes()
+
+    def outcomes(self) -> Generator[Outcome, None, None]:
+        """What comes of each image, in order; close it to end the run early."""
         with ExitStack() as stack:
             half = None if is_url(self.request.out) else stack.enter_context(scratch(Path(self.request.out)))
             pipeline = Pipeline(self.model, self.request, self._load_seconds, half)
             if self.index is not None:
                 stack.callback(self.index.close)
-                stack.callback(lambda: self.index and [self.index.enter(outcome) for outcome in pipeline.left])
+                stack.callback(self._enter_left, self.index, pipeline)
             for outcome in stack.enter_context(closing(pipeline.run(self.plan))):
                 if self.index is not None:
                     self.index.enter(outcome)
                 yield outcome
         if self.index is not None:
             self.index.finish(self.request.index == "parquet")
+
+    def _enter_left(self, index: RunIndex, pipeline: Pipeline) -> None:
+        """What was finished while an interrupt was on its way."""
+        for outcome in pipeline.left:
+            index.enter(outcome)
 
 
 class RunIndex(Index):

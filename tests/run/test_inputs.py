@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from folders import fill, rows, whole
 from hypothesis import given
 from hypothesis import strategies as st
-from folders import fill, rows, whole
 
 from heatcli.methods.table import METHODS
 from heatcli.run.inputs import Found, Names, stem_of

@@ -1,4 +1,4 @@
-"""Runs that are interrupted, continued, repeated, run side by side and joined: nothing lost, doubled or half-written."""
+"""Runs interrupted, continued, repeated, side by side and joined: nothing lost, doubled or half-written."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_wrong_target_leaves_no_record(tmp_path: Path, tiny: Path, cli: Cli) -
 
 
 def test_runs_side_by_side_in_one_folder(tmp_path: Path, tiny: Path, cli: Cli) -> None:
-    """Two shards, and the whole a second time, at once into one folder: each image once in the index, all files whole."""
+    """Two shards, and the whole a second time, at once into one folder: each image once in the index, files whole."""
     link(tmp_path / "in", 60)
     command = ["in", "--model", tiny, "--out", "out", "--batch-size", "4"]
     started = [_start(tmp_path, *command, *shard) for shard in (["--shard", "1/2"], ["--shard", "2/2"], [])]
