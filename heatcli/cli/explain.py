@@ -54,6 +54,7 @@ def command(
     opacity: Annotated[float, typer.Option(help="Of the strongest relevance, 0 to 1.")] = 0.9,
     batch_size: Annotated[int, typer.Option(help="Images that go through the network at once.")] = 8,
     workers: Annotated[int | None, typer.Option(help="Threads that read and write; default: one a core.")] = None,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="ray: on all slots of a Ray cluster.")] = "local",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     output: options.Output = "logit",
     with_passes: options.Passes = None,
@@ -83,7 +84,7 @@ def command(
 
     request = Request(
         tuple(images), out, find_method(method, **parameters), target, baseline, region, pixels, batch_size, cmap,
-        opacity, recursive, glob, part, resume, index, workers,
+        opacity, recursive, glob, part, resume, index, workers, engine, device,
     )  # fmt: skip
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), head, **flags)

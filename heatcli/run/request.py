@@ -27,6 +27,7 @@ class Request:
     too, and the outputs mirror the tree. `glob`: which files of a folder. `shard`: (k, n), the k-th of n parts, by
     name. `resume`: go on where an earlier run into `out` ended. `index`: `jsonl`, or `parquet` besides; None keeps an
     index where a folder, a pattern or a list is given. `workers`: threads that read and write; None is one a core.
+    `engine`: `local`, or `ray` for the cluster's slots, whose models go to `device`.
     """
 
     inputs: tuple[Path | str, ...]
@@ -45,6 +46,8 @@ class Request:
     resume: bool = False
     index: str | None = None
     workers: int | None = None
+    engine: str = "local"
+    device: str = "auto"
 
     def validate(self) -> None:
         """Raises `UsageError` for what no run could do."""
@@ -52,6 +55,8 @@ class Request:
             raise UsageError(f"--pixels {self.pixels} is not known; use {', '.join(PIXELS)}")
         if self.index is not None and self.index not in INDEXES:
             raise UsageError(f"--index {self.index} is not known; use {', '.join(INDEXES)}")
+        if self.engine not in ENGINES:
+            raise UsageError(f"--engine {self.engine} is not known; use {', '.join(ENGINES)}")
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size} is not allowed; it is at least 1")
         if self.workers is not None and self.workers < 1:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from heatcli.artifact.model import Model
 from heatcli.errors import UsageError
 from heatcli.files import is_url, joined, make_folder, scratch
-from heatcli.run.index import INDEX, Index, Row
+from heatcli.run.index import INDEX, Row
 from heatcli.run.inputs import is_many
-from heatcli.run.parquet import require, write_parquet
+from heatcli.run.parquet import require
 from heatcli.run.pipeline import Outcome, Pipeline
 from heatcli.run.plan import plan, same_folder
-from heatcli.run.record import RECORD, Record, agree, claim, record_of
+from heatcli.run.record import Record, record_of
 from heatcli.run.request import Request
+from heatcli.run.runindex import RunIndex
+
+if TYPE_CHECKING:
+    from heatcli.run.cluster import Cluster
 
 
 class Run:
@@ -39,7 +44,7 @@ class Run:
         if not is_url(request.out):
             make_folder(Path(request.out))
         if request.index or request.resume or request.shard or any(map(is_many, request.inputs)):
-            self.index = RunIndex(str(request.out), record_of(model, request))
+            self.index = open_index(str(request.out), record_of(model, request))
             self.before = self._take_over(self.index)
         self.total = len(self.plan)
 
@@ -77,8 +82,7 @@ class Run:
     def outcomes(self) -> Generator[Outcome, None, None]:
         """What comes of each image, in order; close it to end the run early."""
         with ExitStack() as stack:
-            half = None if is_url(self.request.out) else stack.enter_context(scratch(Path(self.request.out)))
-            pipeline = Pipeline(self.model, self.request, self._load_seconds, half)
+            pipeline = self._pipeline(stack)
             if self.index is not None:
                 stack.callback(self.index.close)
                 stack.callback(self._enter_left, self.index, pipeline)
@@ -86,49 +90,27 @@ class Run:
                 if self.index is not None:
                     self.index.enter(outcome)
                 yield outcome
-        if self.index is not None:
-            self.index.finish(self.request.index == "parquet")
+            if self.index is not None:
+                self.index.finish(self.request.index == "parquet")
 
-    def _enter_left(self, index: RunIndex, pipeline: Pipeline) -> None:
+    def _pipeline(self, stack: ExitStack) -> Pipeline | Cluster:
+        if self.request.engine == "ray":
+            from heatcli.run.cluster import Cluster
+
+            return Cluster(self.model, self.request)
+        half = None if is_url(self.request.out) else stack.enter_context(scratch(Path(self.request.out)))
+        return Pipeline(self.model, self.request, self._load_seconds, half)
+
+    def _enter_left(self, index: RunIndex, pipeline: Pipeline | Cluster) -> None:
         """What was finished while an interrupt was on its way."""
         for outcome in pipeline.left:
             index.enter(outcome)
 
 
-class RunIndex(Index):
-    """A folder's index, and the record of the parameters that all its lines were made with."""
+def open_index(out: str, record: Record) -> RunIndex:
+    """The index in a folder, here or behind a URL. Raises `UsageError` where it is of other parameters."""
+    if not is_url(out):
+        return RunIndex(out, record, Path(out))
+    from heatcli.run.remote import RemoteIndex
 
-    def __init__(self, out: str, record: Record) -> None:
-        self._folder = Path(out)
-        path = self._folder / RECORD
-        super().__init__(self._folder, path, out)
-        self._record, self._claimed = record, path.exists()
-        self._open: dict[str, list[Row]] = {}
-        if self._claimed:
-            agree(record, path.read_bytes(), str(path))
-
-    def claim(self) -> None:
-        """Write the record, if no run has done so. Raises `UsageError` if one with other parameters has."""
-        if not self._claimed:
-            claim(self._folder, self._record)
-            self._claimed = True
-
-    def enter(self, outcome: Outcome) -> None:
-        """Write an image's lines once its last outcome is here."""
-        rows = self._open.setdefault(outcome.row.stem, [])
-        rows.append(outcome.row)
-        if outcome.last:
-            self.claim()
-            self.append(self._open.pop(outcome.row.stem))
-
-    def take_over(self, wanted: Callable[[list[Row]], bool]) -> None:
-        """Keep what earlier runs have left where it is `wanted`."""
-        if self._claimed:
-            self.keep(wanted)
-
-    def finish(self, parquet: bool) -> None:
-        """The run is over."""
-        self.claim()
-        self.append([])  # so that there is an index of no images, too
-        if parquet:
-            write_parquet(self.path)
+    return RemoteIndex(out, record)
