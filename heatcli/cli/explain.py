@@ -24,6 +24,10 @@ def command(
     param: Annotated[
         list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter of the method.")
     ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option("--rule", metavar="KIND=RULE[:K=V,…]", help="Another rule for a kind of operator."),
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE", help="What the image is compared with."),
@@ -82,8 +86,9 @@ def command(
     from heatcli.methods.table import method as find_method
     from heatcli.run import Request, Run
 
+    chosen = find_method(method, **parameters).with_rules(rule or [])
     request = Request(
-        tuple(images), out, find_method(method, **parameters), target, baseline, region, pixels, batch_size, cmap,
+        tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap,
         opacity, recursive, glob, part, resume, index, workers, engine, device,
     )  # fmt: skip
     passes = options.passes(output, with_passes, without_passes)

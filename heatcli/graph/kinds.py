@@ -19,6 +19,9 @@ AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT = (
     "affine", "elementwise", "maximum", "sum", "product", "normaliser", "layout",
 )  # fmt: skip
 KINDS = (AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT)
+CONVOLUTION, DENSE, RECTIFIER, FIRST = "convolution", "dense", "rectifier", "first"
+# Finer names within a kind, which a method's table may give a rule of their own; `first` goes before all.
+ROLES: dict[str, str] = {CONVOLUTION: AFFINE, DENSE: AFFINE, RECTIFIER: ELEMENTWISE}
 UNKNOWN = "unknown"  # walked by its exact adjoint, booked as unexplained, and told
 
 ALWAYS: dict[str, str] = {
@@ -38,7 +41,7 @@ ALWAYS: dict[str, str] = {
             max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices
             adaptive_max_pool2d adaptive_max_pool3d amax amin""",
         SUM: "cat stack slice_scatter select_scatter",
-        NORMALISER: "native_layer_norm native_group_norm _softmax _log_softmax",
+        NORMALISER: "native_layer_norm native_group_norm _softmax _safe_softmax _log_softmax",
         LAYOUT: """
             view _unsafe_view reshape permute transpose t squeeze unsqueeze expand flatten slice select narrow split
             split_with_sizes chunk unbind constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
@@ -75,7 +78,36 @@ def classified(op: Operator) -> Operator:
         kind = UNKNOWN  # a mask or an index that the image decides: exact only while it stays the same
     offsets = _offsets(replace(op, kind=kind))
     finite = all(bool(torch.isfinite(o.value).all()) for o in offsets)
-    return replace(op, kind=kind, offsets=offsets if finite else (), vanishes=finite)
+    role = _role(op) if kind in (AFFINE, ELEMENTWISE) else ""
+    return replace(op, kind=kind, role=role, offsets=offsets if finite else (), vanishes=finite)
+
+
+def _role(op: Operator) -> str:
+    if op.title == "relu" or (op.title in ("hardtanh", "clamp", "clamp_min") and op.arg(1) == 0):
+        return RECTIFIER
+    if op.title == "convolution":
+        return CONVOLUTION
+    return DENSE if op.title in ("addmm", "mm", "linear", "bmm", "baddbmm", "matmul") else ""
+
+
+_DIAGONAL = frozenset("add sub rsub mul div neg native_batch_norm _native_batch_norm_legit_no_training".split())
+
+
+def is_diagonal(op: Operator) -> bool:
+    """Whether it scales and shifts each element of its only source by itself."""
+    return op.kind == AFFINE and op.title in _DIAGONAL and len(op.sources) == 1
+
+
+def mark_first(graph: Graph) -> Graph:
+    """Mark the layers with weights that see the image itself, and what lies between: layouts, scales and shifts."""
+    near, operators = {graph.input}, []
+    for op in graph.operators:
+        seen = bool(op.sources) and all(name in near for name in op.sources)
+        between = seen and (op.kind == LAYOUT or is_diagonal(op) or op.title in ("cat", "stack"))
+        if between:
+            near.add(op.name)
+        operators.append(replace(op, first=seen and op.role in (CONVOLUTION, DENSE), near=between))
+    return replace(graph, operators=tuple(operators))
 
 
 # --- kinds that depend on which arguments carry the image -------------------------------------------------------
@@ -150,7 +182,6 @@ _CONDITIONAL: dict[str, Callable[[Operator], str]] = {
     "linalg_vector_norm": _norm,
     "linear": _only(0),
     "convolution": _only(0, PRODUCT),
-    "_convolution": _only(0, PRODUCT),
     "native_batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _only(0),
     "masked_fill": _two(LAYOUT, UNKNOWN),
@@ -217,7 +248,7 @@ def _batch_norm_shift(op: Operator) -> tuple[Offset, ...]:
 
 def _softmax_at_zero(op: Operator) -> tuple[Offset, ...]:
     classes = op.shape[op.arg(1)]
-    value = 1 / classes if op.title == "_softmax" else -math.log(classes)
+    value = -math.log(classes) if op.title == "_log_softmax" else 1 / classes
     return (Offset(f"{op.name}.offset", torch.full((), value, dtype=op.dtype)),)
 
 
@@ -253,7 +284,6 @@ def _measured(op: Operator) -> tuple[Offset, ...]:
 
 _NAMED: dict[str, Callable[[Operator], tuple[Offset, ...]]] = {
     "convolution": _bias_at(2, channels=True),
-    "_convolution": _bias_at(2, channels=True),
     "linear": _bias_at(2, channels=False),
     "addmm": _scaled_bias,
     "baddbmm": _scaled_bias,
@@ -262,5 +292,6 @@ _NAMED: dict[str, Callable[[Operator], tuple[Offset, ...]]] = {
     "native_layer_norm": _bias_at(3, channels=False),
     "native_group_norm": _bias_at(2, channels=True),
     "_softmax": _softmax_at_zero,
+    "_safe_softmax": _softmax_at_zero,
     "_log_softmax": _softmax_at_zero,
 }

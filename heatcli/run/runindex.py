@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from heatcli.files import joined
 from heatcli.run.index import Index, Row
 from heatcli.run.parquet import write_parquet
 from heatcli.run.record import RECORD, Record, agree, claim
@@ -21,7 +22,7 @@ class RunIndex(Index):
         self._record, self._claimed = record, path.exists()
         self._open: dict[str, list[Row]] = {}
         if self._claimed:
-            agree(record, path.read_bytes(), str(path))
+            agree(record, path.read_bytes(), joined(out, RECORD))
 
     def claim(self) -> None:
         """Write the record, if no run has done so. Raises `UsageError` if one with other parameters has."""
