@@ -54,9 +54,11 @@ def write(name: str, content: bytes, scratch: Path | None = None) -> None:
         return
     system, path = remote(name)
     try:
-        with contextlib.suppress(NotImplementedError):
+        try:
+            system.pipe_file(path, content)
+        except FileNotFoundError:  # a store that has folders, and not this one yet
             system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        system.pipe_file(path, content)
+            system.pipe_file(path, content)
     except Exception as error:  # each store raises its own
         raise UsageError(f"{name}: cannot be written: {first_line(error)}") from error
 

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "wolf-on-snow.png"
+DIGIT = SAMPLE.parent / "digits" / "8-a.png"
+MODEL = SAMPLE.parents[1] / "models" / "digits.onnx"
 IMPORT = 'python -c "import torch"'
 
 
@@ -25,6 +27,15 @@ def main() -> None:
             IMPORT: [sys.executable, "-c", "import torch"],
             "heatcli --help": [*heatcli, "--help"],
             "heatcli explain samples/wolf-on-snow.png": [*heatcli, "explain", str(SAMPLE), "--out", folder],
+            "heatcli explain samples/digits/8-a.png --model models/digits.onnx": [
+                *heatcli,
+                "explain",
+                str(DIGIT),
+                "--model",
+                str(MODEL),
+                "--out",
+                folder,
+            ],  # fmt: skip
         }
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for run in range(runs + 1):

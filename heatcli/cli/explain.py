@@ -84,7 +84,7 @@ def command(
     from heatcli.cli.talk import Interrupted, Talk, interruptible
     from heatcli.files import read
     from heatcli.methods.table import method as find_method
-    from heatcli.run import Request, Run
+    from heatcli.run import Done, Request, Run
 
     chosen = find_method(method, **parameters).with_rules(rule or [])
     request = Request(
@@ -103,7 +103,7 @@ def command(
                     if loaded.batch_size and batch_size > loaded.batch_size:
                         talk.once("batch", f"{loaded.path} takes {loaded.batch_size} at a time")
                     talk.hear(outcome)
-                    if json and outcome.report_path:
+                    if json and isinstance(outcome, Done):
                         sys.stdout.write(read(outcome.report_path).decode())
         except KeyboardInterrupt:
             if run.index is None:

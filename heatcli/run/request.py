@@ -122,7 +122,6 @@ class Failed:
     error: HeatcliError
     first: bool = True
     last: bool = True
-    report_path: None = None
 
     @property
     def row(self) -> Row:
