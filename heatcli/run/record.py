@@ -56,8 +56,7 @@ def agree(own: Record, content: bytes, where: str, otherwise: str = "holds a run
         other = msgspec.json.decode(content, type=Record)
     except msgspec.DecodeError as error:
         raise UsageError(f"{where}: is no record of a run; {_WAY_OUT}") from error
-    here = msgspec.json.decode(msgspec.json.encode(own.parameters))
-    there = other.parameters
+    here, there = _flat(msgspec.json.decode(msgspec.json.encode(own.parameters))), _flat(other.parameters)
     different = [name for name in here | there if here.get(name) != there.get(name)]
     if different:
         told = "; ".join(f"{name} {_short(there.get(name))}, not {_short(here.get(name))}" for name in different[:3])
@@ -80,6 +79,15 @@ def claim(folder: Path, own: Record) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
+    """`{"param": {"epsilon": 1}}` as `{"param epsilon": 1}`."""
+    return {
+        f"{name} {key}".strip(): inner
+        for name, value in parameters.items()
+        for key, inner in (value.items() if isinstance(value, dict) else [("", value)])
+    }
 
 
 def _with_content(text: str | None, model: Model | None = None) -> Any:
