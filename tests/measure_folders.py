@@ -1,6 +1,6 @@
 """What folders cost: images a second beside the engine alone, bytes an image, peak memory; as Markdown.
 
-python tests/measure_folders.py speed [IMAGES] | memory [FEW MANY]
+python tests/measure_folders.py speed [IMAGES] | stages | memory [FEW MANY]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +77,53 @@ def _row(title: str, model: object, folder: Path, pictures: str, pixels: str) ->
           f"| {ratio:.2f} | {stored / len(files) / 1000:.0f} |", flush=True)  # fmt: skip
 
 
+def stages() -> None:
+    """What one image costs, best of several: the network with all threads, reading and writing on one."""
+    import torch
+    import torchvision
+    from PIL import Image
+
+    import heatcli
+    from heatcli.methods.table import method
+    from heatcli.run import Job, Request
+    from heatcli.run.work import explain_all, read_job, write_ready
+
+    warnings.simplefilter("ignore")
+    print(
+        "| network | network alone, ms | reading, ms | writing json, npz, none, ms | kB json, npz, none |\n"
+        + "|---" * 5
+        + "|"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        torch.jit.script(torchvision.models.resnet50().eval()).save(f"{name}/resnet50.pt")
+        resnet = heatcli.load(f"{name}/resnet50.pt", preset="imagenet")
+        for title, model, size, suffix in (("embedded, 256×256 PNG", heatcli.load(), (256, 256), "png"),
+                                           ("resnet50, 500×375 JPEG", resnet, (500, 375), "jpg")):  # fmt: skip
+            path = f"{name}/one.{suffix}"
+            with Image.open(ROOT / "samples" / "wolf-on-snow.png") as picture:
+                picture.convert("RGB").resize(size).save(path)
+            job = Job(path, name, "one")
+            requests = [Request((path,), name, method("lrp-eps"), pixels=pixels) for pixels in ("json", "npz", "none")]
+            loaded = read_job(model, job)
+            ready = list(explain_all(model, requests[0], [loaded] * BATCH, True))  # type: ignore[list-item]
+            network = _best(lambda: list(explain_all(model, requests[0], [loaded] * BATCH, True)), 8) / BATCH  # noqa: B023
+            reading = _best(lambda: read_job(model, job))  # noqa: B023
+            writing = [_best(lambda: write_ready(model, r, ready[0], 0.0, None)) for r in requests]  # noqa: B023
+            done = [write_ready(model, r, ready[0], 0.0, None) for r in requests]  # type: ignore[arg-type]
+            kilobytes = [sum(f.bytes for f in one.row.files.values()) / 1000 for one in done]
+            print(f"| {title} | {network:.3g} | {reading:.2g} | {', '.join(f'{w:.3g}' for w in writing)} "
+                  f"| {', '.join(f'{k:.0f}' for k in kilobytes)} |", flush=True)  # fmt: skip
+
+
+def _best(work: Callable[[], object], times: int = 30) -> float:
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return 1000 * min(taken)
+
+
 def memory(few: int = 1_000, many: int = 100_000) -> None:
     """Peak resident memory of `heatcli explain FOLDER --recursive` on a network of two layers, as its number grows."""
     import torch
@@ -112,4 +160,4 @@ def memory(few: int = 1_000, many: int = 100_000) -> None:
 
 
 if __name__ == "__main__":
-    {"speed": speed, "memory": memory}[sys.argv[1]](*map(int, sys.argv[2:]))
+    {"speed": speed, "stages": stages, "memory": memory}[sys.argv[1]](*map(int, sys.argv[2:]))
