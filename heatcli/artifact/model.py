@@ -27,6 +27,9 @@ from heatcli.graph.passes import DEFAULT, PASSES
 from heatcli.walk import values_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from heatcli.images.baselines import Reference
     from heatcli.images.preprocess import Fit
     from heatcli.images.read import Pixels
@@ -87,7 +90,10 @@ class Model:
         """
         from heatcli.images.preprocess import to_pixels
 
-        arrays = [to_pixels(image, self.fit) for image in images]
+        return self.stack([to_pixels(image, self.fit) for image in images])
+
+    def stack(self, arrays: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Pictures that fit already, float32 [C, H, W] in 0..1, to the network's input [N, C, H, W]."""
         pixels = torch.stack([torch.from_numpy(array) for array in arrays])
         return self.normalise(pixels.to(self.device)).to(self.picture.dtype)
 

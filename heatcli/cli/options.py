@@ -127,6 +127,18 @@ def parameters(given: list[str] | None) -> dict[str, str]:
     return dict(_pairs("--param", given, "name=value"))
 
 
+def shard(text: str | None) -> tuple[int, int] | None:
+    """`--shard K/N` as (K, N). Raises `UsageError`."""
+    from heatcli.errors import UsageError
+
+    if text is None:
+        return None
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise UsageError(f"--shard {text} is not a part; give K/N with K from 1 to N, such as 3/16")
+    return int(k), int(n)
+
+
 def _pairs(flag: str, given: list[str] | None, form: str) -> list[tuple[str, str]]:
     from heatcli.errors import UsageError
 

@@ -21,7 +21,9 @@ DIGITS = 9  # significant ones in the file: float32 has 7 to 8
 
 def pixel_values(explanation: Explanation, i: int) -> NDArray[np.float64]:
     """Relevance of image `i` a pixel, summed over channels: float64 [H, W]."""
-    return explanation.relevance[i].double().sum(0).cpu().numpy()
+    relevance = explanation.relevance[i].detach().cpu().numpy()  # numpy's sum starts no threads beside the network's
+    summed: NDArray[np.float64] = relevance.sum(0, dtype=np.float64)
+    return summed
 
 
 def build(
