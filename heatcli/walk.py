@@ -65,11 +65,14 @@ def _leaf(value: Tensor, differentiable: bool) -> Tensor:
     return value.detach().requires_grad_()
 
 
-def walk(tape: Tape, rules: Mapping[str, Rule], seed: Tensor, books: Books | None) -> Tensor:
+def walk(
+    tape: Tape, rules: Mapping[str, Rule], seed: Tensor, books: Books | None, kept: dict[str, Tensor] | None = None
+) -> Tensor:
     """Carry `seed`, the multiplier of the output, back to the input: its multiplier, of the input's shape.
 
     An operator whose kind is not in `rules` goes by its exact adjoint, and what that leaves is booked. Without
-    `books` nothing is booked. The steps are used up.
+    `books` nothing is booked. The multipliers of the operators whose names are keys of `kept` are put there. The steps
+    are used up.
     """
     multipliers = {tape.graph.output: seed}
     fallback = Booked()
@@ -79,6 +82,8 @@ def walk(tape: Tape, rules: Mapping[str, Rule], seed: Tensor, books: Books | Non
         multiplier = multipliers.pop(operator.name, None)
         if multiplier is None:
             continue
+        if kept is not None and operator.name in kept:
+            kept[operator.name] = multiplier
         with torch.set_grad_enabled(step.differentiable):
             sent: Sent = rules.get(operator.kind, fallback)(step, multiplier)
             if books is not None:

@@ -71,6 +71,11 @@ class Model:
         return (self.input.channels or 3, *size)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input without the batch: (channels, height, width). Raises `UsageError`."""
+        return self.shape
+
+    @property
     def fit(self) -> Fit:
         """How pictures are made to fit its input."""
         from heatcli.images.preprocess import Fit

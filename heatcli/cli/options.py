@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -137,3 +140,29 @@ def _pairs(flag: str, given: list[str] | None, form: str) -> list[tuple[str, str
             raise UsageError(f"{flag} {item} is not of the form {form}")
         found.append((name, value))
     return found
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """One line of JSON on stdout."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
+    """A count on stderr of what passes through the function that it yields; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+
+        def advance(items: Iterable[Any]) -> Iterator[Any]:
+            task = bar.add_task(what, total=len(items) if isinstance(items, (list, tuple, range)) else None)
+            for item in items:
+                yield item
+                bar.advance(task)
+
+        yield advance
