@@ -98,6 +98,11 @@ class Model:
         mean, std = (self._per_channel(name) for name in ("mean", "std"))
         return (pixels - mean) / std
 
+    def pixels(self, batch: Tensor) -> Tensor:
+        """Its input [N, C, H, W] back as pixels, in 0..1 where it came from a picture: batch·std + mean."""
+        mean, std = (self._per_channel(name) for name in ("mean", "std"))
+        return batch * std + mean
+
     def _per_channel(self, name: str) -> Tensor:
         given = getattr(self.input, name)
         values = [given] if isinstance(given, float | int) else list(given)

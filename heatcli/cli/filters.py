@@ -24,13 +24,9 @@ def command(
 ) -> None:
     """Draw the kernels of a network's convolutions as one sheet, and write them as an .npz."""
     flags = options.model_flags(size, channels, None, None, None, None)
-    import io
-
-    import numpy as np
-
     from heatcli.artifact.model import load
     from heatcli.errors import UsageError
-    from heatcli.files import make_folder, write_atomically
+    from heatcli.files import make_folder, npz, write_atomically
     from heatcli.images.sheet import png, sheet
     from heatcli.inside.filters import draw, filters
 
@@ -41,8 +37,6 @@ def command(
     make_folder(out)
     path = out / f"{loaded.path.stem}.filters.png"
     write_atomically(path, png(sheet([draw(kernels, top) for kernels in found], 16, tile=64)))
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{k.layer.parameters[0] if k.layer.parameters else k.layer.name: k.weight
-                                   for k in found})  # fmt: skip
-    write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+    arrays = {k.layer.parameters[0] if k.layer.parameters else k.layer.name: k.weight for k in found}
+    write_atomically(path.with_suffix(".npz"), npz(arrays))
     print(f"wrote {path} and {path.with_suffix('.npz')}: {len(found)} convolutions", file=sys.stderr)

@@ -71,7 +71,7 @@ def model_flags(
     """The keyword arguments of `heatcli.load` that these options stand for. Raises `UsageError`."""
     return {
         "preset": preset,
-        "size": _size(size), "channels": channels, "mean": _numbers("--mean", mean), "std": _numbers("--std", std),
+        "size": shape(size), "channels": channels, "mean": _numbers("--mean", mean), "std": _numbers("--std", std),
         "resize": resize, "labels": labels,
     }  # fmt: skip
 
@@ -105,7 +105,7 @@ def arrays(given: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def shape(text: str | None) -> tuple[int, int] | None:
     from heatcli.errors import UsageError
 
     if text is None:
@@ -150,7 +150,7 @@ def print_json(record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
     """A count on stderr of what passes through the function that it yields; nothing where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -160,7 +160,7 @@ def progress(what: str) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
 
         def advance(items: Iterable[Any]) -> Iterator[Any]:
-            task = bar.add_task(what, total=len(items) if isinstance(items, (list, tuple, range)) else None)
+            task = bar.add_task(what, total=total)
             for item in items:
                 yield item
                 bar.advance(task)

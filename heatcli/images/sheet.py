@@ -84,8 +84,8 @@ def coloured(values: NDArray[np.floating], low: float, high: float, cmap: str) -
 
 def picture_of(pixels: NDArray[np.floating]) -> Image.Image:
     """Pixels [C, H, W] in 0..1 as a picture: grey for one channel (or any number but three), else colours."""
-    bytes_ = np.uint8(np.rint(255 * np.clip(np.asarray(pixels, dtype=np.float64), 0, 1)))
-    return Image.fromarray(bytes_.transpose(1, 2, 0) if len(bytes_) == 3 else bytes_.mean(0).astype(np.uint8))
+    whole = np.rint(255 * np.clip(np.asarray(pixels, dtype=np.float64), 0, 1))
+    return Image.fromarray((whole.transpose(1, 2, 0) if len(whole) == 3 else whole.mean(0)).astype(np.uint8))
 
 
 def png(picture: Image.Image) -> bytes:

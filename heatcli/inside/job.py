@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, UsageError
-from heatcli.files import make_folder, write_atomically
+from heatcli.files import make_folder, npz, write_atomically
 from heatcli.images.mean import image_files
 from heatcli.images.read import read_picture
 from heatcli.images.sheet import Block, Tile, coloured, png, sheet
@@ -112,9 +111,7 @@ def _arrays(maps: list[FeatureMaps]) -> bytes:
     for m in maps:
         arrays[m.layer.name] = m.values[0].float().cpu().numpy()
         arrays[f"{m.layer.name}.relevance"] = m.relevance[0].float().cpu().numpy()
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+    return npz(arrays)
 
 
 def _record(maps: FeatureMaps) -> dict[str, Any]:

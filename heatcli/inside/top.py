@@ -1,4 +1,4 @@
-"""The pictures of a folder that excite a channel most, and where on them: streaming, so the folder may be of any size."""
+"""The pictures of a folder of any size that excite a channel most, and where on them."""
 
 from __future__ import annotations
 
@@ -100,8 +100,10 @@ def _cropped(model: Model, hit: Hit, layer: Layer, channel: int) -> Hit:
     y0, y1 = _extent(mass.sum(1))
     left, top, right, bottom = seen_box(picture.size, model.fit)
     across, down = (right - left) / mass.shape[1], (bottom - top) / mass.shape[0]
-    box = (left + x0 * across, top + y0 * down, left + x1 * across, top + y1 * down)
-    return replace(hit, box=tuple(round(edge) for edge in box))
+    box = (
+        round(left + x0 * across), round(top + y0 * down), round(left + x1 * across), round(top + y1 * down),
+    )  # fmt: skip
+    return replace(hit, box=box)
 
 
 def _extent(mass: Tensor) -> tuple[int, int]:
