@@ -67,6 +67,13 @@ def command(
     request = Request(tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap, opacity)
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), head, **flags)
+    if loaded.alphabet:
+        from heatcli.cli import sequences
+        from heatcli.sequences.job import Request as Sequences
+
+        own = Sequences(tuple(images), out, chosen, target, baseline, pixels, batch_size)
+        sequences.explain(loaded, own, time.perf_counter() - started, json)
+        return
     failures, told = 0, set[str]()
     if "dequantise" in loaded.artifact.rewrites:
         print(f"heatcli: note: {loaded.path} is quantised; its dequantised graph is explained", file=sys.stderr)

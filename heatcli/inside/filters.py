@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ class Kernels:
 
 def filters(model: Model, wanted: Sequence[str]) -> list[Kernels]:
     """The kernels of the convolutions named (names or globs; none: all of them). Raises `UsageError`, `ModelError`."""
-    graph = model.graph((model.batch_size or 1, *model.input_shape))
+    own = replace(model, passes=(), _graphs={})  # a BatchNorm folded in would change the kernels
+    graph = own.graph((model.batch_size or 1, *model.input_shape))
     layers = find_layers(graph, wanted, model.path) if wanted else layers_of(graph)
     found = []
     for layer in layers:

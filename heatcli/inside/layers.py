@@ -31,9 +31,9 @@ class Layer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything it answers to: `convolution_3`, `features.0.weight`, `features.0`."""
+        """Everything it answers to: `convolution_3`, `convolution`, `features.0.weight`, `features.0`."""
         modules = tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.parameters if "." in name))
-        return (self.name, *self.parameters, *modules)
+        return (self.name, self.operator.title, *self.parameters, *modules)
 
 
 def layers_of(graph: Graph) -> list[Layer]:

@@ -32,7 +32,7 @@ class Linear(nn.Module):
             self.fc.weight.copy_(rows)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.flatten(1)).reshape([-1] + self.shape)
+        return self.fc(x.flatten(1)).reshape([-1, *self.shape])
 
 
 def weights(*shape: int, seed: int = 0) -> Tensor:
