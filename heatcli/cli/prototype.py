@@ -18,7 +18,7 @@ def command(
         str, typer.Option(metavar="l2|rbm:FILE|decoder:ARTIFACT", help="What a picture should look like besides.")
     ] = "l2",
     weight: Annotated[
-        float | None, typer.Option(metavar="λ", help="Of the prior; default: 0.1 l2, 1 rbm, 0.5 decoder.")
+        float | None, typer.Option(metavar="λ", help="Of the prior; default: 0.1 l2, 0.01 rbm, 0.5 decoder.")
     ] = None,
     objective: Annotated[
         str | None,
@@ -29,6 +29,9 @@ def command(
     ] = "noise",
     steps: Annotated[int, typer.Option(help="Of gradient ascent.")] = 256,
     rate: Annotated[float, typer.Option(help="Length of the first step, in units of the network's input.")] = 0.05,
+    restarts: Annotated[
+        int | None, typer.Option(help="Searches for a class, the best is kept; default: 1 for l2, else 8.")
+    ] = None,
     tv: Annotated[float, typer.Option(help="Weight of total variation; 0 is none.")] = 0.0,
     jitter: Annotated[int, typer.Option(help="Shift by up to so many pixels before each step.")] = 0,
     blur: Annotated[float, typer.Option(help="Blur by so many pixels after every 4th step.")] = 0.0,
@@ -55,7 +58,7 @@ def command(
     from heatcli.prototype.job import Request, classes, search, write
     from heatcli.prototype.priors import prior as find_prior
 
-    how = Search(objective, steps, rate, start, tv, jitter, blur, 4, scales, clip, seed)  # type: ignore[arg-type]
+    how = Search(objective, restarts, steps, rate, start, tv, jitter, blur, 4, scales, clip, seed)  # type: ignore[arg-type]
     request = Request(target, how, out, animate)
     loaded = load(model, device, **flags)
     chosen = find_prior(loaded, prior, weight, code)

@@ -26,13 +26,15 @@ NOISE = 0.1  # deviation of noise to start from, in units of the network's input
 class Search:
     """How to search; all regularisers are off unless asked for.
 
-    `objective`: None is the prior's own. `rate`: Adam's first step, in units of the network's input (or of the code);
-    it falls to zero by a cosine. `tv`: weight of total variation; `jitter`: pixels that the picture is shifted by at
-    random before each step; `blur`: standard deviation in pixels of a blur after every `blur_every` steps; `scales`:
-    the search starts at 1/2^(scales−1) of the size; `clip`: keep pixels in 0..1.
+    `objective`: None is the prior's own. `restarts`: searches for a class from noise of their own, side by side, of
+    which the best is kept; None is the prior's own number. `rate`: Adam's first step, in units of the network's input
+    (or of the code); it falls to zero by a cosine. `tv`: weight of total variation; `jitter`: pixels that the picture
+    is shifted by at random before each step; `blur`: standard deviation in pixels of a blur after every `blur_every`
+    steps; `scales`: the search starts at 1/2^(scales−1) of the size; `clip`: keep pixels in 0..1.
     """
 
     objective: Objective | None = None
+    restarts: int | None = None
     steps: int = 256
     rate: float = 0.05
     start: str = "noise"
@@ -49,8 +51,8 @@ class Search:
 class State:
     """Where the search is after `step` steps; every tensor has a row a class.
 
-    `picture` [N, C, H, W], the network's input; `score`, `log_probability`, `prior` (its weighted log density) and
-    `norm` (of the picture), each [N].
+    `picture` [N, C, H, W], the network's input; `score`, `log_probability`, `prior` (its weighted log density),
+    `norm` (of the picture) and `goal` (what is maximised), each [N].
     """
 
     step: int
@@ -59,6 +61,7 @@ class State:
     log_probability: Tensor
     prior: Tensor
     norm: Tensor
+    goal: Tensor
 
 
 def ascend(model: Model, targets: Tensor, prior: Prior, how: Search) -> Iterator[State]:
@@ -114,7 +117,7 @@ def _evaluate(
     if how.tv:
         goal = goal - how.tv * total_variation(model.pixels(picture))
     norm = picture.flatten(1).norm(dim=1)
-    return State(step, *(t.detach() for t in (picture, score, chance, likely, norm))), goal
+    return State(step, *(t.detach() for t in (picture, score, chance, likely, norm, goal))), goal
 
 
 def log_probability(model: Model, output: Tensor, targets: Tensor, n: int) -> Tensor:
@@ -141,6 +144,8 @@ def validate(model: Model, prior: Prior, how: Search) -> None:
         ("steps", how.steps, 1), ("scales", how.scales, 1), ("jitter", how.jitter, 0), ("blur", how.blur, 0),
         ("blur-every", how.blur_every, 1), ("tv", how.tv, 0),
     )  # fmt: skip
+    if how.restarts is not None and (how.restarts < 1 or (how.restarts > 1 and how.start != "noise")):
+        raise UsageError(f"--restarts {how.restarts} is not allowed; it is at least 1, and 1 unless --start is noise")
     for name, value, least in numbers:
         if not least <= value < float("inf"):
             raise UsageError(f"--{name} {value:g} is not allowed; it is at least {least}")
@@ -157,15 +162,22 @@ def validate(model: Model, prior: Prior, how: Search) -> None:
 
 
 def start(model: Model, targets: Tensor, prior: Prior, how: Search) -> Tensor:
-    """The free variable to start from, a row a class: the same for a class whichever others are searched for."""
+    """The free variable to start from, a row a target; for one that occurs again, other noise.
+
+    It is the same for a class whichever others are searched for.
+    """
     n, device = len(targets), model.device
     shape = model.shape if prior.searches == "picture" else (prior.size,)  # type: ignore[attr-defined]
     if how.start == "zeros":
         return torch.zeros(n, *shape, device=device)
     if how.start == "noise":
         width = NOISE if prior.searches == "picture" else 1.0
-        sources = [torch.Generator().manual_seed(how.seed * 100_003 + int(target)) for target in targets]
-        return torch.stack([width * torch.randn(shape, generator=source) for source in sources]).to(device)
+        sources: dict[int, torch.Generator] = {}
+        rows = []
+        for target in targets.tolist():
+            source = sources.setdefault(target, torch.Generator().manual_seed(how.seed * 100_003 + target))
+            rows.append(width * torch.randn(shape, generator=source))
+        return torch.stack(rows).to(device)
     if prior.searches == "code":
         raise UsageError(f"--start {how.start} is a picture; prior {prior.name} searches in codes: use noise or zeros")
     return model.normalise(_picture(model, how.start).to(device)).expand(n, *shape).clone()

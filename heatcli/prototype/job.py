@@ -40,9 +40,13 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Prototypes of classes `targets` [N]: network inputs and pixels [N, C, H, W], and every state on the way."""
+    """Prototypes of classes `targets` [N], the best of `restarts` each: pixels [N, C, H, W], and how they came about.
+
+    `last`: the state they ended in; `trace`: [N, steps + 1] of each number of the state; `frames`: pixels on the way.
+    """
 
     targets: Tensor
+    restarts: int
     last: State
     pixels: Tensor
     trace: dict[str, Tensor]
@@ -63,18 +67,22 @@ def classes(model: Model, target: str) -> Tensor:
 
 def search(model: Model, targets: Tensor, prior: Prior, how: Search, steps: Steps = iter) -> Found:
     """Run the whole search; `steps` sees every state pass, to show progress."""
+    restarts = how.restarts or (prior.restarts if how.start == "noise" else 1)
+    n = len(targets)
     states: dict[str, list[Tensor]] = {name: [] for name in TRACED}
     frames = []
     every = max(1, how.steps // FRAMES)
     state = None
-    for state in steps(ascend(model, targets, prior, how)):
+    for state in steps(ascend(model, targets.repeat_interleave(restarts), prior, how)):
         for name in TRACED:
             states[name].append(getattr(state, name))
         if state.step % every == 0 or state.step == how.steps:
             frames.append(model.pixels(state.picture))
     assert state is not None
-    trace = {name: torch.stack(rows, 1).cpu() for name, rows in states.items()}
-    return Found(targets, state, model.pixels(state.picture), trace, frames)
+    best = state.goal.reshape(n, restarts).argmax(1) + torch.arange(n, device=targets.device) * restarts
+    last = State(state.step, *(getattr(state, name)[best] for name in ("picture", *TRACED, "goal")))
+    trace = {name: torch.stack(rows, 1)[best].cpu() for name, rows in states.items()}
+    return Found(targets, restarts, last, model.pixels(last.picture), trace, [frame[best] for frame in frames])
 
 
 def write(model: Model, request: Request, prior: Prior, found: Found) -> Iterator[dict[str, Any]]:
@@ -133,7 +141,7 @@ def _record(model: Model, request: Request, prior: Prior, found: Found, i: int) 
         "model": {"path": str(model.path), "sha256": model.sha256, "format": model.format},
         "target": {"index": target, "label": model.label(target)},
         "prior": prior.details(),
-        "search": how | {"objective": how["objective"] or prior.objective},
+        "search": how | {"objective": how["objective"] or prior.objective, "restarts": found.restarts},
         "final": {name: rows[-1] for name, rows in trace.items()},
         "trace": trace,
     }

@@ -23,11 +23,12 @@ Objective = Literal["score", "log-probability"]
 
 
 class Prior(Protocol):
-    """`searches`: what the free variable is. `objective`: what of the class is maximised where nobody says."""
+    """`searches`: what the free variable is; `objective`, `restarts`: what is done where nobody says otherwise."""
 
     name: ClassVar[str]
     searches: ClassVar[Literal["picture", "code"]]
     objective: ClassVar[Objective]
+    restarts: ClassVar[int]
 
     def picture(self, free: Tensor) -> Tensor:
         """The network's input [N, C, H, W] for the free variable."""
@@ -50,6 +51,7 @@ class L2:
     name: ClassVar[str] = "l2"
     searches: ClassVar[Literal["picture", "code"]] = "picture"
     objective: ClassVar[Objective] = "score"
+    restarts: ClassVar[int] = 1
 
     def picture(self, free: Tensor) -> Tensor:
         """The free variable is the picture."""
@@ -75,6 +77,7 @@ class RBM:
     name: ClassVar[str] = "rbm"
     searches: ClassVar[Literal["picture", "code"]] = "picture"
     objective: ClassVar[Objective] = "log-probability"
+    restarts: ClassVar[int] = 8
 
     def picture(self, free: Tensor) -> Tensor:
         """The free variable is the picture."""
@@ -103,6 +106,7 @@ class Decoder:
     name: ClassVar[str] = "decoder"
     searches: ClassVar[Literal["picture", "code"]] = "code"
     objective: ClassVar[Objective] = "log-probability"
+    restarts: ClassVar[int] = 8
 
     def picture(self, free: Tensor) -> Tensor:
         """g(z) for codes [N, d], normalised as the network's input."""
@@ -118,7 +122,7 @@ class Decoder:
         return {"name": self.name, "weight": self.weight, "file": str(self.decoder.path), "code": self.size}
 
 
-WEIGHTS = {"l2": 0.1, "rbm": 1.0, "decoder": 0.5}
+WEIGHTS = {"l2": 0.1, "rbm": 0.01, "decoder": 0.5}
 FORMS = "l2, rbm:FILE, decoder:ARTIFACT"
 
 
