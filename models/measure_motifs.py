@@ -25,9 +25,12 @@ from train_motifs import MOTIFS, Sequences, plant
 import heatcli
 from heatcli.artifact.model import Model
 from heatcli.methods.table import METHODS
+from heatcli.sequences.logo import logo
+from heatcli.sequences.read import read_sequences
 from heatcli.sequences.references import explain_sequences
 
 HERE = Path(__file__).parent
+SAMPLES = HERE.parent / "samples"
 COPIES = (1, 2, 3, 5)
 WIDTH = len(MOTIFS["GATA"])
 ROWS = (
@@ -104,6 +107,9 @@ def main() -> None:
     rows = [measured(model, data, *row) for row in ROWS if row[0] in METHODS]
     report = {"logits": logits, "chance": chance, "rows": [vars(row) for row in rows]}
     (HERE / "motifs.relevance.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (one,) = [s for s in read_sequences(SAMPLES / "sequences" / "motifs.fa", "ACGT") if s.name == "3-GATA"]
+    relevance = positions(model, torch.from_numpy(one.onehot)[None], "deeplift-rescale", "shuffle")[0].double().numpy()
+    (SAMPLES / "shown" / "logo.png").write_bytes(logo(one.letters, relevance, "GATA, deeplift-rescale against shuffle"))
     print("mean logit of GATA with " + ", ".join(f"{n}: {value}" for n, value in logits.items()) + " copies\n")
     shown = [COPIES.index(count) for count in (1, 3, 5)]
     print("| method | reference | share, 1 copy | 3 | 5 | found, 1 copy | 3 | 5 | a copy of 5 |\n" + "|---" * 9 + "|")

@@ -94,7 +94,7 @@ def main() -> int:
                             [Tile(as_shown(p)[0]) for p in runs[0].pixels]))  # fmt: skip
     (HERE / "prototypes.metrics.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     sheet(blocks, 10, tile=72).save(HERE.parent / "samples" / "shown" / "prototypes.png", optimize=True)
-    print(json.dumps(report, indent=1))
+    print(table(report))
     return 0
 
 
@@ -116,6 +116,22 @@ def measured(second: nn.Module, digits: Tensor, runs: list[Found]) -> dict:
         "by_digit": [round(float(hits[classes == d].float().mean()), 2) for d in digits.tolist()],
         "range": [round(float(pixels.min()), 2), round(float(pixels.max()), 2)],
     }  # fmt: skip
+
+
+def table(report: dict) -> str:
+    """The numbers as Markdown, in percent."""
+    lines = [
+        f"The second network reads {100 * report['judge_test_accuracy']:.1f}% of the test digits.",
+        "",
+        "| prior | λ | `digits.onnx`, mean probability | second network right | its mean probability | right on pixels "
+        "cut to 0..1 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in PRIORS:
+        row = report[name]
+        shown = [f"{100 * row[k]:.0f}%" for k in ("own_probability", "accuracy", "probability", "accuracy_clipped")]
+        lines.append(f"| `{name}` | {row['weight']:g} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

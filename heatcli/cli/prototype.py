@@ -18,7 +18,7 @@ def command(
         str, typer.Option(metavar="l2|rbm:FILE|decoder:ARTIFACT", help="What a picture should look like besides.")
     ] = "l2",
     weight: Annotated[
-        float | None, typer.Option(metavar="λ", help="Of the prior; default: 0.1 l2, 0.01 rbm, 0.5 decoder.")
+        float | None, typer.Option(metavar="λ", help="Of the prior; default: 0.1 l2, 0.01 rbm, 0.1 decoder.")
     ] = None,
     objective: Annotated[
         str | None,

@@ -34,16 +34,16 @@ class Block:
 def sheet(blocks: Sequence[Block], columns: int, tile: int = 88) -> Image.Image:
     """All blocks below one another, `columns` tiles a row, each tile within `tile` × `tile` pixels."""
     font = _font()
-    high = tile + GAP + TEXT * 2 + GAP  # a label may take two lines
+    highs = [tile + GAP + (TEXT + 2) * max(_lines(one.label) for one in block.tiles) + GAP for block in blocks]
     widest = min(columns, max(len(block.tiles) for block in blocks))
     titles = max(font.getlength(block.title) for block in blocks)
     width = round(max(widest * (tile + GAP) - GAP, titles)) + 2 * MARGIN
     rows = [-(-len(block.tiles) // columns) for block in blocks]
-    height = sum(n * high + 2 * TEXT for n in rows) + 2 * MARGIN
+    height = sum(n * high + 2 * TEXT for n, high in zip(rows, highs, strict=True)) + 2 * MARGIN
     canvas = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(canvas)
     top = MARGIN
-    for block, n in zip(blocks, rows, strict=True):
+    for block, n, high in zip(blocks, rows, highs, strict=True):
         draw.text((MARGIN, top), block.title, _INK, font)
         top += 2 * TEXT - GAP
         for i, one in enumerate(block.tiles):
@@ -63,6 +63,10 @@ def _font() -> ImageFont.FreeTypeFont:
     from matplotlib import get_data_path
 
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", TEXT)
+
+
+def _lines(label: str) -> int:
+    return label.count("\n") + 1 if label else 0
 
 
 def _within(picture: Image.Image, tile: int) -> Image.Image:

@@ -122,7 +122,7 @@ class Decoder:
         return {"name": self.name, "weight": self.weight, "file": str(self.decoder.path), "code": self.size}
 
 
-WEIGHTS = {"l2": 0.1, "rbm": 0.01, "decoder": 0.5}
+WEIGHTS = {"l2": 0.1, "rbm": 0.01, "decoder": 0.1}
 FORMS = "l2, rbm:FILE, decoder:ARTIFACT"
 
 

@@ -110,8 +110,8 @@ def test_ranking(tmp_path: Path) -> None:
     assert maps.ranked(0, "relevance") == relevance.argsort(descending=True).tolist()
 
 
-def test_the_command_writes_a_sheet_and_arrays(process: Cli, tmp_path: Path) -> None:
-    ran = process("activations", WOLF, "--layer", "stage4.*", "--layer", "fc", "--by", "relevance", "--json")
+def test_the_command_writes_a_sheet_and_arrays(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("activations", WOLF, "--layer", "stage4.*", "--layer", "fc", "--by", "relevance", "--json")
     assert ran.status == 0, ran.err
     record = json.loads(ran.out)
     assert record["target"] == {"index": 0, "label": "wolf"}

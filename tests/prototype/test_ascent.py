@@ -27,12 +27,12 @@ class Linear(nn.Module):
     def __init__(self, rows: Tensor, shape: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.fc = nn.Linear(rows.shape[1], rows.shape[0])
-        self.shape = list(shape) or [len(rows)]
+        self.layout = nn.Unflatten(1, shape) if shape else nn.Identity()
         with torch.no_grad():
             self.fc.weight.copy_(rows)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.flatten(1)).reshape([-1, *self.shape])
+        return self.layout(self.fc(x.flatten(1)))
 
 
 def weights(*shape: int, seed: int = 0) -> Tensor:

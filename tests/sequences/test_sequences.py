@@ -153,8 +153,8 @@ def test_planted_motifs_get_the_relevance() -> None:
         assert share > 4 * float(inside.float().mean()), one.name
 
 
-def test_explain_as_a_process(process: Cli, tmp_path: Path) -> None:
-    ran = process("explain", SAMPLE, "--model", MOTIFS, "--target", "GATA", "--baseline", "shuffle:2",
+def test_explain_writes_logos_and_reports(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("explain", SAMPLE, "--model", MOTIFS, "--target", "GATA", "--baseline", "shuffle:2",
                   "--method", "deeplift-rescale", "--json")  # fmt: skip
     assert ran.status == 0, ran.err
     reports = [json.loads(line) for line in ran.out.splitlines()]
