@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def ascend(model: Model, targets: Tensor, prior: Prior, how: Search) -> Iterator
         free = _at_scale(model, free, how.scales - 1 - octave).detach().requires_grad_()
         optimiser = torch.optim.Adam([free], lr=how.rate, maximize=True)
         for _ in range(steps):
-            optimiser.param_groups[0]["lr"] = how.rate * (1 + torch.cos(torch.tensor(done / how.steps * torch.pi))) / 2
+            optimiser.param_groups[0]["lr"] = how.rate * (1 + math.cos(math.pi * done / how.steps)) / 2
             state, goal = _evaluate(model, free, targets, prior, how, objective, dice, done)
             yield state
             (free.grad,) = torch.autograd.grad(goal.sum(), [free])
