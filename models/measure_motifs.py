@@ -57,7 +57,7 @@ def positions(model: Model, onehot: Tensor, method: str, baseline: str | None) -
     """Relevance a position, [N, L]: summed over letters; of a gradient, the largest |value|."""
     chosen = METHODS[method]
     relevance = explain_sequences(model, onehot, chosen, "GATA", baseline).relevance
-    return relevance.sum(1) if chosen.times_difference else relevance.abs().amax(1)
+    return relevance.sum(1) if chosen.readout == "relevance" else relevance.abs().amax(1)
 
 
 def measured(model: Model, data: dict[int, Sequences], method: str, baseline: str | None) -> Row:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from heatcli.artifact.model import Model
+from heatcli.errors import UsageError
 from heatcli.images.baselines import reference
 from heatcli.inside.layers import Layer, find_layers
-from heatcli.methods.table import Method
+from heatcli.methods.method import Method, OneWalk
+from heatcli.methods.question import Question, laid_out, score_of
 from heatcli.targets import Target, choose
-from heatcli.walk import forward, walk
+from heatcli.walk import forward, values_of
 
 By = Literal["activation", "relevance"]
 CONVOLUTIONS = ("*convolution*",)
@@ -87,18 +89,22 @@ def activations(
 def _maps(
     model: Model, batch: Tensor, wanted: Sequence[str], method: Method, target: Any, baseline: str | Tensor | None
 ) -> tuple[list[FeatureMaps], Target]:
+    if not isinstance(method.procedure, OneWalk):
+        raise UsageError(f"method {method.name} is not one walk back, so it says nothing of layers; use another")
     graph = model.graph(batch.shape)
     layers = find_layers(graph, wanted, model.path)
-    tape = forward(graph, batch, reference(model, batch, method, baseline).batch)
-    steps = {step.operator.name: step for step in tape.steps}
-    output = tape.output
-    scores = output.reshape(len(output), output.shape[1] if output.dim() > 1 else 1, -1)
-    goal = choose(target, scores, model.labels)
-    kept = {layer.name: torch.zeros_like(steps[layer.name].output) for layer in layers}
-    walk(tape, method.rules, goal.seed(scores).reshape(output.shape), None, kept)
+    method.fits(graph)
+    origin = reference(model, batch, method, baseline)
+    references = model.reference_values(origin)
+    if isinstance(references, Tensor):
+        references = values_of(graph, references)
+    tape = forward(graph, batch, references)
+    goal = choose(target, laid_out(tape.output), model.labels)
+    question = Question(model, graph, batch, origin, goal, tape, score_of(goal, tape.output))
+    walked = question.walk_batch(method.rules, books=False, keep=[layer.name for layer in layers])
     found = []
     for layer in layers:
-        step, multiplier = steps[layer.name], kept[layer.name]
-        relevance = multiplier * step.difference if method.times_difference else multiplier
-        found.append(FeatureMaps(layer, step.output.detach(), relevance.detach()))
+        value, multiplier = walked.values[layer.name], walked.multipliers[layer.name]
+        difference = value if references is None else value - references[layer.name]
+        found.append(FeatureMaps(layer, value, method.read(multiplier, difference).detach()))
     return found, goal
