@@ -34,11 +34,11 @@ SAMPLES = HERE.parent / "samples"
 COPIES = (1, 2, 3, 5)
 WIDTH = len(MOTIFS["GATA"])
 ROWS = (
-    ("gradient", None), ("input-x-gradient", "none"), ("input-x-gradient", "background"),
-    ("input-x-gradient", "shuffle"), ("guided-backprop", None), ("integrated-gradients", "background"),
-    ("integrated-gradients", "shuffle"), ("lrp-0", "none"), ("lrp-eps", "none"), ("lrp-alpha1-beta0", "none"),
-    ("lrp-alpha2-beta1", "none"), ("deeplift-rescale", "zero"), ("deeplift-rescale", "background"),
-    ("deeplift-rescale", "shuffle"), ("deeplift-reveal-cancel", "background"), ("deeplift-reveal-cancel", "shuffle"),
+    ("gradient", None), ("guided-backprop", None), ("input-x-gradient", "none"), ("input-x-gradient", "background"),
+    ("input-x-gradient", "shuffle"), ("lrp-eps", "none"), ("lrp-alpha-beta", "none"), ("lrp-z-plus", "none"),
+    ("integrated-gradients", "background"), ("deeplift-rescale", "zero"), ("deeplift-rescale", "background"),
+    ("deeplift-rescale", "shuffle"), ("deeplift-genomics", "background"), ("deeplift-genomics", "shuffle"),
+    ("deeplift-reveal-cancel", "background"), ("deeplift-reveal-cancel", "shuffle"),
 )  # fmt: skip
 
 

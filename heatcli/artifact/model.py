@@ -86,7 +86,8 @@ class Model:
     def length(self) -> int | None:
         """How long the sequences are that it reads; None for any length."""
         shape = self.picture.shape
-        return shape[2] if shape is not None and len(shape) == 3 and shape[2] else self.input.length
+        own = shape[2] if shape is not None and len(shape) == 3 else None
+        return own or self.input.length or None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -28,8 +28,8 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     std: tuple[float, ...] | float = 1.0
     resize: str = "stretch"
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    alphabet: str = ""
-    length: int | None = None
+    alphabet: str | msgspec.UnsetType = msgspec.UNSET
+    length: int | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def shape(self) -> tuple[int, int] | None:
