@@ -62,14 +62,15 @@ def command(
         _top(loaded, images, layer[0], channel, top_images, recursive, out, json)
         return
     failures = 0
-    for outcome in run(loaded, request):
-        if isinstance(outcome, HeatcliError):
-            failures += 1
-            print(f"heatcli: {outcome}", file=sys.stderr)
-            continue
-        print(f"{outcome.path}: wrote {outcome.sheet} and {outcome.sheet.with_suffix('.npz')}", file=sys.stderr)
-        if json:
-            options.print_json(outcome.record)
+    with options.progress("images") as advance:
+        for outcome in advance(run(loaded, request)):
+            if isinstance(outcome, HeatcliError):
+                failures += 1
+                print(f"heatcli: {outcome}", file=sys.stderr)
+                continue
+            print(f"{outcome.path}: wrote {outcome.sheet} and {outcome.sheet.with_suffix('.npz')}", file=sys.stderr)
+            if json:
+                options.print_json(outcome.record)
     if failures:
         raise typer.Exit(1)
 
