@@ -15,6 +15,7 @@ from heatcli.images.baselines import reference
 from heatcli.inside.layers import Layer, find_layers
 from heatcli.methods.method import Method, OneWalk
 from heatcli.methods.question import Question, laid_out, score_of
+from heatcli.methods.table import METHODS
 from heatcli.targets import Target, choose
 from heatcli.walk import forward, values_of
 
@@ -65,8 +66,6 @@ def activations(
 
     `target` and `baseline` as in `heatcli.explain`. Raises `UsageError`, `ModelError`.
     """
-    from heatcli.methods.table import METHODS
-
     chosen = method or METHODS["lrp-eps"]
     parts: list[tuple[list[FeatureMaps], Target]] = []
     counts = []
