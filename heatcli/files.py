@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from heatcli.errors import UsageError
 
@@ -37,12 +34,3 @@ def make_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: is a file, not a folder to write to") from error
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written to: {error.strerror}") from error
-
-
-def npz(arrays: Mapping[str, Any]) -> bytes:
-    """An `.npz` file of arrays by name."""
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()

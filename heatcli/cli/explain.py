@@ -75,7 +75,7 @@ def command(
         from heatcli.cli import sequences
         from heatcli.sequences.job import Request as Sequences
 
-        own = Sequences(tuple(images), out, chosen, target, baseline, pixels, batch_size)
+        own = Sequences(tuple(map(Path, images)), Path(out), chosen, target, baseline, pixels, batch_size)
         sequences.explain(loaded, own, time.perf_counter() - started, json)
         return
     failures, told = 0, set[str]()

@@ -24,9 +24,10 @@ def command(
 ) -> None:
     """Draw the kernels of a network's convolutions as one sheet, and write them as an .npz."""
     flags = options.model_flags(size, channels, None, None, None, None)
+    from heatcli.arrays import npz
     from heatcli.artifact.model import load
     from heatcli.errors import UsageError
-    from heatcli.files import make_folder, npz, write_atomically
+    from heatcli.files import make_folder, write_atomically
     from heatcli.images.sheet import png, sheet
     from heatcli.inside.filters import draw, filters
 

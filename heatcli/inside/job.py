@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from heatcli.arrays import npz
 from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, UsageError
-from heatcli.files import make_folder, npz, write_atomically
+from heatcli.files import make_folder, write_atomically
 from heatcli.images.mean import image_files
 from heatcli.images.read import read_picture
 from heatcli.images.sheet import Block, Tile, coloured, png, sheet

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 import heatcli
+from heatcli.arrays import npz
 from heatcli.artifact.model import Model
 from heatcli.errors import UsageError
-from heatcli.files import make_folder, npz, write_atomically
+from heatcli.files import make_folder, write_atomically
 from heatcli.images.sheet import Block, Tile, picture_of, png, sheet
 from heatcli.prototype.ascent import Search, State, ascend
 from heatcli.prototype.priors import Prior

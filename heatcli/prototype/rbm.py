@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from heatcli.arrays import npz
 from heatcli.errors import UsageError
-from heatcli.files import npz, write_atomically
+from heatcli.files import write_atomically
 
 
 @dataclass(frozen=True, eq=False)
