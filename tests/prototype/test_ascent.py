@@ -181,3 +181,12 @@ def test_starts(linear: Model, tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=text):
             next(ascend(linear, torch.tensor([0]), L2(1), Search(start=start)))
+
+
+def test_an_artifact_that_takes_two_at_a_time(tmp_path: Path) -> None:
+    """Three classes go through in two parts, the last filled up; the prototypes are the same."""
+    model, fixed = (load(network("plain"), tmp_path) for _ in range(2))
+    fixed.batch_size = 2
+    found = [search(m, torch.tensor([0, 2, 4]), L2(0.05), Search(steps=5, jitter=1)) for m in (model, fixed)]
+    assert torch.allclose(found[0].pixels, found[1].pixels, atol=1e-5)
+    assert torch.allclose(found[0].trace["log_probability"], found[1].trace["log_probability"], atol=1e-4)
