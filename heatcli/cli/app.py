@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import heatcli
-from heatcli.cli import explain, inspect, mean, merge, methods
+from heatcli.cli import activations, explain, filters, fit_expert, inspect, mean, merge, methods, prototype
 from heatcli.errors import HeatcliError
 
 app = typer.Typer(
@@ -25,6 +25,10 @@ app.command("methods")(methods.command)
 app.command("inspect")(inspect.command)
 app.command("mean")(mean.command)
 app.command("merge")(merge.command)
+app.command("activations")(activations.command)
+app.command("filters")(filters.command)
+app.command("prototype")(prototype.command)
+app.command("fit-expert")(fit_expert.command)
 
 
 def _version(wanted: bool) -> None:

@@ -93,6 +93,13 @@ def command(
     )  # fmt: skip
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), head, **flags)
+    if loaded.alphabet:
+        from heatcli.cli import sequences
+        from heatcli.sequences.job import Request as Sequences
+
+        own = Sequences(tuple(map(Path, images)), Path(out), chosen, target, baseline, pixels, batch_size)
+        sequences.explain(loaded, own, time.perf_counter() - started, json)
+        return
     run = Run(loaded, request, time.perf_counter() - started)
     with interruptible() as signals, Talk(run.total, run.before, run.index is not None, quiet) as talk:
         if "dequantise" in loaded.artifact.rewrites:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,7 +71,7 @@ def model_flags(
     """The keyword arguments of `heatcli.load` that these options stand for. Raises `UsageError`."""
     return {
         "preset": preset,
-        "size": _size(size), "channels": channels, "mean": _numbers("--mean", mean), "std": _numbers("--std", std),
+        "size": shape(size), "channels": channels, "mean": _numbers("--mean", mean), "std": _numbers("--std", std),
         "resize": resize, "labels": labels,
     }  # fmt: skip
 
@@ -102,7 +105,7 @@ def arrays(given: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def shape(text: str | None) -> tuple[int, int] | None:
     from heatcli.errors import UsageError
 
     if text is None:
@@ -149,3 +152,29 @@ def _pairs(flag: str, given: list[str] | None, form: str) -> list[tuple[str, str
             raise UsageError(f"{flag} {item} is not of the form {form}")
         found.append((name, value))
     return found
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """One line of JSON on stdout."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
+    """A count on stderr of what passes through the function that it yields; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+
+        def advance(items: Iterable[Any]) -> Iterator[Any]:
+            task = bar.add_task(what, total=total)
+            for item in items:
+                yield item
+                bar.advance(task)
+
+        yield advance

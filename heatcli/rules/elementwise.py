@@ -64,10 +64,7 @@ def slope(step: Step) -> Tensor:
     else:  # in so small a step the derivative errs only in second order
         size = step.output.detach().abs().flatten(1).amax(1).reshape(-1, *(1,) * (dy.dim() - 1))
         level = dx.abs() <= size * (_ROUNDING * torch.finfo(dy.dtype).eps)
-    if step.differentiable:
-        ratio = dy / torch.where(level, 1, dx)
-    else:
-        ratio = torch.div(dy, dx).detach()
+    ratio = dy / torch.where(level, 1, dx) if step.differentiable else torch.div(dy, dx).detach()
     if not bool(level.any()):
         return ratio
     if len(operator.args) > 1 or level.shape != step.inputs[0].shape or step.differentiable:

@@ -66,6 +66,31 @@ def peers(module: torch.nn.Module, batch: torch.Tensor) -> dict[str, Job]:
     }
 
 
+def contestants(name: str, methods: list[str], with_peers: bool) -> dict[str, Job]:
+    """The eager gradient, heatcli's methods on the TorchScript, and the peers', for one network."""
+    torch.manual_seed(0)
+    module = torchvision.models.get_model(name, weights=None).eval()
+    for part in module.modules():
+        if hasattr(part, "inplace"):
+            part.inplace = False  # Captum's hooks refuse it
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    batch = torch.randn(BATCH, 3, SIZE, SIZE)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt"
+        torch.jit.script(module).save(str(path))
+        model = heatcli.load(path, size=SIZE)
+
+    def explained(method: str) -> Job:
+        more = {"steps": 32} if method == "integrated-gradients" else {}
+        return lambda: heatcli.explain(model, batch, method, **more)
+
+    jobs: dict[str, Job] = {"eager": lambda: eager_gradient(module, batch), **{m: explained(m) for m in methods}}
+    if with_peers:
+        jobs |= {k: v for k, v in peers(module, batch).items() if k.split("/")[0] in jobs}
+    return jobs
+
+
 def ratios(jobs: dict[str, Job], repeats: int) -> dict[str, float]:
     """Median over rounds of each job's time over that of the job called `eager`; a job that raises is left out."""
     taken: dict[str, list[float]] = {}
@@ -100,24 +125,7 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, torch {torch.__version__}\n")
     rows: dict[str, dict[str, float]] = {}
     for name in options.networks.split(","):
-        torch.manual_seed(0)
-        module = torchvision.models.get_model(name, weights=None).eval()
-        for part in module.modules():
-            if hasattr(part, "inplace"):
-                part.inplace = False  # Captum's hooks refuse it
-        for parameter in module.parameters():
-            parameter.requires_grad_(False)
-        batch = torch.randn(BATCH, 3, SIZE, SIZE)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.pt"
-            torch.jit.script(module).save(str(path))
-            model = heatcli.load(path, size=SIZE)
-        jobs: dict[str, Job] = {"eager": lambda: eager_gradient(module, batch)}
-        for method in options.methods.split(","):
-            more = {"steps": 32} if method == "integrated-gradients" else {}
-            jobs[method] = lambda m=method, more=more: heatcli.explain(model, batch, m, **more)
-        if not options.no_peers:
-            jobs |= {k: v for k, v in peers(module, batch).items() if k.split("/")[0] in jobs}
+        jobs = contestants(name, options.methods.split(","), not options.no_peers)
         print(name, flush=True)
         for job, ratio in ratios(jobs, options.repeats).items():
             rows.setdefault(job, {})[name] = ratio
