@@ -74,21 +74,24 @@ def explain(
     batch = batch.to(model.device, model.picture.dtype)
     origin = reference(model, batch, chosen, baseline)
     size = model.fixed_batch(batch.shape)
-    if size is None or size == len(batch):
+    alone = size is not None and size > 1 and not model.graph((size, *batch.shape[1:])).keeps_images_apart
+    if size is None or (size == len(batch) and not alone):
         return _explain(model, batch, chosen, target, origin, region)
     parts = []
-    for start in range(0, len(batch), size):
-        index = torch.arange(start, start + size, device=batch.device).clamp(max=len(batch) - 1)
+    step = 1 if alone else size
+    for start in range(0, len(batch), step):
+        index = torch.arange(start, start + size, device=batch.device).clamp(max=start if alone else len(batch) - 1)
         own = target if target is None or isinstance(target, str | int) else torch.as_tensor(target).cpu()[index.cpu()]
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
-        part = _explain(model, batch[index], chosen, own, origin.rows(index), area)
-        parts.append((part, min(size, len(batch) - start)))
+        part = _explain(model, batch[index], chosen, own, origin.rows(index), area, alone)
+        parts.append((part, min(step, len(batch) - start)))
     return _joined(parts)
 
 
 def _explain(
-    model: Model, batch: Tensor, method: Method, target: Any, origin: Reference, region: Tensor | None
-) -> Explanation:
+    model: Model, batch: Tensor, method: Method, target: Any, origin: Reference, region: Tensor | None,
+    alone: bool = False,
+) -> Explanation:  # fmt: skip
     graph = model.graph(batch.shape)
     started = time.perf_counter()
     method.fits(graph)
@@ -99,12 +102,17 @@ def _explain(
         raise ModelError(f"{model.path}: its output is not finite (NaN or infinite) on this image")
     scores = laid_out(output)
     goal = choose(target, scores, model.labels, _on_grid(model, region, batch, output))
+    goal = goal.first() if alone else goal
     score = score_of(goal, output)
-    answer = method.procedure(Question(model, graph, batch, origin, goal, tape, score), method)
-    relevance, books = answer.relevance, answer.books or Books.open(graph, batch)
+    answer = method.procedure(Question(model, graph, batch, origin, goal, tape, score, alone=alone), method)
+    relevance, score0 = answer.relevance, answer.score0
+    books = answer.books or Books.open(graph, batch[:1] if alone else batch)
+    if alone:
+        output, scores, score, relevance = output[:1], scores[:1], score[:1], relevance[:1]
+        goal, score0 = goal.rows(torch.zeros_like(goal.index[:1])), None if score0 is None else score0[:1]
     if not bool(torch.isfinite(relevance).all()):
         raise ModelError(f"{model.path}: the relevance of {method.name} is not finite; try another method")
-    ledger = _ledger(score, answer.score0, relevance, books, method)
+    ledger = _ledger(score, score0, relevance, books, method)
     seconds = {"forward": (between - started) / n, "backward": (time.perf_counter() - between) / n}
     at = goal.region[:, None].to(scores)
     chances = (laid_out(probabilities(graph, output)) * at).sum(2) / at.sum(2).clamp(min=1)

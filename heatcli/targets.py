@@ -30,6 +30,12 @@ class Target:
         """The targets of some of the images, int64 [M], each as often as it is named."""
         return Target(self.index[index], None if self.minus is None else self.minus[index], self.region[index])
 
+    def first(self) -> Target:
+        """The same, but for the first image alone: the others have no score."""
+        region = torch.zeros_like(self.region)
+        region[:1] = self.region[:1]
+        return Target(self.index, self.minus, region)
+
     def seed(self, output: Tensor) -> Tensor:
         """The multiplier of the output [N, classes, positions] that picks the score."""
         n, _, positions = output.shape

@@ -172,7 +172,7 @@ class Model:
 
         Those are computed on one image, and again only when the baseline changes.
         """
-        if reference.batch is None or not reference.shared:
+        if reference.batch is None or not reference.shared or self.batch_size not in (None, 1):
             return reference.batch
         row = reference.batch[:1]
         known, values = self._shared

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated
 
 import typer

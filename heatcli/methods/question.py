@@ -43,7 +43,8 @@ class Question:
     """A batch [N, …], what it is compared with, and the score of each image that is explained.
 
     Points [M, …] are inputs of the network anywhere; `rows`, int64 [M], says of which image each is, and so whose
-    target counts. They go through the network a few at a time.
+    target counts. They go through the network a few at a time. `alone`: the batch is one image, repeated to fill an
+    artifact whose operators lay the images of a batch side by side; the first alone has a score.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class Question:
     tape: Tape | None
     score: Tensor
     score0: Tensor | None = None
+    alone: bool = False
 
     @property
     def difference(self) -> Tensor:
@@ -78,7 +80,8 @@ class Question:
         for at, real in self._parts(len(points)):
             graph = self.model.graph((len(at), *points.shape[1:]))
             tape = forward(graph, points[at], None if references is None else references[at])
-            yield real, self._walk(tape, self.goal.rows(rows[at]), rules, books, keep, None, len(real))
+            goal = self.goal.rows(rows[at])
+            yield real, self._walk(tape, goal.first() if self.alone else goal, rules, books, keep, None, len(real))
 
     def scores(self, points: Tensor, rows: Tensor) -> Tensor:
         """The score at each point, float64 [M]."""
@@ -93,6 +96,10 @@ class Question:
         """Indices of points that go together: those that fill the network's batch, and the real ones among them."""
         fixed = self.model.fixed_batch(self.batch.shape)
         size = fixed or max(AT_ONCE, len(self.batch))
+        if self.alone:
+            for one in torch.arange(count, device=self.batch.device).split(1):
+                yield one.expand(size), one
+            return
         for start in range(0, count, size):
             real = torch.arange(start, min(start + size, count), device=self.batch.device)
             whole = torch.arange(start, start + size, device=self.batch.device).clamp(max=count - 1)
@@ -110,7 +117,7 @@ class Question:
             score0 = score_of(goal, tape.reference_output.expand_as(tape.output))
         kept = dict.fromkeys(keep)
         values = {s.operator.name: s.output.detach() for s in tape.steps if s.operator.name in kept}
-        books = Books.open(tape.graph, tape.input)
+        books = Books.open(tape.graph, tape.input[:1] if self.alone else tape.input)
         multipliers: dict[str, Tensor] = {name: torch.zeros_like(value) for name, value in values.items()}
         shape = tape.output.shape
         multiplier = walk(tape, rules, seed.reshape(shape), books if book else None, multipliers)
