@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import heatcli
-from heatcli.cli import evaluate, explain, inspect, mean, methods
+from heatcli.cli import check, evaluate, explain, inspect, mean, methods
 from heatcli.errors import HeatcliError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("explain")(explain.command)
 app.command("methods")(methods.command)
 app.command("inspect")(inspect.command)
 app.command("mean")(mean.command)
+app.command("check")(check.command)
 app.command("evaluate")(evaluate.command)
 
 

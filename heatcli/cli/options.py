@@ -145,6 +145,13 @@ def as_json(found: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(found)) + b"\n"
 
 
+def as_json_line(found: Any) -> bytes:
+    """A record as one line of JSON, newline at the end."""
+    import msgspec
+
+    return msgspec.json.encode(found) + b"\n"
+
+
 def _size(text: str | None) -> tuple[int, int] | None:
     from heatcli.errors import UsageError
 
