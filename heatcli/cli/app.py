@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import heatcli
-from heatcli.cli import check, evaluate, explain, inspect, mean, methods
+from heatcli.cli import check, compare, evaluate, explain, inspect, mean, methods
 from heatcli.errors import HeatcliError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("methods")(methods.command)
 app.command("inspect")(inspect.command)
 app.command("mean")(mean.command)
 app.command("check")(check.command)
+app.command("compare")(compare.command)
 app.command("evaluate")(evaluate.command)
 
 

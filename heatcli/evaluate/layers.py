@@ -51,8 +51,9 @@ def layers_of(graph: Graph) -> dict[str, tuple[str, ...]]:
         weights = _weights(operator)
         if not weights:
             continue
-        if not found or any(w.value.dim() > 1 and w.value.numel() > max(w.value.shape) for w in weights):
-            name = weights[0].name.removesuffix(".weight")
+        matrices = [w for w in weights if w.value.numel() > max(w.value.shape)]
+        if not found or matrices:
+            name = (matrices or weights)[0].name.removesuffix(".weight")
             found.setdefault(name if name not in found else operator.name, [])
         found[next(reversed(found))].append(operator.name)
     return {name: tuple(operators) for name, operators in found.items()}
