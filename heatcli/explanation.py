@@ -17,7 +17,7 @@ from heatcli.images.baselines import Reference, reference
 from heatcli.ledger import Books, Ledger, total
 from heatcli.methods.table import Method
 from heatcli.methods.table import method as find_method
-from heatcli.rules.base import per_image
+from heatcli.rules.base import per_image, wide
 from heatcli.targets import Target, choose
 from heatcli.walk import forward, walk
 
@@ -98,10 +98,10 @@ def _explain(
     scores = _laid_out(output)
     goal = choose(target, scores, model.labels, _on_grid(model, region, batch, output))
     seed = goal.seed(scores)
-    score = per_image(seed.double() * scores.double())
+    score = per_image(wide(seed) * wide(scores))
     score0 = torch.zeros_like(score)
     if tape.reference_output is not None:
-        score0 = per_image(seed.double() * _laid_out(tape.reference_output).double())
+        score0 = per_image(wide(seed) * wide(_laid_out(tape.reference_output)))
     books = Books.open(graph, batch)
     multiplier = walk(tape, method.rules, seed.reshape(output.shape), books if method.conserves else None)
     difference = batch if origin.batch is None else batch - origin.batch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.operator import Graph, Operator
-from heatcli.rules.base import Sent
+from heatcli.rules.base import Sent, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,5 @@ class Books:
 
 
 def total(entries: Mapping[str, Tensor], like: Tensor) -> Tensor:
-    """Sum of all entries [N, …] over all but the batch, float64 [N]; zero where there are none."""
-    zero = torch.zeros(len(like), dtype=torch.float64, device=like.device)
-    return sum((e.double().reshape(len(like), -1).sum(1) for e in entries.values()), zero)
+    """Sum of all entries [N, …] over all but the batch, float64 [N] as `like` is; zero where there are none."""
+    return sum((wide(e).reshape(len(like), -1).sum(1) for e in entries.values()), torch.zeros_like(like))

@@ -207,7 +207,8 @@ def _scripted(module: nn.Module, example: Tensor, path: Path) -> None:  # noqa: 
 
 
 def _traced(module: nn.Module, example: Tensor, path: Path) -> None:
-    torch.jit.trace(module, example).save(str(path))
+    with torch.no_grad():
+        torch.jit.trace(module, example, check_trace=False).save(str(path))
 
 
 def _onnx_old(module: nn.Module, example: Tensor, path: Path) -> None:

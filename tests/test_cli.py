@@ -118,7 +118,7 @@ def test_inspect_and_methods_print_json(cli: Cli) -> None:
     assert methods["lrp-eps"]["parameters"] == {"epsilon": 1e-6}
     assert methods["gradient"]["baseline"] is None
     assert "elementwise" in methods["lrp-0"]["rules"]
-    assert "batch_norm" in cli("inspect").out
+    assert "convolution" in cli("inspect").out
     assert "Bach et al. 2015" in cli("methods").out
 
 

@@ -14,6 +14,8 @@ from heatcli.errors import UsageError
 from heatcli.graph.passes import DEFAULT, PASSES
 from heatcli.images.read import read_picture
 
+UNFOLDED = tuple(name for name in DEFAULT if name != "fold-batch-norm")
+
 
 def _saved(module: nn.Module, folder: Path) -> Path:
     path = folder / "m.pt"
@@ -47,8 +49,8 @@ def test_folding_keeps_every_bias_entry(tmp_path: Path) -> None:
     """Folded and unfolded give the same relevance and the same bias entries, name by name, for lrp-0 and deeplift."""
     path = _saved(Folding(), tmp_path)
     batch = torch.randn(4, 3, 9, 9)
-    plain = heatcli.load(path, size=9)
-    folded = heatcli.load(path, size=9, passes=(*DEFAULT, "fold-batch-norm"))
+    plain = heatcli.load(path, size=9, passes=UNFOLDED)
+    folded = heatcli.load(path, size=9)
     titles = [op.title for op in folded.graph(batch.shape).operators]
     assert titles.count("native_batch_norm") == 1
     assert [op.title for op in plain.graph(batch.shape).operators].count("native_batch_norm") == 4
@@ -65,7 +67,7 @@ def test_folding_keeps_every_bias_entry(tmp_path: Path) -> None:
 def test_folding_the_embedded_model() -> None:
     """On the real thing too: totals by bias name agree to 1e-4 of the score."""
     batch = heatcli.load().preprocess([read_picture(SAMPLES / "wolf-on-snow.png", 3).pixels])
-    a, b = (heatcli.explain(heatcli.load(passes=p), batch, "lrp-0") for p in (DEFAULT, (*DEFAULT, "fold-batch-norm")))
+    a, b = (heatcli.explain(heatcli.load(passes=p), batch, "lrp-0") for p in (UNFOLDED, DEFAULT))
     for name in a.biases:
         assert float((a.biases[name].sum() - b.biases[name].sum()).abs()) < 1e-4 * float(a.ledger.output)
 
@@ -205,6 +207,6 @@ def test_dtypes(tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
     batch = torch.randn(3, 3, 9, 9)
     result = heatcli.explain(model, batch, "lrp-eps")
     assert result.relevance.dtype == dtype
-    assert torch.allclose(result.outputs, module(batch.to(dtype)), rtol=1e-2)
+    assert torch.allclose(result.outputs, module(batch.to(dtype)), rtol=1e-2, atol=2e-3)
     assert result.ledger.pixels.dtype == torch.float64
     assert float(result.ledger.relative_error.max()) < tolerance

@@ -245,10 +245,12 @@ def _said_by(picture: InputInfo) -> dict[str, Any]:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(next((n for n in ("cuda", "mps") if getattr(torch, n).is_available()), "cpu"))
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used here: {first_line(error)}; use auto, cpu or cuda") from error
+        raise UsageError(
+            f"device {name!r} cannot be used here: {first_line(error)}; use auto, cpu, cuda or mps"
+        ) from error
     return device

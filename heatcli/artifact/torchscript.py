@@ -33,7 +33,7 @@ def load_torchscript(path: Path) -> Artifact:
 
 
 def _settle_tensors(module: Any) -> bool:
-    """Compute calls of `torch.tensor(numbers)` in the code beforehand; whether none is left.
+    """Compute calls of `torch.tensor(…)` in the code beforehand, or write them otherwise; whether none is left.
 
     Met under `functionalize` they crash the interpreter.
     """
@@ -41,4 +41,23 @@ def _settle_tensors(module: Any) -> bool:
     torch._C._jit_pass_inline(graph)
     if graph.findNode("aten::tensor"):
         torch._C._jit_pass_constant_propagation(graph)
+    for node in graph.findAllNodes("aten::tensor"):
+        _as_scalar_tensor(graph, node)
     return not graph.findNode("aten::tensor")
+
+
+def _as_scalar_tensor(graph: Any, node: Any) -> None:
+    """`torch.tensor(number)` as `torch.scalar_tensor(number)`; of anything else it is left as it is."""
+    number, dtype, device, _ = node.inputs()
+    default = {"IntType": torch.int64, "FloatType": torch.get_default_dtype(), "BoolType": torch.bool}
+    own = default.get(number.type().kind())
+    if own is None:
+        return
+    with graph.insert_point_guard(node):
+        nothing = graph.insertConstant(None)
+        kind = graph.insertConstant(own) if dtype.type().kind() == "NoneType" else dtype
+        other = graph.create("aten::scalar_tensor", [number, kind, nothing, device, nothing], 1)
+        other.insertBefore(node)
+    other.output().setType(node.output().type())
+    node.output().replaceAllUsesWith(other.output())
+    node.destroy()

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functionalize
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from heatcli.errors import ModelError, UsageError, first_line
+from heatcli.graph.fused import FUSED
 from heatcli.graph.kinds import classify
 from heatcli.graph.operator import Constant, Graph, Operator, Ref
 from heatcli.graph.passes import DEFAULT, apply
@@ -28,8 +30,6 @@ INPUT = "input"
 _ATEN = torch.ops.aten
 # What these make depends on the shape of their argument alone.
 _SHAPE_ONLY = frozenset("new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like".split())
-# Shortcuts that layers take while nobody asks for gradients; they have no derivative.
-_FUSED = frozenset(["native_multi_head_attention", "transformer_encoder_layer_fwd"])
 # A view demands strides, which passes may change; a reshape does not.
 _STRIDE_FREE = {_ATEN.view.default: _ATEN.reshape.default, _ATEN._unsafe_view.default: _ATEN.reshape.default}
 
@@ -54,6 +54,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False  # there is no dynamo here to be kept out; keeping it out would import it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _title(func) in FUSED:
+            with self:
+                return FUSED[_title(func)](*args, **(kwargs or {}))
         output = func(*args, **(kwargs or {}))
         self.calls.append(_Call(func, args, kwargs or {}, output))
         return output
@@ -74,20 +77,16 @@ def capture(
     is explained; `functional`: whether in-place writes are made functional (else they are refused). Raises
     `ModelError`, naming `where`, if it cannot be run, returns no scores, or its scores do not depend on the image.
     """
-    returned, calls = _watched(module, example, where, functional, gradients=False)
-    if any(_title(call.target) in _FUSED for call in calls):
-        returned, calls = _watched(module, example, where, functional, gradients=True)
+    returned, calls = _watched(module, example, where, functional)
     graph = _flatten(calls, example, _scores(returned, head, where), names, where, functional)
     return apply(classify(graph), passes)
 
 
-def _watched(
-    module: Callable[[Tensor], Any], example: Tensor, where: str, functional: bool, gradients: bool
-) -> tuple[Any, list[_Call]]:
+def _watched(module: Callable[[Tensor], Any], example: Tensor, where: str, functional: bool) -> tuple[Any, list[_Call]]:
     """What `module` returns for `example`, and every call it made."""
     recorder = _Recorder()
     try:
-        with torch.set_grad_enabled(gradients), warnings.catch_warnings(), recorder:
+        with torch.no_grad(), warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), recorder:
             warnings.simplefilter("ignore")
             returned = functionalize(lambda x: module(x))(example) if functional else module(example)
     except Exception as error:  # whatever the artifact's own code raises
@@ -167,9 +166,12 @@ def _operator(
 
     args, kwargs = pytree.tree_map(plain, (tuple(call.args), dict(call.kwargs)))
     sources = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Ref) and x.name in active]
+    target = _STRIDE_FREE.get(call.target, call.target)
+    if target is _ATEN._convolution.default:  # the same, with flags for cuDNN behind
+        target, args = _ATEN.convolution.default, args[:9]
     return Operator(
         name=name,
-        target=_STRIDE_FREE.get(call.target, call.target),
+        target=target,
         args=args,
         kwargs=kwargs,
         index=index,

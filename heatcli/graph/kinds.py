@@ -38,7 +38,7 @@ ALWAYS: dict[str, str] = {
             max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices
             adaptive_max_pool2d adaptive_max_pool3d amax amin""",
         SUM: "cat stack slice_scatter select_scatter",
-        NORMALISER: "native_layer_norm native_group_norm _softmax _log_softmax",
+        NORMALISER: "native_layer_norm native_group_norm _softmax _safe_softmax _log_softmax",
         LAYOUT: """
             view _unsafe_view reshape permute transpose t squeeze unsqueeze expand flatten slice select narrow split
             split_with_sizes chunk unbind constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
@@ -150,7 +150,6 @@ _CONDITIONAL: dict[str, Callable[[Operator], str]] = {
     "linalg_vector_norm": _norm,
     "linear": _only(0),
     "convolution": _only(0, PRODUCT),
-    "_convolution": _only(0, PRODUCT),
     "native_batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _only(0),
     "masked_fill": _two(LAYOUT, UNKNOWN),
@@ -217,7 +216,7 @@ def _batch_norm_shift(op: Operator) -> tuple[Offset, ...]:
 
 def _softmax_at_zero(op: Operator) -> tuple[Offset, ...]:
     classes = op.shape[op.arg(1)]
-    value = 1 / classes if op.title == "_softmax" else -math.log(classes)
+    value = -math.log(classes) if op.title == "_log_softmax" else 1 / classes
     return (Offset(f"{op.name}.offset", torch.full((), value, dtype=op.dtype)),)
 
 
@@ -253,7 +252,6 @@ def _measured(op: Operator) -> tuple[Offset, ...]:
 
 _NAMED: dict[str, Callable[[Operator], tuple[Offset, ...]]] = {
     "convolution": _bias_at(2, channels=True),
-    "_convolution": _bias_at(2, channels=True),
     "linear": _bias_at(2, channels=False),
     "addmm": _scaled_bias,
     "baddbmm": _scaled_bias,
@@ -262,5 +260,6 @@ _NAMED: dict[str, Callable[[Operator], tuple[Offset, ...]]] = {
     "native_layer_norm": _bias_at(3, channels=False),
     "native_group_norm": _bias_at(2, channels=True),
     "_softmax": _softmax_at_zero,
+    "_safe_softmax": _softmax_at_zero,
     "_log_softmax": _softmax_at_zero,
 }

@@ -192,11 +192,13 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
 def _folded(layer: Operator, norm: Operator) -> Operator | None:
     scale, shift = batch_norm_scale_shift(norm)
-    convolution = layer.title == "convolution" and not layer.arg(6)
+    convolution = layer.title == "convolution"
+    transposed = convolution and layer.arg(6)
     weight = layer.constant(1) if convolution else layer.constant(2) if layer.title == "addmm" else None
-    if weight is None or len(layer.sources) != 1 or layer.kwargs:
+    if weight is None or len(layer.sources) != 1 or layer.kwargs or (transposed and layer.arg(8) > 1):
         return None
-    shape = (-1, *(1,) * (weight.value.dim() - 1)) if convolution else (1, -1)
+    out = 0 if convolution and not transposed else 1
+    shape = [-1 if d == out else 1 for d in range(weight.value.dim())]
     scaled = Constant(weight.name, weight.value * scale.reshape(shape))
     old = layer.constant(2 if convolution else 0)
     bias = Constant(norm.offsets[0].name, shift if old is None else shift + old.value * scale)
@@ -260,7 +262,7 @@ PASSES: dict[str, Pass] = {
     "logit": logit,
     "centre-logits": centre_logits,
 }
-DEFAULT = ("drop-identities", "join-matrix-bias", "join-gates", "join-prelu", "logit")
+DEFAULT = ("drop-identities", "join-matrix-bias", "join-gates", "join-prelu", "fold-batch-norm", "logit")
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "logit": ("logit",),
     "centred-logit": ("logit", "centre-logits"),

@@ -129,11 +129,11 @@ def gaussian_blur(batch: Tensor, sigma: float) -> Tensor:
     for dim in (-2, -1):
         size = batch.shape[dim]
         radius = math.ceil(4 * sigma)
-        position = torch.arange(size, device=batch.device, dtype=torch.float64)
-        reach = torch.arange(-radius, radius + 1, device=batch.device, dtype=torch.float64)
+        position = torch.arange(size, dtype=torch.float64)
+        reach = torch.arange(-radius, radius + 1, dtype=torch.float64)
         weights = torch.exp(-((reach / sigma) ** 2) / 2)
         taps = (position[:, None] + reach[None]).clamp(0, size - 1).long()
-        matrix = torch.zeros(size, size, device=batch.device, dtype=torch.float64)
+        matrix = torch.zeros(size, size, dtype=torch.float64)
         matrix.scatter_add_(1, taps, (weights / weights.sum()).expand(size, -1).contiguous())
         batch = torch.movedim(torch.movedim(batch, dim, -1) @ matrix.T.to(batch), -1, dim)
     return batch

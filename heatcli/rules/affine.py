@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError
-from heatcli.rules.base import Sent, Step, per_image
+from heatcli.rules.base import Sent, Step, per_image, wide
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Epsilon:
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Absorbs s·ε·sign(z)."""
         if self.epsilon == 0:
-            nothing = multiplier.new_zeros(len(multiplier), dtype=torch.float64)
+            nothing = wide(multiplier.new_zeros(len(multiplier)))
             return Sent(step.adjoint(multiplier), offsets_at=multiplier, absorbed=nothing)
         z = step.difference
         stabiliser = torch.copysign(z.new_tensor(self.epsilon), z)

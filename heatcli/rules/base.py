@@ -98,13 +98,16 @@ class Rule(Protocol):
         ...
 
 
+def wide(x: Tensor) -> Tensor:
+    """In float64, which sums are booked in; on the CPU where the device has none (MPS)."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
 def per_image(relevance: Tensor) -> Tensor:
     """Sum of all but the first dimension, in float64: [N]."""
-    return (
-        relevance.sum(tuple(range(1, relevance.dim())), dtype=torch.float64)
-        if relevance.dim() > 1
-        else (relevance.double())
-    )
+    if relevance.dim() == 1 or relevance.device.type == "mps":
+        return wide(relevance).reshape(len(relevance), -1).sum(1)
+    return relevance.sum(tuple(range(1, relevance.dim())), dtype=torch.float64)
 
 
 @dataclass(frozen=True)

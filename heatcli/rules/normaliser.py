@@ -25,7 +25,7 @@ class HeldStatistics:
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Exact with either reference."""
         title = step.operator.title
-        if title in ("_softmax", "_log_softmax"):
+        if title in ("_softmax", "_safe_softmax", "_log_softmax"):
             return Sent([_softmax(step, multiplier, logarithm=title == "_log_softmax")], offsets_at=multiplier)
         if title in ("norm", "linalg_vector_norm"):
             return Sent([_euclidean(step, multiplier)])
@@ -89,4 +89,5 @@ def _exp_secant(a: Tensor, b: Tensor) -> Tensor:
     """(eᵃ − eᵇ)/(a − b), with its limit where a = b; for a, b ≤ 0."""
     d = a - b
     near = d.abs() < 1e-3
+    d = torch.where(d.isnan(), -torch.inf, d)  # both −∞: masked out
     return torch.where(near, torch.exp((a + b) / 2), (torch.exp(a) - torch.exp(b)) / torch.where(near, 1, d))

@@ -28,7 +28,6 @@ LEDGER = 1e-4  # a row is exact below this
 METHODS = ("lrp-eps", "deeplift-rescale")
 EXPLAINED = {  # rows that are not exact, in a word
     "timm:legacy_senet154": "multipliers grow 1e17-fold over 154 random layers: rounding, in float64 too",
-    "torchvision:vit_b_16": "the trace holds a fused attention operator",
 }
 
 

@@ -1,0 +1,92 @@
+"""Fused attention operators, taken apart: they are shortcuts without a derivative.
+
+nn.MultiheadAttention and nn.TransformerEncoderLayer take them while nobody asks for gradients, and a trace keeps them.
+Each function computes what its operator does by operators that have rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ATEN = torch.ops.aten
+
+
+def multi_head_attention(
+    query: Tensor, key: Tensor, value: Tensor, embed_dim: int, num_head: int, qkv_weight: Tensor, qkv_bias: Tensor,
+    proj_weight: Tensor, proj_bias: Tensor, mask: Tensor | None = None, need_weights: bool = True,
+    average_attn_weights: bool = True, mask_type: int | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Self-attention of tokens [N, T, embed_dim]; `mask` is true where a token may not look (0: [T, T], 1: [N, T])."""
+    n, tokens, _ = query.shape
+    width = embed_dim // num_head
+    inputs = (query, key, value)
+    weights, biases = (_ATEN.split.Tensor(x, embed_dim) for x in (qkv_weight, qkv_bias))
+    q, k, v = (
+        _ATEN.permute(_ATEN.view(_dense(x, w, b), [n, x.shape[1], num_head, width]), [0, 2, 1, 3])
+        for x, w, b in zip(inputs, weights, biases, strict=True)
+    )
+    scores = _product(_ATEN.mul.Tensor(q, 1 / math.sqrt(width)), _ATEN.transpose(k, 2, 3))
+    if mask is not None:
+        blind = mask if mask.dtype == torch.bool else mask != 0
+        blind = blind[:, None, None, :] if mask_type == 1 else blind
+        scores = _ATEN.masked_fill.Scalar(scores, _ATEN.expand(blind, scores.shape), -math.inf)
+    attention = _ATEN._softmax(scores, 3, False)
+    mixed = _ATEN.permute(_product(attention, v), [0, 2, 1, 3])
+    output = _dense(_ATEN.reshape(mixed, [n, tokens, embed_dim]), proj_weight, proj_bias)
+    if not need_weights:
+        return output, None
+    return output, _ATEN.mean.dim(attention, [1]) if average_attn_weights else attention
+
+
+def encoder_layer(
+    src: Tensor, embed_dim: int, num_heads: int, qkv_weight: Tensor, qkv_bias: Tensor, proj_weight: Tensor,
+    proj_bias: Tensor, use_gelu: bool, norm_first: bool, eps: float, norm_weight_1: Tensor, norm_bias_1: Tensor,
+    norm_weight_2: Tensor, norm_bias_2: Tensor, ffn_weight_1: Tensor, ffn_bias_1: Tensor, ffn_weight_2: Tensor,
+    ffn_bias_2: Tensor, mask: Tensor | None = None, mask_type: int | None = None,
+) -> Tensor:  # fmt: skip
+    """nn.TransformerEncoderLayer on tokens [N, T, embed_dim]."""
+
+    def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        normed: Tensor = _ATEN.native_layer_norm(x, [embed_dim], weight, bias, eps)[0]
+        return normed
+
+    def attend(x: Tensor) -> Tensor:
+        return multi_head_attention(
+            x, x, x, embed_dim, num_heads, qkv_weight, qkv_bias, proj_weight, proj_bias, mask, False, True, mask_type
+        )[0]
+
+    def feed(x: Tensor) -> Tensor:
+        hidden = _dense(x, ffn_weight_1, ffn_bias_1)
+        return _dense(_ATEN.gelu(hidden) if use_gelu else _ATEN.relu(hidden), ffn_weight_2, ffn_bias_2)
+
+    x = src
+    for part, weight, bias in ((attend, norm_weight_1, norm_bias_1), (feed, norm_weight_2, norm_bias_2)):
+        x = _ATEN.add.Tensor(x, part(norm(x, weight, bias))) if norm_first else norm(x + part(x), weight, bias)
+    return x
+
+
+def _dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A dense layer on [N, T, features], as `addmm` on its rows."""
+    n, tokens, features = x.shape
+    rows = _ATEN.addmm(bias, _ATEN.reshape(x, [n * tokens, features]), _ATEN.t(weight))
+    laid_out: Tensor = _ATEN.view(rows, [n, tokens, weight.shape[0]])
+    return laid_out
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """A matrix product for each image and head, [N, heads, …, …]."""
+    n, heads, rows, inner = a.shape
+    flat = _ATEN.bmm(_ATEN.reshape(a, [n * heads, rows, inner]), _ATEN.reshape(b, [n * heads, inner, b.shape[3]]))
+    laid_out: Tensor = _ATEN.view(flat, [n, heads, rows, b.shape[3]])
+    return laid_out
+
+
+FUSED: dict[str, Callable[..., Any]] = {
+    "native_multi_head_attention": multi_head_attention,
+    "transformer_encoder_layer_fwd": encoder_layer,
+}
