@@ -31,7 +31,6 @@ from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.subject import Subject
 from heatcli.graph.capture import capture
 from heatcli.graph.operator import Constant, Graph
-from heatcli.graph.passes import DEFAULT
 from heatcli.methods.table import method
 from heatcli.targets import choose
 from heatcli.walk import forward, walk
@@ -65,7 +64,8 @@ class Guide:
         inputs = inputs.contiguous()
         if self.graph is None:
             names = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-            self.graph = capture(net, torch.zeros_like(inputs), names, "the network in training", DEFAULT)
+            # no passes: folded weights would no longer be the parameters
+            self.graph = capture(net, torch.zeros_like(inputs), names, "the network in training", passes=())
         tape = forward(live(self.graph, net), inputs, differentiable=True)
         seed = torch.zeros_like(tape.output).scatter_(1, labels[:, None], 1.0)
         relevance = (walk(tape, self.rules, seed, None) * inputs).sum(1).abs()

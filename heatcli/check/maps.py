@@ -48,7 +48,7 @@ class InsideMask(Check):
             inside = inside_share(heatmaps, subject.mask)
             for name, share in zip(subject.names, inside.tolist(), strict=True):
                 yield at_least(self.name, "share inside", share, self.least, image=name, method=explainer.name)
-            middle, hits = float(inside.median()), float(pointing(heatmaps, subject.mask).mean())
+            middle, hits = float(inside.quantile(0.5)), float(pointing(heatmaps, subject.mask).mean())
             yield at_least(self.name, "median share inside", middle, self.median, method=explainer.name)
             yield at_least(self.name, "pointing game", hits, self.pointing, method=explainer.name)
 
