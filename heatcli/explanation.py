@@ -15,11 +15,12 @@ from heatcli.errors import ModelError, UsageError
 from heatcli.graph.passes import probabilities, quantity
 from heatcli.images.baselines import Reference, reference
 from heatcli.ledger import Books, Ledger, total
+from heatcli.methods.question import Question, laid_out, score_of
 from heatcli.methods.table import Method
 from heatcli.methods.table import method as find_method
-from heatcli.rules.base import per_image, wide
+from heatcli.rules.base import per_image
 from heatcli.targets import Target, choose
-from heatcli.walk import forward, walk
+from heatcli.walk import forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,37 +91,27 @@ def _explain(
 ) -> Explanation:
     graph = model.graph(batch.shape)
     started = time.perf_counter()
-    tape = forward(graph, batch, origin.batch)
+    method.fits(graph)
+    tape = forward(graph, batch, model.reference_values(origin) if method.procedure.compares else None)
     between = time.perf_counter()
     output, n = tape.output, len(batch)
     if not bool(torch.isfinite(output).all()):
         raise ModelError(f"{model.path}: its output is not finite (NaN or infinite) on this image")
-    scores = _laid_out(output)
+    scores = laid_out(output)
     goal = choose(target, scores, model.labels, _on_grid(model, region, batch, output))
-    seed = goal.seed(scores)
-    score = per_image(wide(seed) * wide(scores))
-    score0 = torch.zeros_like(score)
-    if tape.reference_output is not None:
-        score0 = per_image(wide(seed) * wide(_laid_out(tape.reference_output)))
-    books = Books.open(graph, batch)
-    multiplier = walk(tape, method.rules, seed.reshape(output.shape), books if method.conserves else None)
-    difference = batch if origin.batch is None else batch - origin.batch
-    relevance = multiplier * difference if method.times_difference else multiplier
+    score = score_of(goal, output)
+    answer = method.procedure(Question(model, graph, batch, origin, goal, tape, score), method)
+    relevance, books = answer.relevance, answer.books or Books.open(graph, batch)
     if not bool(torch.isfinite(relevance).all()):
         raise ModelError(f"{model.path}: the relevance of {method.name} is not finite; try another method")
-    ledger = _ledger(score, score0, relevance, books, method)
+    ledger = _ledger(score, answer.score0, relevance, books, method)
     seconds = {"forward": (between - started) / n, "backward": (time.perf_counter() - between) / n}
     at = goal.region[:, None].to(scores)
-    chances = (_laid_out(probabilities(graph, output)) * at).sum(2) / at.sum(2).clamp(min=1)
+    chances = (laid_out(probabilities(graph, output)) * at).sum(2) / at.sum(2).clamp(min=1)
     return Explanation(
         relevance, books.biases, ledger, books.absorbed, books.unexplained, (scores * at).sum(2), chances, goal, method,
         origin, {name: operator for name, (operator, _) in graph.offsets().items()}, quantity(graph), seconds,
     )  # fmt: skip
-
-
-def _laid_out(output: Tensor) -> Tensor:
-    """An output [N], [N, classes] or [N, classes, …] as [N, classes, positions]."""
-    return output.reshape(len(output), output.shape[1] if output.dim() > 1 else 1, -1)
 
 
 def _on_grid(model: Model, region: Tensor | None, batch: Tensor, output: Tensor) -> Tensor | None:
@@ -137,11 +128,12 @@ def _on_grid(model: Model, region: Tensor | None, batch: Tensor, output: Tensor)
     return (grid[:, 0] >= 0.5).flatten(1).expand(len(batch), -1)
 
 
-def _ledger(score: Tensor, score0: Tensor, relevance: Tensor, books: Books, method: Method) -> Ledger:
+def _ledger(score: Tensor, score0: Tensor | None, relevance: Tensor, books: Books, method: Method) -> Ledger:
+    score0 = torch.zeros_like(score) if score0 is None else score0
     pixels, biases = per_image(relevance), total(books.biases, score)
     absorbed, unexplained = total(books.absorbed, score), total(books.unexplained, score)
     if not method.conserves:
-        unexplained = score - score0 - pixels
+        unexplained = score - score0 - pixels - biases - absorbed
     return Ledger(score, score0, pixels, biases, absorbed, unexplained)
 
 

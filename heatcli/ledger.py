@@ -38,12 +38,16 @@ class Ledger:
 
 @dataclass(eq=False)
 class Books:
-    """What one walk of N images books: to biases per element [N, size], to ε and unknown operators per operator [N]."""
+    """What one walk of N images books: to biases per element [N, size], to ε and unknown operators per operator [N].
+
+    `direct` [N, …] is relevance that went to pixels without a multiplier.
+    """
 
     images: int
     biases: dict[str, Tensor] = field(default_factory=dict)
     absorbed: dict[str, Tensor] = field(default_factory=dict)
     unexplained: dict[str, Tensor] = field(default_factory=dict)
+    direct: Tensor | None = None
 
     @classmethod
     def open(cls, graph: Graph, batch: Tensor) -> Books:
@@ -58,7 +62,12 @@ class Books:
         if sent.absorbed is not None:
             self.absorbed[operator.name] = self._by_image(sent.absorbed)
         if sent.unexplained is not None:
-            self.unexplained[operator.name] = self._by_image(sent.unexplained)
+            self.lose(operator, sent.unexplained)
+
+    def lose(self, operator: Operator, relevance: Tensor) -> None:
+        """Book relevance [N] that found no way on at `operator` as unexplained."""
+        own = self._by_image(relevance)
+        self.unexplained[operator.name] = self.unexplained.get(operator.name, torch.zeros_like(own)) + own
 
     def _by_image(self, entry: Tensor) -> Tensor:
         """An entry of an operator that has several rows an image (windows, patches), summed to one row each."""

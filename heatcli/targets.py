@@ -26,6 +26,10 @@ class Target:
     minus: Tensor | None
     region: Tensor
 
+    def rows(self, index: Tensor) -> Target:
+        """The targets of some of the images, int64 [M], each as often as it is named."""
+        return Target(self.index[index], None if self.minus is None else self.minus[index], self.region[index])
+
     def seed(self, output: Tensor) -> Tensor:
         """The multiplier of the output [N, classes, positions] that picks the score."""
         n, _, positions = output.shape

@@ -7,15 +7,20 @@ value z is m·(z − z0).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from heatcli.graph.operator import Graph
+from heatcli.graph.kinds import FIRST, LAYOUT
+from heatcli.graph.operator import Graph, Operator
 from heatcli.ledger import Books
-from heatcli.rules.base import Booked, Rule, Sent, Step
+from heatcli.rules.base import Booked, Pair, Rule, Sent, Step
+from heatcli.rules.reveal_cancel import single
+
+Table = Mapping[str, Rule]
+_FALLBACK = Booked()
 
 
 @dataclass(eq=False)
@@ -26,7 +31,20 @@ class Tape:
     input: Tensor
     steps: list[Step]
     output: Tensor
+    reference: Tensor | None = None
     reference_output: Tensor | None = None
+
+    def bound(self, low: Tensor, high: Tensor) -> None:
+        """Tell first layers the range of their inputs, from that of the input: `low` and `high` [1 or N, …]."""
+        ranges = {self.graph.input: (low.expand_as(self.input), high.expand_as(self.input))}
+        for step in self.steps:
+            operator = step.operator
+            if operator.near:
+                with torch.no_grad():
+                    ends = [operator.run(step.others, [ranges[s][end] for s in operator.sources]) for end in (0, 1)]
+                ranges[operator.name] = torch.minimum(*ends), torch.maximum(*ends)
+            elif operator.first:
+                step.bounds = ranges[operator.sources[0]]
 
 
 def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
@@ -38,11 +56,17 @@ def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
     return values
 
 
-def forward(graph: Graph, batch: Tensor, baseline: Tensor | None = None, differentiable: bool = False) -> Tape:
-    """Run `graph` on `batch` [N, …], and on `baseline` [N, …] for the reference of every value, if one is given."""
-    references = None if baseline is None else values_of(graph, baseline)
+def forward(
+    graph: Graph, batch: Tensor, baseline: Tensor | Mapping[str, Tensor] | None = None, differentiable: bool = False
+) -> Tape:
+    """Run `graph` on `batch` [N, …], and on `baseline` for the reference of every value, if one is given.
+
+    `baseline` is a tensor [N, …], or every value of the graph on it (`values_of`), of N rows or of one for all.
+    """
+    references = values_of(graph, baseline) if isinstance(baseline, Tensor) else baseline
     values: dict[str, Tensor] = {graph.input: batch}
     steps: list[Step] = []
+    by_name: dict[str, Step] = {}
     for operator in graph.operators:
         with torch.set_grad_enabled(bool(operator.sources)):
             inputs = [_leaf(values[name], differentiable) for name in operator.sources]
@@ -51,11 +75,14 @@ def forward(graph: Graph, batch: Tensor, baseline: Tensor | None = None, differe
         if operator.sources:
             step = Step(operator, inputs, output, {n: values[n] for n in operator.refs if n not in operator.sources})
             step.differentiable = differentiable
+            step.producers = [by_name.get(name) for name in operator.sources]
             if references is not None:
                 step.reference_inputs = [references[name] for name in operator.sources]
                 step.reference_output = references[operator.name]
             steps.append(step)
-    return Tape(graph, batch, steps, values[graph.output], None if references is None else references[graph.output])
+            by_name[operator.name] = step
+    start, end = (None, None) if references is None else (references[graph.input], references[graph.output])
+    return Tape(graph, batch, steps, values[graph.output], start, end)
 
 
 def _leaf(value: Tensor, differentiable: bool) -> Tensor:
@@ -65,25 +92,67 @@ def _leaf(value: Tensor, differentiable: bool) -> Tensor:
     return value.detach().requires_grad_()
 
 
-def walk(tape: Tape, rules: Mapping[str, Rule], seed: Tensor, books: Books | None) -> Tensor:
+def rule_for(operator: Operator, rules: Table) -> Rule:
+    """The rule that a method's table has for an operator: for first layers, else for its role, else for its kind.
+
+    An operator whose kind is not in the table goes by its exact adjoint, and what that leaves is booked.
+    """
+    names = (FIRST if operator.first else "", operator.role, operator.kind)
+    return next((rules[name] for name in names if name in rules), _FALLBACK)
+
+
+def walk(
+    tape: Tape, rules: Table, seed: Tensor, books: Books | None, keep: MutableMapping[str, Tensor] | None = None
+) -> Tensor:
     """Carry `seed`, the multiplier of the output, back to the input: its multiplier, of the input's shape.
 
-    An operator whose kind is not in `rules` goes by its exact adjoint, and what that leaves is booked. Without
-    `books` nothing is booked. The steps are used up.
+    Without `books` nothing is booked. Relevance that a first layer's rule hands to pixels directly is booked as
+    `books.direct`. `keep` is filled with the multipliers of the values it has as keys. The steps are used up.
     """
-    multipliers = {tape.graph.output: seed}
-    fallback = Booked()
+    multipliers: dict[str, Tensor | Pair] = {tape.graph.output: seed}
+    direct: dict[str, Tensor] = {}
+    for step in tape.steps:
+        step.rule = rule_for(step.operator, rules)
     while tape.steps:
         step = tape.steps.pop()
-        operator = step.operator
+        operator, rule = step.operator, step.rule
+        assert rule is not None
+        if operator.name in direct:
+            _hand_down(step, direct)
         multiplier = multipliers.pop(operator.name, None)
         if multiplier is None:
             continue
         with torch.set_grad_enabled(step.differentiable):
-            sent: Sent = rules.get(operator.kind, fallback)(step, multiplier)
+            if isinstance(multiplier, Pair) and not getattr(rule, "takes_pairs", False):
+                multiplier, lost = single(step, multiplier)
+                if books is not None and bool(lost.any()):
+                    books.lose(operator, lost)
+            if keep is not None and operator.name in keep:
+                keep[operator.name] = multiplier if isinstance(multiplier, Tensor) else single(step, multiplier)[0]
+            sent: Sent = rule(step, multiplier)  # type: ignore[arg-type]
             if books is not None:
-                books.enter(operator, sent, blame=step.reference_inputs is None)
+                books.enter(operator, sent, blame=step.blamed)
+            if sent.relevance is not None:
+                (source,) = operator.sources
+                direct[source] = direct[source] + sent.relevance if source in direct else sent.relevance
+                continue
             for name, part in zip(operator.sources, sent.multipliers, strict=True):
                 if part is not None:
                     multipliers[name] = multipliers[name] + part if name in multipliers else part
-    return multipliers.get(tape.graph.input, torch.zeros_like(tape.input))
+    if books is not None and tape.graph.input in direct:
+        books.direct = direct[tape.graph.input]
+    arrived = multipliers.get(tape.graph.input)
+    if isinstance(arrived, Pair):  # a pixel's difference is all positive or all negative
+        rises = tape.input > (0 if tape.reference is None else tape.reference)
+        arrived = torch.where(rises, arrived.positive, arrived.negative)
+    return torch.zeros_like(tape.input) if arrived is None else arrived
+
+
+def _hand_down(step: Step, direct: MutableMapping[str, Tensor]) -> None:
+    """Hand relevance, not multipliers, from between the image and its first layers on towards the image."""
+    relevance = direct.pop(step.operator.name)
+    handed = [relevance] if step.operator.kind not in (LAYOUT, "sum") else step.adjoint(relevance)
+    for name, x, part in zip(step.operator.sources, step.inputs, handed, strict=True):
+        if part is not None:
+            own = part.sum_to_size(x.shape)
+            direct[name] = direct[name] + own if name in direct else own

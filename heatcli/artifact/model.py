@@ -24,8 +24,10 @@ from heatcli.graph.batch import rebatched
 from heatcli.graph.capture import capture
 from heatcli.graph.operator import Graph
 from heatcli.graph.passes import DEFAULT, PASSES
+from heatcli.walk import values_of
 
 if TYPE_CHECKING:
+    from heatcli.images.baselines import Reference
     from heatcli.images.preprocess import Fit
     from heatcli.images.read import Pixels
 
@@ -58,6 +60,7 @@ class Model:
     passes: tuple[str, ...] = DEFAULT
     head: int = 0
     _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, repr=False)
+    _shared: tuple[Tensor | None, Mapping[str, Tensor]] = field(default=(None, {}), repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -128,6 +131,33 @@ class Model:
         names = {**self.artifact.names(module), **others}
         functional = self.artifact.functional
         return capture(run, example, names, str(self.path), self.passes, self.head, functional)
+
+    def reference_values(self, reference: Reference) -> Tensor | Mapping[str, Tensor] | None:
+        """What a forward run takes as its baseline: the reference itself, or where all images share it, every value.
+
+        Those are computed on one image, and again only when the baseline changes.
+        """
+        if reference.batch is None or not reference.shared:
+            return reference.batch
+        row = reference.batch[:1]
+        known, values = self._shared
+        if known is None or known.shape != row.shape or not torch.equal(known, row):
+            one, whole = self.graph(row.shape), self.graph(reference.batch.shape)
+            alike = [op.name for op in one.operators] == [op.name for op in whole.operators]
+            values = values_of(one, row) if alike else {}
+            self._shared = (row, values)
+        return values or reference.batch
+
+    def pixel_range(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest input that a picture can become, each [1, C, 1, 1] for a batch [N, C, H, W].
+
+        Raises `UsageError` for inputs that are no pictures.
+        """
+        if batch.dim() != 4:
+            raise UsageError(f"{self.path}: its input {tuple(batch.shape)} is no picture, so pixels have no range")
+        ends = (self.normalise(torch.full_like(batch[:1, :, :1, :1], value)) for value in (0.0, 1.0))
+        low, high = (end.to(batch.dtype) for end in ends)
+        return torch.minimum(low, high), torch.maximum(low, high)
 
     def fixed_batch(self, shape: Sequence[int]) -> int | None:
         """How many images it takes at once for inputs of that shape; None for any number. Tried once, then known.

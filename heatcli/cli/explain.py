@@ -21,6 +21,10 @@ def command(
     param: Annotated[
         list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter of the method.")
     ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option("--rule", metavar="KIND=RULE[:K=V,…]", help="Another rule for a kind of operator."),
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE", help="What the image is compared with."),
@@ -63,7 +67,7 @@ def command(
     from heatcli.methods.table import method as find_method
     from heatcli.run import Done, Request, run
 
-    chosen = find_method(method, **parameters)
+    chosen = find_method(method, **parameters).with_rules(rule or [])
     request = Request(tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap, opacity)
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), head, **flags)

@@ -19,6 +19,9 @@ AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT = (
     "affine", "elementwise", "maximum", "sum", "product", "normaliser", "layout",
 )  # fmt: skip
 KINDS = (AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT)
+CONVOLUTION, DENSE, RECTIFIER, FIRST = "convolution", "dense", "rectifier", "first"
+# Finer names within a kind, which a method's table may give a rule of their own; `first` goes before all.
+ROLES: dict[str, str] = {CONVOLUTION: AFFINE, DENSE: AFFINE, RECTIFIER: ELEMENTWISE}
 UNKNOWN = "unknown"  # walked by its exact adjoint, booked as unexplained, and told
 
 ALWAYS: dict[str, str] = {
@@ -75,7 +78,36 @@ def classified(op: Operator) -> Operator:
         kind = UNKNOWN  # a mask or an index that the image decides: exact only while it stays the same
     offsets = _offsets(replace(op, kind=kind))
     finite = all(bool(torch.isfinite(o.value).all()) for o in offsets)
-    return replace(op, kind=kind, offsets=offsets if finite else (), vanishes=finite)
+    role = _role(op) if kind in (AFFINE, ELEMENTWISE) else ""
+    return replace(op, kind=kind, role=role, offsets=offsets if finite else (), vanishes=finite)
+
+
+def _role(op: Operator) -> str:
+    if op.title == "relu" or (op.title in ("hardtanh", "clamp", "clamp_min") and op.arg(1) == 0):
+        return RECTIFIER
+    if op.title == "convolution":
+        return CONVOLUTION
+    return DENSE if op.title in ("addmm", "mm", "linear", "bmm", "baddbmm", "matmul") else ""
+
+
+_DIAGONAL = frozenset("add sub rsub mul div neg native_batch_norm _native_batch_norm_legit_no_training".split())
+
+
+def is_diagonal(op: Operator) -> bool:
+    """Whether it scales and shifts each element of its only source by itself."""
+    return op.kind == AFFINE and op.title in _DIAGONAL and len(op.sources) == 1
+
+
+def mark_first(graph: Graph) -> Graph:
+    """Mark the layers with weights that see the image itself, and what lies between: layouts, scales and shifts."""
+    near, operators = {graph.input}, []
+    for op in graph.operators:
+        seen = bool(op.sources) and all(name in near for name in op.sources)
+        between = seen and (op.kind == LAYOUT or is_diagonal(op) or op.title in ("cat", "stack"))
+        if between:
+            near.add(op.name)
+        operators.append(replace(op, first=seen and op.role in (CONVOLUTION, DENSE), near=between))
+    return replace(graph, operators=tuple(operators))
 
 
 # --- kinds that depend on which arguments carry the image -------------------------------------------------------

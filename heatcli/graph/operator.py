@@ -22,7 +22,7 @@ class Ref:
     name: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Constant:
     """Stands, among an operator's arguments, for a tensor of the artifact, under the name it has there."""
 
@@ -73,6 +73,9 @@ class Operator:
     sources: tuple[str, ...] = ()
     source_shapes: tuple[tuple[int, ...], ...] = ()
     kind: str = ""
+    role: str = ""  # a finer name within its kind, or "": see heatcli.graph.kinds.ROLES
+    first: bool = False  # layers with weights that see the image itself
+    near: bool = False  # operators between the image and its first layers
     offsets: tuple[Offset, ...] = ()
     vanishes: bool = True  # its value at zero input is finite, so "blame the bias" has a reference
     _leaves: tuple[Any, ...] = field(init=False, repr=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A baseline's name, what it was made with, and its tensor [N, C, H, W]; None for `none`."""
+    """A baseline's name, what it was made with, and its tensor [N, C, H, W]; None for `none`.
+
+    `shared`: all images have the same one.
+    """
 
     name: str
     batch: Tensor | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    shared: bool = False
 
     def rows(self, index: Tensor) -> Reference:
         """The same baseline for some of the images."""
-        return self if self.batch is None else Reference(self.name, self.batch[index], self.details)
+        return self if self.batch is None else replace(self, batch=self.batch[index])
 
 
 def reference(model: Model, batch: Tensor, method: Method, baseline: str | Tensor | None) -> Reference:
@@ -58,7 +62,7 @@ def reference(model: Model, batch: Tensor, method: Method, baseline: str | Tenso
         ) from error
     if not bool(torch.isfinite(tensor).all()):
         raise UsageError(f"the baseline {found.name} is not finite")
-    return Reference(found.name, tensor, found.details)
+    return Reference(found.name, tensor, found.details, shared=found.batch.dim() < batch.dim() or len(found.batch) == 1)
 
 
 def _none(model: Model, batch: Tensor, argument: str) -> Reference:
@@ -66,7 +70,7 @@ def _none(model: Model, batch: Tensor, argument: str) -> Reference:
 
 
 def _zero(model: Model, batch: Tensor, argument: str) -> Reference:
-    return Reference("zero", torch.zeros_like(batch))
+    return Reference("zero", torch.zeros_like(batch[:1]))
 
 
 def _black(model: Model, batch: Tensor, argument: str) -> Reference:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from heatcli.errors import ModelError, first_line
 from heatcli.graph.operator import Operator
+from heatcli.parameters import Parameters
 
 Multipliers = Sequence[Tensor | None]
 _ENGINE = torch.autograd.Variable._execution_engine
@@ -21,6 +22,9 @@ class Step:
     """One operator as it ran: its inputs (one for each source), its output, and both on the reference.
 
     Without a reference ("blame the bias") the reference of every input is 0, and `reference_inputs` is None.
+    A reference may have one row that stands for all images. `producers` are the steps that its inputs came from (None:
+    the image), `bounds` the lowest and highest values that its first input can take (first layers only), `rule` the one
+    that the walk chose for it, `parts` the positive and negative part of its difference, once they were asked for.
     """
 
     operator: Operator
@@ -30,6 +34,10 @@ class Step:
     reference_inputs: list[Tensor] | None = None
     reference_output: Tensor | None = None
     differentiable: bool = False
+    producers: Sequence[Step | None] = ()
+    bounds: tuple[Tensor, Tensor] | None = None
+    rule: Rule | None = None
+    parts: tuple[Tensor, Tensor] | None = None
 
     def adjoint(self, multiplier: Tensor) -> Multipliers:
         """The exact vector-Jacobian product of the operator at its inputs, for each of them."""
@@ -37,10 +45,14 @@ class Step:
 
     def adjoint_at(self, inputs: Sequence[Tensor], multiplier: Tensor) -> tuple[Tensor, Multipliers]:
         """Run the operator at other inputs: its output there, and the vector-Jacobian product there."""
+        output, inputs = self.run(self.operator, inputs)
+        return output.detach(), self._gradient(output, inputs, multiplier)
+
+    def run(self, operator: Operator, inputs: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """Run an operator like this one at other inputs, with a tape: its output and the inputs it hangs on."""
         with torch.enable_grad():
             inputs = [x if self.differentiable else x.detach().requires_grad_() for x in inputs]
-            output = self.operator.run(self.others, inputs)
-        return output.detach(), self._gradient(output, inputs, multiplier)
+            return operator.run(self.others, inputs), inputs
 
     def _gradient(self, output: Tensor, inputs: Sequence[Tensor], multiplier: Tensor) -> Multipliers:
         if not output.requires_grad:
@@ -58,6 +70,15 @@ class Step:
                 f"operator {self.operator.name} has no derivative in torch: {first_line(error)}"
             ) from error
 
+    def gradient(self, output: Tensor, inputs: Sequence[Tensor], multiplier: Tensor) -> Multipliers:
+        """The vector-Jacobian product of what `run` returned."""
+        return self._gradient(output, inputs, multiplier)
+
+    @property
+    def blamed(self) -> bool:
+        """Whether there is no reference, so that offsets are blamed."""
+        return self.reference_inputs is None
+
     @property
     def difference(self) -> Tensor:
         """Output minus reference output, z − z0."""
@@ -67,11 +88,36 @@ class Step:
         """Input i minus its reference, x − x0."""
         return self.inputs[i] if self.reference_inputs is None else self.inputs[i] - self.reference_inputs[i]
 
+    def references(self) -> list[Tensor] | None:
+        """The reference of each input, a row for each image."""
+        found = self.reference_inputs
+        return found and [x0.expand_as(x) for x, x0 in zip(self.inputs, found, strict=True)]
+
     def midpoints(self) -> list[Tensor]:
         """Halfway between each input and its reference."""
         if self.reference_inputs is None:
             return [x / 2 for x in self.inputs]
         return [(x + x0) / 2 for x, x0 in zip(self.inputs, self.reference_inputs, strict=True)]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The sum of its offsets, which broadcasts against the output; None where it has none or none is blamed."""
+        offsets = self.operator.offsets if self.blamed else ()
+        return sum((o.value for o in offsets[1:]), offsets[0].value) if offsets else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """Two multipliers of one value: of the positive and of the negative part of its difference from the reference."""
+
+    positive: Tensor
+    negative: Tensor
+
+    def __add__(self, other: Pair | Tensor) -> Pair:
+        p, n = (other.positive, other.negative) if isinstance(other, Pair) else (other, other)
+        return Pair(self.positive + p, self.negative + n)
+
+    __radd__ = __add__
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,12 +126,14 @@ class Sent:
 
     `multipliers`: one for each source. `offsets_at`: the multiplier at which the operator's offsets are booked to
     their biases (None: nothing is booked). `absorbed`, `unexplained`: relevance [N] that went into them here.
+    `relevance`: of the only source, where the rule answers in relevance instead of multipliers (first layers).
     """
 
-    multipliers: Multipliers
+    multipliers: Sequence[Tensor | Pair | None]
     offsets_at: Tensor | None = None
     absorbed: Tensor | None = None
     unexplained: Tensor | None = None
+    relevance: Tensor | None = None
 
 
 class Rule(Protocol):
@@ -110,8 +158,13 @@ def per_image(relevance: Tensor) -> Tensor:
     return relevance.sum(tuple(range(1, relevance.dim())), dtype=torch.float64)
 
 
+def signed(size: float, x: Tensor) -> Tensor:
+    """`size` with the sign of x."""
+    return torch.copysign(x.new_tensor(size), x)
+
+
 @dataclass(frozen=True)
-class Adjoint:
+class Adjoint(Parameters):
     """m_in = Jᵀ m_out. LRP-0 and DeepLIFT's linear rule on affine operators, exact on sums and layouts."""
 
     source: ClassVar[str] = "exact vector-Jacobian product; LRP-0: Bach et al. 2015, eq. 56"
@@ -122,7 +175,7 @@ class Adjoint:
 
 
 @dataclass(frozen=True)
-class Booked:
+class Booked(Parameters):
     """For operators that no rule knows: the adjoint, with the relevance it fails to pass on measured and booked."""
 
     source: ClassVar[str] = "exact vector-Jacobian product, imbalance booked as unexplained"

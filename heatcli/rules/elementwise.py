@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from heatcli.rules.base import Booked, Sent, Step
+from heatcli.parameters import Parameters
+from heatcli.rules.base import Booked, Sent, Step, per_image
 
 # f(c·x) = c·f(x) for c > 0, so the slope from 0 is the gradient.
 _HOMOGENEOUS = frozenset("relu leaky_relu _prelu_kernel prelu abs".split())
 # Piecewise linear through exact arithmetic: differences carry no rounding error worth avoiding.
 _EXACT = _HOMOGENEOUS | frozenset("hardtanh clamp clamp_min clamp_max threshold maximum minimum".split())
-# A slope whose rounding error would exceed a thousandth is replaced by the derivative halfway.
+# f(x)/x where that has a closed form.
+_FROM_ZERO: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": torch.sigmoid,
+    "hardswish": functional.hardsigmoid,
+    "mish": lambda x: functional.softplus(x).tanh_(),
+}
+# A slope whose rounding error would exceed a thousandth is replaced by the derivative.
 _ROUNDING = 1e3
 
 
 @dataclass(frozen=True)
-class Slope:
+class Slope(Parameters):
     """m_in = m·(f(x) − f(x0)) / (x − x0), the secant; the derivative where x = x0.
 
     DeepLIFT's rescale rule; from reference 0 it hands an activation's relevance through unchanged (LRP's rule for
@@ -30,22 +39,84 @@ class Slope:
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Exact: m·(y − y0) = m_in·(x − x0)."""
-        operator, blamed = step.operator, step.reference_inputs is None
+        operator, blamed = step.operator, step.blamed
         if blamed and operator.title in _HOMOGENEOUS:
             return Sent(step.adjoint(multiplier))
         if blamed and not operator.vanishes:
             return Booked()(step, multiplier)
-        x, dx = step.inputs[0], step.input_difference(0)
-        dy = step.difference
-        if blamed and operator.offsets:
-            dy = dy - operator.offsets[0].value
-        rounding: Tensor | float = 0.0
-        if operator.title not in _EXACT and (operator.offsets or not blamed):
-            rounding = _ROUNDING * torch.finfo(dy.dtype).eps * (step.output.abs() + (step.output - dy).abs())
-        level = dx.abs() <= rounding
-        slope = dy / torch.where(level, 1, dx)
-        if bool(level.any()):
-            _, (derivative,) = step.adjoint_at(step.midpoints(), torch.ones_like(step.output))
-            slope = torch.where(level, 0 if derivative is None else derivative, slope)
-        m = multiplier * slope
+        if blamed and operator.title in _FROM_ZERO:
+            return Sent([multiplier * _FROM_ZERO[operator.title](step.inputs[0])])
+        x = step.inputs[0]
+        m = multiplier * slope(step)
         return Sent([m if m.shape == x.shape else m.sum_to_size(x.shape)], offsets_at=multiplier)
+
+
+def slope(step: Step) -> Tensor:
+    """(f(x) − f(x0)) / (x − x0), of the output's shape; the derivative where that would be 0/0 or rounding."""
+    operator, dx, dy = step.operator, step.input_difference(0), step.difference
+    if step.blamed and operator.offsets:
+        dy = dy - operator.offsets[0].value
+    if operator.title in _EXACT or (step.blamed and not operator.offsets):
+        level = dx == 0
+    else:
+        start = step.output - dy
+        level = dx.abs() <= (step.output.abs() + start.abs()) * (_ROUNDING * torch.finfo(dy.dtype).eps)
+    if not bool(level.any()):
+        return dy / dx
+    if step.differentiable:
+        dx = torch.where(level, 1, dx)
+    (derivative,) = step.adjoint(torch.ones_like(step.output))
+    return torch.where(level, 0 if derivative is None else derivative, dy / dx)
+
+
+@dataclass(frozen=True)
+class Pass(Parameters):
+    """R_in = R_out: relevance goes through as it is, f(0)'s too, so that nonlinearities book nothing.
+
+    In multipliers m_in = m·Δy/Δx; what arrives where Δx = 0 has nowhere to go and is booked as unexplained.
+    """
+
+    source: ClassVar[str] = "Bach et al. 2015, sec. 2.2 (nonlinearities pass relevance on)"
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        """Conserves but where the input is at its reference."""
+        dx, dy = step.input_difference(0), step.difference
+        level = dx == 0
+        m = multiplier * torch.where(level, 0, dy / torch.where(level, 1, dx))
+        lost = torch.where(level, multiplier * dy, 0)
+        x = step.inputs[0]
+        return Sent([m if m.shape == x.shape else m.sum_to_size(x.shape)], unexplained=per_image(lost))
+
+
+@dataclass(frozen=True)
+class Repeat(Parameters):
+    """m_in = m: the multiplier goes through as if there were no nonlinearity."""
+
+    source: ClassVar[str] = "straight-through: Bengio et al. 2013, arXiv 1308.3432"
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        """Does not conserve."""
+        x = step.inputs[0]
+        return Sent([multiplier if multiplier.shape == x.shape else multiplier.sum_to_size(x.shape)])
+
+
+@dataclass(frozen=True)
+class Deconvnet(Parameters):
+    """m_in = max(m, 0): a ReLU on the way back, whatever the way there. For rectifiers."""
+
+    source: ClassVar[str] = "Zeiler & Fergus 2014, sec. 2.1"
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:  # noqa: ARG002 - whatever the way there
+        """Does not conserve."""
+        return Sent([multiplier.clamp(min=0)])
+
+
+@dataclass(frozen=True)
+class Guided(Parameters):
+    """m_in = f'(x)·max(m, 0): the gradient where it is positive. For rectifiers."""
+
+    source: ClassVar[str] = "Springenberg et al. 2014, sec. 3.4"
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        """Does not conserve."""
+        return Sent(step.adjoint(multiplier.clamp(min=0)))

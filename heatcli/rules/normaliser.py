@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from heatcli.parameters import Parameters
 from heatcli.rules.base import Sent, Step
 
 
 @dataclass(frozen=True)
-class HeldStatistics:
+class HeldStatistics(Parameters):
     """From reference 0 the standard deviation is held constant (the mean stays linear), so y is affine in x.
 
     With a baseline the standard deviation gets its exact share: y is the product of the centred input c and of
@@ -34,7 +35,7 @@ class HeldStatistics:
 
 def _euclidean(step: Step, multiplier: Tensor) -> Tensor | None:
     """‖x‖: Δ‖x‖ = Σ (x + x0)·Δx / (‖x‖ + ‖x0‖), from reference 0 the gradient (Euler)."""
-    if step.reference_inputs is None or step.reference_output is None:
+    if step.blamed or step.reference_output is None:
         return step.adjoint(multiplier)[0]
     total = step.output + step.reference_output
     both = torch.where(total == 0, 0, multiplier * 2 / torch.where(total == 0, 1, total))
@@ -60,10 +61,11 @@ def _standardise(step: Step, multiplier: Tensor) -> Tensor:
         scale = None if weight is None else weight.value.reshape(1, -1, *(1,) * (x.dim() - 2))
     g = (multiplier if scale is None else multiplier * scale).reshape(grouped)
     c, r = _centred(x.reshape(grouped), eps)
-    if step.reference_inputs is None:
+    references = step.references()
+    if references is None:
         m = g * r
     else:
-        c0, r0 = _centred(step.reference_inputs[0].reshape(grouped), eps)
+        c0, r0 = _centred(references[0].reshape(grouped), eps)
         mid = (c + c0) / 2
         slope = -((r * r0) ** 2) / (r + r0)
         m = g * (r + r0) / 2 + (g * mid).sum(-1, keepdim=True) * slope * 2 * mid / c.shape[-1]

@@ -8,18 +8,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from heatcli.graph.kinds import LAYOUT
+from heatcli.parameters import Parameters
 from heatcli.rules.base import Sent, Step
+
+_GATES = frozenset("sigmoid hardsigmoid tanh _softmax _safe_softmax softplus exp".split())
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Parameters):
     """Each factor gets half: Δ(ab) = Δa·(b + b0)/2 + Δb·(a + a0)/2, the gradient halfway between image and reference.
 
     Exact for everything bilinear, and the Shapley value of two factors. A quotient a/b is a·(1/b); from reference 0,
     where 1/b has no value, the numerator takes all.
     """
 
-    source: ClassVar[str] = "Shapley value of a product of two"
+    source: ClassVar[str] = "Shapley value of a product of two: Shapley 1953; Lundberg & Lee 2017"
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Exact with either reference."""
@@ -36,3 +40,31 @@ class Share:
         to_a = (multiplier * (1 / b + 1 / b0) / 2).sum_to_size(a.shape)
         to_b = (-multiplier * (a + a0) / 2 / (b * b0)).sum_to_size(b.shape)
         return Sent([to_a, to_b])
+
+
+@dataclass(frozen=True)
+class SignalTakesAll(Parameters):
+    """The gate is a weight, the signal takes all: Δ(gs) = Δs·g + Δg·s0, so from reference 0 the gate gets nothing.
+
+    The gate is the factor that comes from a sigmoid, a tanh or a softmax. Where that is neither or both, as in a
+    product of two signals, each gets its `Share`.
+    """
+
+    source: ClassVar[str] = "Arras et al. 2017, sec. 3.2 (signal-take-all)"
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        """Exact with either reference."""
+        gates = [_is_gate(producer) for producer in step.producers]
+        if step.operator.title == "div" or sum(gates) != 1:
+            return Share()(step, multiplier)
+        gate = gates.index(True)
+        references = step.references() or [torch.zeros_like(x) for x in step.inputs]
+        # the derivative by the signal at the gate's value, that by the gate at the signal's reference
+        points = [step.inputs[i] if i == gate else references[i] for i in (0, 1)]
+        return Sent(step.adjoint_at(points, multiplier)[1], offsets_at=multiplier)
+
+
+def _is_gate(producer: Step | None) -> bool:
+    while producer is not None and producer.operator.kind == LAYOUT:
+        producer = producer.producers[0]
+    return producer is not None and producer.operator.title in _GATES

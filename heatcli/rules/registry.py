@@ -1,0 +1,37 @@
+"""Every rule by the name that `--rule KIND=RULE` knows it by, for each kind of operator and each role within one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from heatcli.graph.kinds import AFFINE, CONVOLUTION, DENSE, ELEMENTWISE, FIRST, MAXIMUM, NORMALISER, PRODUCT, RECTIFIER
+from heatcli.rules.affine import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
+from heatcli.rules.base import Adjoint, Rule
+from heatcli.rules.elementwise import Deconvnet, Guided, Pass, Repeat, Slope
+from heatcli.rules.maximum import Proportional, Radial, Softmax, SoftmaxLimit, Telescoping, Winner
+from heatcli.rules.normaliser import HeldStatistics
+from heatcli.rules.product import Share, SignalTakesAll
+from heatcli.rules.reveal_cancel import RevealCancel
+
+Maker = Callable[..., Rule]
+
+_ANY_AFFINE: dict[str, Maker] = {"gradient": Adjoint, "epsilon": Epsilon}
+_WEIGHTED: dict[str, Maker] = {**_ANY_AFFINE, "gamma": Gamma, "alpha-beta": AlphaBeta, "z-plus": ZPlus}
+_SMOOTH: dict[str, Maker] = {
+    "gradient": Adjoint, "slope": Slope, "pass": Pass, "repeat": Repeat, "reveal-cancel": RevealCancel,
+}  # fmt: skip
+
+RULES: Mapping[str, Mapping[str, Maker]] = {
+    AFFINE: _ANY_AFFINE,
+    CONVOLUTION: _WEIGHTED,
+    DENSE: _WEIGHTED,
+    FIRST: {**_WEIGHTED, "w2": WSquare, "flat": Flat, "zb": ZBox},
+    ELEMENTWISE: _SMOOTH,
+    RECTIFIER: {**_SMOOTH, "deconvnet": Deconvnet, "guided": Guided},
+    MAXIMUM: {
+        "winner": Winner, "gradient": Adjoint, "radial": Radial, "proportional": Proportional,
+        "softmax-limit": SoftmaxLimit, "softmax": Softmax, "telescoping": Telescoping,
+    },
+    PRODUCT: {"share": Share, "shapley": Share, "signal-takes-all": SignalTakesAll, "gradient": Adjoint},
+    NORMALISER: {"held-statistics": HeldStatistics, "gradient": Adjoint},
+}  # fmt: skip

@@ -1,0 +1,179 @@
+"""DeepLIFT's RevealCancel: positive and negative contributions kept apart, so that what cancels is seen.
+
+Every value has two parts, Δ⁺ ≥ 0 and Δ⁻ ≤ 0 with Δ⁺ + Δ⁻ = Δ, and between a layer with weights and its nonlinearity a
+multiplier for each (`Pair`). `RevealCancel` makes them, `Parts` takes them back through affine operators and sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from heatcli.graph.kinds import AFFINE, CONVOLUTION, DENSE, ELEMENTWISE, LAYOUT, SUM, is_diagonal
+from heatcli.parameters import Parameters, choice
+from heatcli.rules.affine import offsets_at
+from heatcli.rules.base import Pair, Sent, Step, per_image
+from heatcli.rules.elementwise import Slope, slope
+from heatcli.rules.weights import Signs
+
+Two = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Parts(Parameters):
+    """DeepLIFT's linear rule with positive and negative contributions kept apart, ½w where the difference is 0.
+
+    What counts towards Δz⁺ gets the multiplier of Δz⁺, what counts towards Δz⁻ that of Δz⁻. Sums, layouts and scales
+    hand both on. A single multiplier is that of both parts: then this is the linear rule.
+    """
+
+    takes_pairs: ClassVar[bool] = True
+    source: ClassVar[str] = "Shrikumar et al. 2017, sec. 3.5.2"
+
+    def __call__(self, step: Step, multiplier: Tensor | Pair) -> Sent:
+        """Exact; a bias counts towards the part of its sign."""
+        if not isinstance(multiplier, Pair):
+            return Sent(step.adjoint(multiplier), offsets_at=multiplier)
+        up, down = multiplier.positive, multiplier.negative
+        booked = offsets_at(step.bias, up, down)
+        if step.operator.role in (CONVOLUTION, DENSE):
+            return Sent([Signs(step).back(up, down, halved=True)], booked)
+        rise, fall = step.adjoint(up), step.adjoint(down)
+        swapped = _falling(step)
+        pairs: list[Tensor | Pair | None] = []
+        for r, f, swap in zip(rise, fall, swapped, strict=True):
+            if r is None or f is None:
+                pairs.append(None)
+            else:
+                pairs.append(Pair(torch.where(swap, f, r), torch.where(swap, r, f)))
+        return Sent(pairs, booked)
+
+
+@dataclass(frozen=True)
+class RevealCancel(Parameters):
+    """Δy⁺ and Δy⁻, each the mean effect of its part of Δx added first and last; a multiplier for each part.
+
+    Δy⁺ = ½(f(x0+Δx⁺) − f(x0)) + ½(f(x0+Δx⁻+Δx⁺) − f(x0+Δx⁻)), Δy⁻ likewise, m± = m·Δy±/Δx±. `layers="dense"` takes
+    it behind dense layers and the slope behind convolutions, as the paper's genomics model does.
+    """
+
+    layers: str = choice("all", ("all", "dense"))
+    takes_pairs: ClassVar[bool] = True
+    source: ClassVar[str] = "Shrikumar et al. 2017, sec. 3.5.3"
+
+    def __call__(self, step: Step, multiplier: Tensor | Pair) -> Sent:
+        """Exact: m⁺Δy⁺ + m⁻Δy⁻ = m_in⁺Δx⁺ + m_in⁻Δx⁻ (+ f(0), booked)."""
+        if not self.reveals(step):
+            return Slope()(step, multiplier if isinstance(multiplier, Tensor) else single(step, multiplier)[0])
+        m = multiplier if isinstance(multiplier, Pair) else Pair(multiplier, multiplier)
+        (up, down), (rise, fall) = _parts_of_input(step, 0), _effects(step)
+        derivative = slope(step)
+        to_up = m.positive * torch.where(up == 0, derivative, rise / torch.where(up == 0, 1, up))
+        to_down = m.negative * torch.where(down == 0, derivative, fall / torch.where(down == 0, 1, down))
+        return Sent([Pair(to_up, to_down)], offsets_at(step.bias, m.positive, m.negative))
+
+    def reveals(self, step: Step) -> bool:
+        """Whether it keeps parts apart at this nonlinearity; elsewhere it is the slope."""
+        if step.inputs[0].shape != step.output.shape or (step.blamed and not step.operator.vanishes):
+            return False
+        return self.layers == "all" or not _behind_convolution(step)
+
+
+def _behind_convolution(step: Step) -> bool:
+    """Whether the last layer with weights before this nonlinearity is a convolution."""
+    producer = step.producers[0] if step.producers else None
+    while producer is not None:
+        operator = producer.operator
+        if operator.role == CONVOLUTION:
+            return True
+        if operator.role == DENSE or operator.kind not in (LAYOUT, SUM, ELEMENTWISE, AFFINE):
+            return False
+        producer = producer.producers[0]
+    return False
+
+
+# --- the parts of every value -------------------------------------------------------------------------------------
+
+
+def parts(step: Step) -> Two:
+    """Δ⁺ and Δ⁻ of the step's output, as the rules along the way keep them apart."""
+    if step.parts is None:
+        step.parts = _parts(step)
+    return step.parts
+
+
+def _parts(step: Step) -> Two:
+    operator, bias = step.operator, step.bias
+    if operator.role in (CONVOLUTION, DENSE):
+        signs = Signs(step)
+        return signs.positive(bias), signs.negative(bias)
+    if operator.kind == ELEMENTWISE and isinstance(step.rule, RevealCancel):
+        up, down = _effects(step) if step.rule.reveals(step) else _scaled(slope(step), _parts_of_input(step, 0))
+    elif is_diagonal(operator):
+        (scale,) = step.adjoint(torch.ones_like(step.output))
+        assert scale is not None
+        up, down = _scaled(scale, _parts_of_input(step, 0))
+    elif operator.kind in (AFFINE, SUM, LAYOUT) and (bias is None or operator.kind == SUM):
+        incoming = [_parts_of_input(step, i) for i in range(len(step.inputs))]
+        sides = (
+            [torch.where(swap, down, up) for (up, down), swap in zip(incoming, _falling(step), strict=True)],
+            [torch.where(swap, up, down) for (up, down), swap in zip(incoming, _falling(step), strict=True)],
+        )
+        return operator.run(step.others, sides[0]), operator.run(step.others, sides[1])
+    else:
+        return step.difference.clamp(min=0), step.difference.clamp(max=0)
+    return (up, down) if bias is None else (up + bias.clamp(min=0), down + bias.clamp(max=0))
+
+
+def _parts_of_input(step: Step, i: int) -> Two:
+    producer = step.producers[i] if step.producers else None
+    if producer is not None:
+        return parts(producer)
+    dx = step.input_difference(i)
+    return dx.clamp(min=0), dx.clamp(max=0)
+
+
+def _effects(step: Step) -> Two:
+    """Δy⁺ and Δy⁻ of a nonlinearity, f(0) not counted."""
+    up, down = _parts_of_input(step, 0)
+    references = step.references()
+    x0 = torch.zeros_like(up) if references is None else references[0]
+
+    def f(x: Tensor) -> Tensor:
+        return step.operator.run(step.others, [x])
+
+    start, end, high, low = f(x0), f(x0 + up + down), f(x0 + up), f(x0 + down)
+    return (high - start + end - low) / 2, (low - start + end - high) / 2
+
+
+def _scaled(scale: Tensor, two: Two) -> Two:
+    """Both parts times `scale`; where that is negative, they change places."""
+    a, b = scale * two[0], scale * two[1]
+    return torch.where(scale < 0, b, a), torch.where(scale < 0, a, b)
+
+
+def _falling(step: Step) -> list[Tensor]:
+    """For each input of an operator other than a layer, where a rise of the input makes the output fall."""
+    (one, *_) = step.inputs
+    no = torch.zeros((), dtype=torch.bool, device=one.device)
+    if is_diagonal(step.operator):
+        return [(g < 0) if g is not None else no for g in step.adjoint(torch.ones_like(step.output))]
+    title, alpha = step.operator.title, step.operator.kwargs.get("alpha", 1)
+    second = (title in ("sub", "rsub") and alpha > 0) or (title == "add" and alpha < 0)
+    first = title == "rsub"
+    return [~no if (i == 0 and first) or (i == 1 and second and not first) else no for i in range(len(step.inputs))]
+
+
+def single(step: Step, pair: Pair) -> tuple[Tensor, Tensor]:
+    """One multiplier in place of a pair, with the same relevance; and the relevance [N] that none can carry.
+
+    That is what opposite parts hold where they cancel to a difference of 0.
+    """
+    up, down = parts(step)
+    relevance, difference = pair.positive * up + pair.negative * down, step.difference
+    level = difference == 0
+    m = torch.where(level, (pair.positive + pair.negative) / 2, relevance / torch.where(level, 1, difference))
+    return m, per_image(torch.where(level, relevance, 0))

@@ -1,0 +1,125 @@
+"""Convolutions and dense layers without their bias, with other weights: the positive ones, the squares, ones.
+
+`Signs` keeps what counts towards a larger output apart from what counts towards a smaller one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from heatcli.graph.operator import Constant, Operator
+from heatcli.rules.base import Step
+
+_ATEN = torch.ops.aten
+_WITHOUT_BIAS = {"addmm": _ATEN.mm.default, "baddbmm": _ATEN.bmm.default}
+# Weights with one sign left, by the weights they come from.
+_BENT: WeakKeyDictionary[Constant, dict[int, Constant]] = WeakKeyDictionary()
+
+
+def linear(operator: Operator, change: Callable[[Tensor], Tensor]) -> Operator:
+    """The same layer without a bias, its weights `w` replaced by `change(w)`."""
+    return _with_weights(operator, lambda weights: Constant(weights.name, change(weights.value)))
+
+
+def bent(operator: Operator, sign: int) -> Operator:
+    """The same layer without a bias, with weights of one sign only: the positive (1) or the negative ones (−1)."""
+
+    def clamped(weights: Constant) -> Constant:
+        known = _BENT.setdefault(weights, {})
+        if sign not in known:
+            w = weights.value
+            known[sign] = Constant(weights.name, w.clamp(min=0) if sign > 0 else w.clamp(max=0))
+        return known[sign]
+
+    return _with_weights(operator, clamped)
+
+
+def _with_weights(operator: Operator, change: Callable[[Constant], Constant]) -> Operator:
+    args: list[Any] = list(operator.args)
+    kwargs = dict(operator.kwargs)
+    target = operator.target
+    if operator.title in _WITHOUT_BIAS:
+        target = _WITHOUT_BIAS[operator.title]
+        scale = kwargs.pop("alpha", 1)
+        kwargs.pop("beta", None)
+        del args[0]
+        if scale != 1:
+            plain, change_plain = change, scale
+            change = lambda w: plain(Constant(w.name, w.value * change_plain))  # noqa: E731
+    elif operator.title in ("convolution", "linear") and len(args) > 2:
+        args[2] = None
+    position = next(i for i, x in enumerate(args) if isinstance(x, Constant))
+    args[position] = change(args[position])
+    return replace(operator, target=target, args=tuple(args), kwargs=kwargs, offsets=())
+
+
+class Signs:
+    """One layer's contributions x_i w_ij, those above zero apart from those below. x is the difference from x0.
+
+    With A⁺ and A⁻ the layer with weights of one sign, the positive ones sum to A⁺x⁺ + A⁻x⁻.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.x = step.input_difference(0) if step.differentiable else step.input_difference(0).detach()
+        self._tapes: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}
+
+    @cached_property
+    def _one_sided(self) -> bool:
+        return not self.step.differentiable and bool((self.x >= 0).all())
+
+    def _apply(self, sign: int, x: Tensor) -> Tensor:
+        """The layer with weights of that sign on x; the first run of each sign keeps a tape, for its adjoint."""
+        operator = bent(self.step.operator, sign)
+        if sign not in self._tapes:
+            self._tapes[sign] = self.step.run(operator, [x])
+            output = self._tapes[sign][0]
+            return output if self.step.differentiable else output.detach()
+        with torch.set_grad_enabled(self.step.differentiable):
+            return operator.run(self.step.others, [x])
+
+    def _adjoint(self, sign: int, multiplier: Tensor) -> Tensor:
+        if sign not in self._tapes:
+            self._apply(sign, self.x)
+        (found,) = self.step.gradient(*self._tapes[sign], multiplier)
+        assert found is not None
+        return found
+
+    def positive(self, bias: Tensor | None) -> Tensor:
+        """Σ_i (x_i w_ij)⁺ + b_j⁺."""
+        return self._sum(1, None if bias is None else bias.clamp(min=0))
+
+    def negative(self, bias: Tensor | None) -> Tensor:
+        """Σ_i (x_i w_ij)⁻ + b_j⁻, a number ≤ 0."""
+        return self._sum(-1, None if bias is None else bias.clamp(max=0))
+
+    def _sum(self, sign: int, bias: Tensor | None) -> Tensor:
+        if self._one_sided:
+            found = self._apply(sign, self.x)
+        else:
+            found = self._apply(sign, self.x.clamp(min=0)) + self._apply(-sign, self.x.clamp(max=0))
+        return found if bias is None else found + bias
+
+    def back(self, to_positive: Tensor | None, to_negative: Tensor | None, halved: bool = False) -> Tensor:
+        """Multipliers of x: contributions above zero weighted by `to_positive`, those below by `to_negative`.
+
+        Where x = 0 there are none: then the weights of x > 0, or `halved` the mean of both sides.
+        """
+        above = self._back(to_positive, to_negative)
+        if self._one_sided and not halved:
+            return above
+        below = self._back(to_negative, to_positive)
+        m = torch.where(self.x < 0, below, above)
+        return torch.where(self.x == 0, (above + below) / 2, m) if halved else m
+
+    def _back(self, over_positive_weights: Tensor | None, over_negative_weights: Tensor | None) -> Tensor:
+        sent = ((1, over_positive_weights), (-1, over_negative_weights))
+        first, *rest = [self._adjoint(sign, multiplier) for sign, multiplier in sent if multiplier is not None]
+        return sum(rest, first)
