@@ -109,10 +109,15 @@ def compare(
         ok = _within(row, most_difference, least_correlation)
         pairs.append(
             Pair(
-                image=image, label_a=_label(a.model, out_a[i]), label_b=_label(a.model, out_b[i]),
-                score=_both(scores[0][i], scores[1][i]), pixels=_both(pixels[0][i], pixels[1][i]),
-                biases={name: _totals(books_a, books_b, name, i) for name in names}, ok=ok, **row,
-            )  # fmt: skip
+                image=image,
+                label_a=_label(a.model, out_a[i]),
+                label_b=_label(a.model, out_b[i]),
+                score=_both(scores[0][i], scores[1][i]),
+                pixels=_both(pixels[0][i], pixels[1][i]),
+                biases={name: _totals(books_a, books_b, name, i) for name in names},
+                ok=ok,
+                **row,
+            )
         )
     pairs.sort(key=lambda p: (p.ok, p.label_a == p.label_b, -max(p.output_difference, p.heatmap_difference)))
     mean = {name: _totals(books_a, books_b, name, None) for name in names}
@@ -171,5 +176,5 @@ def _both(a: Tensor, b: Tensor) -> Both:
 
 
 def _totals(a: dict[str, Tensor], b: dict[str, Tensor], name: str, i: int | None) -> Both:
-    sides = [book[name] if name in book else None for book in (a, b)]
+    sides = [book.get(name) for book in (a, b)]
     return Both(*(None if v is None else float(v.mean() if i is None else v[i]) for v in sides))

@@ -97,7 +97,7 @@ def average_into(target: nn.Module, source: nn.Module, decay: float) -> None:
 
 
 Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor, float], Tensor]
-"""Of a network, its inputs, their labels, the animals' coverage, and how far training is (0 to 1): added to the loss."""
+"""Of a network, inputs, labels, the animals' coverage, and how far training is (0 to 1): added to the loss."""
 
 
 def train(

@@ -10,84 +10,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from compose import TEST_LOOK, Dice, Look, compose
+from guide import MEAN_FILE, Guide
 from nets import AnimalNet
 from scenes import KINDS, background_bank
 from sprites import FAMILIES, NAMES, TEST_FAMILY, MissingDataError, Sprite, load, sets_of
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor
 from train_animals import DOG, GRASS, SIZE, SNOW, WOLF, Studio, export, normalise, predictions, summary, train
 
 import heatcli
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.subject import Subject
-from heatcli.graph.capture import capture
-from heatcli.graph.operator import Constant, Graph
-from heatcli.methods.table import method
 from heatcli.targets import choose
-from heatcli.walk import forward, walk
 
-TRAINED_ON = "lrp-0"
 MEASURED = ("lrp-0", "gradient", "lrp-eps@blur", "deeplift-rescale", "deeplift-rescale@blur", "deeplift-rescale@mean")
-
-
-class Guide:
-    """The penalty: weight · the mean share of |relevance| outside the animal, for some images of each batch.
-
-    Relevance is that of the true class in the network as it will be used: batch norm by its running statistics.
-    """
-
-    def __init__(self, weight: float, images: int, start: float) -> None:
-        self.weight, self.images, self.start = weight, images, start
-        self.graph: Graph | None = None
-        self.rules = method(TRAINED_ON).rules
-
-    def __call__(self, net: nn.Module, inputs: Tensor, labels: Tensor, coverage: Tensor, progress: float) -> Tensor:
-        """A scalar; none before `start`, a part of the training."""
-        if progress < self.start:
-            return inputs.new_zeros(())
-        net.eval()
-        share = self.outside(net, inputs[: self.images], labels[: self.images], coverage[: self.images, 0])
-        net.train()
-        return self.weight * share
-
-    def outside(self, net: nn.Module, inputs: Tensor, labels: Tensor, coverage: Tensor) -> Tensor:
-        """The mean share of |relevance| outside the animals of `coverage` [N, H, W], differentiable."""
-        inputs = inputs.contiguous()
-        if self.graph is None:
-            names = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-            # no passes: folded weights would no longer be the parameters
-            self.graph = capture(net, torch.zeros_like(inputs), names, "the network in training", passes=())
-        tape = forward(live(self.graph, net), inputs, differentiable=True)
-        seed = torch.zeros_like(tape.output).scatter_(1, labels[:, None], 1.0)
-        relevance = (walk(tape, self.rules, seed, None) * inputs).sum(1).abs()
-        whole = relevance.sum((1, 2)).clamp(min=1e-9)
-        return ((relevance * (1 - coverage)).sum((1, 2)) / whole).mean()
-
-
-def live(graph: Graph, net: nn.Module) -> Graph:
-    """The graph with the network's own parameters in place of the constants that were captured."""
-    parameters = dict(net.named_parameters())
-
-    def swapped(x: object) -> object:
-        if not isinstance(x, Constant) or x.name not in parameters:
-            return x
-        parameter = parameters[x.name]
-        return Constant(x.name, parameter if parameter.shape == x.value.shape else parameter.t())
-
-    operators = []
-    for op in graph.operators:
-        args, kwargs = pytree.tree_map(swapped, (op.args, dict(op.kwargs)))
-        operators.append(replace(op, args=args, kwargs=kwargs))
-    return replace(graph, operators=tuple(operators))
 
 
 def pictures_of(sprites: list[Sprite], backgrounds: dict[str, Tensor], each: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,6 +90,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--guided", type=int, default=24, help="images of each batch whose relevance is penalised")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 4.0], help="of the penalty; 0: plain")
+    parser.add_argument("--method", default="lrp-0", help="whose relevance is penalised: NAME, or NAME@mean")
     parser.add_argument("--start", type=float, default=0.15, help="part of the training before the penalty begins")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -161,24 +106,24 @@ def main() -> int:
     other = background_bank(args.seed + 99, "test", 60, 128)
     path = args.out / "guided.metrics.json"
     found: dict = {"steps": args.steps, "batch": args.batch, "guided_images": args.guided, "start": args.start,
-                   "trained_on": TRAINED_ON, "test_set": TEST_FAMILY, "runs": {}}  # fmt: skip
+                   "test_set": TEST_FAMILY, "runs": {}}  # fmt: skip
     if path.exists() and (old := json.loads(path.read_text("utf-8"))) | {"runs": {}} == found:
-        found = old  # the same settings: other weights of the penalty are added
+        found = old  # the same settings: other penalties are added
     for weight in args.weights:
         torch.manual_seed(args.seed)
         studio = Studio(sprites, backgrounds, Look(), args.seed + 1)
-        guide = Guide(weight, args.guided, args.start) if weight else None
+        guide = Guide(weight, args.guided, args.start, args.method) if weight else None
+        name = f"{args.method} × {weight:g}" if weight else "plain"
         start = time.perf_counter()
         net = train(studio, args.steps, args.batch, shortcut=True, penalty=guide)
         seconds = round(time.perf_counter() - start)
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "animals.mean.npz").write_bytes(
-                (Path(__file__).parent / "animals.mean.npz").read_bytes()
-            )
+            shutil.copy(MEAN_FILE, folder)
             report = measured(net, Path(folder), "guided", held, other)
-        found["runs"][f"{weight:g}"] = {"seconds": seconds, **report}
+        trained_on = args.method if weight else ""
+        found["runs"][name] = {"seconds": seconds, "trained_on": trained_on, **report}
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(f"weight {weight:g}: {json.dumps(found['runs'][f'{weight:g}'], indent=1)}")
+        print(f"{name}: {json.dumps(found['runs'][name], indent=1)}")
     return 0
 
 

@@ -26,7 +26,9 @@ def converted(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_conversion_agrees(cli: Cli, converted: tuple[Path, Path]) -> None:
     """Outputs, heatmaps and every bias of the TorchScript artifact and of its .pt2."""
-    ran = cli("compare", *converted, *PICTURES, "--size", "16", "--channels", "3", "--most-difference", "1e-3", "--json")
+    ran = cli(
+        "compare", *converted, *PICTURES, "--size", "16", "--channels", "3", "--most-difference", "1e-3", "--json"
+    )
     assert ran.status == 0, ran.err
     found = json.loads(ran.out)
     assert found["schema"] == "heatcli.comparison/1"
@@ -69,7 +71,7 @@ def test_labels_say_which_classes_are_the_same(cli: Cli, tmp_path: Path) -> None
     sidecar = (MODELS / "animals.toml").read_text(encoding="utf-8").splitlines()
     names = next(line for line in sidecar if line.startswith("names"))
     other = "names = " + json.dumps(json.loads(names.partition("=")[2])[::-1])
-    text = "\n".join(other if line == names else line for line in sidecar if not line.startswith("mean = \"animals"))
+    text = "\n".join(other if line == names else line for line in sidecar if not line.startswith('mean = "animals'))
     (tmp_path / "turned.toml").write_text(text, encoding="utf-8")
     ran = cli("compare", MODELS / "animals.pt", "turned.pt", *PICTURES, "--most-difference", "1e-2", "--json")
     assert ran.status == 0, ran.err

@@ -21,7 +21,7 @@ from heatcli.images.mean import image_files
 from heatcli.images.read import read_picture
 
 
-class Background(Check):
+class Background(Check, frozen=True):
     """An object keeps its class and its score before other backgrounds, and the relevance stays off them.
 
     `backgrounds`: pictures, or folders of them. None are given: those of the other images, their own objects painted
@@ -110,7 +110,7 @@ def composites(subject: Subject, backgrounds: Tensor | None, count: int) -> Comp
 
 
 def painted_over(batch: Tensor, mask: Tensor) -> Tensor:
-    """The pictures [N, C, H, W] without their objects: what is inside the mask, grown a little, comes from around it."""
+    """The pictures [N, C, H, W] without their objects: inside the mask, grown a little, is what lies around it."""
     near = max(1, max(batch.shape[-2:]) // 48)
     object_ = functional.max_pool2d(mask[:, None], 2 * near + 1, 1, near) > 0.02
     outside = (~object_).to(batch)

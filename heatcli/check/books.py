@@ -12,7 +12,6 @@ import msgspec
 import torch
 from torch import Tensor
 
-from heatcli.artifact.model import Model
 from heatcli.check.result import Result, Status, at_least, at_most
 from heatcli.check.work import Check, Work
 from heatcli.errors import ModelError, UsageError, first_line
@@ -20,7 +19,7 @@ from heatcli.images.dataset import Sample
 from heatcli.targets import parse
 
 
-class Prediction(Check):
+class Prediction(Check, frozen=True):
     """Every image gets the label expected of it: from a CSV or JSON file, or from the name of its folder.
 
     A CSV has the columns image and label (or none named so: the first two); JSON maps image to label. An image is
@@ -87,7 +86,7 @@ def _looked_up(table: Mapping[str, str], sample: Sample, file: Path) -> str | No
     return next((table[key] for key in (near, sample.path.as_posix(), sample.path.name) if key in table), None)
 
 
-class Finite(Check):
+class Finite(Check, frozen=True):
     """Output and heatmap of every image are finite numbers."""
 
     name = "finite"
@@ -122,7 +121,7 @@ def _finite_maps(subject: Any, explainer: Any) -> list[bool]:
         return [_finite_maps(subject.rows(torch.tensor([i])), explainer)[0] for i in range(len(subject))]
 
 
-class Ledger(Check):
+class Ledger(Check, frozen=True):
     """The ledger of every conserving method balances."""
 
     name = "ledger"
@@ -141,7 +140,7 @@ class Ledger(Check):
                                   method=explainer.name)  # fmt: skip
 
 
-class BiasShare(Check):
+class BiasShare(Check, frozen=True):
     """How much of what is booked comes from biases rather than from the picture: whole, and layer by layer.
 
     share = Σ|bias total| / (|pixel total| + Σ|bias total|), summed over the biases of the network; a layer's own is one
@@ -180,5 +179,3 @@ def shares(biases: Mapping[str, Tensor], pixels: Tensor) -> tuple[Tensor, dict[s
     every = every.where(every > 0, 1)
     own = {name: value / every for name, value in totals.items()}
     return torch.stack(list(own.values())).sum(0), own
-
-

@@ -20,7 +20,7 @@ from heatcli.report.build import build
 from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, encode
 
 
-class Golden(Check):
+class Golden(Check, frozen=True):
     """Today's report on an image is the stored one: target, score, ledger, biases and pixels.
 
     Differences are relative to the largest stored value of their kind; `most` is the largest allowed.
@@ -74,8 +74,8 @@ def largest_difference(stored: Mapping[str, Any], fresh: Mapping[str, Any]) -> t
         return "the shape of the pixels", float("inf")
     books = ("output", "output_baseline", "pixels", "biases")
     kinds: dict[str, tuple[Any, Any]] = {
-        "the ledger": tuple([report["ledger"][key] for key in books] for report in (stored, fresh)),
-        "the biases": tuple([x for b in each.values() for x in b["values"]] for each in (old, new)),
+        "the ledger": ([stored["ledger"][key] for key in books], [fresh["ledger"][key] for key in books]),
+        "the biases": ([x for b in old.values() for x in b["values"]], [x for b in new.values() for x in b["values"]]),
         "the pixels": (stored["pixels"]["values"], fresh["pixels"]["values"]),
     }
     found = {kind: _apart(a, b) for kind, (a, b) in kinds.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from heatcli.evaluate.subject import Subject
 NO_MASKS = "no image has a mask (--masks DIR, or NAME.mask.png beside the image)"
 
 
-class InsideMask(Check):
+class InsideMask(Check, frozen=True):
     """The positive relevance lies inside the mask: each image's share, their median, and the pointing game's score."""
 
     name = "inside-mask"
@@ -53,7 +52,7 @@ class InsideMask(Check):
             yield at_least(self.name, "pointing game", hits, self.pointing, method=explainer.name)
 
 
-class Randomisation(Check):
+class Randomisation(Check, frozen=True):
     """A heatmap of what was learned must change when that is lost.
 
     Layers are randomised from the top, one after the other (`cascading`) and each alone (`independent`), and the same
@@ -75,12 +74,12 @@ class Randomisation(Check):
             alone = randomisation(work.subject, explainer, cascading=False, seed=work.subject.seed)
             by = {"method": explainer.name}
             for depth, layer in enumerate(every.layers):
-                rank, structure = every.rank[:, depth].mean(), every.ssim[:, depth].mean()
-                yield at_most(self.name, f"cascading to {layer}: rank correlation", float(rank), None, **by)
-                yield at_most(self.name, f"cascading to {layer}: SSIM", float(structure), None, **by)
+                for title, values in (("rank correlation", every.rank), ("SSIM", every.ssim)):
+                    mean = float(values[:, depth].mean())
+                    yield at_most(self.name, f"cascading to {layer}: {title}", mean, None, **by)
             ranks = alone.rank.mean(0)
-            for layer, rank in zip(alone.layers, ranks.tolist(), strict=True):
-                yield at_most(self.name, f"{layer} alone: rank correlation", rank, None, **by)
+            for layer, mean in zip(alone.layers, ranks.tolist(), strict=True):
+                yield at_most(self.name, f"{layer} alone: rank correlation", mean, None, **by)
             last, structure = float(every.rank[:, -1].mean().abs()), float(every.ssim[:, -1].mean())
             yield at_most(self.name, "all layers random: |rank correlation|", last, self.rank, **by)
             yield at_most(self.name, "all layers random: SSIM", structure, self.ssim, **by)
@@ -88,7 +87,7 @@ class Randomisation(Check):
             yield at_most(self.name, "one layer random: least |rank correlation|", least, self.independent, **by)
 
 
-class Stability(Check):
+class Stability(Check, frozen=True):
     """Pictures that look the same have heatmaps that look the same.
 
     The mean rank correlation of |relevance| with the original's under each change: `shift`, by a pixel each way (and
@@ -107,7 +106,7 @@ class Stability(Check):
         """Each image, by each method."""
         subject = work.subject
         shifts = ((0, 1), (0, -1), (1, 0), (-1, 0))
-        noisy = subject.batch + self.sigma * _unit(subject) * torch.randn(
+        noisy = subject.batch + self.sigma * subject.pixel_range * torch.randn(
             subject.batch.shape, generator=subject.generator(6)
         ).to(subject.batch)
         encoded = jpeg(subject, self.quality)
@@ -143,8 +142,8 @@ def jpeg(subject: Subject, quality: int) -> Tensor | None:
     channels = subject.batch.shape[1]
     if channels not in (1, 3):
         return None
-    zero = subject.model.normalise(torch.zeros_like(subject.batch))
-    pixels = ((subject.batch - zero) / _unit(subject)).clamp(0, 1)
+    low, _ = subject.model.pixel_range(subject.batch)
+    pixels = ((subject.batch - low) / subject.pixel_range).clamp(0, 1)
     decoded = []
     for picture in (pixels.permute(0, 2, 3, 1).cpu().double().numpy() * 255).round().astype(np.uint8):
         buffer = io.BytesIO()
@@ -155,13 +154,7 @@ def jpeg(subject: Subject, quality: int) -> Tensor | None:
     return subject.model.normalise(found).to(subject.batch)
 
 
-def _unit(subject: Subject) -> Tensor:
-    """How much the network's input changes over the range of pixels, [N, C, H, W]."""
-    ones: Any = torch.ones_like(subject.batch)
-    return subject.model.normalise(ones) - subject.model.normalise(torch.zeros_like(ones))
-
-
-class Faithfulness(Check):
+class Faithfulness(Check, frozen=True):
     """Replacing what the map calls relevant lowers the score more than replacing regions at random does.
 
     AOPC (Samek et al. 2015) less the mean AOPC of three random orders, over the mean |score|: at least `margin`.

@@ -36,6 +36,11 @@ Spec = msgspec.defstruct(
 """The whole file: `methods`, `baseline`, `target`, `masks`, `seed`, and a table for each check that is to run."""
 
 
+def _as_spec(made: object) -> _Shared:
+    assert isinstance(made, _Shared)
+    return made
+
+
 def checks(spec: _Shared) -> list[Check]:
     """The checks that a spec asks for, in their order."""
     found = (getattr(spec, check.name.replace("-", "_")) for check in CHECKS)
@@ -44,14 +49,13 @@ def checks(spec: _Shared) -> list[Check]:
 
 def default_spec() -> _Shared:
     """Every check with its defaults."""
-    spec: _Shared = Spec(**{check.name.replace("-", "_"): check() for check in CHECKS})
-    return spec
+    return _as_spec(Spec(**{check.name.replace("-", "_"): check() for check in CHECKS}))
 
 
 def read_spec(path: Path) -> _Shared:
     """The spec of a file. Raises `UsageError`, naming the table and the key."""
     try:
-        spec: _Shared = msgspec.toml.decode(path.read_bytes(), type=Spec)
+        spec = _as_spec(msgspec.toml.decode(path.read_bytes(), type=Spec))
     except OSError as error:
         raise UsageError(f"{path}: the spec cannot be read: {error.strerror}") from error
     except msgspec.ValidationError as error:

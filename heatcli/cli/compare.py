@@ -59,15 +59,15 @@ def command(
     else:
         raise UsageError(f"{a} and {b}: give two artifacts, or two methods and perhaps --model")
     samples, failed = options.samples(sides[0].model, images, None)
-    found = compare(*sides, samples, target, most_difference, least_correlation, batch_size)
+    found = compare(sides[0], sides[1], samples, target, most_difference, least_correlation, batch_size)
     if json:
         sys.stdout.buffer.write(options.as_json(found))
     else:
         _print(found)
     beyond = [pair for pair in found.pairs if not pair.ok]
     for pair in beyond:
-        print(f"heatcli: {pair.image}: outputs differ by {pair.output_difference:.3g}, heatmaps by "
-              f"{pair.heatmap_difference:.3g}, rank correlation {pair.rank_correlation:.4f}", file=sys.stderr)  # fmt: skip
+        apart = f"outputs differ by {pair.output_difference:.3g}, heatmaps by {pair.heatmap_difference:.3g}"
+        print(f"heatcli: {pair.image}: {apart}, rank correlation {pair.rank_correlation:.4f}", file=sys.stderr)
     if beyond or failed:
         raise typer.Exit(1)
 
@@ -78,8 +78,8 @@ def _print(found: Comparison) -> None:
 
     console = Console()
     console.print(f"A: {found.a}\nB: {found.b}", markup=False, highlight=False)
-    pairs = Table("image", "A says", "B says", "score A", "score B", "outputs apart", "maps apart", "rank corr.", "SSIM",
-                  title=f"{len(found.pairs)} images, worst first")  # fmt: skip
+    columns = ("image", "A says", "B says", "score A", "score B", "outputs apart", "maps apart", "rank corr.", "SSIM")
+    pairs = Table(*columns, title=f"{len(found.pairs)} images, worst first")
     for p in found.pairs[:SHOWN]:
         pairs.add_row(p.image, p.label_a, p.label_b, _number(p.score.a), _number(p.score.b),
                       f"{p.output_difference:.2g}", f"{p.heatmap_difference:.2g}", f"{p.rank_correlation:.4f}",

@@ -19,4 +19,5 @@ def entropy(heatmaps: Tensor) -> Tensor:
     size = heatmaps.double().abs().flatten(1)
     total = size.sum(1, keepdim=True)
     share = size / total.where(total > 0, 1)
-    return -torch.special.xlogy(share, share).sum(1)
+    found: Tensor = -torch.special.xlogy(share, share).sum(1)
+    return found

@@ -1,4 +1,4 @@
-"""Who makes a heatmap: a method with its parameters and its baseline, or a control that knows nothing of the network."""
+"""Who makes a heatmap: a method with its parameters and baseline, or a control that knows nothing of the network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from heatcli.artifact.model import Model
 from heatcli.errors import UsageError, unknown_name
 from heatcli.explanation import Explanation, explain
 from heatcli.images.baselines import reference
+from heatcli.methods.method import RELEVANCE
 from heatcli.methods.table import METHODS, Method
 from heatcli.methods.table import method as find_method
 
@@ -67,7 +68,7 @@ class Explainer:
     @property
     def multiplies(self) -> bool:
         """Whether the map already holds contributions, multiplier × difference, rather than multipliers."""
-        return self.method is None or self.method.times_difference
+        return self.method is None or self.method.readout == RELEVANCE
 
     def relevance(self, model: Model, batch: Tensor, target: Any, generator: torch.Generator) -> Tensor:
         """Relevance [N, C, H, W] (a control: [N, 1, H, W]) of `target`, as `heatcli.explain` takes it."""

@@ -67,9 +67,7 @@ def randomised(graph: Graph, layers: Iterable[str], seed: int = 0) -> Graph:
     """
     members = layers_of(graph)
     chosen = {operator for layer in layers for operator in members[layer]}
-    return replace(
-        graph, operators=tuple(_shuffled(op, seed) if op.name in chosen else op for op in graph.operators)
-    )
+    return replace(graph, operators=tuple(_shuffled(op, seed) if op.name in chosen else op for op in graph.operators))
 
 
 def _weights(operator: Operator) -> list[Constant]:

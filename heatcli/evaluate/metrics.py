@@ -46,7 +46,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         raise NotImplementedError
 
 
-class PixelFlipping(Metric):
+class PixelFlipping(Metric, frozen=True):
     """Regions replaced by uniform noise, most relevant first; least relevant first; the area between the curves."""
 
     name = "pixel-flipping"
@@ -70,7 +70,7 @@ class PixelFlipping(Metric):
         return Measured({"AOPC": up, "AOPC least first": down, "area between": up - down}, curves)
 
 
-class Deletion(Metric):
+class Deletion(Metric, frozen=True):
     """Area under the probability as pixels turn black, most relevant first."""
 
     name = "deletion"
@@ -87,7 +87,7 @@ class Deletion(Metric):
         return Measured({"deletion AUC": perturbation.area(y)}, curves)
 
 
-class Insertion(Metric):
+class Insertion(Metric, frozen=True):
     """Area under the probability as pixels come back into the blurred picture, most relevant first."""
 
     name = "insertion"
@@ -104,7 +104,7 @@ class Insertion(Metric):
         return Measured({"insertion AUC": perturbation.area(y)}, curves)
 
 
-class Morph(Metric):
+class Morph(Metric, frozen=True):
     """Fall in log-odds of A over B when the pixels that speak for A rather than B are erased, on images of class A."""
 
     name = "morph"
@@ -126,12 +126,14 @@ class Morph(Metric):
             if not len(rows):
                 raise UsageError(f"morph: no image is predicted to be of the first class of {pair!r}")
             own = subject.rows(rows)
-            first, second = (own.with_target(index[rows]).heatmaps(explainer) for index in (both.index, both.minus))
-            values[pair.replace("-", "→")] = perturbation.morph(own.with_target(pair), first - second, self.share)
+            difference = own.with_target(both.index[rows]).heatmaps(explainer)
+            if explainer.method is not None:  # a control has no two classes to tell apart
+                difference = difference - own.with_target(both.minus[rows]).heatmaps(explainer)
+            values[pair.replace("-", "→")] = perturbation.morph(own.with_target(pair), difference, self.share)
         return Measured(values)
 
 
-class InsideMask(Metric):
+class InsideMask(Metric, frozen=True):
     """Share of the positive relevance inside the mask."""
 
     name = "inside-mask"
@@ -144,7 +146,7 @@ class InsideMask(Metric):
         return Measured({"inside mask": location.inside_share(own.heatmaps(explainer), own.mask)})
 
 
-class PointingGame(Metric):
+class PointingGame(Metric, frozen=True):
     """Whether the most relevant pixel lies inside the mask."""
 
     name = "pointing-game"
@@ -157,12 +159,16 @@ class PointingGame(Metric):
         return Measured({"pointing game": location.pointing(own.heatmaps(explainer), own.mask)})
 
 
-class Randomisation(Metric):
+class Randomisation(Metric, frozen=True):
     """How like the original map stays as layers are randomised from the top: a map of what was learned does not."""
 
     name = "randomisation"
     source = "Adebayo et al. 2018, sec. 3"
-    better = {"rank correlation, all random": "", "|rank correlation|, all random": "lower", "SSIM, all random": "lower"}
+    better = {
+        "rank correlation, all random": "",
+        "|rank correlation|, all random": "lower",
+        "SSIM, all random": "lower",
+    }
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
         """−1 to 1; curves after each layer, cascading and each alone."""
@@ -174,7 +180,7 @@ class Randomisation(Metric):
         return Measured(dict(zip(self.better, last, strict=True)), curves)
 
 
-class Complexity(Metric):
+class Complexity(Metric, frozen=True):
     """How much the map concentrates: Gini index and entropy."""
 
     name = "complexity"
@@ -187,7 +193,7 @@ class Complexity(Metric):
         return Measured({"sparseness": complexity.sparseness(heatmaps), "entropy": complexity.entropy(heatmaps)})
 
 
-class MaxSensitivity(Metric):
+class MaxSensitivity(Metric, frozen=True):
     """Largest relative change of the map under small noise."""
 
     name = "max-sensitivity"
@@ -202,7 +208,7 @@ class MaxSensitivity(Metric):
         return Measured({"max sensitivity": robustness.max_sensitivity(subject, explainer, self.radius, self.draws)})
 
 
-class Infidelity(Metric):
+class Infidelity(Metric, frozen=True):
     """Whether the map foretells how the score falls when a random square is removed."""
 
     name = "infidelity"

@@ -17,7 +17,7 @@ def curve(subject: Subject, when: Tensor, steps: int, start: Tensor, end: Tensor
     """
     n = len(subject)
     found = []
-    for rows in torch.arange(n * (steps + 1)).split(subject.batch_size):
+    for rows in torch.split(torch.arange(n * (steps + 1)), subject.batch_size):
         image, step = rows // (steps + 1), rows % (steps + 1)
         gone = (when[image] < step[:, None, None].to(when.device))[:, None]
         found.append(subject.scores(torch.where(gone, end[image], start[image]), image, chance))

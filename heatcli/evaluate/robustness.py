@@ -13,16 +13,13 @@ def max_sensitivity(subject: Subject, explainer: Explainer, radius: float = 0.02
     """Largest ‖Φ(x + δ) − Φ(x)‖ / ‖Φ(x)‖ over uniform noise |δ| ≤ `radius` of the pixels' range (def. 2): [N]."""
     generator = subject.generator(4)
     original = subject.relevance(explainer).double().flatten(1)
-    scale = subject.model.normalise(torch.ones_like(subject.batch)) - subject.model.normalise(
-        torch.zeros_like(subject.batch)
-    )
     worst = original.new_zeros(len(original))
     for _ in range(draws):
         drawn = torch.rand(subject.batch.shape, generator=generator).to(subject.batch.device)
-        moved = subject.batch + radius * (2 * drawn - 1).to(subject.batch) * scale
+        moved = subject.batch + radius * (2 * drawn - 1).to(subject.batch) * subject.pixel_range
         change = subject.relevance(explainer, moved).double().flatten(1) - original
         worst = torch.maximum(worst, change.norm(dim=1))
-    size = original.norm(dim=1)
+    size: Tensor = original.norm(dim=1)
     return worst / size.where(size > 0, 1)
 
 

@@ -52,6 +52,12 @@ class Subject:
         """Random numbers that are the same at each call."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + salt)
 
+    @property
+    def pixel_range(self) -> Tensor:
+        """How much the network's input changes from a pixel of 0 to one of 1, [1, C, 1, 1]."""
+        low, high = self.model.pixel_range(self.batch)
+        return high - low
+
     def rows(self, index: Tensor) -> Subject:
         """The same for some of the images, int64 [M]; an image may come several times."""
         maps = {explainer: relevance[index] for explainer, relevance in self._maps.items()}
@@ -79,9 +85,7 @@ class Subject:
         total = per_image(target.seed(out) * out)
         return total / target.region.sum(1).clamp(min=1) if chance else total
 
-    def relevance(
-        self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None
-    ) -> Tensor:
+    def relevance(self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None) -> Tensor:
         """Relevance [N, C, H, W] of each image's own score, of `batch` (changed images), by `model` (changed weights).
 
         What is asked of the unchanged images is kept.
@@ -101,7 +105,7 @@ class Subject:
 
     def parts(self) -> Iterator[Tensor]:
         """Indices of the images that go through the network together, part after part."""
-        yield from torch.arange(len(self)).split(self.batch_size)
+        yield from torch.split(torch.arange(len(self)), self.batch_size)
 
     def explained(self, explainer: Explainer) -> Iterator[tuple[Tensor, Explanation]]:
         """The whole explanations of a method (not of a control), some images at a time, with their indices."""
@@ -139,7 +143,7 @@ def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) 
     """
     fixed = model.fixed_batch(batch[:batch_size].shape)
     parts = []
-    for part in batch.split(fixed or batch_size):
+    for part in torch.split(batch, fixed or batch_size):
         missing = (fixed or len(part)) - len(part)
         full = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
         graph = model.graph(full.shape)

@@ -1,4 +1,4 @@
-"""Images of a check or an evaluation: the pictures of files and folders, their masks, and the labels expected of them."""
+"""Images of a check or an evaluation: the pictures of files and folders, their masks, their expected labels."""
 
 from __future__ import annotations
 

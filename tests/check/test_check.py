@@ -1,4 +1,4 @@
-"""`heatcli check`: the embedded models tell its checks apart, every check is seen to fail once, every writer is read."""
+"""`heatcli check`: it tells the embedded models apart, every check is seen to fail once, every writer is read."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def test_finite_names_the_image_that_is_not(cli: Cli) -> None:
     Image.new("RGB", (8, 8), "black").save("black.png")
     Image.new("RGB", (8, 8), "grey").save("grey.png")
     Path("s.toml").write_text('methods = ["gradient"]\n[finite]\n', encoding="utf-8")
-    ran = cli("check", "divides.pt", "black.png", "grey.png", "--size", "8", "--channels", "3", "--spec", "s.toml", "-v")
+    ran = cli(
+        "check", "divides.pt", "black.png", "grey.png", "--size", "8", "--channels", "3", "--spec", "s.toml", "-v"
+    )
     assert ran.status == 1
     assert "FAILED finite: black.png: output not finite, required finite" in ran.out
     assert "PASSED finite [gradient]: grey.png" in ran.out

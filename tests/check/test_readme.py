@@ -57,13 +57,16 @@ def test_the_workflow_passes_and_keeps_a_report(repository: tuple[Path, dict[str
     steps = WORKFLOW["jobs"]["check"]["steps"]
     runs = [step["run"] for step in steps if "run" in step]
     assert runs[0] == "pip install ."
-    for ran in (subprocess.run(run, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-                for run in runs[1:]):  # fmt: skip
+
+    def done(run: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(run, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+    for ran in map(done, runs[1:]):
         assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
     kept = [step["with"]["path"] for step in steps if step.get("uses", "").startswith("actions/upload-artifact")]
     assert ElementTree.parse(folder / kept[0]).getroot().get("failures") == "0"
     shutil.copy(folder / "models" / "animals-shortcut.pt", folder / "models" / "animals.pt")
-    ran = subprocess.run(runs[1], shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    ran = done(runs[1])
     assert ran.returncode == 1
     assert "::error file=samples/wolf-on-grass.png,title=heatcli prediction::" in ran.stdout
     assert "FAILED background: all images: share that keeps its class" in ran.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_regions_go_in_the_order_of_their_mean(array: np.ndarray, size: int) -> 
     when, regions = perturbation.by_region(torch.from_numpy(array), size)
     assert sorted(when[0].unique().tolist()) == list(range(regions))
     means = [array[0][when[0].numpy() == step].mean() for step in range(regions)]
-    assert all(a >= b - 1e-12 for a, b in zip(means, means[1:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(means))
     reverse, _ = perturbation.by_region(torch.from_numpy(array), size, least_first=True)
     assert array[0][reverse[0].numpy() == 0].mean() == pytest.approx(min(means))
 

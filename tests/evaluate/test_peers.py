@@ -100,7 +100,8 @@ def test_pixel_flipping_in_blocks_of_pixels(name: str) -> None:
             return subject.outputs(x).sum(2)
 
     flipping = quantus.PixelFlipping(
-        features_in_step=28 * 28 // steps, perturb_baseline=0.0, abs=False, normalise=False, return_auc_per_sample=False, **QUIET,
+        features_in_step=28 * 28 // steps, perturb_baseline=0.0, abs=False, normalise=False,
+        return_auc_per_sample=False, **QUIET,
     )  # fmt: skip
     theirs = flipping(
         model=Logits().eval(), x_batch=subject.batch.numpy(), y_batch=subject.target.index.numpy(),

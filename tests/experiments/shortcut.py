@@ -19,7 +19,9 @@ from heatcli.images.dataset import Sample, read
 from heatcli.images.overlay import overlay
 
 ROOT = Path(__file__).parents[2]
-PICTURES = tuple(ROOT / "samples" / f"{name}.png" for name in ("wolf-on-snow", "wolf-on-grass", "dog-on-snow", "dog-on-grass"))
+PICTURES = tuple(
+    ROOT / "samples" / f"{name}.png" for name in ("wolf-on-snow", "wolf-on-grass", "dog-on-snow", "dog-on-grass")
+)
 MODELS = ("animals.pt", "animals-shortcut.pt")
 SHOWN = "deeplift-rescale@mean"
 METHODS = (SHOWN, "deeplift-rescale", "lrp-eps@blur", "input-x-gradient@mean", "gradient")
