@@ -41,9 +41,11 @@ def over(a: Tensor, b: Tensor) -> Tensor:
 
 def sent(
     operator: Operator, z: Tensor, z0: Tensor, x: list[Tensor], x0: list[Tensor], relevance: Tensor,
-    epsilon: float | None, blame: bool,
+    epsilon: float | None, blame: bool, positive: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """The relevance that each source gets of the operator's."""
+    """The relevance that each source gets of the operator's; `positive`: of convolutions' and dense layers' by z⁺."""
+    if positive and operator.title in ("convolution", "addmm"):
+        return [of_positive(operator, x[0] - x0[0], relevance, blame)]
     dz, dx = z - z0, [a - b for a, b in zip(x, x0, strict=True)]
     if operator.kind == "elementwise":
         bend = dz - operator.run({}, [torch.zeros_like(a) for a in x]) if blame else dz
@@ -57,8 +59,34 @@ def sent(
     return [d * g for d, g in zip(dx, vjp(operator, at, over(relevance, dz)), strict=True)]
 
 
+def of_positive(operator: Operator, dx: Tensor, relevance: Tensor, blame: bool) -> Tensor:
+    """α = 1, β = 0 from the formula: (x_i w_ij)⁺ / (Σ_k (x_k w_kj)⁺ + b_j⁺ + 1e-6), by autograd of its numerators."""
+    up, down = (dx.clamp(min=0).requires_grad_(), dx.clamp(max=0).requires_grad_())
+    at, where = (1, 2) if operator.title == "convolution" else (2, 0)
+    weights, bias = operator.args[at].value, operator.args[where]
+    with torch.enable_grad():
+        if operator.title == "convolution":
+            more = operator.args[3:]
+            z = sum(torch.ops.aten.convolution(a, w, None, *more) for a, w in halves(up, down, weights))
+        else:
+            z = sum(a @ w for a, w in halves(up, down, weights))
+    total = z.detach()
+    if blame and bias is not None:
+        shape = (1, -1, *(1,) * (z.dim() - 2))
+        total = total + bias.value.clamp(min=0).reshape(shape)
+    to_up, to_down = torch.autograd.grad(z, (up, down), relevance / (total + 1e-6))
+    return (up * to_up + down * to_down).detach()
+
+
+def halves(up: Tensor, down: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """What makes positive contributions: positive inputs at positive weights, negative at negative ones."""
+    return [(up, weights.clamp(min=0)), (down, weights.clamp(max=0))]
+
+
 @torch.no_grad()
-def reference(graph: Graph, image: Tensor, based: Tensor | None, target: int, epsilon: float | None) -> Tensor:
+def reference(
+    graph: Graph, image: Tensor, based: Tensor | None, target: int, epsilon: float | None, positive: bool
+) -> Tensor:
     """Relevance of one image [1, C, H, W]."""
     values, starts = ({graph.input: start} for start in (image, image if based is None else based))
     for operator in graph.operators:
@@ -73,7 +101,7 @@ def reference(graph: Graph, image: Tensor, based: Tensor | None, target: int, ep
             continue
         z, z0 = values[operator.name], starts[operator.name]
         x, x0 = ([found[name] for name in operator.sources] for found in (values, starts))
-        parts = sent(operator, z, z0, x, x0, relevance.pop(operator.name), epsilon, based is None)
+        parts = sent(operator, z, z0, x, x0, relevance.pop(operator.name), epsilon, based is None, positive)
         for name, part in zip(operator.sources, parts, strict=True):
             relevance[name] = relevance.get(name, 0) + part
     return relevance[graph.input]
@@ -86,7 +114,7 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_maps_are_those_of_an_independent_walk(name: str) -> None:
-    """lrp-eps and deeplift-rescale, element by element, with non-zero biases."""
+    """lrp-eps, lrp-alpha1-beta0 and deeplift-rescale, element by element, with non-zero biases."""
     size = SIZES.get(name, 64)
     torch.manual_seed(0)
     more = {"init_weights": True, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
@@ -97,11 +125,13 @@ def test_maps_are_those_of_an_independent_walk(name: str) -> None:
     for chosen, epsilon, start in (
         ("lrp-eps", 1e-3, None),
         ("lrp-eps", 1e-3, based),
+        ("lrp-alpha1-beta0", 1e-6, None),
+        ("lrp-alpha1-beta0", 1e-6, based),
         ("deeplift-rescale", None, based),
     ):
         parameters = {} if epsilon is None else {"epsilon": epsilon}
         found = walked(module, batch, method(chosen, **parameters), start, target=top).relevance
-        expected = reference(graph, batch, start, top, epsilon)
+        expected = reference(graph, batch, start, top, epsilon, chosen == "lrp-alpha1-beta0")
         assert float(expected.abs().max()) > 0
         assert correlation(found, expected) >= 0.9999
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
