@@ -160,24 +160,19 @@ class PointingGame(Metric, frozen=True):
 
 
 class Randomisation(Metric, frozen=True):
-    """How like the original map stays as layers are randomised from the top: a map of what was learned does not."""
+    """How like the original map stays as layers are randomised: a map of what was learned does not."""
 
     name = "randomisation"
     source = "Adebayo et al. 2018, sec. 3"
-    better = {
-        "rank correlation, all random": "",
-        "|rank correlation|, all random": "lower",
-        "SSIM, all random": "lower",
-    }
+    better = dict.fromkeys(("cascading", "cascading, SSIM", "independent", "independent, SSIM", "all random"), "lower")
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """−1 to 1; curves after each layer, cascading and each alone."""
+        """|rank correlation| and SSIM, means over the layers, and with all layers random; curves of each layer."""
         cascading = randomisation(subject, explainer, cascading=True, seed=subject.seed)
         alone = randomisation(subject, explainer, cascading=False, seed=subject.seed)
         curves = {**_curves("cascading", cascading), **_curves("independent", alone)}
-        last = [x[:, -1] for x in (cascading.rank, cascading.absolute_rank, cascading.ssim)]
-        last[1] = last[1].abs()
-        return Measured(dict(zip(self.better, last, strict=True)), curves)
+        both = [x.mean(1) for found in (cascading, alone) for x in (found.rank.abs(), found.ssim)]
+        return Measured(dict(zip(self.better, [*both, cascading.rank[:, -1].abs()], strict=True)), curves)
 
 
 class Complexity(Metric, frozen=True):
@@ -258,5 +253,6 @@ def _masked(subject: Subject, name: str) -> Subject:
 
 def _curves(order: str, found: Likeness) -> dict[str, Curve]:
     label = "randomised from the top to" if order == "cascading" else "randomised alone"
-    columns = {"rank correlation": found.rank, "rank correlation of |map|": found.absolute_rank, "SSIM": found.ssim}
+    columns = {"|rank correlation|": found.rank.abs(), "rank correlation of |map|": found.absolute_rank,
+               "SSIM": found.ssim}  # fmt: skip
     return {f"{order}, {name}": Curve(found.layers, y, label, name) for name, y in columns.items()}
