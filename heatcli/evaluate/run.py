@@ -7,9 +7,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 import heatcli
 from heatcli.evaluate.explainer import CONTROLS, Explainer
@@ -21,7 +19,10 @@ RESAMPLES = 2000
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One column of one metric for one method over `images`: the mean with its 95% bootstrap interval, the median."""
+    """One column of one metric for one method: the mean over `images` with its 95% bootstrap interval, the median.
+
+    `values`: one an image, in the order of the evaluation's `names` where all images take part.
+    """
 
     metric: str
     column: str
@@ -34,6 +35,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     median: float
     median_low: float
     median_high: float
+    values: tuple[float, ...]
 
 
 class CurveRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     sha256: str
     images: int
+    names: tuple[str, ...]
     seed: int
     metrics: dict[str, Metric]
     rows: list[Row]
@@ -81,7 +84,7 @@ def evaluate(
             curves += _curves(metric, explainer, found, subject.seed)
     return Evaluation(
         version=heatcli.__version__, model=str(subject.model.path), sha256=subject.model.sha256, images=len(subject),
-        seed=subject.seed, metrics={m.name: m for m in metrics}, rows=rows, curves=curves,
+        names=subject.names, seed=subject.seed, metrics={m.name: m for m in metrics}, rows=rows, curves=curves,
     )  # fmt: skip
 
 
@@ -99,6 +102,7 @@ def _rows(metric: Metric, explainer: Explainer, found: Measured, seed: int) -> I
             metric=metric.name, column=column, better=metric.better.get(column, "higher"), method=explainer.name,
             images=len(own), mean=float(own.mean()), low=float(means[0, 0]), high=float(means[1, 0]),
             median=float(np.median(own)), median_low=float(medians[0, 0]), median_high=float(medians[1, 0]),
+            values=tuple(own.tolist()),
         )  # fmt: skip
 
 
@@ -121,14 +125,3 @@ def resampled(
     found = np.stack([statistic(values[draw.integers(len(values), size=len(values))], axis=0) for _ in range(times)])
     edge = (1 - level) / 2
     return np.quantile(found, [edge, 1 - edge], axis=0)
-
-
-def interval(values: Tensor, seed: int = 0) -> tuple[float, float]:
-    """95% bootstrap interval of the mean of [N]."""
-    low, high = resampled(values.double().cpu().numpy()[:, None], seed)
-    return float(low[0]), float(high[0])
-
-
-def summary(values: Tensor) -> float:
-    """The mean of [N], as a number."""
-    return float(torch.as_tensor(values).double().mean())
