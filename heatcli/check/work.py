@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     methods: tuple[str, ...] = ()
 
+    @abstractmethod
     def __call__(self, work: Work) -> Iterator[Result]:
         """Everything it finds. Raises `UsageError` where what it needs is not there and the check was asked for."""
-        raise NotImplementedError
 
     def explainers(self, work: Work) -> tuple[Explainer, ...]:
         """Its own methods, or the spec's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -41,9 +42,9 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     source: ClassVar[str]
     better: ClassVar[dict[str, str]]
 
+    @abstractmethod
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
         """Measure the heatmaps that `explainer` makes of `subject`."""
-        raise NotImplementedError
 
 
 class PixelFlipping(Metric, frozen=True):

@@ -37,7 +37,9 @@ def repository(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     for file in MODELS.glob("animals*"):
         shutil.copy(file, tmp_path / "repo" / "models")
     shutil.copytree(SAMPLES, tmp_path / "repo" / "samples")
-    (tmp_path / "repo" / "heatcheck.toml").write_text(block("toml", "# heatcheck.toml"), encoding="utf-8")
+    (tmp_path / "repo" / "samples" / "heatcheck.toml").write_text(
+        block("toml", "# samples/heatcheck.toml"), encoding="utf-8"
+    )
     command = tmp_path / "bin" / "heatcli"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m heatcli "$@"\n')
@@ -47,7 +49,7 @@ def repository(tmp_path: Path) -> tuple[Path, dict[str, str]]:
 
 
 def test_the_spec_is_the_repositorys() -> None:
-    assert block("toml", "# heatcheck.toml") == (ROOT / "heatcheck.toml").read_text(encoding="utf-8")
+    assert block("toml", "# samples/heatcheck.toml") == (SAMPLES / "heatcheck.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -83,7 +85,7 @@ def test_the_hook_runs_when_the_model_changes(repository: tuple[Path, dict[str, 
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
     run("git", "init", "-q")
-    run("git", "add", ".pre-commit-config.yaml", "samples")
+    run("git", "add", ".pre-commit-config.yaml", "models/animals.toml")
     skipped = run(sys.executable, "-m", "pre_commit", "run")
     assert "no files to check" in skipped.stdout
     run("git", "add", "-A")
