@@ -8,6 +8,8 @@ from typing import Any
 
 from heatcli.evaluate.run import CurveRow, Evaluation
 
+CROWD = 10  # more curves than that are shown without their intervals
+
 
 def pictures(evaluation: Evaluation) -> dict[str, bytes]:
     """File name → PNG: one a metric, its curves side by side, a line a method."""
@@ -24,7 +26,8 @@ def _picture(curves: Sequence[CurveRow]) -> bytes:
     panels = list(dict.fromkeys(curve.curve for curve in curves))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.2 * columns + 1.8, 3.8 * rows), layout="constrained")
+    methods = len({curve.method for curve in curves})
+    figure = Figure(figsize=(5.2 * columns + 1.8, max(3.8 * rows, 0.19 * methods + 0.4)), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, panel in zip(axes, panels, strict=False):
         _panel(axis, panel, [c for c in curves if c.curve == panel])
@@ -44,8 +47,10 @@ def _panel(axis: Any, title: str, curves: Sequence[CurveRow]) -> None:
     for i, curve in enumerate(curves):
         named = isinstance(curve.x[0], str)
         x = list(range(len(curve.x))) if named else list(curve.x)
-        axis.plot(x, curve.mean, label=curve.method, color=colours(i), marker="." if named else "", linewidth=1.4)
-        axis.fill_between(x, curve.low, curve.high, color=colours(i), alpha=0.10, linewidth=0)
+        style = {"color": colours(i % colours.N), "linestyle": ("-", "--", ":")[i // colours.N % 3], "linewidth": 1.4}
+        axis.plot(x, curve.mean, label=curve.method, marker="." if named else "", **style)
+        if len(curves) <= CROWD:
+            axis.fill_between(x, curve.low, curve.high, color=colours(i % colours.N), alpha=0.10, linewidth=0)
         if named:
             axis.set_xticks(x, curve.x, rotation=60, ha="right", fontsize=7)
     axis.set_title(title, fontsize=10)

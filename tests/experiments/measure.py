@@ -50,6 +50,7 @@ MORPH_METHODS = (
     "sensitivity", "gradient", "lrp-0", "lrp-eps", "lrp-alpha2-beta1", "lrp-z-plus", "lrp-gamma", "grad-cam",
 )  # fmt: skip
 STEPS = 19  # regions of 9×9 in 96×96: the share that 100 of them are of Samek's 227×227
+SAME = ("blame-bias", "lrp-alpha-beta", "lrp-alpha1-beta0")  # as others here: lrp-0, lrp-alpha2-beta1, lrp-z-plus
 SKIPPED = ("prediction-difference", "lime", "kernel-shap", "rise", "shapley")  # thousands of forward passes an image
 
 
@@ -60,7 +61,7 @@ def known(names: Sequence[str]) -> list[Explainer]:
 
 def every_method() -> list[Explainer]:
     """Every method of the table with its own baseline, less those that take minutes an image."""
-    return [Explainer.parse(name) for name in METHODS if not name.startswith(SKIPPED)]
+    return [Explainer.parse(name) for name in METHODS if not name.startswith(SKIPPED) and name not in SAME]
 
 
 def digits(model: Model, folder: Path, count: int, classes: Sequence[int]) -> Subject:

@@ -132,8 +132,9 @@ def aopc_section(found: Found) -> str:
         + "\n\nSamek et al. 2015 (ImageNet, SUN397 and Places networks): LRP above deconvnet above sensitivity. Here, by "
         "the difference picture by picture with its 95% interval:\n\n"
         + "\n".join(lines)
-        + "\n\nA few patches of noise already take most of this small network's score away, in whatever order; so orders "
-        "differ little in AOPC, and the area between most and least relevant first tells more.\n\n"
+        + "\n\nMaps of both signs (gradient, LRP-ε, α2β1) do not keep the score when their least relevant regions go "
+        "first: these are strongly negative ones, which matter too. Maps without negative parts (z⁺, deep Taylor, "
+        "sensitivity) rank the background last, so the area between the orders favours them.\n\n"
         "![Score as regions are replaced](pixel-flipping.png)\n"
     )
 
@@ -161,7 +162,7 @@ def sanity_section(found: Found) -> str:
         "## Sanity checks: randomised layers\n\n"
         f"`animals.pt`, {found['images']} sample pictures. Layers are randomised (their weights shuffled) from the top, "
         "cascading or each alone; how like the original is the map after that? |rank correlation| and SSIM, means over "
-        "layers and pictures with 95% bootstrap intervals; last but two: with all layers random.\n\n"
+        "layers and pictures with 95% bootstrap intervals; `all random`: with every layer random.\n\n"
         + _table(found, columns, "cascading")
         + "\n\nAdebayo et al. 2018: guided backprop and guided Grad-CAM hardly change; gradient, SmoothGrad and Grad-CAM "
         "do. Sixt et al. 2020: LRP that lets only positive contributions pass (z⁺, deep Taylor) does not change but for "
