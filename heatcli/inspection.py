@@ -32,7 +32,7 @@ def draft_sidecar(model: Model) -> str:
 
 def inspect(model: Model) -> dict[str, Any]:
     """A description of `model`, ready for JSON. Captures it once. Raises `ModelError`."""
-    shape = (model.batch_size or 1, *model.shape)
+    shape = (model.batch_size or 1, *model.input_shape)
     graph = model.graph(shape)
     counts = Counter((op.kind or "given", op.title) for op in graph.operators)
     biases = graph.offsets()
@@ -42,7 +42,7 @@ def inspect(model: Model) -> dict[str, Any]:
         "sha256": model.sha256,
         "format": model.format,
         "input": {
-            "shape": [model.batch_size, *model.shape],
+            "shape": [model.batch_size, *model.input_shape],
             "mean": model.input.mean,
             "std": model.input.std,
             "resize": model.input.resize,

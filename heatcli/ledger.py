@@ -57,8 +57,12 @@ class Books:
     def enter(self, operator: Operator, sent: Sent, blame: bool) -> None:
         """Book what `operator`'s rule answered; offsets only where the bias is blamed (a baseline cancels them)."""
         if blame and sent.offsets_at is not None:
+            collected: dict[tuple[int, ...], Tensor] = {}  # offsets of one shape share the sum over positions
             for offset in operator.offsets:
-                self.biases[offset.name] = self.biases[offset.name] + self._by_image(offset.book(sent.offsets_at))
+                shape = tuple(offset.value.shape)
+                if shape not in collected:
+                    collected[shape] = offset.collect(sent.offsets_at)
+                self.biases[offset.name] = self.biases[offset.name] + self._by_image(offset.book(collected[shape]))
         if sent.absorbed is not None:
             self.absorbed[operator.name] = self._by_image(sent.absorbed)
         if sent.unexplained is not None:

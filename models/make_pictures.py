@@ -9,7 +9,7 @@ from PIL import Image
 
 import heatcli
 from heatcli.methods.table import method
-from heatcli.run import Done, Request, run
+from heatcli.run import Done, Request, Run
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("wolf-on-snow", "dog-on-grass", "penguin-on-snow", "turtle-on-water", "cow-on-grass")
@@ -22,7 +22,7 @@ def main() -> None:
     sheet = Image.new("RGB", (256 * len(NAMES), 512))
     with tempfile.TemporaryDirectory() as folder:
         request = Request(inputs, Path(folder), method("lrp-eps"), baseline="blur:8")
-        for i, done in enumerate(run(heatcli.load(ROOT / "models" / "animals.pt"), request, 0.0)):
+        for i, done in enumerate(Run(heatcli.load(ROOT / "models" / "animals.pt"), request, 0.0)):
             if not isinstance(done, Done):
                 raise SystemExit(str(done.error))
             for row, path in enumerate((done.job.path, done.overlay_path)):

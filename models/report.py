@@ -68,12 +68,45 @@ def digits(metrics: dict) -> list[str]:
     return lines + table(list(metrics["by_class"]), [[percent(v) for v in metrics["by_class"].values()]])
 
 
+def others(decoder: dict, expert: dict, motifs: dict) -> list[str]:
+    """The numbers of the decoder, the expert and the motif network."""
+    accuracy = ", ".join(f"{task} {percent(value)}%" for task, value in motifs["accuracy"].items())
+    read, sure, likelier = (
+        percent(value)
+        for value in (
+            decoder["digits_onnx_right_on_rebuilt"],
+            decoder["digits_onnx_sure_of_samples"],
+            expert["test_digits_likelier_than_mirrored"],
+        )
+    )
+    taken = {name: f"({m['epochs']} epochs, {m['seconds']} seconds)" for name, m in
+             (("decoder", decoder), ("expert", expert), ("motifs", motifs))}  # fmt: skip
+    return [
+        "`digits-decoder.onnx`: test digits, encoded and decoded again, are off by a mean square of "
+        f"{decoder['rebuilt_mean_squared_error']:.4f} a pixel, and `digits.onnx` still reads {read}%; it is over "
+        f"90% sure of {sure}% of pictures decoded from normal noise {taken['decoder']}.",
+        "",
+        f"`digits-expert.npz`: {likelier}% of test digits are likelier than their mirror images; reconstruction error "
+        f"{expert['reconstruction_error']:.4f} a pixel {taken['expert']}.",
+        "",
+        f"`motifs.onnx`, on {motifs['test_sequences']} new sequences: {accuracy} right {taken['motifs']}. Motifs that "
+        "come about by chance count as absent.",
+    ]
+
+
 def main() -> None:
     """Replace what is between the markers."""
     numbers = [
         *animals(json.loads((HERE / "animals.metrics.json").read_text(encoding="utf-8"))),
         "",
         *digits(json.loads((HERE / "digits.metrics.json").read_text(encoding="utf-8"))),
+        "",
+        *others(
+            *(
+                json.loads((HERE / f"{name}.metrics.json").read_text(encoding="utf-8"))
+                for name in ("digits-decoder", "digits-expert", "motifs")
+            )
+        ),
     ]
     readme = HERE / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(START)

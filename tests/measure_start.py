@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "wolf-on-snow.png"
+DIGIT = SAMPLE.parent / "digits" / "8-a.png"
+MODEL = SAMPLE.parents[1] / "models" / "digits.onnx"
 IMPORT = 'python -c "import torch"'
 
 
@@ -21,10 +23,17 @@ def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     with tempfile.TemporaryDirectory() as folder:
         heatcli = [sys.executable, "-m", "heatcli"]
+        explain = [*heatcli, "explain", "--out", folder]
         commands = {
             IMPORT: [sys.executable, "-c", "import torch"],
             "heatcli --help": [*heatcli, "--help"],
-            "heatcli explain samples/wolf-on-snow.png": [*heatcli, "explain", str(SAMPLE), "--out", folder],
+            "heatcli explain samples/wolf-on-snow.png": [*explain, str(SAMPLE)],
+            "heatcli explain samples/digits/8-a.png --model models/digits.onnx": [
+                *explain,
+                str(DIGIT),
+                "-m",
+                str(MODEL),
+            ],
         }
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for run in range(runs + 1):

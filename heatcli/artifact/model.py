@@ -27,6 +27,9 @@ from heatcli.graph.passes import DEFAULT, PASSES
 from heatcli.walk import values_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from heatcli.images.baselines import Reference
     from heatcli.images.preprocess import Fit
     from heatcli.images.read import Pixels
@@ -56,6 +59,7 @@ class Model:
     labels: tuple[str, ...]
     mean_file: Path | None
     device: torch.device
+    background: tuple[float, ...] = ()
     batch_size: int | None = None
     passes: tuple[str, ...] = DEFAULT
     head: int = 0
@@ -66,12 +70,35 @@ class Model:
     def shape(self) -> tuple[int, int, int]:
         """Its input as (channels, height, width). Raises `UsageError`, naming the flag, where nothing says it."""
         size = self.input.shape
+        if self.alphabet:
+            raise UsageError(f"{self.path}: reads sequences of {self.alphabet}, and this is for pictures")
         if size is None:
             raise UsageError(
                 f"{self.path}: neither the artifact nor {self.path.with_suffix('.toml').name} says its input size; "
                 "give --size HEIGHTxWIDTH"
             )
         return (self.input.channels or 3, *size)
+
+    @property
+    def alphabet(self) -> str:
+        """The letters that are its channels, in order, where it reads sequences; else empty."""
+        shape = self.picture.shape
+        return self.input.alphabet or ("ACGT" if shape is not None and len(shape) == 3 and shape[1] == 4 else "")
+
+    @property
+    def length(self) -> int | None:
+        """How long the sequences are that it reads; None for any length."""
+        shape = self.picture.shape
+        own = shape[2] if shape is not None and len(shape) == 3 else None
+        return own or self.input.length or None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input without the batch: (channels, height, width), or (letters, length) of a sequence.
+
+        A sequence of any length counts as 100 letters. Raises `UsageError` where nothing says the size of a picture.
+        """
+        return (len(self.alphabet), self.length or 100) if self.alphabet else self.shape
 
     @property
     def fit(self) -> Fit:
@@ -87,7 +114,10 @@ class Model:
         """
         from heatcli.images.preprocess import to_pixels
 
-        arrays = [to_pixels(image, self.fit) for image in images]
+        return self.stack([to_pixels(image, self.fit) for image in images])
+
+    def stack(self, arrays: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Pictures that fit already, float32 [C, H, W] in 0..1, to the network's input [N, C, H, W]."""
         pixels = torch.stack([torch.from_numpy(array) for array in arrays])
         return self.normalise(pixels.to(self.device)).to(self.picture.dtype)
 
@@ -95,6 +125,11 @@ class Model:
         """(pixels − mean)/std, for pixels [N, C, H, W] in 0..1."""
         mean, std = (self._per_channel(name) for name in ("mean", "std"))
         return (pixels - mean) / std
+
+    def pixels(self, batch: Tensor) -> Tensor:
+        """Its input [N, C, H, W] back as pixels, in 0..1 where it came from a picture: batch·std + mean."""
+        mean, std = (self._per_channel(name) for name in ("mean", "std"))
+        return batch * std + mean
 
     def _per_channel(self, name: str) -> Tensor:
         given = getattr(self.input, name)
@@ -228,6 +263,7 @@ def load(
         labels=read_labels(path, chosen_labels),
         mean_file=path.parent / sidecar.baseline.mean if sidecar.baseline.mean else None,
         device=_device(device),
+        background=sidecar.baseline.background,
         batch_size=picture.shape[0] if picture.shape else None,
         passes=_known(passes),
         head=head,

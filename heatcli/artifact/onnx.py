@@ -60,19 +60,32 @@ def _info(value: Any) -> InputInfo:
     return InputInfo(value.name, shape, dtype)
 
 
+def _computes_shapes(graph: Any) -> bool:
+    """Whether there is anything to fold; importing what folds takes longer than all else here."""
+    inner = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    return any(node.op_type in ("Shape", "Size", "If", "Loop") for node in graph.node) or any(
+        map(_computes_shapes, inner)
+    )
+
+
+def _folded(proto: Any, shapes: Shapes) -> Any:
+    import onnxslim
+
+    return onnxslim.slim(
+        copy.deepcopy(proto),
+        input_shapes=[f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items()],
+        skip_optimizations=["graph_fusion", "weight_tying"],  # both would lose bias names
+    )
+
+
 def _convert(path: Path, proto: Any, shapes: Shapes) -> Any:
     """The model as a torch module for inputs of those shapes, its shape computations folded away."""
     import onnx2fx
-    import onnxslim
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            folded = onnxslim.slim(
-                copy.deepcopy(proto),
-                input_shapes=[f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items()],
-                skip_optimizations=["graph_fusion", "weight_tying"],  # both would lose bias names
-            )
+            folded = _folded(proto, shapes) if _computes_shapes(proto.graph) else proto
         except Exception:  # it only simplifies; what it cannot simplify may still convert
             folded = proto
         try:

@@ -17,7 +17,10 @@ EMBEDDED = "heatcli.toml"
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How pixels become the network's input: (pixel/255 − mean)/std, resized to `size` = (height, width)."""
+    """How pixels become the network's input: (pixel/255 − mean)/std, resized to `size` = (height, width).
+
+    A model of sequences has an `alphabet`, such as ACGT, whose letters are its channels, and may have one `length`.
+    """
 
     size: tuple[int, int] | int | None = None
     channels: int | None = None
@@ -25,6 +28,8 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     std: tuple[float, ...] | float = 1.0
     resize: str = "stretch"
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    alphabet: str | msgspec.UnsetType = msgspec.UNSET
+    length: int | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -51,9 +56,13 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`mean`: the mean image's `.npz`, as `heatcli mean` writes it, beside the sidecar."""
+    """`mean`: the mean image's `.npz`, as `heatcli mean` writes it, beside the sidecar.
+
+    `background`: for sequences, the frequency of each letter of the alphabet.
+    """
 
     mean: str | None = None
+    background: tuple[float, ...] = ()
 
 
 class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 import heatcli
-from heatcli.cli import check, compare, evaluate, explain, inspect, mean, methods
+from heatcli.cli import (
+    activations,
+    check,
+    compare,
+    evaluate,
+    explain,
+    filters,
+    fit_expert,
+    inspect,
+    mean,
+    merge,
+    methods,
+    prototype,
+)  # fmt: skip
 from heatcli.errors import HeatcliError
 
 app = typer.Typer(
@@ -27,6 +40,11 @@ app.command("mean")(mean.command)
 app.command("check")(check.command)
 app.command("compare")(compare.command)
 app.command("evaluate")(evaluate.command)
+app.command("merge")(merge.command)
+app.command("activations")(activations.command)
+app.command("filters")(filters.command)
+app.command("prototype")(prototype.command)
+app.command("fit-expert")(fit_expert.command)
 
 
 def _version(wanted: bool) -> None:

@@ -57,7 +57,7 @@ def command(
     for found in run(load(model, device, **flags), request, lambda name: print(f"  {name} …", file=sys.stderr)):
         results.append(found)
         if json:
-            sys.stdout.buffer.write(options.as_json_line(found))
+            options.print_json(found)
         elif found.status == "failed" or verbose:
             _print(found)
     if github:

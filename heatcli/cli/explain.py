@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from contextlib import closing
+from typing import Annotated
 
 import typer
 
 from heatcli.cli import options
 
-if TYPE_CHECKING:
-    from heatcli.run import Done
-
 
 def command(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|FOLDER|PATTERN|LIST.txt|-...",
+            help="Images, folders of images, quoted patterns, lists in a text file or on stdin (-); or their URLs.",
+        ),
+    ],
     method: Annotated[str, typer.Option("--method", help="See `heatcli methods`.")] = "lrp-eps",
     param: Annotated[
         list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter of the method.")
@@ -37,12 +40,26 @@ def command(
         str | None,
         typer.Option(metavar="L,T,R,B|MASK", help="Dense outputs: sum scores here, not where the class wins."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where overlays and reports go.")] = Path("heatmaps"),
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where overlays and reports go.")] = "heatmaps",
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Folders below, too; the outputs mirror the tree.")
+    ] = False,
+    glob: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files of a folder.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="The K-th of N parts of the images, by name.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    index: Annotated[
+        str | None, typer.Option(metavar="jsonl|parquet", help="Keep an index; folders and lists have one anyway.")
+    ] = None,
     pixels: Annotated[str, typer.Option(metavar="json|npz|none", help="Where each pixel's relevance goes.")] = "json",
     json: options.Json = False,
     cmap: Annotated[str, typer.Option(help="A diverging colour map of matplotlib's.")] = "bwr",
     opacity: Annotated[float, typer.Option(help="Of the strongest relevance, 0 to 1.")] = 0.9,
     batch_size: Annotated[int, typer.Option(help="Images that go through the network at once.")] = 8,
+    workers: Annotated[int | None, typer.Option(help="Threads that read and write; default: one a core.")] = None,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="ray: on all slots of a Ray cluster.")] = "local",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     output: options.Output = "logit",
     with_passes: options.Passes = None,
     without_passes: options.NoPasses = None,
@@ -61,52 +78,45 @@ def command(
 ) -> None:
     """Explain what the model says of each image: an overlay to look at, and a report that books every unit."""
     flags = options.model_flags(size, channels, mean, std, resize, labels, preset)
-    parameters = options.parameters(param)
+    parameters, part = options.parameters(param), options.shard(shard)
     started = time.perf_counter()
     from heatcli.artifact.model import load
+    from heatcli.cli.talk import Interrupted, Talk, interruptible
+    from heatcli.files import read
     from heatcli.methods.table import method as find_method
-    from heatcli.run import Done, Request, run
+    from heatcli.run import Done, Request, Run
 
     chosen = find_method(method, **parameters).with_rules(rule or [])
-    request = Request(tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap, opacity)
+    request = Request(
+        tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap,
+        opacity, recursive, glob, part, resume, index, workers, engine, device,
+    )  # fmt: skip
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), head, **flags)
-    failures, told = 0, set[str]()
-    if "dequantise" in loaded.artifact.rewrites:
-        print(f"heatcli: note: {loaded.path} is quantised; its dequantised graph is explained", file=sys.stderr)
-    for outcome in run(loaded, request, time.perf_counter() - started):
-        if loaded.batch_size and batch_size > loaded.batch_size and "batch" not in told:
-            told.add("batch")
-            print(f"heatcli: note: {loaded.path} takes {loaded.batch_size} at a time", file=sys.stderr)
-        if isinstance(outcome, Done):
-            _tell(outcome, told)
-            if json:
-                sys.stdout.write(outcome.report_path.read_text(encoding="utf-8"))
-        else:
-            failures += 1
-            print(f"heatcli: {outcome.error}", file=sys.stderr)
-    if failures:
+    if loaded.alphabet:
+        from heatcli.cli import sequences
+        from heatcli.sequences.job import Request as Sequences
+
+        own = Sequences(tuple(map(Path, images)), Path(out), chosen, target, baseline, pixels, batch_size)
+        sequences.explain(loaded, own, time.perf_counter() - started, json)
+        return
+    run = Run(loaded, request, time.perf_counter() - started)
+    with interruptible() as signals, Talk(run.total, run.before, run.index is not None, quiet) as talk:
+        if "dequantise" in loaded.artifact.rewrites:
+            talk.once("dequantise", f"{loaded.path} is quantised; its dequantised graph is explained")
+        try:
+            with closing(run.outcomes()) as outcomes:
+                for outcome in outcomes:
+                    if loaded.batch_size and batch_size > loaded.batch_size:
+                        talk.once("batch", f"{loaded.path} takes {loaded.batch_size} at a time")
+                    talk.hear(outcome)
+                    if json and isinstance(outcome, Done):
+                        sys.stdout.write(read(outcome.report_path).decode())
+        except KeyboardInterrupt:
+            if run.index is None:
+                raise
+            message = f"interrupted after {talk.done:,} of {run.total:,} images; the same with --resume goes on"
+            raise Interrupted(message, signals[0] if signals else 2) from None
+        talk.end(f"index: {run.index_path}")
+    if talk.failures:
         raise typer.Exit(1)
-
-
-def _tell(done: Done, told: set[str]) -> None:
-    """What was seen, on stderr: the prediction, the ledger in one line, the files; each fallback once."""
-    report = done.report
-    target, ledger = report.target, report.ledger
-    left = f"{ledger.output:.6g}" + (f" − {ledger.output_baseline:.6g}" if report.baseline.name != "none" else "")
-    lines = [
-        f"{report.image.path}: {target.label if target.label is not None else f'class {target.index}'}, "
-        f"{target.quantity} {target.score:.6g}"
-        + ("" if target.probability is None else f", probability {target.probability:.4g}"),
-        f"  ledger: {left} = {ledger.pixels:.6g} pixels + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} absorbed "
-        f"+ {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})",
-        f"  wrote {done.overlay_path} and {done.report_path}",
-    ]
-    for name, value in done.unexplained.items():
-        if name not in told:
-            told.add(name)
-            lines.append(
-                f"  note: no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the score "
-                "is unexplained there"
-            )
-    print("\n".join(lines), file=sys.stderr)

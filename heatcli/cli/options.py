@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,7 +87,7 @@ def model_flags(
     """The keyword arguments of `heatcli.load` that these options stand for. Raises `UsageError`."""
     return {
         "preset": preset,
-        "size": _size(size), "channels": channels, "mean": _numbers("--mean", mean), "std": _numbers("--std", std),
+        "size": shape(size), "channels": channels, "mean": _numbers("--mean", mean), "std": _numbers("--std", std),
         "resize": resize, "labels": labels,
     }  # fmt: skip
 
@@ -145,14 +147,7 @@ def as_json(found: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(found)) + b"\n"
 
 
-def as_json_line(found: Any) -> bytes:
-    """A record as one line of JSON, newline at the end."""
-    import msgspec
-
-    return msgspec.json.encode(found) + b"\n"
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
+def shape(text: str | None) -> tuple[int, int] | None:
     from heatcli.errors import UsageError
 
     if text is None:
@@ -177,6 +172,18 @@ def parameters(given: list[str] | None) -> dict[str, str]:
     return dict(_pairs("--param", given, "name=value"))
 
 
+def shard(text: str | None) -> tuple[int, int] | None:
+    """`--shard K/N` as (K, N). Raises `UsageError`."""
+    from heatcli.errors import UsageError
+
+    if text is None:
+        return None
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise UsageError(f"--shard {text} is not a part; give K/N with K from 1 to N, such as 3/16")
+    return int(k), int(n)
+
+
 def _pairs(flag: str, given: list[str] | None, form: str) -> list[tuple[str, str]]:
     from heatcli.errors import UsageError
 
@@ -187,3 +194,29 @@ def _pairs(flag: str, given: list[str] | None, form: str) -> list[tuple[str, str
             raise UsageError(f"{flag} {item} is not of the form {form}")
         found.append((name, value))
     return found
+
+
+def print_json(record: Any) -> None:
+    """One line of JSON on stdout."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
+    """A count on stderr of what passes through the function that it yields; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+
+        def advance(items: Iterable[Any]) -> Iterator[Any]:
+            task = bar.add_task(what, total=total)
+            for item in items:
+                yield item
+                bar.advance(task)
+
+        yield advance

@@ -8,6 +8,7 @@ such sizes.)
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from heatcli.graph.fused import FUSED
 from heatcli.graph.kinds import classify
 from heatcli.graph.operator import Constant, Graph, Operator, Ref
 from heatcli.graph.passes import DEFAULT, apply
+
+# Functionalizing an in-place call checks its shapes with torch's Python references, which import sympy: two seconds.
+os.environ.setdefault("TORCH_DISABLE_FUNCTIONALIZATION_META_REFERENCE", "1")
 
 INPUT = "input"
 _ATEN = torch.ops.aten

@@ -45,13 +45,19 @@ class Offset:
         """How many elements it has: a batch dimension in front counts as one."""
         return max(1, self.value.numel())
 
-    def book(self, multiplier: Tensor) -> Tensor:
-        """`multiplier`·offset summed down to the offset's own elements: [N, size]."""
-        dims = multiplier.dim()
-        value = self.value.reshape((1,) * (dims - self.value.dim()) + tuple(self.value.shape))
-        reduced = [d for d in range(1, dims) if value.shape[d] == 1 and multiplier.shape[d] != 1]
-        collected = multiplier.sum(reduced, keepdim=True) if reduced else multiplier
-        return (collected * value).flatten(1) if dims > 1 else (collected * value).reshape(-1, 1)
+    def collect(self, multiplier: Tensor) -> Tensor:
+        """The operator's multiplier [N, …] summed over the positions that share an element of the offset."""
+        shape = self._shape(multiplier)
+        reduced = [d for d in range(1, multiplier.dim()) if shape[d] == 1 and multiplier.shape[d] != 1]
+        return multiplier.sum(reduced, keepdim=True) if reduced else multiplier
+
+    def book(self, collected: Tensor) -> Tensor:
+        """What `collect` returned times the offset: [N, size]."""
+        booked = collected * self.value.reshape(self._shape(collected))
+        return booked.flatten(1) if collected.dim() > 1 else booked.reshape(-1, 1)
+
+    def _shape(self, multiplier: Tensor) -> tuple[int, ...]:
+        return (1,) * (multiplier.dim() - self.value.dim()) + tuple(self.value.shape)
 
 
 @dataclass(frozen=True, eq=False)

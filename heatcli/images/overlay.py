@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,18 +39,26 @@ def overlay(image: Image.Image, relevance: NDArray[np.float64], box: Box, cmap: 
         raise UsageError(f"opacity {opacity:g} is not allowed; it is a number from 0 to 1")
     scale = np.percentile(np.abs(relevance), CLIP) or np.abs(relevance).max() or 1.0
     signed = _onto_picture(np.clip(relevance / scale, -1, 1), image.size, box)
-    colours = colour_map(cmap)(0.5 + signed / 2)[..., :3]
-    grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None] / 255
-    backdrop = 0.25 + 0.6 * np.repeat(grey, 3, axis=2)
-    alpha = opacity * np.abs(signed)[..., None] ** 0.5
-    return Image.fromarray(np.rint(255 * (backdrop * (1 - alpha) + colours * alpha)).astype(np.uint8))
+    colours = Image.fromarray((np.rint(127 * signed) + 128).astype(np.uint8))
+    colours.putpalette(_palette(cmap))
+    alpha = np.rint(255 * opacity * np.sqrt(np.abs(signed))).astype(np.uint8)
+    backdrop = image.convert("L").point([round(0.25 * 255 + 0.6 * grey) for grey in range(256)])
+    return Image.composite(colours.convert("RGB"), backdrop.convert("RGB"), Image.fromarray(alpha))
 
 
-def _onto_picture(values: NDArray[np.float64], size: tuple[int, int], box: Box) -> NDArray[np.float64]:
+@lru_cache(maxsize=8)
+def _palette(cmap: str) -> list[int]:
+    """Red, green, blue (0..255) for the values −128/127 … 1."""
+    values = (np.arange(256) - 128) / 127
+    colours: list[int] = np.rint(255 * colour_map(cmap)(0.5 + values / 2)[:, :3]).astype(int).ravel().tolist()
+    return colours
+
+
+def _onto_picture(values: NDArray[np.float64], size: tuple[int, int], box: Box) -> NDArray[np.float32]:
     """`values` [H, W] stretched over `box` of a picture of `size` (width, height); 0 outside it: [height, width]."""
     left, top, right, bottom = (round(edge) for edge in box)
     inside = (max(1, right - left), max(1, bottom - top))
     stretched = Image.fromarray(values.astype(np.float32)).resize(inside, Image.Resampling.BILINEAR)
     canvas = Image.new("F", size, 0.0)
     canvas.paste(stretched, (left, top))
-    return np.asarray(canvas, dtype=np.float64)
+    return np.asarray(canvas, dtype=np.float32)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from heatcli.errors import ImageError, first_line
+from heatcli.files import is_url, read
 
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .npy".split())
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
@@ -27,7 +28,7 @@ Pixels = Image.Image | NDArray[np.float32]
 class Picture:
     """A picture as read: a Pillow image, or an array [C, H, W] (0..1 where it was of whole numbers)."""
 
-    path: Path
+    path: Path | str
     sha256: str
     pixels: Pixels
 
@@ -45,28 +46,28 @@ class Picture:
         return Image.fromarray(np.uint8(255 * (grey - low) / ((high - low) or 1)))
 
 
-def read_picture(path: Path, channels: int) -> Picture:
-    """The picture in a file for a network of so many channels. Raises `ImageError`.
+def read_picture(path: Path | str, channels: int) -> Picture:
+    """The picture in a file, or behind a URL, for a network of so many channels. Raises `ImageError`.
 
     Image files are upright (EXIF) and fully decoded. `.npy`, `.npz` (its first array) and TIFFs with one page a channel
     give arrays; [H, W], [C, H, W] and [H, W, C] are told apart by `channels`.
     """
-    if path.is_dir():
+    if not is_url(path) and Path(path).is_dir():
         raise ImageError(f"{path}: is a directory, not an image")
     try:
-        content = path.read_bytes()
+        content = read(str(path))
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such image file") from error
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not content:
         raise ImageError(f"{path}: the image file is empty")
-    array = content.startswith(b"\x93NUMPY") or path.suffix.lower() == ".npz"
+    array = content.startswith(b"\x93NUMPY") or str(path).lower().endswith(".npz")
     pixels = _array(path, content, channels) if array else _image(path, content, channels)
     return Picture(path, hashlib.sha256(content).hexdigest(), pixels)
 
 
-def _image(path: Path, content: bytes, channels: int) -> Pixels:
+def _image(path: Path | str, content: bytes, channels: int) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -88,7 +89,7 @@ def _image(path: Path, content: bytes, channels: int) -> Pixels:
         raise ImageError(f"{path}: is damaged or truncated: {first_line(error)}") from error
 
 
-def _array(path: Path, content: bytes, channels: int) -> NDArray[np.float32]:
+def _array(path: Path | str, content: bytes, channels: int) -> NDArray[np.float32]:
     try:
         loaded = np.load(io.BytesIO(content), allow_pickle=False)
         array = np.asarray(loaded[loaded.files[0]] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded)

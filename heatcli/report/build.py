@@ -20,8 +20,10 @@ DIGITS = 9  # significant ones in the file: float32 has 7 to 8
 
 
 def pixel_values(explanation: Explanation, i: int) -> NDArray[np.float64]:
-    """Relevance of image `i` a pixel, summed over channels: float64 [H, W]."""
-    return explanation.relevance[i].double().sum(0).cpu().numpy()
+    """Relevance of image `i` a pixel, summed over channels: float64 [H, W], [1, L] for a sequence."""
+    own = explanation.relevance[i].detach().cpu()
+    relevance = (own if own.dtype.itemsize > 2 else own.float()).numpy()  # whose sum starts no threads
+    return np.atleast_2d(relevance.sum(0, dtype=np.float64))
 
 
 def build(

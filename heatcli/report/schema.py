@@ -9,13 +9,24 @@ import msgspec
 NAME: Literal["heatcli.report/1"] = "heatcli.report/1"
 
 
+class SequencePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One sequence of a file: its name, and its letters, N where unknown."""
+
+    name: str
+    letters: str
+
+
 class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The picture as it lay on disk; width and height after EXIF rotation."""
+    """The picture as it lay on disk; width and height after EXIF rotation.
+
+    For a sequence: the file, as wide as the sequence has letters and 1 high.
+    """
 
     path: str
     sha256: str
     width: int
     height: int
+    sequence: SequencePart | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +52,8 @@ class BaselinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: str
     sigma: float | msgspec.UnsetType = msgspec.UNSET
     file: str | msgspec.UnsetType = msgspec.UNSET
+    frequencies: list[float] | msgspec.UnsetType = msgspec.UNSET
+    count: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

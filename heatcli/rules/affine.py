@@ -46,11 +46,13 @@ class Epsilon(Parameters):
             stabiliser = signed(self.epsilon, z)
             s = multiplier * (z / (z + stabiliser))
             return Sent(step.adjoint(s), offsets_at=s, absorbed=per_image(s * stabiliser))
-        z = z.detach()
-        size = z.abs()
-        q = multiplier / (size + self.epsilon)  # s = q·|z|, and ε absorbs q·z·ε
+        z, dtype = z.detach(), z.dtype
+        if dtype.itemsize < 4:  # m/ε is out of their range
+            z, multiplier = z.float(), multiplier.float()
+        q = z.abs().add_(self.epsilon)
+        torch.div(multiplier, q, out=q)  # s = m·|z|/(|z| + ε) = m − q·ε, and ε absorbs q·z·ε
         absorbed = torch.linalg.vecdot(q.reshape(len(q), -1), z.reshape(len(q), -1))
-        s = size.mul_(q)
+        s = torch.add(multiplier, q, alpha=-self.epsilon, out=q).to(dtype)
         return Sent(step.adjoint(s), offsets_at=s, absorbed=wide(absorbed) * self.epsilon)
 
 

@@ -46,27 +46,42 @@ class Slope(Parameters):
             return Booked()(step, multiplier)
         if blamed and operator.title in _FROM_ZERO:
             return Sent([multiplier * _FROM_ZERO[operator.title](step.inputs[0])])
-        x = step.inputs[0]
-        m = multiplier * slope(step)
+        x, m = step.inputs[0], slope(step)
+        m = multiplier * m if step.differentiable else m.mul_(multiplier)
         return Sent([m if m.shape == x.shape else m.sum_to_size(x.shape)], offsets_at=multiplier)
 
 
 def slope(step: Step) -> Tensor:
     """(f(x) − f(x0)) / (x − x0), of the output's shape; the derivative where that would be 0/0 or rounding."""
-    operator, dx, dy = step.operator, step.input_difference(0), step.difference
+    operator, dx = step.operator, step.input_difference(0)
+    if operator.title == "relu" and not step.blamed and not step.differentiable:
+        return _relu_slope(step, dx.detach())
+    dy = step.difference
     if step.blamed and operator.offsets:
         dy = dy - operator.offsets[0].value
     if operator.title in _EXACT or (step.blamed and not operator.offsets):
         level = dx == 0
-    else:
-        start = step.output - dy
-        level = dx.abs() <= (step.output.abs() + start.abs()) * (_ROUNDING * torch.finfo(dy.dtype).eps)
+    else:  # in so small a step the derivative errs only in second order
+        size = step.output.detach().abs().flatten(1).amax(1).reshape(-1, *(1,) * (dy.dim() - 1))
+        level = dx.abs() <= size * (_ROUNDING * torch.finfo(dy.dtype).eps)
+    ratio = dy / torch.where(level, 1, dx) if step.differentiable else torch.div(dy, dx).detach()
     if not bool(level.any()):
-        return dy / dx
-    if step.differentiable:
-        dx = torch.where(level, 1, dx)
-    (derivative,) = step.adjoint(torch.ones_like(step.output))
-    return torch.where(level, 0 if derivative is None else derivative, dy / dx)
+        return ratio
+    if len(operator.args) > 1 or level.shape != step.inputs[0].shape or step.differentiable:
+        (derivative,) = step.adjoint(torch.ones_like(step.output))
+        return torch.where(level, 0 if derivative is None else derivative, ratio)
+    # a function of one argument says its derivative wherever it is asked
+    output, leaves = step.run(operator, [step.inputs[0].detach()[level]])
+    (derivative,) = step.gradient(output, leaves, torch.ones_like(output))
+    ratio[level] = 0 if derivative is None else derivative
+    return ratio
+
+
+def _relu_slope(step: Step, dx: Tensor) -> Tensor:
+    """max(x, x0)/|x − x0| within 0 and 1: what the secant of a ReLU comes to, also where x = x0."""
+    assert step.reference_inputs is not None
+    distance = dx.abs_().clamp_(min=torch.finfo(dx.dtype).tiny)
+    return torch.maximum(step.inputs[0].detach(), step.reference_inputs[0]).div_(distance).clamp_(0, 1)
 
 
 @dataclass(frozen=True)

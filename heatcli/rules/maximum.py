@@ -42,17 +42,30 @@ class Winner(Parameters):
         if step.operator.title in _MINIMA:
             risen, fallen = fallen, risen
         image, baseline = (step.output, step.inputs), step.run(step.operator, references)
-        rises, here, falls, there = (
-            step.gradient(*at, m)
-            for at, m in ((image, risen), (image, multiplier), (baseline, fallen), (baseline, multiplier))
-        )
-        sent: list[Tensor | None] = []
-        for i, parts in enumerate(zip(rises, falls, here, there, strict=True)):
-            rise, fall, at_image, at_baseline = (0.0 if part is None else part for part in parts)
-            dx = step.input_difference(i)
-            level = dx == 0  # there, the mean of both gradients
-            sent.append(torch.where(level, (at_image + at_baseline) / 2, (rise + fall) / torch.where(level, 1, dx)))
+        rises, falls = step.gradient(*image, risen), step.gradient(*baseline, fallen)
+        with torch.set_grad_enabled(step.differentiable):
+            differences = [step.input_difference(i) for i in range(len(step.inputs))]
+        levels = [dx == 0 for dx in differences]
+        sent: list[Tensor | None] = [
+            _total(rise, fall).div_(dx.masked_fill_(level, 1))
+            if not step.differentiable
+            else _total(rise, fall) / torch.where(level, 1, dx)
+            for rise, fall, level, dx in zip(rises, falls, levels, differences, strict=True)
+        ]
+        if any(bool(level.any()) for level in levels):  # there, the mean of both gradients
+            here, there = step.gradient(*image, multiplier), step.gradient(*baseline, multiplier)
+            sent = [
+                torch.where(level, _total(a, b) / 2, m)
+                for level, a, b, m in zip(levels, here, there, sent, strict=True)
+                if m is not None
+            ]
         return Sent(sent)
+
+
+def _total(a: Tensor | None, b: Tensor | None) -> Tensor:
+    """a + b; None is nothing."""
+    found = [part for part in (a, b) if part is not None]
+    return found[0] if len(found) == 1 else found[0] + found[1]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def transcribed(layers: list[tuple[Array, Array]], x: Array, x0: Array, target: 
 def test_it_is_the_papers(seed: int, depth: int) -> None:
     """Networks of up to three layers, random and with equal inputs here and there, to 1e-6 and far below."""
     torch.manual_seed(seed)
-    sizes = [6, 5, 4, 3][:depth] + [3]
+    sizes = [*[6, 5, 4, 3][:depth], 3]
     parts: list[nn.Module] = []
     for a, b in itertools.pairwise(sizes):
         parts += [nn.Linear(a, b), nn.ReLU()]

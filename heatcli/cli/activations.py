@@ -1,0 +1,101 @@
+"""`heatcli activations`: feature maps of any layer, and the pictures that excite a channel."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from heatcli.cli import options
+
+if TYPE_CHECKING:
+    from heatcli.artifact.model import Model
+
+
+def command(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images.")],
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|GLOB", help="An operator or its parameter; default: all convolutions."),
+    ] = None,
+    top: Annotated[int, typer.Option(help="Channels shown of each layer.")] = 16,
+    by: Annotated[str, typer.Option(metavar="activation|relevance", help="What is shown, and in which order.")] = (
+        "activation"
+    ),
+    method: Annotated[str, typer.Option("--method", help="Whose relevance; see `heatcli methods`.")] = "lrp-eps",
+    baseline: Annotated[str | None, typer.Option(help="As for `heatcli explain`.")] = None,
+    target: Annotated[str | None, typer.Option(metavar="top|INDEX|LABEL|A-B", help="Whose score.")] = None,
+    top_images: Annotated[
+        int | None, typer.Option(metavar="N", help="Instead: the N images that excite --channel of --layer most.")
+    ] = None,
+    channel: Annotated[int | None, typer.Option(metavar="C", help="Of --top-images.")] = None,
+    recursive: Annotated[bool, typer.Option(help="For --top-images: images in folders below, too.")] = False,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where sheets and arrays go.")] = Path("activations"),
+    json: options.Json = False,
+    model: options.ModelPath = None,
+    device: options.Device = "auto",
+    size: options.Size = None,
+    channels: options.Channels = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    resize: options.Resize = None,
+    labels: options.Labels = None,
+    preset: options.Preset = None,
+    debug: options.Debug = False,
+) -> None:
+    """Show feature maps as a labelled sheet and an .npz, ordered by activation or by what they gave to the score."""
+    flags = options.model_flags(size, channels, mean, std, resize, labels, preset)
+    from heatcli.artifact.model import load
+    from heatcli.errors import HeatcliError, UsageError
+    from heatcli.inside.activations import CONVOLUTIONS
+    from heatcli.inside.job import Request, run
+    from heatcli.methods.table import method as find_method
+
+    wanted = tuple(layer or CONVOLUTIONS)
+    request = Request(tuple(images), wanted, out, top, by, find_method(method), target, baseline)  # type: ignore[arg-type]
+    loaded = load(model, device, **flags)
+    if top_images is not None or channel is not None:
+        if not layer or len(layer) != 1 or channel is None or top_images is None or top_images < 1:
+            raise UsageError("--top-images N goes with one --layer NAME and one --channel C")
+        _top(loaded, images, layer[0], channel, top_images, recursive, out, json)
+        return
+    failures = 0
+    with options.progress("images") as advance:
+        for outcome in advance(run(loaded, request)):
+            if isinstance(outcome, HeatcliError):
+                failures += 1
+                print(f"heatcli: {outcome}", file=sys.stderr)
+                continue
+            print(f"{outcome.path}: wrote {outcome.sheet} and {outcome.sheet.with_suffix('.npz')}", file=sys.stderr)
+            if json:
+                options.print_json(outcome.record)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _top(
+    loaded: Model, images: list[Path], layer: str, channel: int, n: int, recursive: bool, out: Path, json: bool
+) -> None:
+    from heatcli.errors import HeatcliError
+    from heatcli.files import make_folder, write_atomically
+    from heatcli.images.mean import image_files
+    from heatcli.images.sheet import Block, png, sheet
+    from heatcli.inside.top import tiles, top_images
+
+    paths = (p for given in images for p in (image_files(given, recursive) if given.is_dir() else [given]))
+    failed: list[HeatcliError] = []
+    with options.progress("images") as advance:
+        found, hits = top_images(loaded, advance(paths), layer, channel, n, failed)
+    for error in failed:
+        print(f"heatcli: {error}", file=sys.stderr)
+    make_folder(out)
+    path = out / f"{loaded.path.stem}.{found.name}.{channel}.top.png"
+    write_atomically(path, png(sheet([Block(f"{found.title}, channel {channel}", tiles(loaded, hits))], 8)))
+    for hit in hits:
+        if json:
+            options.print_json({"image": str(hit.path), "activation": hit.activation, "box": list(hit.box)})
+    print(f"wrote {path}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)

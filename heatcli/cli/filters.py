@@ -1,0 +1,43 @@
+"""`heatcli filters`: the kernels of convolutions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heatcli.cli import options
+
+
+def command(
+    model: Annotated[Path | None, typer.Argument(help="The artifact; default: the embedded animals model.")] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|GLOB", help="An operator or its parameter; default: all.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Filters shown of each layer, the largest ones.")] = 32,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the sheet and the arrays go.")] = Path("filters"),
+    size: options.Size = None,
+    channels: options.Channels = None,
+    debug: options.Debug = False,
+) -> None:
+    """Draw the kernels of a network's convolutions as one sheet, and write them as an .npz."""
+    flags = options.model_flags(size, channels, None, None, None, None)
+    from heatcli.arrays import npz
+    from heatcli.artifact.model import load
+    from heatcli.errors import UsageError
+    from heatcli.files import make_folder, write_atomically
+    from heatcli.images.sheet import png, sheet
+    from heatcli.inside.filters import draw, filters
+
+    if top < 1:
+        raise UsageError(f"--top {top} is not allowed; it is at least 1")
+    loaded = load(model, **flags)
+    found = filters(loaded, layer or [])
+    make_folder(out)
+    path = out / f"{loaded.path.stem}.filters.png"
+    write_atomically(path, png(sheet([draw(kernels, top) for kernels in found], 16, tile=64)))
+    arrays = {k.layer.parameters[0] if k.layer.parameters else k.layer.name: k.weight for k in found}
+    write_atomically(path.with_suffix(".npz"), npz(arrays))
+    print(f"wrote {path} and {path.with_suffix('.npz')}: {len(found)} convolutions", file=sys.stderr)

@@ -1,0 +1,33 @@
+"""`heatcli merge`: one index of several."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heatcli.cli import options
+
+
+def command(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that heatcli explain wrote to.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The index to write.")] = Path(
+        "index.jsonl"
+    ),
+    index: Annotated[str, typer.Option(metavar="jsonl|parquet", help="parquet: a FILE.parquet besides.")] = "jsonl",
+    debug: options.Debug = False,
+) -> None:
+    """Join the indexes of several folders, or of the shards of one run, into one."""
+    from heatcli.errors import UsageError
+    from heatcli.run.merge import merge
+    from heatcli.run.parquet import write_parquet
+    from heatcli.run.request import INDEXES
+
+    if index not in INDEXES:
+        raise UsageError(f"--index {index} is not known; use {', '.join(INDEXES)}")
+    count = merge(folders, output)
+    print(f"wrote {output}: {count:,} images", file=sys.stderr)
+    if index == "parquet":
+        print(f"wrote {write_parquet(output)}", file=sys.stderr)

@@ -1,0 +1,77 @@
+"""`heatcli prototype`: the picture that a class stands for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heatcli.cli import options
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="TorchScript, ONNX or .pt2 artifact.")],
+    target: Annotated[str, typer.Option(metavar="INDEX|LABEL|all", help="The class, or a sheet of all.")],
+    prior: Annotated[
+        str, typer.Option(metavar="l2|rbm:FILE|decoder:ARTIFACT", help="What a picture should look like besides.")
+    ] = "l2",
+    weight: Annotated[
+        float | None, typer.Option(metavar="λ", help="Of the prior; default: 0.1 l2, 0.01 rbm, 0.1 decoder.")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(metavar="score|log-probability", help="Default: the score for l2, else the log-probability."),
+    ] = None,
+    start: Annotated[
+        str, typer.Option(metavar="noise|zeros|mean[:FILE]|IMAGE", help="Where the search starts.")
+    ] = "noise",
+    steps: Annotated[int, typer.Option(help="Of gradient ascent.")] = 256,
+    rate: Annotated[float, typer.Option(help="Length of the first step, in units of the network's input.")] = 0.05,
+    restarts: Annotated[
+        int | None, typer.Option(help="Searches for a class, the best is kept; default: 1 for l2, else 8.")
+    ] = None,
+    tv: Annotated[float, typer.Option(help="Weight of total variation; 0 is none.")] = 0.0,
+    jitter: Annotated[int, typer.Option(help="Shift by up to so many pixels before each step.")] = 0,
+    blur: Annotated[float, typer.Option(help="Blur by so many pixels after every 4th step.")] = 0.0,
+    scales: Annotated[int, typer.Option(help="Start small and double the size so often, less one.")] = 1,
+    clip: Annotated[bool, typer.Option("--clip", help="Keep pixels between black and white.")] = False,
+    code: Annotated[int | None, typer.Option(help="Length of the decoder's codes, where it does not say.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same picture.")] = 0,
+    animate: Annotated[bool, typer.Option("--animate", help="Write the search as a GIF, too.")] = False,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")] = Path("prototypes"),
+    json: options.Json = False,
+    device: options.Device = "auto",
+    size: options.Size = None,
+    channels: options.Channels = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    labels: options.Labels = None,
+    preset: options.Preset = None,
+    debug: options.Debug = False,
+) -> None:
+    """Search for the picture that excites a class most, by gradient ascent under a prior."""
+    flags = options.model_flags(size, channels, mean, std, None, labels, preset)
+    from heatcli.artifact.model import load
+    from heatcli.prototype.ascent import Search
+    from heatcli.prototype.job import Request, classes, search, write
+    from heatcli.prototype.priors import prior as find_prior
+
+    how = Search(objective, restarts, steps, rate, start, tv, jitter, blur, 4, scales, clip, seed)  # type: ignore[arg-type]
+    request = Request(target, how, out, animate)
+    loaded = load(model, device, **flags)
+    chosen = find_prior(loaded, prior, weight, code)
+    with options.progress("steps", steps + 1) as advance:
+        found = search(loaded, classes(loaded, target), chosen, how, advance)
+    for record in write(loaded, request, chosen, found):
+        named, final = record["target"], record["final"]
+        print(
+            f"{named['label'] if named['label'] is not None else named['index']}: score {final['score']:.5g}, "
+            f"log-probability {final['log_probability']:.4g}; wrote {out / record['files']['picture']}",
+            file=sys.stderr,
+        )
+        if json:
+            options.print_json(record)
+    if target == "all":
+        print(f"wrote {out / f'{loaded.path.stem}.all.{chosen.name}.png'}", file=sys.stderr)

@@ -1,0 +1,39 @@
+"""`heatcli explain` where the model reads sequences: logos and reports."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from heatcli.artifact.model import Model
+    from heatcli.sequences.job import Request
+
+
+def explain(model: Model, request: Request, load_seconds: float, json: bool) -> None:
+    """Explain every sequence; what was seen goes to stderr, reports to stdout if `json`."""
+    from heatcli.sequences.job import Done, run
+
+    failures = 0
+    for outcome in run(model, request, load_seconds):
+        if not isinstance(outcome, Done):
+            failures += 1
+            print(f"heatcli: {outcome}", file=sys.stderr)
+            continue
+        report = outcome.report
+        target, ledger, one = report.target, report.ledger, report.image.sequence
+        print(
+            f"{report.image.path} {one.name if one else ''}: "
+            f"{target.label if target.label is not None else f'class {target.index}'}, "
+            f"{target.quantity} {target.score:.6g}"
+            + ("" if target.probability is None else f", probability {target.probability:.4g}")
+            + (f", ledger's relative error {ledger.relative_error:.1e}" if request.method.conserves else "")
+            + f"; wrote {outcome.logo_path} and {outcome.report_path}",
+            file=sys.stderr,
+        )
+        if json:
+            sys.stdout.write(outcome.report_path.read_text(encoding="utf-8"))
+    if failures:
+        raise typer.Exit(1)

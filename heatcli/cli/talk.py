@@ -1,0 +1,160 @@
+"""What `heatcli explain` says on stderr: each named image; for a run of many, how far it is."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from heatcli.errors import HeatcliError
+
+if TYPE_CHECKING:
+    from heatcli.run import Done, Failed
+
+EVERY = 5.0  # seconds between plain lines
+
+
+class Interrupted(HeatcliError):  # noqa: N818  (not an error of anyone's)
+    """A run that was ended by Ctrl-C or SIGTERM."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """SIGTERM ends a run as Ctrl-C does; yields the signals that came."""
+    came: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Talk:
+    """Says nothing but errors when `quiet`; each image where they were named; else a progress bar, or plain lines."""
+
+    def __init__(self, total: int, before: int, many: bool, quiet: bool) -> None:
+        self.total, self.before, self.many, self.quiet = total, before, many, quiet
+        self.done, self.failures = 0, 0
+        self._told = set[str]()
+        self._started = self._spoke = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Talk:
+        if self.before:
+            self.say(f"{self.before:,} images are done already, {self.total:,} are left")
+        if self.many and not self.quiet and sys.stderr.isatty():
+            self._bar = _bar(self.total)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str, error: bool = False) -> None:
+        """A line, above the bar if there is one."""
+        if self.quiet and not error:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr)
+
+    def once(self, key: str, note: str) -> None:
+        """A note that is told only once."""
+        if key not in self._told:
+            self._told.add(key)
+            self.say(f"heatcli: note: {note}")
+
+    def hear(self, outcome: Done | Failed) -> None:
+        """An image is explained, or failed."""
+        from heatcli.run import Done
+
+        self.done += outcome.last
+        if not isinstance(outcome, Done):
+            self.failures += 1
+            self.say(f"heatcli: {outcome.error}", error=True)
+        else:
+            if not self.many:
+                self.say(described(outcome))
+            for name, value in outcome.unexplained.items():
+                self.once(name, f"no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the "
+                          f"score of {outcome.job.path} is unexplained there")  # fmt: skip
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.done, failures=self.failures)
+        elif self.many and time.monotonic() - self._spoke > EVERY:
+            self._spoke = time.monotonic()
+            left = (self.total - self.done) * self._seconds / max(self.done, 1)
+            self.say(f"{self.done:,} of {self.total:,} images, {self._rate}, {_clock(left)} left, "
+                     f"{self.failures:,} failed")  # fmt: skip
+
+    def end(self, index: str) -> None:
+        """What a run of many came to."""
+        if self.many:
+            self.say(
+                f"{self.done:,} images in {_clock(self._seconds)}, {self._rate}, {self.failures:,} failed; {index}"
+            )
+
+    @property
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._started, 1e-3)
+
+    @property
+    def _rate(self) -> str:
+        return f"{self.done / self._seconds:.3g} a second"
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"
+
+
+def _bar(total: int) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
+
+    bar = Progress(
+        BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[failures]} failed"), console=Console(stderr=True), speed_estimate_period=60,
+    )  # fmt: skip
+    bar.add_task("explain", total=total, failures=0)
+    return bar
+
+
+def described(done: Done) -> str:
+    """The prediction, the ledger in one line, the files."""
+    row, report = done.row, done.report
+    ledger = row.ledger
+    assert ledger is not None  # an image that was explained has one
+    compared = report is not None and report.baseline.name != "none"
+    left = f"{ledger.output:.6g}" + (f" − {ledger.output_baseline:.6g}" if compared else "")
+    return (
+        f"{row.image}: {row.label if row.label is not None else f'class {row.index}'}, {row.quantity} {row.score:.6g}"
+        + ("" if row.probability is None else f", probability {row.probability:.4g}")
+        + f"\n  ledger: {left} = {ledger.pixels:.6g} pixels + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
+        f"absorbed + {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})"
+        f"\n  wrote {done.overlay_path} and {done.report_path}"
+    )

@@ -1,0 +1,109 @@
+"""Feature maps of any layer, and what each channel contributed to the score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from heatcli.artifact.model import Model
+from heatcli.errors import UsageError
+from heatcli.images.baselines import reference
+from heatcli.inside.layers import Layer, find_layers
+from heatcli.methods.method import Method, OneWalk
+from heatcli.methods.question import Question, laid_out, score_of
+from heatcli.methods.table import METHODS
+from heatcli.targets import Target, choose
+from heatcli.walk import forward, values_of
+
+By = Literal["activation", "relevance"]
+CONVOLUTIONS = ("*convolution*",)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMaps:
+    """What one layer said of N images: `values` and `relevance`, each [N, C, …].
+
+    Relevance is m·(z − z0) with the walk's multiplier m; for a method that answers in multipliers (gradient) it is m.
+    """
+
+    layer: Layer
+    values: Tensor
+    relevance: Tensor
+
+    def strengths(self, by: By) -> Tensor:
+        """One number a channel, [N, C]: its largest activation, or its relevance summed over positions."""
+        if by == "activation":
+            return self.values.flatten(2).amax(2) if self.values.dim() > 2 else self.values
+        return self.relevance.flatten(2).sum(2) if self.relevance.dim() > 2 else self.relevance
+
+    def ranked(self, i: int, by: By) -> list[int]:
+        """Channels of image `i`, the most active first, or those of the largest |relevance|."""
+        strengths = self.strengths(by)[i]
+        return (strengths if by == "activation" else strengths.abs()).argsort(descending=True, stable=True).tolist()
+
+
+def batches(model: Model, batch: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Parts of `batch` that the artifact takes at once, each with the number of its rows that count."""
+    size = model.fixed_batch(batch.shape) or len(batch)
+    for start in range(0, len(batch), size):
+        index = torch.arange(start, start + size, device=batch.device).clamp(max=len(batch) - 1)
+        yield batch[index], min(size, len(batch) - start)
+
+
+def activations(
+    model: Model,
+    batch: Tensor,
+    layers: Sequence[str] = CONVOLUTIONS,
+    method: Method | None = None,
+    target: Any = None,
+    baseline: str | Tensor | None = None,
+) -> tuple[list[FeatureMaps], Target]:
+    """The feature maps of the layers named (names or globs) on `batch` [N, C, H, W], and whose score was walked back.
+
+    `target` and `baseline` as in `heatcli.explain`. Raises `UsageError`, `ModelError`.
+    """
+    chosen = method or METHODS["lrp-eps"]
+    parts: list[tuple[list[FeatureMaps], Target]] = []
+    counts = []
+    for rows, n in batches(model, batch.to(model.device, model.picture.dtype)):
+        parts.append(_maps(model, rows, layers, chosen, target, baseline))
+        counts.append(n)
+
+    def join(values: list[Tensor]) -> Tensor:
+        return torch.cat([v[:n] for v, n in zip(values, counts, strict=True)])
+
+    together = [
+        FeatureMaps(maps[0].layer, join([m.values for m in maps]), join([m.relevance for m in maps]))
+        for maps in zip(*(part[0] for part in parts), strict=True)
+    ]
+    goals = [part[1] for part in parts]
+    minus = None if goals[0].minus is None else join([g.minus for g in goals if g.minus is not None])
+    return together, Target(join([g.index for g in goals]), minus, join([g.region for g in goals]))
+
+
+def _maps(
+    model: Model, batch: Tensor, wanted: Sequence[str], method: Method, target: Any, baseline: str | Tensor | None
+) -> tuple[list[FeatureMaps], Target]:
+    if not isinstance(method.procedure, OneWalk):
+        raise UsageError(f"method {method.name} is not one walk back, so it says nothing of layers; use another")
+    graph = model.graph(batch.shape)
+    layers = find_layers(graph, wanted, model.path)
+    method.fits(graph)
+    origin = reference(model, batch, method, baseline)
+    references = model.reference_values(origin)
+    if isinstance(references, Tensor):
+        references = values_of(graph, references)
+    tape = forward(graph, batch, references)
+    goal = choose(target, laid_out(tape.output), model.labels)
+    question = Question(model, graph, batch, origin, goal, tape, score_of(goal, tape.output))
+    walked = question.walk_batch(method.rules, books=False, keep=[layer.name for layer in layers])
+    found = []
+    for layer in layers:
+        value, multiplier = walked.values[layer.name], walked.multipliers[layer.name]
+        difference = value if references is None else value - references[layer.name]
+        found.append(FeatureMaps(layer, value, method.read(multiplier, difference).detach()))
+    return found, goal

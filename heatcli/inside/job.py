@@ -1,0 +1,127 @@
+"""Feature maps of many pictures: a sheet and an `.npz` for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heatcli.arrays import npz
+from heatcli.artifact.model import Model
+from heatcli.errors import ImageError, UsageError
+from heatcli.files import make_folder, write_atomically
+from heatcli.images.mean import image_files
+from heatcli.images.read import read_picture
+from heatcli.images.sheet import Block, Tile, coloured, png, sheet
+from heatcli.inside.activations import By, FeatureMaps, activations
+from heatcli.methods.table import Method
+
+COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which pictures, which layers, how many channels of each, in which order, and where the sheets go."""
+
+    images: tuple[Path, ...]
+    layers: tuple[str, ...]
+    out: Path
+    top: int = 16
+    by: By = "activation"
+    method: Method | None = None
+    target: str | None = None
+    baseline: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What was found for one picture; `record` is ready for JSON."""
+
+    path: Path
+    sheet: Path
+    record: dict[str, Any]
+
+
+def planned(request: Request) -> list[tuple[Path, Path]]:
+    """(picture, its sheet) for every picture. Refuses sheets that collide, overwrite a picture, and wrong numbers."""
+    if request.by not in ("activation", "relevance"):
+        raise UsageError(f"--by {request.by} is not known; use activation, relevance")
+    if request.top < 1:
+        raise UsageError(f"--top {request.top} is not allowed; it is at least 1")
+    paths = [path for given in request.images for path in (image_files(given) if given.is_dir() else [given])]
+    if not paths:
+        raise UsageError(f"{request.images[0]}: no images in this folder")
+    plan: dict[Path, Path] = {}
+    for path in paths:
+        other = plan.setdefault(request.out / f"{path.stem}.{request.by}.png", path)
+        if other is not path:
+            raise UsageError(f"{other} and {path} would both write {path.stem}.{request.by}.png; "
+                             "use one --out folder each")  # fmt: skip
+    inputs = {path.absolute() for path in paths}
+    for out in plan:
+        if out.absolute() in inputs:
+            raise UsageError(f"{out} is itself an input; give another --out folder")
+    return [(path, out) for out, path in plan.items()]
+
+
+def run(model: Model, request: Request) -> Iterator[Looked | ImageError]:
+    """A sheet and an `.npz` for each picture, in order; one that cannot be read does not stop the others."""
+    plan = planned(request)
+    make_folder(request.out)
+    for path, out in plan:
+        try:
+            picture = read_picture(path, model.shape[0])
+        except ImageError as error:
+            yield error
+            continue
+        maps, goal = activations(
+            model, model.preprocess([picture.pixels]), request.layers, request.method, request.target, request.baseline
+        )
+        write_atomically(out, png(sheet([draw(m, request.top, request.by) for m in maps], COLUMNS)))
+        write_atomically(out.with_suffix(".npz"), _arrays(maps))
+        target = int(goal.index[0])
+        record = {
+            "image": str(path),
+            "target": {"index": target, "label": model.label(target)},
+            "layers": [_record(m) for m in maps],
+            "files": {"sheet": out.name, "arrays": out.with_suffix(".npz").name},
+        }
+        yield Looked(path, out, record)
+
+
+def draw(maps: FeatureMaps, top: int, by: By) -> Block:
+    """The `top` channels of the first picture, each with its largest activation and its relevance."""
+    order = maps.ranked(0, by)[:top]
+    shown = (maps.values if by == "activation" else maps.relevance)[0].float().cpu().numpy()
+    active, relevant = (maps.strengths(name)[0].tolist() for name in ("activation", "relevance"))
+    high = float(np.abs(shown[order]).max()) or 1.0
+    low, cmap = (min(0.0, float(shown[order].min())), "viridis") if by == "activation" else (-high, "bwr")
+    tiles = [
+        Tile(coloured(shown[c], low, high, cmap), f"{c}: a {active[c]:.3g}\nR {relevant[c] + 0.0:+.3g}") for c in order
+    ]
+    of = f", {top} of {len(shown)} channels" if len(shown) > top else ""
+    return Block(f"{maps.layer.title}{of} by {by}, ΣR {sum(relevant):.4g}", tiles)
+
+
+def _arrays(maps: list[FeatureMaps]) -> bytes:
+    """`.npz`: LAYER and LAYER.relevance, float32 [C, …]."""
+    arrays = {}
+    for m in maps:
+        arrays[m.layer.name] = m.values[0].float().cpu().numpy()
+        arrays[f"{m.layer.name}.relevance"] = m.relevance[0].float().cpu().numpy()
+    return npz(arrays)
+
+
+def _record(maps: FeatureMaps) -> dict[str, Any]:
+    active, relevant = (maps.strengths(name)[0].tolist() for name in ("activation", "relevance"))
+    return {
+        "layer": maps.layer.name,
+        "parameters": list(maps.layer.parameters),
+        "shape": list(maps.layer.operator.shape[1:]),
+        "channels": [
+            {"channel": c, "activation": active[c], "relevance": relevant[c]} for c in maps.ranked(0, "activation")
+        ],
+    }

@@ -1,0 +1,126 @@
+"""The pictures of a folder of any size that excite a channel most, and where on them."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from heatcli.artifact.model import Model
+from heatcli.errors import HeatcliError, ImageError, UsageError
+from heatcli.images.preprocess import seen_box
+from heatcli.images.read import Picture, read_picture
+from heatcli.images.sheet import Tile
+from heatcli.inside.activations import batches
+from heatcli.inside.layers import Layer, cut_at, one_layer
+from heatcli.methods.table import METHODS
+from heatcli.walk import forward, values_of, walk
+
+TRIMMED = 0.01  # of the gradient's absolute mass at either side of the crop: gates reach the whole picture, faintly
+
+
+@dataclass(order=True, frozen=True)
+class Hit:
+    """A picture, how far it excites the channel, at which flat position of the map, and the crop it looks at.
+
+    `box`: left, top, right, bottom in the picture's own pixels.
+    """
+
+    activation: float
+    path: Path = field(compare=False)
+    position: int = field(compare=False)
+    box: tuple[int, int, int, int] = field(compare=False, default=(0, 0, 0, 0))
+
+
+def top_images(
+    model: Model, paths: Iterable[Path], wanted: str, channel: int, n: int, failed: list[HeatcliError],
+    batch_size: int = 16,
+) -> tuple[Layer, list[Hit]]:  # fmt: skip
+    """The `n` pictures whose largest activation of `channel` in layer `wanted` is largest, best first, and the layer.
+
+    Only `batch_size` pictures and `n` hits are held at a time. Unreadable pictures are appended to `failed`.
+    Raises `UsageError` for a layer or channel that there is not.
+    """
+    layer = one_layer(model.graph((model.batch_size or 1, *model.shape)), wanted, model.path)
+    shape = layer.operator.shape
+    channels = shape[1] if len(shape) > 1 else 1
+    if not 0 <= channel < channels:
+        raise UsageError(f"layer {layer.name} of {model.path} has channels 0 to {channels - 1}, not {channel}")
+    best: list[Hit] = []
+    for pictures in _batched(paths, model, batch_size, failed):
+        batch = model.preprocess([picture.pixels for picture in pictures])
+        maps = torch.cat([_channel(model, rows, layer, channel)[:k] for rows, k in batches(model, batch)])
+        peaks, positions = maps.max(1)
+        for picture, peak, position in zip(pictures, peaks.tolist(), positions.tolist(), strict=True):
+            hit = Hit(peak, picture.path, position)
+            if len(best) < n:
+                heapq.heappush(best, hit)
+            elif hit > best[0]:
+                heapq.heapreplace(best, hit)
+    if not best:
+        raise UsageError("no image could be read, so none excites the channel")
+    return layer, [_cropped(model, hit, layer, channel) for hit in sorted(best, reverse=True)]
+
+
+def _batched(paths: Iterable[Path], model: Model, size: int, failed: list[HeatcliError]) -> Iterator[list[Picture]]:
+    left = iter(paths)
+    while chunk := list(islice(left, size)):
+        pictures = []
+        for path in chunk:
+            try:
+                pictures.append(read_picture(path, model.shape[0]))
+            except ImageError as error:
+                failed.append(error)
+        if pictures:
+            yield pictures
+
+
+def _channel(model: Model, batch: Tensor, layer: Layer, channel: int) -> Tensor:
+    """The channel's map of each picture, flat: [N, positions]."""
+    graph = cut_at(model.graph(batch.shape), layer)
+    value = values_of(graph, batch)[layer.name]
+    return value[:, channel].reshape(len(batch), -1)
+
+
+def _cropped(model: Model, hit: Hit, layer: Layer, channel: int) -> Hit:
+    """The hit with its crop: where the gradient of that one activation lies, but for `TRIMMED` at either side."""
+    picture = read_picture(hit.path, model.shape[0])
+    batch = model.preprocess([picture.pixels])
+    rows, _ = next(batches(model, batch.expand(model.batch_size or 1, -1, -1, -1)))
+    tape = forward(cut_at(model.graph(rows.shape), layer), rows)
+    seed = torch.zeros_like(tape.output)
+    seed[0, channel].view(-1)[hit.position] = 1
+    mass = walk(tape, METHODS["gradient"].rules, seed, None)[0].abs().sum(0)
+    x0, x1 = _extent(mass.sum(0))
+    y0, y1 = _extent(mass.sum(1))
+    left, top, right, bottom = seen_box(picture.size, model.fit)
+    across, down = (right - left) / mass.shape[1], (bottom - top) / mass.shape[0]
+    box = (
+        round(left + x0 * across), round(top + y0 * down), round(left + x1 * across), round(top + y1 * down),
+    )  # fmt: skip
+    return replace(hit, box=box)
+
+
+def _extent(mass: Tensor) -> tuple[int, int]:
+    """First and one past the last index of `mass` [L], its outermost `TRIMMED` parts left off; all of it where 0."""
+    total = float(mass.sum())
+    if total == 0:
+        return 0, len(mass)
+    part = mass.double().cumsum(0) / total
+    first = int((part <= TRIMMED).sum())
+    last = int((part < 1 - TRIMMED).sum())
+    return min(first, last), last + 1
+
+
+def tiles(model: Model, hits: Iterable[Hit]) -> list[Tile]:
+    """Each hit as its crop, with the picture's name and the activation."""
+    found = []
+    for hit in hits:
+        shown = read_picture(hit.path, model.shape[0]).shown()
+        found.append(Tile(shown.crop(hit.box), f"{hit.path.stem[:16]}\n{hit.activation:.3g}"))
+    return found

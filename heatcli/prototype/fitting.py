@@ -1,0 +1,109 @@
+"""Fitting an expert to a folder of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from heatcli.errors import HeatcliError, ImageError, UsageError
+from heatcli.files import write_atomically
+from heatcli.images.mean import image_files
+from heatcli.images.preprocess import Fit, to_pixels
+from heatcli.images.read import read_picture
+from heatcli.images.sheet import Block, Tile, picture_of, png, sheet
+from heatcli.prototype.rbm import Epoch, Expert, Training, train, untrained, write
+
+SAMPLES = 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which pictures, the shape (channels, height, width) of what is learnt, and whether that is `whole` pictures."""
+
+    folder: Path
+    output: Path
+    shape: tuple[int, int, int]
+    whole: bool
+    limit: int
+    recursive: bool
+    how: Training
+
+
+def fit(request: Request, failed: list[HeatcliError]) -> Iterator[Epoch]:
+    """Train, an epoch at a time; then write the expert and, beside it, a sheet of its samples and of pictures.
+
+    Pictures that cannot be read are appended to `failed`. Raises `UsageError` where there is too little to learn from.
+    """
+    _validate(request)
+    pictures = gather(request, failed)
+    expert = untrained(pictures, request.whole, request.how)
+    yield from train(expert, pictures, request.how)
+    write(request.output, expert)
+    write_atomically(request.output.with_suffix(".samples.png"), png(shown(expert, pictures, request.how.seed)))
+
+
+def _validate(request: Request) -> None:
+    how = request.how
+    if not request.folder.is_dir():
+        raise UsageError(f"{request.folder}: is not a folder")
+    if request.output.suffix != ".npz":
+        raise UsageError(f"{request.output}: an expert is an .npz file; name it so")
+    if request.shape[0] not in (1, 3):
+        raise UsageError(f"--channels {request.shape[0]} is not allowed; use 1 or 3")
+    for name, value in (("hidden", how.hidden), ("epochs", how.epochs), ("cd", how.cd), ("limit", request.limit),
+                        ("patch", request.shape[1])):  # fmt: skip
+        if value < 1:
+            raise UsageError(f"--{name} {value} is not allowed; it is at least 1")
+    for name, number in (("sigma", how.sigma), ("rate", how.rate)):
+        if not 0 < number < float("inf"):
+            raise UsageError(f"--{name} {number:g} is not allowed; it is a number above 0")
+
+
+def gather(request: Request, failed: list[HeatcliError]) -> Tensor:
+    """Whole pictures resized to the shape, or random patches of that shape, [N, C, H, W] in 0..1."""
+    channels, height, width = request.shape
+    paths = list(image_files(request.folder, request.recursive))
+    dice = np.random.default_rng(request.how.seed)
+    if request.whole and len(paths) > request.limit:
+        paths = [paths[i] for i in sorted(dice.choice(len(paths), request.limit, replace=False))]
+    found: list[NDArray[np.float32]] = []
+    each = -(-request.limit // max(1, len(paths)))
+    for path in paths:
+        try:
+            picture = read_picture(path, channels)
+            if request.whole:
+                found.append(to_pixels(picture.pixels, Fit(channels, height, width)))
+                continue
+            pixels = to_pixels(picture.pixels, Fit(channels, *picture.size[::-1]))
+        except ImageError as error:
+            failed.append(error)
+            continue
+        down, across = pixels.shape[1] - height, pixels.shape[2] - width
+        if min(down, across) < 0:
+            failed.append(ImageError(f"{path}: is smaller than a patch of {height}×{width}"))
+            continue
+        for y, x in zip(dice.integers(0, down + 1, each), dice.integers(0, across + 1, each), strict=True):
+            found.append(pixels[:, y : y + height, x : x + width])
+    if len(found) < 20:
+        raise UsageError(f"{request.folder}: {len(found)} pictures are too few to learn from; 20 is the least")
+    return torch.from_numpy(np.stack(found[: request.limit]))
+
+
+def shown(expert: Expert, pictures: Tensor, seed: int) -> Image.Image:
+    """A sheet: samples of the expert above, pictures that it learnt from below."""
+
+    def block(title: str, pixels: Tensor) -> Block:
+        return Block(title, [Tile(picture_of(p.numpy())) for p in pixels])
+
+    drawn = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:SAMPLES]
+    return sheet(
+        [block("samples, 1000 Gibbs steps from noise", expert.samples(SAMPLES, seed)),
+         block("learnt from", pictures[drawn])], 10, tile=56,
+    )  # fmt: skip

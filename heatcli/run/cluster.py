@@ -1,0 +1,180 @@
+"""The same pipeline on a Ray cluster (extra `ray`): names go out in blocks, lines of the index come back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from heatcli.artifact.model import Model, load
+from heatcli.artifact.sidecar import Input
+from heatcli.errors import HeatcliError, ImageError, ModelError, UsageError, first_line
+from heatcli.files import is_url, scratch
+from heatcli.run.index import Row
+from heatcli.run.pipeline import Outcome, Pipeline
+from heatcli.run.request import Done, Failed, Job, Request
+
+BATCHES = 4  # of the network in one block: what is done again if its actor is lost
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+WAVE = 100_000  # images whose names are with Ray at once
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model as it travels: its files' bytes and what the driver made of its sidecar and options."""
+
+    path: str
+    content: bytes
+    mean: tuple[str, bytes] | None
+    device: str
+    passes: tuple[str, ...]
+    others: dict[str, np.ndarray[Any, Any]]
+    head: int
+    input: Input
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: Model, device: str) -> Shipped:
+        """Everything that another machine needs to have the same model. `device` is for that machine to resolve."""
+        mean = model.mean_file
+        return cls(
+            str(model.path), model.path.read_bytes(),
+            (mean.name, mean.read_bytes()) if mean is not None and mean.is_file() else None, device, model.passes,
+            {name: value.numpy() for name, value in model.others.items()}, model.head, model.input, model.labels,
+        )  # fmt: skip
+
+    def model(self) -> Model:
+        """The model, loaded here."""
+        import torch
+
+        folder = Path(tempfile.mkdtemp(prefix="heatcli-"))  # goes with the machine; the mean is read later
+        path = folder / Path(self.path).name
+        path.write_bytes(self.content)
+        others = {name: torch.from_numpy(value) for name, value in self.others.items()}
+        loaded = load(path, self.device, self.passes, others, self.head)
+        loaded.path, loaded.input, loaded.labels = Path(self.path), self.input, self.labels
+        if self.mean is not None:
+            loaded.mean_file = folder / self.mean[0]
+            loaded.mean_file.write_bytes(self.mean[1])
+        return loaded
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """What comes back of an outcome; with `status`, of what ended the whole run."""
+
+    path: str = ""
+    part: str = ""
+    row: Row | None = None
+    last: bool = True
+    unexplained: dict[str, float] = {}
+    fatal: str = ""
+    status: int = 0
+
+
+class Explainer:
+    """An actor: one model on one slot, explaining block after block."""
+
+    def __init__(self, shipped: Any, request: Request, folder: str) -> None:
+        """`shipped`: where Ray keeps a `Shipped`."""
+        import ray
+
+        if Path(folder).is_dir():
+            os.chdir(folder)  # so that paths mean what they do for the driver
+        started = time.perf_counter()
+        self._model: Model = ray.get(shipped).model()
+        self._request = replace(request, workers=request.workers or 2)
+        self._load_seconds = time.perf_counter() - started
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        """Columns `path` and `part` in, a column of encoded outcomes out."""
+        out = str(self._request.out)
+        jobs = [Job(str(path), out, str(part)) for path, part in zip(block["path"], block["part"], strict=True)]
+        try:
+            with ExitStack() as stack:
+                half = None if is_url(out) else stack.enter_context(scratch(Path(out)))
+                pipeline = Pipeline(self._model, self._request, self._load_seconds, half)
+                returned = [_packed(outcome) for outcome in pipeline.run(jobs)]
+        except HeatcliError as error:
+            returned = [Returned(fatal=str(error), status=error.status)]
+        return {"outcome": np.array([msgspec.json.encode(one) for one in returned], dtype=object)}
+
+
+def _packed(outcome: Outcome) -> Returned:
+    unexplained = dict(outcome.unexplained) if isinstance(outcome, Done) else {}
+    return Returned(outcome.job.path, outcome.job.part, outcome.row, outcome.last, unexplained)
+
+
+def _unpacked(content: bytes, out: str) -> Outcome:
+    one = msgspec.json.decode(content, type=Returned)
+    if one.row is None:
+        raise {UsageError.status: UsageError, ImageError.status: ImageError}.get(one.status, ModelError)(one.fatal)
+    job = Job(one.path, out, one.part)
+    if one.row.error is not None:
+        return Failed(job, ImageError(one.row.error))
+    return Done(job, one.row, f"{job.stem}.json", f"{job.stem}.png", None, one.unexplained, one.last)
+
+
+class Cluster:
+    """Runs jobs on Ray: an actor a GPU if the cluster has any, or else a CPU. Same use as `Pipeline`."""
+
+    def __init__(self, model: Model, request: Request) -> None:
+        self.left: list[Outcome] = []
+        self._request = request
+        self._ray = require()
+        if not self._ray.is_initialized():
+            self._ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        self._shipped = self._ray.put(Shipped.of(model, request.device))  # kept, for actors that start again
+
+    def run(self, jobs: Iterable[Job]) -> Generator[Outcome, None, None]:
+        """Explain all jobs, in order; blocks of lost actors are explained again. Raises as `Pipeline.run` does."""
+        source = iter(jobs)
+        while wave := list(islice(source, WAVE)):
+            for content in self._wave(wave):
+                yield _unpacked(content, str(self._request.out))
+
+    def _wave(self, jobs: list[Job]) -> Iterator[bytes]:
+        data = self._ray.data
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        resources = self._ray.cluster_resources()
+        gpus = 0 if self._request.device == "cpu" else int(resources.get("GPU", 0))
+        slots = gpus or max(1, int(resources.get("CPU", 1)))
+        blocks = -(-len(jobs) // (BATCHES * self._request.batch_size))
+        names = data.from_items(
+            [{"path": job.path, "part": job.part} for job in jobs], override_num_blocks=max(blocks, 1)
+        )
+        outcomes = names.map_batches(
+            Explainer,
+            batch_size=None, batch_format="numpy", compute=data.ActorPoolStrategy(size=min(slots, blocks)),
+            fn_constructor_args=(self._shipped, self._request, str(Path.cwd())),
+            **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
+        )  # fmt: skip
+        try:
+            for row in outcomes.iter_rows():
+                yield row["outcome"]
+        except self._ray.exceptions.RayError as error:
+            raise ModelError(f"Ray gave up: {first_line(error)}") from error
+
+
+def require() -> Any:
+    """Ray. Raises `UsageError` where it is not installed."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UsageError("--engine ray needs Ray; pip install 'heatcli[ray]'") from error
+    return ray

@@ -1,0 +1,197 @@
+"""From what was given to the names of images: folders, patterns, lists, URLs; and shards of them."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+
+from heatcli.errors import UsageError
+from heatcli.files import is_url, remote
+from heatcli.images.read import SUFFIXES
+
+STDIN = "-"
+LISTS = (".txt", ".list", ".lst")
+
+
+def digest(name: str) -> int:
+    """64 bits of a name that are the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "big")
+
+
+class Names:
+    """Many strings in little memory: their bytes, and where each ends."""
+
+    def __init__(self) -> None:
+        self._text, self._ends = bytearray(), array("Q")
+
+    def append(self, name: str) -> None:
+        """One more."""
+        self._text += os.fsencode(name)
+        self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, i: int) -> str:
+        return os.fsdecode(bytes(self._text[self._ends[i - 1] if i else 0 : self._ends[i]]))
+
+
+def stem_of(part: str, mirror: bool) -> str:
+    """A name without its suffix; without its folders, too, unless outputs `mirror` them. Slashes on any system."""
+    path = PurePath(part.partition("://")[2] or part)
+    folders = [name for name in path.parts[:-1] if name not in ("..", path.anchor)] if mirror else []
+    return "/".join([*folders, path.stem])
+
+
+class Found:
+    """The images a run is asked for, by name: each one's path, and the stem of its outputs.
+
+    A shard is of those stems, so that images whose outputs collide meet in one.
+    """
+
+    def __init__(self, mirror: bool, shard: tuple[int, int] | None = None) -> None:
+        self._names, self._mirror, self._shard = Names(), mirror, shard
+        self._starts, self._roots = [0], [0]  # from which number on how many characters are the folder's own
+
+    def add(self, names: Iterable[str], root: str = "") -> int:
+        """Names that all begin with `root`; the number of those in any shard."""
+        self._starts.append(len(self._names))
+        self._roots.append(len(root))
+        count = 0
+        for name in names:
+            count += 1
+            if self._shard is None or self._has(name[len(root) :], *self._shard):
+                self._names.append(name)
+        return count
+
+    def _has(self, part: str, k: int, n: int) -> bool:
+        return digest(stem_of(part, self._mirror)) % n == k - 1
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def path(self, i: int) -> str:
+        """The path of image `i`, as given."""
+        return self._names[i]
+
+    def stem(self, i: int) -> str:
+        """What the names of its outputs begin with, below the output folder."""
+        name = self._names[i]
+        return stem_of(name[self._roots[bisect_right(self._starts, i) - 1] :], self._mirror)
+
+
+def find(
+    inputs: Iterable[Path | str], recursive: bool, pattern: str | None, shard: tuple[int, int] | None, out: str
+) -> Found:
+    """The images that `inputs` stand for, in their order, each folder's by name. Raises `UsageError`.
+
+    What lies in `out` is left out where folders are searched recursively.
+    """
+    found = Found(recursive, shard)
+    for given in map(str, inputs):
+        given = given if is_url(given) else str(Path(given))
+        if _is_folder(given):
+            root = "" if given == "." else given.rstrip("/") + "/"
+            if not found.add(_in_folder(given, root, recursive, pattern, out), root):
+                kind = "no images" if pattern is None else f"nothing that matches {pattern}"
+                raise UsageError(f"{given}: {kind} in this folder")
+        elif given == STDIN or given.endswith(LISTS):
+            found.add(_listed(given))
+        elif _is_pattern(given):
+            if not found.add(_matching(given)):
+                raise UsageError(f"{given}: no file matches this pattern")
+        else:
+            found.add([given])
+    return found
+
+
+def is_many(given: Path | str) -> bool:
+    """Whether an input stands for any number of images: a folder, a pattern or a list."""
+    name = str(given)
+    return name == STDIN or name.endswith(LISTS) or _is_folder(name) or _is_pattern(name)
+
+
+def _is_pattern(name: str) -> bool:
+    return glob.has_magic(name) and (is_url(name) or not Path(name).exists())
+
+
+def _is_folder(name: str) -> bool:
+    if is_url(name):
+        system, path = remote(name)
+        return not glob.has_magic(name) and bool(system.isdir(path))
+    return Path(name).is_dir()
+
+
+def _listed(given: str) -> Iterator[str]:
+    """The names in a list, one a line, or separated by NUL where there is one."""
+    try:
+        content = sys.stdin.buffer.read() if given == STDIN else Path(given).read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"{given}: no such list of images") from error
+    except OSError as error:
+        raise UsageError(f"{given}: cannot be read as a list of images: {error.strerror}") from error
+    zero = b"\0" in content
+    names = [name if zero else name.rstrip(b"\r") for name in content.split(b"\0" if zero else b"\n")]
+    if not any(names):
+        raise UsageError(f"{'stdin' if given == STDIN else given}: lists no images")
+    return (os.fsdecode(name) for name in names if name)
+
+
+def _in_folder(given: str, root: str, recursive: bool, pattern: str | None, out: str) -> Iterator[str]:
+    if is_url(given):
+        yield from _in_remote(given, recursive, pattern)
+    elif pattern is not None:
+        whole = f"**/{pattern}" if recursive and "/" not in pattern else pattern
+        inner = os.path.realpath(out)
+        for part in sorted(glob.glob(whole, root_dir=given, recursive=True)):  # noqa: PTH207  (names, not paths)
+            if (Path(given) / part).is_file() and not _below(root + part, inner):
+                yield root + part
+    else:
+        yield from _scan(given, root, recursive, os.path.realpath(out))
+
+
+def _below(name: str, folder: str) -> bool:
+    return os.path.realpath(name).startswith(folder + os.sep)
+
+
+def _scan(folder: str, root: str, recursive: bool, out: str) -> Iterator[str]:
+    """Files with an image's suffix, by name; then, one by one, the folders below."""
+    try:
+        with os.scandir(folder) as entries:
+            files, folders = [], []
+            for entry in entries:
+                if os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():  # noqa: PTH122
+                    files.append(entry.name)
+                elif recursive and entry.is_dir(follow_symlinks=False) and os.path.realpath(entry.path) != out:
+                    folders.append(entry.name)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be listed: {error.strerror}") from error
+    for name in sorted(files):
+        yield root + name
+    for name in sorted(folders):
+        yield from _scan(root + name, f"{root}{name}/", recursive, out)
+
+
+def _in_remote(given: str, recursive: bool, pattern: str | None) -> Iterator[str]:
+    system, path = remote(given)
+    base = path.rstrip("/")
+    if pattern is not None:
+        names = system.glob(f"{base}/**/{pattern}" if recursive and "/" not in pattern else f"{base}/{pattern}")
+    else:
+        names = system.find(base, maxdepth=None if recursive else 1)
+    for name in sorted(names):
+        if pattern is not None or os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122
+            yield f"{given.rstrip('/')}/{name[len(base) :].lstrip('/')}"
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    if not is_url(pattern):
+        return (name for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file())  # noqa: PTH207
+    system, path = remote(pattern)
+    return (str(system.unstrip_protocol(name)) for name in sorted(system.glob(path)))

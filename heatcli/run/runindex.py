@@ -1,0 +1,52 @@
+"""The index as one run uses it: with the record of its parameters, and whole images only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from heatcli.files import joined
+from heatcli.run.index import Index, Row
+from heatcli.run.parquet import write_parquet
+from heatcli.run.record import RECORD, Record, agree, claim
+from heatcli.run.request import Done, Failed
+
+
+class RunIndex(Index):
+    """A folder's index, and the record of the parameters that all its lines were made with."""
+
+    def __init__(self, out: str, record: Record, folder: Path) -> None:
+        """`out`: where the files of images are; `folder`: where the index is."""
+        self._folder, path = folder, folder / RECORD
+        super().__init__(folder, path, out)
+        self._record, self._claimed = record, path.exists()
+        self._open: dict[str, list[Row]] = {}
+        if self._claimed:
+            agree(record, path.read_bytes(), joined(out, RECORD))
+
+    def claim(self) -> None:
+        """Write the record, if no run has done so. Raises `UsageError` if one with other parameters has."""
+        if not self._claimed:
+            claim(self._folder, self._record)
+            self._claimed = True
+
+    def enter(self, outcome: Done | Failed) -> None:
+        """Write an image's lines once its last outcome is here."""
+        rows = self._open.setdefault(outcome.row.stem, [])
+        rows.append(outcome.row)
+        if outcome.last:
+            self.claim()
+            self.append(self._open.pop(outcome.row.stem))
+
+    def take_over(self, wanted: Callable[[list[Row]], bool]) -> None:
+        """Keep what earlier runs have left where it is `wanted`."""
+        if self._claimed:
+            self.keep(wanted)
+
+    def finish(self, parquet: bool) -> None:
+        """The run is over."""
+        self.claim()
+        self.append([])  # so that there is an index of no images, too
+        Index.close(self)
+        if parquet:
+            write_parquet(self.path)

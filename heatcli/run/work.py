@@ -1,0 +1,162 @@
+"""What is done for each image: read it, explain it with its batch, write its overlay and its report."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from heatcli.artifact.model import Model
+from heatcli.errors import ImageError, ModelError, UsageError
+from heatcli.explanation import Explanation, explain
+from heatcli.files import write
+from heatcli.images.overlay import overlay
+from heatcli.images.preprocess import seen_box, to_pixels
+from heatcli.images.read import Picture, read_picture
+from heatcli.images.region import region_of
+from heatcli.report.build import build, npz_bytes, pixel_values
+from heatcli.report.schema import FilesPart, ImagePart, SecondsPart, encode
+from heatcli.run.index import FileEntry, row_of
+from heatcli.run.request import Done, Failed, Job, Request
+
+RESULTS = 64  # explanations of one image that are held at once
+PNG_EFFORT = 1  # zlib's: 6 takes four times as long for files 5% smaller
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A job's picture, and its pixels as they go into the network: float32 [C, H, W] before normalisation."""
+
+    job: Job
+    picture: Picture
+    pixels: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """An explained image that is still to be written: row `i` of a batch's explanation, `rank` of `of` classes."""
+
+    job: Job
+    picture: Picture
+    result: Explanation
+    i: int
+    rank: int | None
+    of: int
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the image's first class."""
+        return self.rank in (None, 1)
+
+
+def read_job(model: Model, job: Job) -> Loaded | Failed:
+    """Read and fit a job's picture."""
+    try:
+        picture = read_picture(job.path, model.shape[0])
+        return Loaded(job, picture, to_pixels(picture.pixels, model.fit))
+    except ImageError as error:
+        return Failed(job, error)
+
+
+def explain_all(model: Model, request: Request, loaded: Sequence[Loaded], proven: bool) -> Iterator[Ready | Failed]:
+    """Explain a batch; where the model fails on it, one by one, so that one image does not take others with it.
+
+    `proven`: the model has explained an image before. Raises `ModelError` if it never has, and fails on all of these.
+    """
+    if not loaded:
+        return
+    explained = _explained(model, request, loaded)
+    try:
+        first = next(explained)
+    except ModelError as error:
+        if len(loaded) > 1:
+            yield from _one_by_one(model, request, loaded, proven)
+        elif proven:
+            yield Failed(loaded[0].job, error)
+        else:
+            raise
+        return
+    yield first
+    yield from explained
+
+
+def _one_by_one(model: Model, request: Request, loaded: Sequence[Loaded], proven: bool) -> Iterator[Ready | Failed]:
+    outcomes = [outcome for one in loaded for outcome in explain_all(model, request, [one], proven=True)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+    if len(failed) == len(loaded) and not proven:
+        raise failed[0].error
+    yield from outcomes
+
+
+def _explained(model: Model, request: Request, loaded: Sequence[Loaded]) -> Iterator[Ready]:
+    """Image by image, the classes of each together; with many classes fewer images at once, to bound memory."""
+    at_once = max(1, RESULTS // request.classes)
+    for start in range(0, len(loaded), at_once):
+        some = loaded[start : start + at_once]
+        batch = model.stack([one.pixels for one in some])
+        region = _regions(model, request, [one.picture for one in some])
+        results = [
+            (rank, explain(model, batch, request.method, target, request.baseline, region))
+            for rank, target in _targets(model, request, batch)
+        ]
+        for i, one in enumerate(some):
+            for rank, result in results:
+                yield Ready(one.job, one.picture, result, i, rank, len(results))
+
+
+def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[int | None, Any]]:
+    """The request's target; for `top:K` the K best classes of each image, with their rank."""
+    if request.classes == 1 and request.target != "top:1":
+        return [(None, request.target)]
+    scores = explain(model, batch, "gradient").outputs
+    if request.classes > scores.shape[1]:
+        raise UsageError(f"target {request.target!r} is out of range: top:K takes K from 1 to {scores.shape[1]}")
+    best = scores.topk(request.classes, dim=1).indices
+    return [(rank + 1, best[:, rank]) for rank in range(request.classes)]
+
+
+def _regions(model: Model, request: Request, pictures: list[Picture]) -> Tensor | None:
+    if request.region is None:
+        return None
+    masks = [region_of(request.region, picture.size, model.fit) for picture in pictures]
+    return torch.from_numpy(np.stack(masks))
+
+
+def write_ready(model: Model, request: Request, ready: Ready, load_seconds: float, scratch: Path | None) -> Done:
+    """Write overlay, pixels and report of an explained image. Raises `UsageError` where they cannot be written."""
+    started = time.perf_counter()
+    job, picture, result, i = ready.job.ranked(ready.rank), ready.picture, ready.result, ready.i
+    width, height = picture.size
+    box = seen_box((width, height), model.fit)
+    heatmap = overlay(picture.shown(), pixel_values(result, i), box, request.cmap, request.opacity)
+    contents = {"overlay": (".png", _png(heatmap))}
+    if request.pixels == "npz":
+        contents["pixels"] = (".npz", npz_bytes(result, i))
+    for suffix, content in contents.values():
+        write(job.stem + suffix, content, scratch)
+    named: dict[str, Any] = {what: Path(job.part).name + suffix for what, (suffix, _) in contents.items()}
+    seconds = SecondsPart(load=load_seconds, write=time.perf_counter() - started, **result.seconds)
+    part = ImagePart(path=job.path, sha256=picture.sha256, width=width, height=height)
+    report = build(model, result, i, part, FilesPart(**named), seconds, inline=request.pixels == "json")
+    contents["report"] = (".json", encode(report))
+    write(job.stem + ".json", contents["report"][1], scratch)
+    files = {what: FileEntry(job.part + suffix, len(content)) for what, (suffix, content) in contents.items()}
+    return Done(
+        job, row_of(report, ready.job.part, ready.rank, ready.of, files), job.stem + ".json", job.stem + ".png", report,
+        {n: float(v[i]) for n, v in result.unexplained.items()}, ready.rank in (None, ready.of),
+    )  # fmt: skip
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=PNG_EFFORT)
+    return buffer.getvalue()

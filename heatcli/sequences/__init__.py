@@ -1,0 +1,1 @@
+"""Sequences: one-hot letters in place of pixels, logos in place of overlays."""

@@ -1,0 +1,115 @@
+"""Reading sequences: FASTA, or one-hot arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatcli.errors import ImageError, UsageError, first_line
+
+FASTA = frozenset(".fa .fasta .fna .ffn .faa .txt".split())
+SUFFIXES = FASTA | {".npy"}
+UNKNOWN = "N"
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """One sequence of a file: its name, its letters (N where unknown) and itself as float32 [letters, length].
+
+    An unknown letter has equal shares of all. `alone`: the file holds no other.
+    """
+
+    path: Path
+    name: str
+    sha256: str
+    letters: str
+    onehot: NDArray[np.float32]
+    alone: bool
+
+
+def read_sequences(path: Path, alphabet: str, length: int | None = None) -> list[Sequence]:
+    """The sequences in a FASTA file, or in an `.npy` of shape [A, L], [L, A] or [N, A, L]. Raises `ImageError`.
+
+    `length`: the only one that the model takes.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if content.startswith(b"\x93NUMPY"):
+        found = [(str(i), *_of_array(one, alphabet)) for i, one in enumerate(_arrays(path, content, alphabet))]
+    else:
+        found = [(name, text, onehot(text, alphabet)) for name, text in _records(path, content, alphabet)]
+    for name, letters, _ in found:
+        if length is not None and len(letters) != length:
+            raise ImageError(f"{path}: sequence {name} has {len(letters)} letters, the model takes {length}")
+    return [Sequence(path, name, digest, letters, hot, len(found) == 1) for name, letters, hot in found]
+
+
+def sequence_files(given: Path) -> list[Path]:
+    """The file itself, or the sequence files of a folder by name. Raises `UsageError` where there are none."""
+    if not given.is_dir():
+        return [given]
+    found = sorted(path for path in given.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise UsageError(f"{given}: no sequences in this folder ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def onehot(letters: str, alphabet: str) -> NDArray[np.float32]:
+    """float32 [A, L]: 1 at each letter, equal shares where it is not in the alphabet."""
+    codes = np.array([alphabet.find(letter) for letter in letters], dtype=np.int64)
+    hot = np.concatenate([np.eye(len(alphabet)), np.full((1, len(alphabet)), 1 / len(alphabet))])
+    return np.ascontiguousarray(hot[codes].T, dtype=np.float32)
+
+
+def _records(path: Path, content: bytes, alphabet: str) -> Iterator[tuple[str, str]]:
+    try:
+        text = content.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise ImageError(f"{path}: is no FASTA file: {first_line(error)}") from error
+    if not text.lstrip().startswith(">"):
+        raise ImageError(f"{path}: is no FASTA file: it does not start with >NAME")
+    for number, record in enumerate(re.split(r"^>", text, flags=re.MULTILINE)[1:]):
+        head, _, body = record.partition("\n")
+        name = (head.split() or [str(number)])[0]
+        letters = "".join(body.split()).upper().replace("U", "T" if "U" not in alphabet else "U")
+        if not letters:
+            raise ImageError(f"{path}: sequence {name} is empty")
+        foreign = sorted(set(letters) - set(alphabet) - {UNKNOWN})
+        if foreign:
+            raise ImageError(f"{path}: sequence {name} holds {foreign[0]!r}; the model reads {alphabet} (and N)")
+        yield name, letters
+
+
+def _arrays(path: Path, content: bytes, alphabet: str) -> NDArray[np.float32]:
+    """[N, A, L]."""
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ImageError(f"{path}: is no array of numbers: {first_line(error)}") from error
+    n = len(alphabet)
+    if array.ndim == 2:
+        array = array[None] if array.shape[0] == n else array.T[None]
+    if array.ndim != 3 or array.shape[1] != n or not array.size:
+        raise ImageError(f"{path}: has the shape {array.shape}; the model takes {n} letters, [{n}, length]")
+    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        raise ImageError(f"{path}: holds values that are not finite numbers")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _of_array(array: NDArray[np.float32], alphabet: str) -> tuple[str, NDArray[np.float32]]:
+    """Its letters, N where a position is no single one, and the array [A, L] itself."""
+    single = (array.max(0) == 1) & (array.sum(0) == 1)
+    letters = (alphabet[i] if sure else UNKNOWN for i, sure in zip(array.argmax(0), single, strict=True))
+    return "".join(letters), array
