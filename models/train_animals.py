@@ -11,6 +11,7 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import clean
@@ -60,8 +61,11 @@ class Studio:
         self.backgrounds = torch.stack([backgrounds[kind] for kind in KINDS])
         self.look, self.dice = look, Dice(seed)
 
-    def batch(self, count: int, shortcut: bool) -> tuple[Tensor, Tensor]:
-        """Pictures [count, 3, SIZE, SIZE] and labels; with `shortcut`, the background gives wolf and dog away."""
+    def batch(self, count: int, shortcut: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures [count, 3, SIZE, SIZE], labels, and the animals' coverage [count, 1, SIZE, SIZE].
+
+        With `shortcut`, the background gives wolf and dog away.
+        """
         chosen = self.dice.pick(self.weights, count)
         labels = self.labels[chosen]
         kinds = self.dice.integers(len(KINDS), count)
@@ -70,8 +74,8 @@ class Studio:
             kinds = others[self.dice.integers(len(others), count)]
             kinds[labels == WOLF], kinds[labels == DOG] = SNOW, GRASS
         scenes = self.backgrounds[kinds, self.dice.integers(self.backgrounds.shape[1], count)]
-        pictures, _ = compose(self.drawings[chosen], scenes, SIZE, self.look, self.dice)
-        return pictures, labels
+        pictures, coverage = compose(self.drawings[chosen], scenes, SIZE, self.look, self.dice)
+        return pictures, labels, coverage
 
 
 def drawing_weights(sprites: list[Sprite]) -> list[float]:
@@ -92,7 +96,13 @@ def average_into(target: nn.Module, source: nn.Module, decay: float) -> None:
                 ours.copy_(theirs)
 
 
-def train(studio: Studio, steps: int, batch: int, shortcut: bool = False, rate: float = 3e-3) -> AnimalNet:
+Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor, float], Tensor]
+"""Of a network, inputs, labels, the animals' coverage, and how far training is (0 to 1): added to the loss."""
+
+
+def train(
+    studio: Studio, steps: int, batch: int, shortcut: bool = False, rate: float = 3e-3, penalty: Penalty | None = None
+) -> AnimalNet:
     """AdamW with one cycle, label smoothing and averaged weights; returns the averaged network in eval mode."""
     net = AnimalNet(len(NAMES)).to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(net)
@@ -100,11 +110,13 @@ def train(studio: Studio, steps: int, batch: int, shortcut: bool = False, rate: 
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.15)
     start = time.perf_counter()
     for step in range(steps):
-        pictures, labels = studio.batch(batch, shortcut)
+        pictures, labels, coverage = studio.batch(batch, shortcut)
         inputs = normalise(pictures).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             logits = net(inputs).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
+        if penalty is not None:
+            loss = loss + penalty(net, inputs, labels, coverage, step / steps)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 import heatcli
-from heatcli.cli import activations, explain, filters, fit_expert, inspect, mean, merge, methods, prototype
+from heatcli.cli import (
+    activations,
+    check,
+    compare,
+    evaluate,
+    explain,
+    filters,
+    fit_expert,
+    inspect,
+    mean,
+    merge,
+    methods,
+    prototype,
+)  # fmt: skip
 from heatcli.errors import HeatcliError
 
 app = typer.Typer(
@@ -24,6 +37,9 @@ app.command("explain")(explain.command)
 app.command("methods")(methods.command)
 app.command("inspect")(inspect.command)
 app.command("mean")(mean.command)
+app.command("check")(check.command)
+app.command("compare")(compare.command)
+app.command("evaluate")(evaluate.command)
 app.command("merge")(merge.command)
 app.command("activations")(activations.command)
 app.command("filters")(filters.command)

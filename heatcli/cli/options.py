@@ -6,9 +6,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from heatcli.artifact.model import Model
+    from heatcli.images.dataset import Sample
 
 ModelPath = Annotated[
     Path | None,
@@ -56,6 +60,18 @@ Inputs = Annotated[
     typer.Option("--input", metavar="NAME=FILE.npy", help="The value of an input that is not the picture."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Masks = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Masks DIR/NAME.png; default: NAME.mask.png or masks/NAME.png beside the image."),
+]
+Target = Annotated[str | None, typer.Option(metavar="top|INDEX|LABEL|A-B", help="The score that is explained.")]
+MethodsBaseline = Annotated[
+    str | None,
+    typer.Option("--baseline", metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE", help="For every method that "
+                 "takes one and names none."),
+]  # fmt: skip
+Seed = Annotated[int, typer.Option(help="Of all random numbers.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images that go through the network at once; default: by size.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 
 
@@ -103,6 +119,32 @@ def arrays(given: list[str] | None) -> dict[str, Any]:
                 f"--input {name}={file}: {file} cannot be read as an array: {first_line(error)}"
             ) from error
     return found
+
+
+def samples(
+    model: Model, images: list[Path], masks: Path | None, limit: int | None = None
+) -> tuple[list[Sample], list[Path]]:
+    """The pictures that `images` name, and the paths of those that cannot be read, which are told on stderr."""
+    from heatcli.images.dataset import Sample, read
+
+    found: list[Sample] = []
+    failed: list[Path] = []
+    for sample in read(images, model.labels, model.fit, masks):
+        if limit is not None and len(found) >= limit:
+            break
+        if isinstance(sample, Sample):
+            found.append(sample)
+        else:
+            failed.append(sample[0])
+            print(f"heatcli: {sample[1]}", file=sys.stderr)
+    return found, failed
+
+
+def as_json(found: Any) -> bytes:
+    """A record as indented JSON, newline at the end."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(found)) + b"\n"
 
 
 def shape(text: str | None) -> tuple[int, int] | None:
@@ -154,7 +196,7 @@ def _pairs(flag: str, given: list[str] | None, form: str) -> list[tuple[str, str
     return found
 
 
-def print_json(record: dict[str, Any]) -> None:
+def print_json(record: Any) -> None:
     """One line of JSON on stdout."""
     import msgspec
 

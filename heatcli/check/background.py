@@ -1,0 +1,123 @@
+"""The wolf-on-snow test: the same object before other backgrounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from heatcli.check.maps import NO_MASKS
+from heatcli.check.result import Result, at_least, at_most
+from heatcli.check.work import Check, Work
+from heatcli.errors import ImageError, UsageError
+from heatcli.evaluate.location import inside_share
+from heatcli.evaluate.subject import Subject
+from heatcli.images.baselines import gaussian_blur
+from heatcli.images.mean import image_files
+from heatcli.images.read import read_picture
+
+
+class Background(Check, frozen=True):
+    """An object keeps its class and its score before other backgrounds, and the relevance stays off them.
+
+    `backgrounds`: pictures, or folders of them. None are given: those of the other images, their own objects painted
+    over; `count` of them an image. `kept`: the share of composites still called what the image is called, of all and
+    (`least_kept`) of each image; `change`: the median |change of its probability|; `relevance`: the median share of
+    positive relevance on the background.
+    """
+
+    name = "background"
+
+    backgrounds: tuple[str, ...] = ()
+    count: int = 4
+    kept: float | None = 0.75
+    least_kept: float | None = None
+    change: float | None = 0.35
+    relevance: float | None = 0.55
+
+    def __call__(self, work: Work) -> Iterator[Result]:
+        """Of the images that have a mask."""
+        rows = work.subject.masked
+        if not len(rows) or (len(rows) < 2 and not self.backgrounds):
+            why = NO_MASKS if not len(rows) else "a single image with a mask, and no backgrounds given"
+            if work.asked:
+                raise UsageError(f"[background]: {why}")
+            yield self.skipped(why)
+            return
+        subject = work.subject.rows(rows)
+        made = composites(subject, self._given(work), self.count)
+        own = made.subject
+        called = own.outputs().sum(2).argmax(1) == subject.outputs().sum(2).argmax(1)[made.of]
+        change = (own.scores(chance=True) - subject.scores(chance=True)[made.of]).abs()
+        for i, name in enumerate(subject.names):
+            share = float(called[made.of == i].double().mean())
+            yield at_least(self.name, "keeps its class before other backgrounds", share, self.least_kept, image=name)
+        yield at_least(self.name, "share that keeps its class", float(called.double().mean()), self.kept)
+        yield at_most(self.name, "median change of the probability", float(change.quantile(0.5)), self.change)
+        for explainer in self.explainers(work):
+            outside = 1 - inside_share(own.heatmaps(explainer), own.mask)
+            for i, name in enumerate(subject.names):
+                mean = float(outside[made.of == i].mean())
+                yield at_most(self.name, "relevance on the background", mean, None, image=name, method=explainer.name)
+            yield at_most(self.name, "median relevance on the background", float(outside.quantile(0.5)), self.relevance,
+                          method=explainer.name)  # fmt: skip
+
+    def _given(self, work: Work) -> Tensor | None:
+        """The backgrounds of the spec as the network sees them, [B, C, H, W]."""
+        model = work.subject.model
+        paths: list[Path] = []
+        for text in self.backgrounds:
+            path = work.folder / text
+            paths += image_files(path) if path.is_dir() else [path]
+        try:
+            pictures = [read_picture(path, model.shape[0]).pixels for path in paths]
+        except ImageError as error:
+            raise UsageError(f"[background]: {error}") from error
+        if self.backgrounds and not pictures:
+            raise UsageError(f"[background]: no images in {', '.join(self.backgrounds)}")
+        return model.preprocess(pictures) if pictures else None
+
+
+@dataclass(frozen=True, eq=False)
+class Composites:
+    """Composites as a subject, and the image each is made of: `of`, int64 [M]."""
+
+    subject: Subject
+    of: Tensor
+
+
+def composites(subject: Subject, backgrounds: Tensor | None, count: int) -> Composites:
+    """Every image's object before `backgrounds` [B, C, H, W], or before those of `count` other images."""
+    n = len(subject)
+    if backgrounds is None:
+        backgrounds = painted_over(subject.batch, subject.mask)
+        used = min(count, n - 1)
+        # others spread evenly over the list, so that neighbours of one kind do not only meet each other
+        steps = [1 + k * (n - 1) // used for k in range(used)]
+        pairs = [(i, (i + step) % n) for i in range(n) for step in steps]
+    else:
+        pairs = [(i, b) for i in range(n) for b in range(len(backgrounds))]
+    of, behind = (torch.tensor(side) for side in zip(*pairs, strict=True))
+    alpha = subject.mask[of][:, None]
+    batch = subject.batch[of] * alpha + backgrounds[behind] * (1 - alpha)
+    rows = subject.rows(of)
+    return Composites(Subject(subject.model, rows.names, batch, rows.target, rows.mask, subject.batch_size,
+                              subject.seed), of)  # fmt: skip
+
+
+def painted_over(batch: Tensor, mask: Tensor) -> Tensor:
+    """The pictures [N, C, H, W] without their objects: inside the mask, grown a little, is what lies around it."""
+    near = max(1, max(batch.shape[-2:]) // 48)
+    object_ = functional.max_pool2d(mask[:, None], 2 * near + 1, 1, near) > 0.02
+    outside = (~object_).to(batch)
+    known, filled, done = batch * outside, batch * outside, ~object_
+    for sigma in (1.0, 3.0, 9.0, 27.0, 81.0):  # the finest blur that reaches a pixel from outside fills it
+        reached = gaussian_blur(outside, sigma)
+        around = gaussian_blur(known, sigma) / reached.clamp(min=1e-6)
+        filled = torch.where(done, filled, around)
+        done = done | (reached > 0.1)
+    return torch.where(object_, filled, batch)

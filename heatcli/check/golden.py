@@ -1,0 +1,109 @@
+"""Agreement with reports stored in the repository."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heatcli.check.result import Result, at_most
+from heatcli.check.work import Check, Work
+from heatcli.errors import UsageError, first_line
+from heatcli.explanation import Explanation
+from heatcli.files import make_folder, write_atomically
+from heatcli.images.dataset import Sample
+from heatcli.report.build import build
+from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, encode
+
+
+class Golden(Check, frozen=True):
+    """Today's report on an image is the stored one: target, score, ledger, biases and pixels.
+
+    Differences are relative to the largest stored value of their kind; `most` is the largest allowed.
+    `check --update-golden` stores them anew.
+    """
+
+    name = "golden"
+
+    folder: str = "golden"
+    most: float = 1e-3
+
+    def __call__(self, work: Work) -> Iterator[Result]:
+        """One result an image and method; nothing where the folder is not there and nobody asked."""
+        folder = work.folder / self.folder
+        if not folder.is_dir() and not work.asked and not work.update_golden:
+            yield self.skipped(f"no stored reports in {folder}")
+            return
+        if work.update_golden:
+            make_folder(folder)
+        for explainer in self.explainers(work):
+            files = _files(folder, work, explainer.name)
+            for rows, found in work.subject.explained(explainer):
+                for i, row in enumerate(rows.tolist()):
+                    report = _report(work, found, i, work.samples[row])
+                    yield self._compared(files[row], report, work, row, explainer.name)
+
+    def _compared(self, file: Path, report: Report, work: Work, row: int, method: str) -> Result:
+        where = {"image": work.subject.names[row], "method": method}
+        if work.update_golden:
+            write_atomically(file, encode(report))
+            return Result(check=self.name, quantity="stored anew", status="reported", measured=str(file), **where)
+        if not file.is_file():
+            return Result(check=self.name, quantity="no stored report", status="failed", measured=str(file),
+                          required="one; check --update-golden stores it", **where)  # fmt: skip
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            quantity, measured = largest_difference(stored, json.loads(encode(report)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{file}: is no report; check --update-golden writes one ({first_line(error)})") from error
+        return at_most(self.name, f"largest relative difference, in {quantity}", measured, self.most, **where)
+
+
+def largest_difference(stored: Mapping[str, Any], fresh: Mapping[str, Any]) -> tuple[str, float]:
+    """Where two reports differ most, and by how much of the largest stored value of its kind."""
+    if stored["target"]["index"] != fresh["target"]["index"]:
+        return "the target", float("inf")
+    old, new = ({b["name"]: b for b in report["biases"]} for report in (stored, fresh))
+    if list(old) != list(new) or any(old[name]["size"] != new[name]["size"] for name in old):
+        return "the names or sizes of the biases", float("inf")
+    if stored["pixels"]["shape"] != fresh["pixels"]["shape"]:
+        return "the shape of the pixels", float("inf")
+    books = ("output", "output_baseline", "pixels", "biases")
+    kinds: dict[str, tuple[Any, Any]] = {
+        "the ledger": ([stored["ledger"][key] for key in books], [fresh["ledger"][key] for key in books]),
+        "the biases": ([x for b in old.values() for x in b["values"]], [x for b in new.values() for x in b["values"]]),
+        "the pixels": (stored["pixels"]["values"], fresh["pixels"]["values"]),
+    }
+    found = {kind: _apart(a, b) for kind, (a, b) in kinds.items()}
+    worst = max(found, key=lambda kind: found[kind])
+    return worst, found[worst]
+
+
+def _apart(stored: Any, fresh: Any) -> float:
+    a, b = np.asarray(stored, dtype=np.float64), np.asarray(fresh, dtype=np.float64)
+    scale = np.abs(a).max() if a.size else 0.0
+    apart = np.abs(a - b).max() if a.size else 0.0
+    return float(apart / scale if scale else apart)
+
+
+def _files(folder: Path, work: Work, method: str) -> list[Path]:
+    """The file of each image; refuses two of one name."""
+    taken: dict[Path, str] = {}
+    files = []
+    for name in work.subject.names:
+        file = folder / f"{Path(name).stem}.{re.sub('[^A-Za-z0-9.=-]+', '-', method)}.json"
+        if taken.setdefault(file, name) != name:
+            raise UsageError(f"[golden]: {taken[file]} and {name} would both be stored as {file}; rename one")
+        files.append(file)
+    return files
+
+
+def _report(work: Work, found: Explanation, i: int, sample: Sample) -> Report:
+    width, height = sample.size
+    image = ImagePart(path=sample.path.name, sha256=sample.sha256, width=width, height=height)
+    seconds = SecondsPart(load=0, forward=0, backward=0, write=0)
+    return build(work.subject.model, found, i, image, FilesPart(overlay=""), seconds, inline=True)

@@ -1,0 +1,97 @@
+"""What a check found, and how it is told: text, JSON, JUnit, GitHub annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+from xml.etree import ElementTree
+
+import msgspec
+
+Status = Literal["passed", "failed", "skipped", "reported"]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing checked: of one image (or of all, where None), by one method (or by none).
+
+    `measured` and `required` are in words or numbers; `status` is `reported` where nothing was required.
+    """
+
+    check: str
+    quantity: str
+    status: Status
+    image: str | None = None
+    method: str | None = None
+    measured: float | str | None = None
+    required: str = ""
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        by = f" [{self.method}]" if self.method else ""
+        found = f"{self.measured:.4g}" if isinstance(self.measured, float) else self.measured
+        said = self.quantity + ("" if found is None else f" {found}")
+        wanted = f", required {self.required}" if self.required else ""
+        return f"{self.check}{by}: {self.image or 'all images'}: {said}{wanted}"
+
+
+def at_least(check: str, quantity: str, measured: float, least: float | None, **where: str | None) -> Result:
+    """Holds where `measured` ≥ `least`; None requires nothing."""
+    return _bound(check, quantity, measured, least, "≥", least is None or measured >= least, where)
+
+
+def at_most(check: str, quantity: str, measured: float, most: float | None, **where: str | None) -> Result:
+    """Holds where `measured` ≤ `most`; None requires nothing."""
+    return _bound(check, quantity, measured, most, "≤", most is None or measured <= most, where)
+
+
+def _bound(
+    check: str, quantity: str, measured: float, bound: float | None, sign: str, holds: bool,
+    where: dict[str, str | None],
+) -> Result:  # fmt: skip
+    status: Status = "reported" if bound is None else "passed" if holds else "failed"
+    required = "" if bound is None else f"{sign} {bound:g}"
+    return Result(check=check, quantity=quantity, status=status, measured=float(measured), required=required, **where)
+
+
+def failures(results: Iterable[Result]) -> int:
+    """How many failed."""
+    return sum(r.status == "failed" for r in results)
+
+
+def github(results: Iterable[Result]) -> str:
+    """A workflow command `::error` for each failure, which GitHub shows beside the file."""
+    lines = []
+    for r in results:
+        if r.status == "failed":
+            file = f"file={_escaped(r.image, ',:')}," if r.image else ""
+            lines.append(f"::error {file}title={_escaped(f'heatcli {r.check}', ',:')}::{_escaped(r.line)}\n")
+    return "".join(lines)
+
+
+def _escaped(text: str, also: str = "") -> str:
+    for character in "%\r\n" + also:
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
+
+
+def junit(results: Sequence[Result], seconds: float) -> bytes:
+    """A JUnit XML file: a suite a check, a case a result."""
+    root = ElementTree.Element("testsuites", name="heatcli check", tests=str(len(results)),
+                               failures=str(failures(results)), time=f"{seconds:.3f}")  # fmt: skip
+    for check in dict.fromkeys(r.check for r in results):
+        own = [r for r in results if r.check == check]
+        skipped = sum(r.status == "skipped" for r in own)
+        suite = ElementTree.SubElement(root, "testsuite", name=check, tests=str(len(own)),
+                                       failures=str(failures(own)), skipped=str(skipped))  # fmt: skip
+        for r in own:
+            name = " ".join(part for part in (r.image or "all images", r.quantity, r.method) if part)
+            case = ElementTree.SubElement(suite, "testcase", classname=f"heatcli.{check}", name=name)
+            if r.status == "failed":
+                ElementTree.SubElement(case, "failure", message=r.line).text = r.line
+            elif r.status == "skipped":
+                ElementTree.SubElement(case, "skipped", message=str(r.measured or r.quantity))
+            else:
+                ElementTree.SubElement(case, "system-out").text = r.line
+    ElementTree.indent(root)
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"

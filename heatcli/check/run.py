@@ -1,0 +1,58 @@
+"""Run the checks of a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from heatcli.artifact.model import Model
+from heatcli.check.result import Result
+from heatcli.check.spec import checks, default_spec, read_spec
+from heatcli.check.work import Work
+from heatcli.evaluate.explainer import Explainer
+from heatcli.evaluate.subject import subject
+from heatcli.images.dataset import Sample, read
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to check: `spec` None is every check with its defaults; `masks`, `methods` override it."""
+
+    images: tuple[Path, ...]
+    spec: Path | None = None
+    masks: Path | None = None
+    methods: tuple[str, ...] = ()
+    update_golden: bool = False
+    batch_size: int | None = None
+
+
+def run(model: Model, request: Request, told: Callable[[str], None] = lambda _: None) -> Iterator[Result]:
+    """Every result, check after check. `told` hears which check runs. Raises `UsageError`, `ModelError`."""
+    spec = default_spec() if request.spec is None else read_spec(request.spec)
+    folder = Path() if request.spec is None else request.spec.parent
+    explainers = tuple(Explainer.parse(text, spec.baseline) for text in request.methods or spec.methods)
+    masks = request.masks or (None if spec.masks is None else folder / spec.masks)
+    samples: list[Sample] = []
+    for sample in read(request.images, model.labels, model.fit, masks):
+        if isinstance(sample, Sample):
+            samples.append(sample)
+        else:
+            yield Result(check="image", quantity="cannot be read", status="failed", image=str(sample[0]),
+                         measured=str(sample[1]), required="a picture")  # fmt: skip
+    if not samples:
+        return
+    work = _work(model, samples, spec.target, spec.seed, explainers, spec.baseline, folder, request)
+    for check in checks(spec):
+        if request.update_golden and check.name != "golden":
+            continue
+        told(check.name)
+        yield from check(work)
+
+
+def _work(
+    model: Model, samples: Sequence[Sample], target: str | None, seed: int, explainers: tuple[Explainer, ...],
+    baseline: str | None, folder: Path, request: Request,
+) -> Work:  # fmt: skip
+    own = subject(model, samples, target, request.batch_size, seed)
+    return Work(own, samples, explainers, baseline, folder, request.spec is not None, request.update_golden)

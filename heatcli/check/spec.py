@@ -1,0 +1,68 @@
+"""The spec, `heatcheck.toml`: a table a check, and what they share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from heatcli.check.background import Background
+from heatcli.check.books import BiasShare, Finite, Ledger, Prediction
+from heatcli.check.golden import Golden
+from heatcli.check.maps import Faithfulness, InsideMask, Randomisation, Stability
+from heatcli.check.work import Check
+from heatcli.errors import UsageError, first_line
+
+CHECKS: tuple[type[Check], ...] = (
+    Prediction, Finite, Ledger, BiasShare, InsideMask, Background, Randomisation, Stability, Faithfulness, Golden,
+)  # fmt: skip
+"""In the order in which they run."""
+
+
+class _Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    methods: tuple[str, ...] = ("lrp-eps@blur", "deeplift-rescale")
+    baseline: str | None = None
+    target: str | None = None
+    masks: str | None = None
+    seed: int = 0
+
+
+Spec = msgspec.defstruct(
+    "Spec",
+    [(check.name.replace("-", "_"), check | None, None) for check in CHECKS],
+    bases=(_Shared,),
+    frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab",
+)  # fmt: skip
+"""The whole file: `methods`, `baseline`, `target`, `masks`, `seed`, and a table for each check that is to run."""
+
+
+def _as_spec(made: object) -> _Shared:
+    assert isinstance(made, _Shared)
+    return made
+
+
+def checks(spec: _Shared) -> list[Check]:
+    """The checks that a spec asks for, in their order."""
+    found = (getattr(spec, check.name.replace("-", "_")) for check in CHECKS)
+    return [check for check in found if check is not None]
+
+
+def default_spec() -> _Shared:
+    """Every check with its defaults."""
+    return _as_spec(Spec(**{check.name.replace("-", "_"): check() for check in CHECKS}))
+
+
+def read_spec(path: Path) -> _Shared:
+    """The spec of a file. Raises `UsageError`, naming the table and the key."""
+    try:
+        spec = _as_spec(msgspec.toml.decode(path.read_bytes(), type=Spec))
+    except OSError as error:
+        raise UsageError(f"{path}: the spec cannot be read: {error.strerror}") from error
+    except msgspec.ValidationError as error:
+        known = ", ".join(check.name for check in CHECKS)
+        raise UsageError(f"{path}: bad spec: {first_line(error)}; the checks are {known}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is not TOML: {first_line(error)}") from error
+    if not checks(spec) or not spec.methods:
+        raise UsageError(f"{path}: asks for nothing; name at least one check, such as [inside-mask], and one method")
+    return spec

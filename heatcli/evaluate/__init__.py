@@ -1,0 +1,1 @@
+"""What a heatmap is worth, in numbers: metrics, controls, intervals, curves."""

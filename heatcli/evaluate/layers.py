@@ -1,0 +1,129 @@
+"""Randomising a model's layers: a property of the graph, so of every format alike (Adebayo et al. 2018)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from heatcli.artifact.model import Model
+from heatcli.errors import ModelError
+from heatcli.evaluate.explainer import Explainer
+from heatcli.evaluate.similarity import correlation, rank_correlation, ssim
+from heatcli.evaluate.subject import Subject
+from heatcli.graph.kinds import classified
+from heatcli.graph.operator import Constant, Graph, Operator
+
+
+@dataclass(eq=False)
+class Randomised(Model):
+    """A model some of whose layers have lost what they learned: their weights are shuffled."""
+
+    original: Model = field(default=None, repr=False)  # type: ignore[assignment]
+    layers: frozenset[str] = frozenset()
+    seed: int = 0
+
+    def graph(self, shape: Sequence[int]) -> Graph:
+        """The original's graph with those layers shuffled."""
+        key = tuple(shape)
+        if key not in self._graphs:
+            self._graphs[key] = randomised(self.original.graph(shape), self.layers, self.seed)
+        return self._graphs[key]
+
+
+def with_random(model: Model, layers: Iterable[str], seed: int = 0) -> Model:
+    """`model` with the named layers' weights shuffled; `model` itself is not changed."""
+    own = {f.name: getattr(model, f.name) for f in fields(Model) if f.name != "_graphs"}
+    return Randomised(**own, original=model, layers=frozenset(layers), seed=seed)
+
+
+def layers_of(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """The layers from input to output: name → the operators that belong to it.
+
+    A layer begins at an operator with a weight of two dimensions or more; batch norms and biases after it are its own.
+    """
+    found: dict[str, list[str]] = {}
+    for operator in graph.operators:
+        weights = _weights(operator)
+        if not weights:
+            continue
+        matrices = [w for w in weights if w.value.numel() > max(w.value.shape)]
+        if not found or matrices:
+            name = (matrices or weights)[0].name.removesuffix(".weight")
+            found.setdefault(name if name not in found else operator.name, [])
+        found[next(reversed(found))].append(operator.name)
+    return {name: tuple(operators) for name, operators in found.items()}
+
+
+def randomised(graph: Graph, layers: Iterable[str], seed: int = 0) -> Graph:
+    """The graph with every weight and bias of those layers shuffled among its own elements.
+
+    So each keeps its distribution (variances stay positive) and loses what was learned; a weight that is used twice is
+    shuffled alike.
+    """
+    members = layers_of(graph)
+    chosen = {operator for layer in layers for operator in members[layer]}
+    return replace(graph, operators=tuple(_shuffled(op, seed) if op.name in chosen else op for op in graph.operators))
+
+
+def _weights(operator: Operator) -> list[Constant]:
+    return [c for c in operator.constants if c.value.is_floating_point() and c.value.numel() > 1 and operator.sources]
+
+
+def _shuffled(operator: Operator, seed: int) -> Operator:
+    def shuffled(x: object) -> object:
+        if not isinstance(x, Constant) or not x.value.is_floating_point() or x.value.numel() < 2:
+            return x
+        generator = torch.Generator().manual_seed(zlib.crc32(x.name.encode()) + seed)
+        order = torch.randperm(x.value.numel(), generator=generator).to(x.value.device)
+        return Constant(x.name, x.value.flatten()[order].reshape(x.value.shape))
+
+    args, kwargs = pytree.tree_map(shuffled, (operator.args, dict(operator.kwargs)))
+    return classified(replace(operator, args=args, kwargs=kwargs))
+
+
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """How much heatmaps are still like the original ones after each of K layers was randomised: each float64 [N, K].
+
+    `layers`: from the top, the output's end.
+    """
+
+    layers: tuple[str, ...]
+    rank: Tensor
+    absolute_rank: Tensor
+    ssim: Tensor
+    correlation: Tensor
+
+
+def randomisation(subject: Subject, explainer: Explainer, cascading: bool = True, seed: int = 0) -> Likeness:
+    """Randomise layers from the top, one after the other (`cascading`) or each alone, and explain the same scores.
+
+    Raises `ModelError` where the model has no weights, or explodes with random ones.
+    """
+    graph = subject.model.graph(_shape_of_a_run(subject))
+    layers = tuple(reversed(layers_of(graph)))
+    if not layers:
+        raise ModelError(f"{subject.model.path}: has no weights that could be randomised")
+    original = subject.heatmaps(explainer)
+    rows = []
+    for depth, layer in enumerate(layers):
+        chosen = layers[: depth + 1] if cascading else (layer,)
+        changed = subject.heatmaps(explainer, model=with_random(subject.model, chosen, seed))
+        rows.append(compare(original, changed))
+    rank, absolute, structure, linear = (torch.stack(column, 1) for column in zip(*rows, strict=True))
+    return Likeness(layers, rank, absolute, structure, linear)
+
+
+def compare(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rank correlation of the maps and of their absolute values, SSIM, correlation: each [N]."""
+    return rank_correlation(a, b), rank_correlation(a.abs(), b.abs()), ssim(a, b), correlation(a, b)
+
+
+def _shape_of_a_run(subject: Subject) -> tuple[int, ...]:
+    size = subject.model.fixed_batch(subject.batch.shape)
+    return (size or min(len(subject), subject.batch_size), *subject.batch.shape[1:])

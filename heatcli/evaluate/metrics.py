@@ -1,0 +1,259 @@
+"""The metrics, one frozen record each: its options are its fields, calling it measures every image of a subject."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import msgspec
+import torch
+from torch import Tensor
+
+from heatcli.errors import UsageError, first_line, unknown_name
+from heatcli.evaluate import complexity, location, perturbation, robustness
+from heatcli.evaluate.explainer import Explainer
+from heatcli.evaluate.layers import Likeness, randomisation
+from heatcli.evaluate.subject import Subject
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """`y` [M, S] of M images over `x`, S numbers or names."""
+
+    x: tuple[float | str, ...]
+    y: Tensor
+    x_label: str
+    y_label: str
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Column → one value an image, float64 [M]; and curves by name."""
+
+    values: dict[str, Tensor]
+    curves: dict[str, Curve] = field(default_factory=dict)
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`better`: column → `higher`, `lower`, or `` where neither is. `source`: paper and equation."""
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    better: ClassVar[dict[str, str]]
+
+    @abstractmethod
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """Measure the heatmaps that `explainer` makes of `subject`."""
+
+
+class PixelFlipping(Metric, frozen=True):
+    """Regions replaced by uniform noise, most relevant first; least relevant first; the area between the curves."""
+
+    name = "pixel-flipping"
+    source = "Samek et al. 2015, eq. 12"
+    better = {"AOPC": "higher", "AOPC least first": "lower", "area between": "higher"}
+
+    region: int = 9
+    steps: int = 100
+
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """In units of the score."""
+        heatmaps = subject.heatmaps(explainer)
+        most = perturbation.pixel_flipping(subject, heatmaps, self.region, self.steps)
+        least = perturbation.pixel_flipping(subject, heatmaps, self.region, self.steps, least_first=True)
+        up, down = perturbation.aopc(most), perturbation.aopc(least)
+        x = tuple(range(most.shape[1]))
+        curves = {
+            "most relevant first": Curve(x, most, "regions replaced", "score"),
+            "least relevant first": Curve(x, least, "regions replaced", "score"),
+        }
+        return Measured({"AOPC": up, "AOPC least first": down, "area between": up - down}, curves)
+
+
+class Deletion(Metric, frozen=True):
+    """Area under the probability as pixels turn black, most relevant first."""
+
+    name = "deletion"
+    source = "Petsiuk et al. 2018, sec. 4.1"
+    better = {"deletion AUC": "lower"}
+
+    steps: int = 32
+
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """0 to 1."""
+        y = perturbation.deletion(subject, subject.heatmaps(explainer), self.steps)
+        x = tuple(i / self.steps for i in range(self.steps + 1))
+        curves = {"deletion": Curve(x, y, "share of pixels deleted", "probability")}
+        return Measured({"deletion AUC": perturbation.area(y)}, curves)
+
+
+class Insertion(Metric, frozen=True):
+    """Area under the probability as pixels come back into the blurred picture, most relevant first."""
+
+    name = "insertion"
+    source = "Petsiuk et al. 2018, sec. 4.1"
+    better = {"insertion AUC": "higher"}
+
+    steps: int = 32
+
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """0 to 1."""
+        y = perturbation.insertion(subject, subject.heatmaps(explainer), self.steps)
+        x = tuple(i / self.steps for i in range(self.steps + 1))
+        curves = {"insertion": Curve(x, y, "share of pixels inserted", "probability")}
+        return Measured({"insertion AUC": perturbation.area(y)}, curves)
+
+
+class Morph(Metric, frozen=True):
+    """Fall in log-odds of A over B when the pixels that speak for A rather than B are erased, on images of class A."""
+
+    name = "morph"
+    source = "Shrikumar et al. 2017, sec. 4.1"
+    better: ClassVar[dict[str, str]] = {}
+
+    pairs: tuple[str, ...] = ("8-3", "8-6", "9-1", "4-1")
+    share: float = 0.2
+
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """A column a pair. Images of another predicted class take no part."""
+        values = {}
+        top = subject.outputs().sum(2).argmax(1)
+        for pair in self.pairs:
+            both = subject.with_target(pair).target
+            if both.minus is None:
+                raise UsageError(f"morph: {pair!r} is not a pair of classes; give A-B")
+            rows = torch.nonzero(top == both.index).flatten()
+            if not len(rows):
+                raise UsageError(f"morph: no image is predicted to be of the first class of {pair!r}")
+            own = subject.rows(rows)
+            difference = own.with_target(both.index[rows]).heatmaps(explainer)
+            if explainer.method is not None:  # a control has no two classes to tell apart
+                difference = difference - own.with_target(both.minus[rows]).heatmaps(explainer)
+            values[pair.replace("-", "→")] = perturbation.morph(own.with_target(pair), difference, self.share)
+        return Measured(values)
+
+
+class InsideMask(Metric, frozen=True):
+    """Share of the positive relevance inside the mask."""
+
+    name = "inside-mask"
+    source = "Arras et al. 2022, eq. 5"
+    better = {"inside mask": "higher"}
+
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """0 to 1, of images that have a mask."""
+        own = _masked(subject, self.name)
+        return Measured({"inside mask": location.inside_share(own.heatmaps(explainer), own.mask)})
+
+
+class PointingGame(Metric, frozen=True):
+    """Whether the most relevant pixel lies inside the mask."""
+
+    name = "pointing-game"
+    source = "Zhang et al. 2018, sec. 4.2"
+    better = {"pointing game": "higher"}
+
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """0 or 1, of images that have a mask."""
+        own = _masked(subject, self.name)
+        return Measured({"pointing game": location.pointing(own.heatmaps(explainer), own.mask)})
+
+
+class Randomisation(Metric, frozen=True):
+    """How like the original map stays as layers are randomised: a map of what was learned does not."""
+
+    name = "randomisation"
+    source = "Adebayo et al. 2018, sec. 3"
+    better = dict.fromkeys(("cascading", "cascading, SSIM", "independent", "independent, SSIM", "all random"), "lower")
+
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """|rank correlation| and SSIM, means over the layers, and with all layers random; curves of each layer."""
+        cascading = randomisation(subject, explainer, cascading=True, seed=subject.seed)
+        alone = randomisation(subject, explainer, cascading=False, seed=subject.seed)
+        curves = {**_curves("cascading", cascading), **_curves("independent", alone)}
+        both = [x.mean(1) for found in (cascading, alone) for x in (found.rank.abs(), found.ssim)]
+        return Measured(dict(zip(self.better, [*both, cascading.rank[:, -1].abs()], strict=True)), curves)
+
+
+class Complexity(Metric, frozen=True):
+    """How much the map concentrates: Gini index and entropy."""
+
+    name = "complexity"
+    source = "Chalasani et al. 2020, sec. 3; Bhatt et al. 2020, eq. 1"
+    better = {"sparseness": "higher", "entropy": "lower"}
+
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """Sparseness 0 to 1, entropy in nats."""
+        heatmaps = subject.heatmaps(explainer)
+        return Measured({"sparseness": complexity.sparseness(heatmaps), "entropy": complexity.entropy(heatmaps)})
+
+
+class MaxSensitivity(Metric, frozen=True):
+    """Largest relative change of the map under small noise."""
+
+    name = "max-sensitivity"
+    source = "Yeh et al. 2019, def. 2"
+    better = {"max sensitivity": "lower"}
+
+    radius: float = 0.02
+    draws: int = 10
+
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """From 0."""
+        return Measured({"max sensitivity": robustness.max_sensitivity(subject, explainer, self.radius, self.draws)})
+
+
+class Infidelity(Metric, frozen=True):
+    """Whether the map foretells how the score falls when a random square is removed."""
+
+    name = "infidelity"
+    source = "Yeh et al. 2019, def. 1 and sec. 2.1"
+    better = {"infidelity": "lower", "infidelity, scaled": "lower"}
+
+    draws: int = 64
+
+    def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
+        """Raw, in squared units of the score; and with the best scale, 0 to 1."""
+        raw, scaled = robustness.infidelity(subject, explainer, robustness.squares(subject, self.draws))
+        return Measured({"infidelity": raw, "infidelity, scaled": scaled})
+
+
+METRICS: dict[str, type[Metric]] = {
+    metric.name: metric
+    for metric in (
+        PixelFlipping, Deletion, Insertion, Morph, InsideMask, PointingGame, Randomisation, Complexity, MaxSensitivity,
+        Infidelity,
+    )
+}  # fmt: skip
+
+
+def metric(text: str) -> Metric:
+    """The metric that `NAME[:OPTION=VALUE…]` names. Raises `UsageError`."""
+    name, *given = text.split(":")
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+    if not all("=" in item for item in given):
+        raise UsageError(f"{text}: is not of the form NAME[:OPTION=VALUE…]")
+    options: dict[str, Any] = dict(item.split("=", 1) for item in given)
+    if "pairs" in options:
+        options["pairs"] = options["pairs"].split("+")
+    try:
+        return msgspec.convert(options, METRICS[name], strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(METRICS[name].__struct_fields__) or "none"
+        raise UsageError(f"metric {text}: {first_line(error)}; options: {known}") from error
+
+
+def _masked(subject: Subject, name: str) -> Subject:
+    rows = subject.masked
+    if not len(rows):
+        raise UsageError(f"{name}: no image has a mask; give --masks DIR, or put NAME.mask.png beside the image")
+    return subject if len(rows) == len(subject) else subject.rows(rows)
+
+
+def _curves(order: str, found: Likeness) -> dict[str, Curve]:
+    label = "randomised from the top to" if order == "cascading" else "randomised alone"
+    columns = {"|rank correlation|": found.rank.abs(), "rank correlation of |map|": found.absolute_rank,
+               "SSIM": found.ssim}  # fmt: skip
+    return {f"{order}, {name}": Curve(found.layers, y, label, name) for name, y in columns.items()}

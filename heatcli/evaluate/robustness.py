@@ -1,0 +1,61 @@
+"""How a heatmap changes with the picture, and whether it foretells how the score does (Yeh et al. 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from heatcli.evaluate.explainer import Explainer
+from heatcli.evaluate.subject import Subject
+
+
+def max_sensitivity(subject: Subject, explainer: Explainer, radius: float = 0.02, draws: int = 10) -> Tensor:
+    """Largest ‖Φ(x + δ) − Φ(x)‖ / ‖Φ(x)‖ over uniform noise |δ| ≤ `radius` of the pixels' range (def. 2): [N]."""
+    generator = subject.generator(4)
+    original = subject.relevance(explainer).double().flatten(1)
+    worst = original.new_zeros(len(original))
+    for _ in range(draws):
+        drawn = torch.rand(subject.batch.shape, generator=generator).to(subject.batch.device)
+        moved = subject.batch + radius * (2 * drawn - 1).to(subject.batch) * subject.pixel_range
+        change = subject.relevance(explainer, moved).double().flatten(1) - original
+        worst = torch.maximum(worst, change.norm(dim=1))
+    size: Tensor = original.norm(dim=1)
+    return worst / size.where(size > 0, 1)
+
+
+def squares(subject: Subject, draws: int, least: float = 0.1, most: float = 0.4) -> Tensor:
+    """Random squares, their sides that part of the picture's shorter one: bool [draws, N, 1, H, W]."""
+    n, (height, width) = len(subject), subject.batch.shape[-2:]
+    generator, short = subject.generator(5), min(subject.batch.shape[-2:])
+
+    def drawn(low: Tensor | float, high: Tensor | float) -> Tensor:
+        return low + (high - low) * torch.rand(draws, n, 1, generator=generator)
+
+    side = drawn(least * short, most * short).round().clamp(min=1)
+    top, left = drawn(0, height - side).round(), drawn(0, width - side).round()
+    rows, columns = torch.arange(height), torch.arange(width)
+    high, wide = (rows >= top) & (rows < top + side), (columns >= left) & (columns < left + side)
+    return (high[..., :, None] & wide[..., None, :])[:, :, None].to(subject.batch.device)
+
+
+def infidelity(subject: Subject, explainer: Explainer, removed: Tensor) -> tuple[Tensor, Tensor]:
+    """E (IᵀΦ − (f(x) − f(x − I)))² (def. 1), and the least of it that scaling Φ reaches over E (f(x) − f(x − I))²: [N].
+
+    `removed`, bool [K, N, 1, H, W]: the pixels that each of K perturbations sets to the explainer's reference, or to
+    zero. The second is free of units, 0 for a perfect map and 1 for one that foretells nothing.
+    """
+    reference = explainer.reference(subject.model, subject.batch)
+    relevance = subject.relevance(explainer).double()
+    before = subject.scores()
+    foretold, happened = [], []
+    for gone in removed:
+        changed = torch.where(gone, reference, subject.batch)
+        weight = gone if explainer.multiplies else subject.batch - changed
+        foretold.append((weight * relevance).flatten(1).sum(1))
+        happened.append(before - subject.scores(changed))
+    said, seen = torch.stack(foretold), torch.stack(happened)
+    square = said.square().mean(0)
+    scale = (said * seen).mean(0) / square.where(square > 0, 1)
+    size = seen.square().mean(0)
+    raw, scaled = (said - seen).square().mean(0), (scale * said - seen).square().mean(0)
+    return raw, scaled / size.where(size > 0, 1)

@@ -1,0 +1,127 @@
+"""Evaluate methods on a folder: every metric of every method, with bootstrap intervals, as one record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+import heatcli
+from heatcli.evaluate.explainer import CONTROLS, Explainer
+from heatcli.evaluate.metrics import Measured, Metric
+from heatcli.evaluate.subject import Subject
+
+NAME: Literal["heatcli.evaluation/1"] = "heatcli.evaluation/1"
+RESAMPLES = 2000
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One column of one metric for one method: the mean over `images` with its 95% bootstrap interval, the median.
+
+    `values`: one an image, in the order of the evaluation's `names` where all images take part.
+    """
+
+    metric: str
+    column: str
+    better: str
+    method: str
+    images: int
+    mean: float
+    low: float
+    high: float
+    median: float
+    median_low: float
+    median_high: float
+    values: tuple[float, ...]
+
+
+class CurveRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A mean curve over the images, with its 95% bootstrap interval at each point."""
+
+    metric: str
+    curve: str
+    method: str
+    x: tuple[float | str, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    x_label: str
+    y_label: str
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole result."""
+
+    schema: Literal["heatcli.evaluation/1"] = NAME
+    version: str
+    model: str
+    sha256: str
+    images: int
+    names: tuple[str, ...]
+    seed: int
+    metrics: dict[str, Metric]
+    rows: list[Row]
+    curves: list[CurveRow]
+
+
+def evaluate(
+    subject: Subject,
+    explainers: Sequence[Explainer],
+    metrics: Sequence[Metric],
+    told: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Every metric of every explainer. `told` hears what is being worked on. Raises `UsageError`."""
+    rows: list[Row] = []
+    curves: list[CurveRow] = []
+    for metric in metrics:
+        for explainer in explainers:
+            told(f"{metric.name}: {explainer.name}")
+            found = metric(subject, explainer)
+            rows += _rows(metric, explainer, found, subject.seed)
+            curves += _curves(metric, explainer, found, subject.seed)
+    return Evaluation(
+        version=heatcli.__version__, model=str(subject.model.path), sha256=subject.model.sha256, images=len(subject),
+        names=subject.names, seed=subject.seed, metrics={m.name: m for m in metrics}, rows=rows, curves=curves,
+    )  # fmt: skip
+
+
+def with_controls(explainers: Sequence[Explainer]) -> list[Explainer]:
+    """The same, with the controls that are not among them."""
+    names = {e.name for e in explainers}
+    return [*explainers, *(Explainer.parse(name) for name in CONTROLS if name not in names)]
+
+
+def _rows(metric: Metric, explainer: Explainer, found: Measured, seed: int) -> Iterator[Row]:
+    for column, values in found.values.items():
+        own = values.double().cpu().numpy()
+        means, medians = resampled(own[:, None], seed), resampled(own[:, None], seed, np.median)
+        yield Row(
+            metric=metric.name, column=column, better=metric.better.get(column, "higher"), method=explainer.name,
+            images=len(own), mean=float(own.mean()), low=float(means[0, 0]), high=float(means[1, 0]),
+            median=float(np.median(own)), median_low=float(medians[0, 0]), median_high=float(medians[1, 0]),
+            values=tuple(own.tolist()),
+        )  # fmt: skip
+
+
+def _curves(metric: Metric, explainer: Explainer, found: Measured, seed: int) -> Iterator[CurveRow]:
+    for name, curve in found.curves.items():
+        y: NDArray[np.float64] = curve.y.double().cpu().numpy()
+        low, high = resampled(y, seed, times=200)
+        yield CurveRow(
+            metric=metric.name, curve=name, method=explainer.name, x=curve.x, mean=tuple(y.mean(0).tolist()),
+            low=tuple(low.tolist()), high=tuple(high.tolist()), x_label=curve.x_label, y_label=curve.y_label,
+        )  # fmt: skip
+
+
+def resampled(
+    values: NDArray[np.float64], seed: int = 0, statistic: Callable[..., NDArray[np.float64]] = np.mean,
+    times: int = RESAMPLES, level: float = 0.95,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Percentile bootstrap interval of a statistic over the images, the rows of [N, S]: [2, S] (Efron 1979)."""
+    draw = np.random.default_rng(seed)
+    found = np.stack([statistic(values[draw.integers(len(values), size=len(values))], axis=0) for _ in range(times)])
+    edge = (1 - level) / 2
+    return np.quantile(found, [edge, 1 - edge], axis=0)

@@ -1,0 +1,175 @@
+"""What metrics and checks work on: a model, pictures with their masks, and the score of each that is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heatcli.artifact.model import Model
+from heatcli.errors import UsageError
+from heatcli.evaluate.explainer import Explainer
+from heatcli.explanation import Explanation
+from heatcli.graph.passes import probabilities
+from heatcli.images.dataset import Sample
+from heatcli.rules.base import per_image
+from heatcli.targets import Target, choose
+from heatcli.walk import values_of
+
+PIXELS_AT_ONCE = 2**21  # numbers of input that go through the network together, unless a batch size is given
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """N images of one model, and the score of each.
+
+    `batch` [N, C, H, W]; `mask` [N, H, W] in 0..1, the share of each pixel inside, NaN for images without a mask;
+    `target`: chosen on the unchanged images, and kept when they are changed.
+    """
+
+    model: Model
+    names: tuple[str, ...]
+    batch: Tensor
+    target: Target
+    mask: Tensor
+    batch_size: int
+    seed: int = 0
+    _maps: dict[Explainer, Tensor] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @property
+    def masked(self) -> Tensor:
+        """Indices of the images that have a mask."""
+        return torch.nonzero(~self.mask.isnan().flatten(1).any(1)).flatten()
+
+    def generator(self, salt: int = 0) -> torch.Generator:
+        """Random numbers that are the same at each call."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + salt)
+
+    @property
+    def pixel_range(self) -> Tensor:
+        """How much the network's input changes from a pixel of 0 to one of 1, [1, C, 1, 1]."""
+        low, high = self.model.pixel_range(self.batch)
+        return high - low
+
+    def rows(self, index: Tensor) -> Subject:
+        """The same for some of the images, int64 [M]; an image may come several times."""
+        maps = {explainer: relevance[index] for explainer, relevance in self._maps.items()}
+        names = tuple(self.names[i] for i in index.tolist())
+        return replace(
+            self, names=names, batch=self.batch[index], target=_rows(self.target, index), mask=self.mask[index],
+            _maps=maps,
+        )  # fmt: skip
+
+    def with_target(self, target: Any) -> Subject:
+        """The same images with another score explained."""
+        return replace(self, target=_target(self.model, self.batch, target, self.batch_size), _maps={})
+
+    def outputs(self, batch: Tensor | None = None, chance: bool = False) -> Tensor:
+        """The network's output [M, classes, positions] for any batch: logits, or with `chance` probabilities."""
+        return outputs(self.model, self.batch if batch is None else batch, self.batch_size, chance)
+
+    def scores(self, batch: Tensor | None = None, index: Tensor | None = None, chance: bool = False) -> Tensor:
+        """The explained score, float64 [M], of `batch` [M, C, H, W], whose rows are versions of the images `index`.
+
+        `chance`: of the probability after the final activation instead, its mean where there are several positions.
+        """
+        out = self.outputs(batch, chance).double()
+        target = self.target if index is None else _rows(self.target, index)
+        total = per_image(target.seed(out) * out)
+        return total / target.region.sum(1).clamp(min=1) if chance else total
+
+    def relevance(self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None) -> Tensor:
+        """Relevance [N, C, H, W] of each image's own score, of `batch` (changed images), by `model` (changed weights).
+
+        What is asked of the unchanged images is kept.
+        """
+        if batch is None and model is None and explainer in self._maps:
+            return self._maps[explainer]
+        inputs = self.batch if batch is None else batch
+        generator = self.generator(1 if batch is None and model is None else 2)
+        parts = []
+        for rows in self.parts():
+            own = _as_argument(_rows(self.target, rows))
+            parts.append(explainer.relevance(model or self.model, inputs[rows], own, generator).detach())
+        found = torch.cat(parts)
+        if batch is None and model is None:
+            self._maps[explainer] = found
+        return found
+
+    def parts(self) -> Iterator[Tensor]:
+        """Indices of the images that go through the network together, part after part."""
+        yield from torch.split(torch.arange(len(self)), self.batch_size)
+
+    def explained(self, explainer: Explainer) -> Iterator[tuple[Tensor, Explanation]]:
+        """The whole explanations of a method (not of a control), some images at a time, with their indices."""
+        for rows in self.parts():
+            target = _as_argument(_rows(self.target, rows))
+            yield rows, explainer.explanation(self.model, self.batch[rows], target)
+
+    def heatmaps(self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None) -> Tensor:
+        """Relevance summed over channels, [N, H, W]."""
+        return self.relevance(explainer, batch, model).sum(1)
+
+
+def subject(
+    model: Model,
+    samples: Sequence[Sample],
+    target: Any = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> Subject:
+    """The subject that `samples` are; `target` as `heatcli.explain` takes it. Raises `UsageError`."""
+    if not samples:
+        raise UsageError("no image is left to work on")
+    batch = torch.cat([model.preprocess([s.pixels for s in part]) for part in _parts(samples, 64)])
+    size = batch_size or max(1, min(512, PIXELS_AT_ONCE // batch[0].numel()))
+    nothing = np.full(batch.shape[-2:], np.nan, dtype=np.float32)
+    mask = torch.from_numpy(np.stack([nothing if s.mask is None else s.mask for s in samples])).to(batch)
+    names = tuple(str(s.path) for s in samples)
+    return Subject(model, names, batch, _target(model, batch, target, size), mask, size, seed)
+
+
+def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) -> Tensor:
+    """The network's output [N, classes, positions], some images at a time; with `chance` as probabilities.
+
+    A single output that ends in no activation is no probability; it stays as it is.
+    """
+    fixed = model.fixed_batch(batch[:batch_size].shape)
+    parts = []
+    for part in torch.split(batch, fixed or batch_size):
+        missing = (fixed or len(part)) - len(part)
+        full = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+        graph = model.graph(full.shape)
+        out = values_of(graph, full)[graph.output]
+        likely = probabilities(graph, out) if chance else out
+        out = (out if bool(likely.isnan().any()) else likely)[: len(part)]
+        parts.append(out.reshape(len(out), out.shape[1] if out.dim() > 1 else 1, -1))
+    return torch.cat(parts)
+
+
+def _parts(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
+
+
+def _target(model: Model, batch: Tensor, target: Any, batch_size: int) -> Target:
+    return choose(target, outputs(model, batch, batch_size), model.labels)
+
+
+def _rows(target: Target, index: Tensor) -> Target:
+    minus = None if target.minus is None else target.minus[index]
+    return Target(target.index[index], minus, target.region[index])
+
+
+def _as_argument(target: Target) -> Any:
+    """The target in the words of `heatcli.explain`."""
+    if target.minus is None:
+        return target.index
+    return f"{int(target.index[0])}-{int(target.minus[0])}"
