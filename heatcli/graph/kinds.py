@@ -76,7 +76,10 @@ def classified(op: Operator) -> Operator:
         kind = UNKNOWN  # the statistics that a normaliser returns beside its output
     if any(name not in op.sources for name in op.refs):
         kind = UNKNOWN  # a mask or an index that the image decides: exact only while it stays the same
-    offsets = _offsets(replace(op, kind=kind))
+    offsets = tuple(
+        replace(o, batched=o.value.dim() == len(op.shape) and len(op.shape) > 1 and len(o.value) > 1)
+        for o in _offsets(replace(op, kind=kind))
+    )
     finite = all(bool(torch.isfinite(o.value).all()) for o in offsets)
     role = _role(op) if kind in (AFFINE, ELEMENTWISE) else ""
     return replace(op, kind=kind, role=role, offsets=offsets if finite else (), vanishes=finite)

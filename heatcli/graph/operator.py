@@ -34,16 +34,18 @@ class Constant:
 class Offset:
     """What an operator adds at zero input, under the name that the artifact gives it.
 
-    `value` broadcasts against the operator's output [N, …]; it is booked per element of `value`.
+    `value` broadcasts against the operator's output [N, …]; it is booked per element of `value`. `batched`: it has a row
+    for each image, as an artifact with its batch size baked in may have.
     """
 
     name: str
     value: Tensor
+    batched: bool = False
 
     @property
     def size(self) -> int:
         """How many elements it has: a batch dimension in front counts as one."""
-        return max(1, self.value.numel())
+        return max(1, self.value.numel() // (len(self.value) if self.batched else 1))
 
     def collect(self, multiplier: Tensor) -> Tensor:
         """The operator's multiplier [N, …] summed over the positions that share an element of the offset."""
