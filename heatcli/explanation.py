@@ -15,7 +15,7 @@ from heatcli.errors import ModelError, UsageError
 from heatcli.graph.passes import probabilities, quantity
 from heatcli.images.baselines import Reference, reference
 from heatcli.ledger import Books, Ledger, total
-from heatcli.methods.question import Question, laid_out, score_of
+from heatcli.methods.question import Progress, Question, laid_out, score_of
 from heatcli.methods.table import Method
 from heatcli.methods.table import method as find_method
 from heatcli.rules.base import per_image
@@ -58,6 +58,7 @@ def explain(
     target: str | int | Sequence[int] | Tensor | None = None,
     baseline: str | Tensor | None = None,
     region: Tensor | None = None,
+    progress: Progress | None = None,
     **parameters: Any,
 ) -> Explanation:
     """Attribute one score of each image in `batch` [N, C, H, W] to its pixels and to the network's biases.
@@ -65,7 +66,8 @@ def explain(
     `target`: None or "top" (the highest score), an index, a label, "A-B", or one index an image. `baseline`: None
     (the method's own), a name (`none`, `zero`, `black`, `blur:SIGMA`, `mean`, a file), or a tensor that broadcasts
     against the batch. `region`: for outputs [N, classes, h, w], the part of the input, [H, W] or [N, H, W], whose
-    positions are summed over; None is where the class wins. `parameters` are the method's, such as `epsilon`. Raises
+    positions are summed over; None is where the class wins. `progress` is told how many passes are done and of how
+    many, where a method takes many. `parameters` are the method's, such as `epsilon`. Raises
     `UsageError`, `ModelError`.
     """
     chosen = find_method(method, **parameters)
@@ -75,20 +77,21 @@ def explain(
     origin = reference(model, batch, chosen, baseline)
     size = model.fixed_batch(batch.shape)
     if size is None or size == len(batch):
-        return _explain(model, batch, chosen, target, origin, region)
+        return _explain(model, batch, chosen, target, origin, region, progress)
     parts = []
     for start in range(0, len(batch), size):
         index = torch.arange(start, start + size, device=batch.device).clamp(max=len(batch) - 1)
         own = target if target is None or isinstance(target, str | int) else torch.as_tensor(target).cpu()[index.cpu()]
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
-        part = _explain(model, batch[index], chosen, own, origin.rows(index), area)
+        part = _explain(model, batch[index], chosen, own, origin.rows(index), area, progress)
         parts.append((part, min(size, len(batch) - start)))
     return _joined(parts)
 
 
 def _explain(
-    model: Model, batch: Tensor, method: Method, target: Any, origin: Reference, region: Tensor | None
-) -> Explanation:
+    model: Model, batch: Tensor, method: Method, target: Any, origin: Reference, region: Tensor | None,
+    progress: Progress | None,
+) -> Explanation:  # fmt: skip
     graph = model.graph(batch.shape)
     started = time.perf_counter()
     method.fits(graph)
@@ -100,7 +103,8 @@ def _explain(
     scores = laid_out(output)
     goal = choose(target, scores, model.labels, _on_grid(model, region, batch, output))
     score = score_of(goal, output)
-    answer = method.procedure(Question(model, graph, batch, origin, goal, tape, score), method)
+    question = Question(model, graph, batch, origin, goal, tape, score, progress=progress)
+    answer = method.procedure(question, method)
     relevance, books = answer.relevance, answer.books or Books.open(graph, batch)
     if not bool(torch.isfinite(relevance).all()):
         raise ModelError(f"{model.path}: the relevance of {method.name} is not finite; try another method")

@@ -25,9 +25,18 @@ def command(
         list[str] | None,
         typer.Option("--rule", metavar="KIND=RULE[:K=V,…]", help="Another rule for a kind of operator."),
     ] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the CAM methods: an operator's or a layer's name.")
+    ] = None,
+    smooth: Annotated[
+        str | None,
+        typer.Option(metavar="N:SIGMA", help="Average over N noisy images; SIGMA is a share of the input's range."),
+    ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE", help="What the image is compared with."),
+        typer.Option(
+            metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE|FOLDER", help="What the image is compared with."
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -61,13 +70,15 @@ def command(
 ) -> None:
     """Explain what the model says of each image: an overlay to look at, and a report that books every unit."""
     flags = options.model_flags(size, channels, mean, std, resize, labels, preset)
-    parameters = options.parameters(param)
+    parameters = options.parameters(param) | ({} if layer is None else {"layer": layer})
     started = time.perf_counter()
     from heatcli.artifact.model import load
+    from heatcli.methods.path import smoothed
     from heatcli.methods.table import method as find_method
     from heatcli.run import Done, Request, run
 
     chosen = find_method(method, **parameters).with_rules(rule or [])
+    chosen = chosen if smooth is None else smoothed(chosen, smooth)
     request = Request(tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap, opacity)
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), head, **flags)
@@ -105,8 +116,13 @@ def _tell(done: Done, told: set[str]) -> None:
     for name, value in done.unexplained.items():
         if name not in told:
             told.add(name)
-            lines.append(
-                f"  note: no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the score "
-                "is unexplained there"
-            )
+            lines.append(f"  note: {_why(name, value, ledger.output)}")
     print("\n".join(lines), file=sys.stderr)
+
+
+def _why(name: str, value: float, score: float) -> str:
+    from heatcli.methods.path import NOISE
+
+    if name == NOISE:
+        return f"the mean score of the noisy images is {score - value:.6g}; {value:.3g} of the image's own is unexplained"
+    return f"no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the score is unexplained there"
