@@ -23,6 +23,7 @@ from heatcli.images.overlay import colour_map, overlay
 from heatcli.images.preprocess import seen_box
 from heatcli.images.read import Picture, read_picture
 from heatcli.images.region import region_of
+from heatcli.methods.question import Progress
 from heatcli.methods.table import Method
 from heatcli.report.build import build, npz_bytes, pixel_values
 from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, encode
@@ -44,6 +45,7 @@ class Request:
     batch_size: int = 8
     cmap: str = "bwr"
     opacity: float = 0.9
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _batch(model: Model, request: Request, jobs: Iterable[Job], load_seconds: fl
         batch = model.preprocess([picture.pixels for _, picture in pictures])
         region = _regions(model, request, [picture for _, picture in pictures])
         for rank, target in _targets(model, request, batch):
-            result = explain(model, batch, request.method, target, request.baseline, region)
+            result = explain(model, batch, request.method, target, request.baseline, region, request.progress)
             for i, (job, picture) in enumerate(pictures):
                 yield _write(model, request, job.ranked(rank), picture, result, i, load_seconds)
     yield from failed

@@ -79,7 +79,9 @@ def command(
 
     chosen = find_method(method, **parameters).with_rules(rule or [])
     chosen = chosen if smooth is None else smoothed(chosen, smooth)
-    request = Request(tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap, opacity)
+    request = Request(
+        tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap, opacity, options.progress()
+    )
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), head, **flags)
     failures, told = 0, set[str]()

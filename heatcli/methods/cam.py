@@ -113,7 +113,7 @@ class GuidedGradCam(GradCam):
 
 @dataclass(frozen=True)
 class ScoreCam(GradCam):
-    """ReLU(Σ_k w_k A_k), w the softmax over k of the scores of the image where A_k (enlarged, scaled to 0..1) is high.
+    """ReLU(Σ_k w_k A_k), w the softmax over k of the scores of the image where A_k (scaled to 0..1, enlarged) is high.
 
     What a map hides is replaced by the baseline.
     """

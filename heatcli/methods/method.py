@@ -22,6 +22,7 @@ from heatcli.rules.reveal_cancel import Parts, RevealCancel
 Table = Mapping[str, Rule]
 RELEVANCE, MULTIPLIER, SQUARE = "relevance", "multiplier", "square"
 ANY, ONE, POOL, FOLDER = "any", "one", "pool", "folder"
+TAKES = {ANY: "an image or none", ONE: "an image", POOL: "an image or a folder", FOLDER: "a folder"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,11 @@ class Method:
     def kind(self) -> str:
         """backward, cam, path or perturbation."""
         return self.procedure.kind
+
+    @property
+    def takes(self) -> str:
+        """What it takes as a baseline: nothing, any, one image, one or several, several."""
+        return "nothing" if self.baseline is None else TAKES[self.procedure.takes]
 
     @property
     def fields(self) -> dict[str, Field[Any]]:

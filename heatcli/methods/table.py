@@ -12,8 +12,11 @@ from typing import Any
 from heatcli.errors import unknown_name
 from heatcli.methods.backward import BACKWARD
 from heatcli.methods.cam import CAM
+from heatcli.methods.difference import DIFFERENCE
 from heatcli.methods.method import Method
 from heatcli.methods.path import PATH
+from heatcli.methods.perturbation import PERTURBATION
+from heatcli.methods.superpixels import SUPERPIXELS
 
 __all__ = ["METHODS", "Method", "method"]
 
@@ -27,7 +30,7 @@ def _by_name(*groups: tuple[Method, ...]) -> Mapping[str, Method]:
     return found
 
 
-METHODS: Mapping[str, Method] = _by_name(BACKWARD, CAM, PATH)
+METHODS: Mapping[str, Method] = _by_name(BACKWARD, CAM, PATH, PERTURBATION, DIFFERENCE, SUPERPIXELS)
 
 
 def method(name: str | Method, **parameters: Any) -> Method:

@@ -19,6 +19,7 @@ from heatcli.methods.table import METHODS, method
 
 FEW: dict[str, Any] = {
     "steps": 6, "samples": 12, "masks": 20, "cells": 4, "superpixels": 5, "window": 5, "stride": 4, "padding": 2,
+    "compactness": 1000.0,
 }  # fmt: skip
 MANY = [name for name, m in METHODS.items() if not isinstance(m.procedure, OneWalk)]
 EVERY = pytest.mark.parametrize("name", [*MANY, "smoothed"])
