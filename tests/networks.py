@@ -15,12 +15,21 @@ import heatcli
 from heatcli.graph.capture import capture
 from heatcli.graph.operator import Graph
 from heatcli.ledger import Books, total
-from heatcli.methods.table import Method
+from heatcli.methods.table import METHODS, Method
 from heatcli.rules.base import Step
 from heatcli.walk import forward, walk
 
 SIZE = 16
 CLASSES = 5
+# Methods of one walk whose answer balances; of those, the ones that are exact on anything linear; and for what is
+# tried with many networks, one method of each set of rules.
+CONSERVING = [name for name, m in METHODS.items() if m.kind == "backward" and m.conserves]
+SECANT = ["lrp-0", "lrp-eps", "deeplift-rescale"]
+CORE = [
+    "gradient", "input-x-gradient", "guided-backprop", "lrp-0", "lrp-eps", "lrp-gamma", "lrp-alpha2-beta1",
+    "deep-taylor", "deeplift-rescale", "deeplift-reveal-cancel",
+]  # fmt: skip
+CORE_CONSERVING = [name for name in CORE if METHODS[name].conserves]
 
 
 class Plain(nn.Module):
@@ -283,8 +292,10 @@ def walked(
     seed = torch.zeros_like(tape.output)
     seed[:, target] = 1
     books = Books.open(graph, batch)
+    tape.bound(*(torch.full_like(batch[:1], end) for end in (-4.0, 4.0)))
     multiplier = walk(tape, method.rules, seed, books)
     relevance = multiplier * (batch if baseline is None else batch - baseline)
+    relevance = relevance if books.direct is None else relevance + books.direct
     score = tape.output[:, target].double()
     if tape.reference_output is not None:
         score = score - tape.reference_output[:, target].double()

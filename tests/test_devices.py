@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SAMPLES, Cli
-from networks import NETWORKS, images, network, save
+from networks import CORE, NETWORKS, images, network, save
 
 import heatcli
 
@@ -18,7 +18,7 @@ DEVICES = [
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("method", heatcli.METHODS)
+@pytest.mark.parametrize("method", CORE)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_accelerator_gives_the_cpus_answer(tmp_path: Path, name: str, method: str, device: str) -> None:
     path = save(network(name), tmp_path, "scripted")

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import ARCHITECTURES, architecture, images, load
+from networks import ARCHITECTURES, CONSERVING, CORE_CONSERVING, SECANT, architecture, images, load
 from PIL import Image
 from torch import Tensor, nn
 
 import heatcli
 from heatcli.ledger import Ledger
-from heatcli.methods.table import METHODS
 
 ROOT = Path(__file__).parents[1]
-CONSERVING = [name for name, m in METHODS.items() if m.conserves]
+# Those with a rule of their own always, the others in the slow set.
+EACH = [*CORE_CONSERVING, *(pytest.param(n, marks=pytest.mark.slow) for n in CONSERVING if n not in CORE_CONSERVING)]
 BALANCED = 1e-5
 
 
@@ -53,13 +53,14 @@ def scripted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return load(small(request.param), tmp_path_factory.mktemp("scripted"), shape=(3, 64, 64))
 
 
-@pytest.mark.parametrize("method", CONSERVING)
+@pytest.mark.parametrize("method", EACH)
 def test_the_books_balance(scripted: heatcli.Model, method: str) -> None:
     batch = images(8, shape=(3, 64, 64))
     result = heatcli.explain(scripted, batch, method)
     assert_balanced(result)
     mass = result.relevance.double().abs().flatten(1).sum(1)
-    assert (mass > 100 * BALANCED * result.ledger.output.abs()).all(), "or no fault at a pixel could show"
+    if method in SECANT:  # z⁺ and γ leave most to the biases of such a network
+        assert (mass > 100 * BALANCED * result.ledger.output.abs()).all(), "or no fault at a pixel could show"
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
@@ -77,7 +78,7 @@ SHIPPED = {"animals.pt": "samples", "animals-shortcut.pt": "samples", "digits.on
 
 
 @pytest.mark.parametrize("baseline", ["none", "black", "blur"])
-@pytest.mark.parametrize("method", CONSERVING)
+@pytest.mark.parametrize("method", EACH)
 @pytest.mark.parametrize("name", list(SHIPPED))
 def test_the_books_balance_on_the_models_that_ship(name: str, method: str, baseline: str) -> None:
     model = heatcli.load(ROOT / "models" / name)

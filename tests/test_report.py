@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 from conftest import MODELS, SAMPLES, Cli
+from networks import CORE
 
 import heatcli
 from heatcli.methods.table import METHODS
@@ -36,8 +37,9 @@ def _explain(cli: Cli, *arguments: str | Path) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("pixels", ["json", "npz", "none"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "pixels"), [*((name, "json") for name in CORE), ("lrp-eps", "npz"), ("lrp-eps", "none")]
+)
 def test_reports_validate_and_add_up(
     cli: Cli, validator: jsonschema.Draft202012Validator, method: str, pixels: str
 ) -> None:

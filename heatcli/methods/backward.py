@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from heatcli.graph.kinds import (
-    AFFINE, CONVOLUTION, DENSE, ELEMENTWISE, FIRST, KINDS, LAYOUT, MAXIMUM, NORMALISER, PRODUCT, RECTIFIER, SUM,
+    AFFINE,
+    CONVOLUTION,
+    DENSE,
+    ELEMENTWISE,
+    FIRST,
+    KINDS,
+    LAYOUT,
+    MAXIMUM,
+    NORMALISER,
+    PRODUCT,
+    RECTIFIER,
+    SUM,
 )  # fmt: skip
 from heatcli.methods.method import MULTIPLIER, SQUARE, Method, Table
 from heatcli.rules.affine import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus

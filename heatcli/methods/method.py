@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
-import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError, unknown_name
@@ -220,5 +219,3 @@ def _made(role: str, name: str, given: Mapping[str, str]) -> Rule:
             raise unknown_name(f"parameter of rule {name}", key, known)
     values = {key: _as_type(key, value, known[key]) for key, value in given.items()}
     return replace(rule, **values)  # type: ignore[type-var]
-
-

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from heatcli.graph.kinds import FIRST
 from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
-from heatcli.rules.affine import ZBox
 from heatcli.rules.base import per_image, wide
 from heatcli.targets import Target
 from heatcli.walk import Table, Tape, forward, output_of, values_of, walk
@@ -138,7 +138,7 @@ class Question:
         self, tape: Tape, goal: Target, rules: Table, book: bool, keep: Sequence[str], score0: Tensor | None,
         rows: int | None = None,
     ) -> Walked:  # fmt: skip
-        if any(isinstance(rule, ZBox) for rule in rules.values()):
+        if FIRST in rules and self.batch.dim() == 4:
             tape.bound(*self.model.pixel_range(self.batch))
         seed = goal.seed(laid_out(tape.output))
         score = per_image(wide(seed) * wide(laid_out(tape.output)))

@@ -189,8 +189,9 @@ class ZBox(Parameters):
         z = plain - bounds[0][0] - bounds[1][0]
         stabiliser = signed(self.stabilizer, z)
         s = multiplier * step.difference / (z + stabiliser)
-        (to_x,) = step.adjoint(s)
-        (to_low,), (to_high,) = (step.gradient(out, leaves, s) for out, leaves in bounds)
+        ends = [(step.output, step.inputs), *bounds]
+        to_x, to_low, to_high = (step.gradient(out, leaves, s)[0] for out, leaves in ends)
+        assert to_x is not None and to_low is not None and to_high is not None  # noqa: PT018
         relevance = step.inputs[0] * to_x - low * to_low - high * to_high
         return Sent([None], None, per_image(s * stabiliser), relevance=relevance)
 

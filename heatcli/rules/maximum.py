@@ -41,19 +41,18 @@ class Winner(Parameters):
         risen, fallen = multiplier * dy.clamp(min=0), multiplier * dy.clamp(max=0)
         if step.operator.title in _MINIMA:
             risen, fallen = fallen, risen
-        at_image = step.adjoint(risen)
-        _, at_baseline = step.adjoint_at(references, fallen)
-        gradient = step.adjoint(multiplier)
-        return Sent(
-            [_over(step.input_difference(i), at_image[i], at_baseline[i], gradient[i]) for i in range(len(step.inputs))]
+        image, baseline = (step.output, step.inputs), step.run(step.operator, references)
+        rises, here, falls, there = (
+            step.gradient(*at, m)
+            for at, m in ((image, risen), (image, multiplier), (baseline, fallen), (baseline, multiplier))
         )
-
-
-def _over(dx: Tensor, at_image: Tensor | None, at_baseline: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    if at_image is None or at_baseline is None or gradient is None:
-        return None
-    relevance = at_image + at_baseline
-    return torch.where(dx == 0, gradient, relevance / torch.where(dx == 0, 1, dx))
+        sent: list[Tensor | None] = []
+        for i, parts in enumerate(zip(rises, falls, here, there, strict=True)):
+            rise, fall, at_image, at_baseline = (0.0 if part is None else part for part in parts)
+            dx = step.input_difference(i)
+            level = dx == 0  # there, the mean of both gradients
+            sent.append(torch.where(level, (at_image + at_baseline) / 2, (rise + fall) / torch.where(level, 1, dx)))
+        return Sent(sent)
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Softmax(Parameters):
         assert left.unexplained is not None
         total = left.unexplained  # of the adjoint; now of what was really sent
         for i, (own, gradient) in enumerate(zip(sent.multipliers, left.multipliers, strict=True)):
-            if isinstance(own, Tensor) and gradient is not None:
+            if isinstance(own, Tensor) and isinstance(gradient, Tensor):
                 total = total + per_image((gradient - own) * step.input_difference(i))
         return Sent(sent.multipliers, unexplained=total)
 
@@ -221,7 +220,7 @@ def candidates(operator: Operator, inputs: Sequence[Tensor]) -> Tensor:
     """What each maximum of `operator` chooses from: [K, *output], padded with −∞ (for minima with +∞)."""
     title = operator.title
     if title in ("maximum", "minimum"):
-        return torch.stack(torch.broadcast_tensors(*inputs))
+        return torch.stack([x.expand(operator.shape) for x in inputs])
     (x,) = inputs
     if title in ("amax", "amin", "max", "min"):
         return _along(x, operator)

@@ -122,8 +122,7 @@ def _parts(step: Step) -> Two:
             [torch.where(swap, down, up) for (up, down), swap in zip(incoming, _falling(step), strict=True)],
             [torch.where(swap, up, down) for (up, down), swap in zip(incoming, _falling(step), strict=True)],
         )
-        with torch.no_grad():
-            return operator.run(step.others, sides[0]), operator.run(step.others, sides[1])
+        return operator.run(step.others, sides[0]), operator.run(step.others, sides[1])
     else:
         return step.difference.clamp(min=0), step.difference.clamp(max=0)
     return (up, down) if bias is None else (up + bias.clamp(min=0), down + bias.clamp(max=0))
@@ -133,7 +132,7 @@ def _parts_of_input(step: Step, i: int) -> Two:
     producer = step.producers[i] if step.producers else None
     if producer is not None:
         return parts(producer)
-    dx = step.input_difference(i).detach()
+    dx = step.input_difference(i)
     return dx.clamp(min=0), dx.clamp(max=0)
 
 
@@ -144,8 +143,7 @@ def _effects(step: Step) -> Two:
     x0 = torch.zeros_like(up) if references is None else references[0]
 
     def f(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return step.operator.run(step.others, [x])
+        return step.operator.run(step.others, [x])
 
     start, end, high, low = f(x0), f(x0 + up + down), f(x0 + up), f(x0 + down)
     return (high - start + end - low) / 2, (low - start + end - high) / 2
@@ -175,7 +173,7 @@ def single(step: Step, pair: Pair) -> tuple[Tensor, Tensor]:
     That is what opposite parts hold where they cancel to a difference of 0.
     """
     up, down = parts(step)
-    relevance, difference = pair.positive * up + pair.negative * down, step.difference.detach()
+    relevance, difference = pair.positive * up + pair.negative * down, step.difference
     level = difference == 0
     m = torch.where(level, (pair.positive + pair.negative) / 2, relevance / torch.where(level, 1, difference))
     return m, per_image(torch.where(level, relevance, 0))

@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 from conftest import SAMPLES, Cli
+from networks import CORE
 from torch import Tensor, nn
 
 import heatcli
@@ -87,7 +88,7 @@ def test_recognised_by_content(tmp_path: Path, saved: dict[str, Path], kind: str
     assert recognise(path) == {"scripted": "torchscript", "traced": "torchscript"}.get(kind, kind)
 
 
-@pytest.mark.parametrize("method", heatcli.METHODS)
+@pytest.mark.parametrize("method", CORE)
 def test_all_formats_give_the_same_answer(saved: dict[str, Path], method: str) -> None:
     """Scores, relevance and bias totals agree across formats; TorchScript and .pt2 also name the same biases."""
     expected = Net().eval()(EXAMPLE)
