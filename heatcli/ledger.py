@@ -56,8 +56,8 @@ class Books:
 
     def of(self, images: int) -> Books:
         """What was booked for the first `images`."""
-        kept = [{name: e[:images] for name, e in part.items()} for part in self._parts]
-        return Books(images, *kept, None if self.direct is None else self.direct[:images])
+        biases, absorbed, unexplained = ({name: e[:images] for name, e in part.items()} for part in self._parts)
+        return Books(images, biases, absorbed, unexplained, None if self.direct is None else self.direct[:images])
 
     def take(self, other: Books, rows: Tensor, weight: float) -> None:
         """Add what `other` booked for M points times `weight`, each to the image that `rows`, int64 [M], says."""

@@ -73,7 +73,7 @@ def command(
     parameters = options.parameters(param) | ({} if layer is None else {"layer": layer})
     started = time.perf_counter()
     from heatcli.artifact.model import load
-    from heatcli.methods.path import smoothed
+    from heatcli.methods.smooth import smoothed
     from heatcli.methods.table import method as find_method
     from heatcli.run import Done, Request, run
 
@@ -123,8 +123,10 @@ def _tell(done: Done, told: set[str]) -> None:
 
 
 def _why(name: str, value: float, score: float) -> str:
-    from heatcli.methods.path import NOISE
+    from heatcli.methods.smooth import NOISE
 
     if name == NOISE:
-        return f"the mean score of the noisy images is {score - value:.6g}; {value:.3g} of the image's own is unexplained"
+        return (
+            f"the mean score of the noisy images is {score - value:.6g}; {value:.3g} of the image's own is unexplained"
+        )
     return f"no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the score is unexplained there"

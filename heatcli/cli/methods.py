@@ -68,7 +68,9 @@ def _table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("method", "what it is, and its source", "conserves", "baseline", "parameters", "cost", show_lines=True)
+    table = Table(
+        "method", "what it is, and its source", "conserves", "baseline", "parameters", "cost", show_lines=True
+    )
     kind = ""
     for row in rows:
         if row["kind"] != kind:

@@ -32,7 +32,9 @@ def _maps(graph: Graph, shape: tuple[int, ...]) -> bool:
 def _planar(op: Operator) -> bool:
     if op.title in ("mean", "sum", "amax"):
         axes = op.arg(1)
-        return len(op.source_shapes[0]) == 4 and isinstance(axes, list | tuple) and sorted(a % 4 for a in axes) == [2, 3]
+        return (
+            len(op.source_shapes[0]) == 4 and isinstance(axes, list | tuple) and sorted(a % 4 for a in axes) == [2, 3]
+        )
     planar = op.role == CONVOLUTION or op.title.endswith(_PLANAR)
     return planar and len(op.source_shapes[0]) == 4
 

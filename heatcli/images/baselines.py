@@ -91,7 +91,9 @@ def _allow(method: Method, found: Reference) -> None:
     if takes == "folder" and found.pool is None:
         raise UsageError(f"method {method.name} draws from a folder of images; give --baseline FOLDER")
     if takes in ("one", "pool") and method.baseline is not None and found.name == "none":
-        raise UsageError(f"method {method.name} compares with an image; give --baseline zero, black, blur, mean or a file")
+        raise UsageError(
+            f"method {method.name} compares with an image; give --baseline zero, black, blur, mean or a file"
+        )
 
 
 def _misfit(tensor: Tensor, batch: Tensor) -> UsageError:

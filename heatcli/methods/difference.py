@@ -15,6 +15,7 @@ from heatcli.methods.path import repeated
 from heatcli.methods.perturbation import SHARED, WHOLE, Windows
 from heatcli.methods.question import Made, Question
 from heatcli.parameters import Parameters, choice, number
+from heatcli.rules.base import wide
 
 PATCHES = 4096  # that the normal distribution is estimated from
 RIDGE = 1e-3  # share of their mean variance that is added to it
@@ -82,12 +83,12 @@ class PredictionDifference(Parameters):
         """The probability of each point's class, and of the one it is compared with, float64 [M, 2]."""
         found = []
         for at, output in question.outputs(points):
-            chance = probabilities(question.graph, output).double()
+            chance = wide(probabilities(question.graph, output))
             if chance.dim() != 2 or bool(chance.isnan().any()):
                 raise UsageError("prediction-difference takes classifiers: one probability a class")
             goal = question.goal.rows(rows[at])
             pair = torch.stack([goal.index, goal.index if goal.minus is None else goal.minus], 1)
-            found.append(chance.gather(1, pair))
+            found.append(chance.gather(1, pair.to(chance.device)))
         return torch.cat(found)
 
 

@@ -1,7 +1,7 @@
 """Methods that hide parts of the image and look at the score: forwards only, whatever the operators.
 
-What is drawn at random is drawn once for all images of a batch, from `seed`. Where a part is hidden, the baseline shows.
-What a part is worth is shared evenly over its pixels and channels, unless it is said otherwise.
+What is drawn at random is drawn once for all images of a batch, from `seed`. Where a part is hidden, the baseline
+shows. What a part is worth is shared evenly over its pixels and channels, unless it is said otherwise.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Windows:
 
     @classmethod
     def of(cls, question: Question, window: int, stride: int) -> Windows:
-        """0 stands for an eighth of the shorter side, and for half the window. Raises `UsageError` if they don't fit."""
+        """0 is an eighth of the shorter side, and half the window. Raises `UsageError` if they do not fit."""
         height, width = size_of(question)
         window = window or max(1, min(height, width) // 8)
         stride = stride or max(1, window // 2)
@@ -115,9 +115,7 @@ class Occlusion(Parameters):
         count = len(windows.corners)
         rows, which = repeated(question, count), torch.arange(count, device=question.batch.device)
         which = which.repeat(len(question.batch))
-        points = Made(
-            len(rows), lambda at: hidden(question, rows[at], 1 - windows.masks(which[at]).to(question.batch))
-        )
+        points = Made(len(rows), lambda at: hidden(question, rows[at], 1 - windows.masks(which[at]).to(question.batch)))
         falls = question.score[:, None] - question.scores(points, rows).reshape(-1, count)
         found = windows.spread(falls, question.batch.shape[1], self.share)
         return Answer(found.to(question.batch), score0=base_score(question))
@@ -165,7 +163,7 @@ class Rise(Parameters):
         scores = question.scores(Made(len(rows), lambda at: hidden(question, rows[at], kept(at))), rows)
         mean = Mean(question)
         channels = question.batch.shape[1]
-        for part in torch.arange(len(rows), device=rows.device).split(64):
+        for part in torch.split(torch.arange(len(rows), device=rows.device), 64):
             masks = kept(part).expand(-1, channels, -1, -1)
             mean.add(rows[part], masks, scores[part.to(scores.device)] / (self.masks * self.keep * channels))
         return Answer(mean.relevance, score0=base_score(question))
@@ -185,7 +183,6 @@ class Rise(Parameters):
         corners = (shifts[which] * torch.tensor(cell)).long().tolist()
         cut = [one[:, y : y + size[0], x : x + size[1]] for one, (y, x) in zip(large, corners, strict=True)]
         return torch.stack(cut)
-
 
 
 PERTURBATION = (

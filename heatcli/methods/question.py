@@ -152,7 +152,8 @@ class Question:
         multiplier = walk(tape, rules, seed.reshape(shape), books if book else None, multipliers)
         rows = len(multiplier) if rows is None else rows
         return Walked(
-            multiplier[:rows], books if rows == len(multiplier) else books.of(rows), score[:rows], None if score0 is None else score0[:rows],
+            multiplier[:rows], books if rows == len(multiplier) else books.of(rows), score[:rows],
+            None if score0 is None else score0[:rows],
             {n: v[:rows] for n, v in values.items()}, {n: m[:rows] for n, m in multipliers.items()},
         )  # fmt: skip
 

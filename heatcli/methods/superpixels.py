@@ -17,7 +17,6 @@ from torch import Tensor
 
 from heatcli.errors import UsageError
 from heatcli.methods.method import ONE, Answer, Method
-from heatcli.methods.path import repeated
 from heatcli.methods.perturbation import base_score, hidden, size_of
 from heatcli.methods.question import Made, Question
 from heatcli.parameters import Parameters, number
@@ -98,7 +97,8 @@ class Superpixels(Parameters):
             masks = [shown[r][k - first[r]][segments[r]] for r, k in zip(where, at.tolist(), strict=True)]
             return hidden(question, rows[at], torch.from_numpy(np.stack(masks))[:, None].to(question.batch))
 
-        return [part.cpu().numpy() for part in question.scores(Made(len(rows), points), rows).split(counts)]
+        found = question.scores(Made(len(rows), points), rows).cpu().numpy()
+        return np.split(found, first[1:-1])
 
     def shown(self, count: int) -> Shown:
         """Which of `count` superpixels each sample shows."""

@@ -16,6 +16,7 @@ from heatcli.methods.difference import DIFFERENCE
 from heatcli.methods.method import Method
 from heatcli.methods.path import PATH
 from heatcli.methods.perturbation import PERTURBATION
+from heatcli.methods.smooth import SMOOTH
 from heatcli.methods.superpixels import SUPERPIXELS
 
 __all__ = ["METHODS", "Method", "method"]
@@ -30,7 +31,7 @@ def _by_name(*groups: tuple[Method, ...]) -> Mapping[str, Method]:
     return found
 
 
-METHODS: Mapping[str, Method] = _by_name(BACKWARD, CAM, PATH, PERTURBATION, DIFFERENCE, SUPERPIXELS)
+METHODS: Mapping[str, Method] = _by_name(BACKWARD, CAM, PATH, SMOOTH, PERTURBATION, DIFFERENCE, SUPERPIXELS)
 
 
 def method(name: str | Method, **parameters: Any) -> Method:

@@ -135,7 +135,10 @@ def test_names_are_those_of_the_artifact() -> None:
     name = next(op.name for op in graph.operators if op.title == "relu")
     assert find_layer(graph, name).name == name
     assert find_layer(graph, "features").shape == (2, 8, 4, 4), "a block goes on to what has no parameters"
-    with pytest.raises(UsageError, match=r"unknown layer 'features.2'; did you mean 'features.[03]'\? Known: features.0, features.3; last and"):
+    with pytest.raises(
+        UsageError,
+        match=r"unknown layer 'features.2'; did you mean 'features.[03]'\? Known: features.0, features.3; last and",
+    ):
         find_layer(graph, "features.2")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import heatcli
 from heatcli.errors import UsageError
-from heatcli.methods import path
+from heatcli.methods import path, smooth
 from heatcli.methods.table import method
 
 WOLF = str(SAMPLES / "wolf-on-snow.png")
@@ -150,7 +150,7 @@ def test_noise_says_nothing_new_of_a_linear_score(tmp_path: Path) -> None:
 def test_smoothgrad_squared_and_variance_are_moments_of_gradients_at_noisy_images(tmp_path: Path) -> None:
     model, batch = load(network("excited"), tmp_path), images(2)
     span = (batch.flatten(1).amax(1) - batch.flatten(1).amin(1)).reshape(-1, 1, 1, 1)
-    noisy = [batch + 0.2 * span * one for one in path.noise(6, batch.shape[1:], 3)]
+    noisy = [batch + 0.2 * span * one for one in smooth.noise(6, batch.shape[1:], 3)]
     each = torch.stack([heatcli.explain(model, x, "gradient", 0).relevance for x in noisy]).double()
     expected = {"smoothgrad": each.mean(0), "smoothgrad-squared": (each**2).mean(0), "vargrad": each.var(0, False)}
     for name, map_ in expected.items():
@@ -163,12 +163,12 @@ def test_smoothgrad_squared_and_variance_are_moments_of_gradients_at_noisy_image
 def test_a_smoothed_method_books_everything(tmp_path: Path, name: str, baseline: str) -> None:
     """To pixels, biases and ε on average, and what the score differs by around the image to the noise."""
     model, batch = load(network("plain"), tmp_path), images(2)
-    found = heatcli.explain(model, batch, path.smoothed(method(name), "7:0.1"), 0, baseline)
+    found = heatcli.explain(model, batch, smooth.smoothed(method(name), "7:0.1"), 0, baseline)
     ledger = found.ledger
     booked = ledger.pixels + ledger.biases + ledger.absorbed + ledger.unexplained
     assert torch.allclose(booked, ledger.output - ledger.output_baseline, rtol=1e-4, atol=1e-5)
     assert float(found.unexplained["noise"].abs().max()) > 1e-3
-    still = heatcli.explain(model, batch, path.smoothed(method(name), "2:0"), 0, baseline)
+    still = heatcli.explain(model, batch, smooth.smoothed(method(name), "2:0"), 0, baseline)
     plain = heatcli.explain(model, batch, name, 0, baseline)
     assert torch.allclose(still.relevance, plain.relevance, atol=1e-5 * float(plain.relevance.abs().max()))
     assert torch.allclose(still.ledger.biases, plain.ledger.biases, atol=1e-5)
@@ -242,7 +242,10 @@ def test_smooth_goes_around_any_backward_method(cli: Cli) -> None:
 
 
 CASES = [
-    (["--method", "integrated-gradients", "--param", "steps=0"], "steps=0 is not allowed; it must be a whole number ≥ 1"),
+    (
+        ["--method", "integrated-gradients", "--param", "steps=0"],
+        "steps=0 is not allowed; it must be a whole number ≥ 1",
+    ),
     (["--method", "integrated-gradients", "--param", "rule=simpson"], "use gauss-legendre or riemann or riemann-left"),
     (["--method", "integrated-gradients", "--baseline", "none"], "compares with an image; give --baseline zero"),
     (["--method", "integrated-gradients", "--baseline", "empty"], "empty: is a directory; method integrated-gradients"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from pathlib import Path
@@ -98,7 +99,8 @@ def shapley(value: dict[frozenset[int], float], count: int) -> list[float]:
     orders = list(itertools.permutations(range(count)))
     return [
         sum(
-            value[frozenset(order[: order.index(i) + 1])] - value[frozenset(order[: order.index(i)])] for order in orders
+            value[frozenset(order[: order.index(i) + 1])] - value[frozenset(order[: order.index(i)])]
+            for order in orders
         )
         / len(orders)
         for i in range(count)
@@ -151,7 +153,6 @@ def test_limes_coefficients_of_a_linear_score_are_its_superpixels(tmp_path: Path
 
 
 def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib
 
     def missing(name: str, *args: Any) -> Any:
         if name.startswith("skimage"):

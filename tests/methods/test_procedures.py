@@ -14,7 +14,7 @@ from torch import Tensor
 
 import heatcli
 from heatcli.methods.method import Method, OneWalk
-from heatcli.methods.path import smoothed
+from heatcli.methods.smooth import smoothed
 from heatcli.methods.table import METHODS, method
 
 FEW: dict[str, Any] = {
@@ -48,7 +48,6 @@ def explained(model: heatcli.Model, batch: Tensor, name: str, **more: Any) -> he
 def apart(found: Tensor, expected: Tensor) -> float:
     assert float(expected.abs().max()) > 0
     return float((found - expected).abs().max() / expected.abs().max())
-
 
 
 @pytest.fixture(scope="module")
