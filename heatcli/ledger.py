@@ -63,7 +63,9 @@ class Books:
         """Add what `other` booked for M points times `weight`, each to the image that `rows`, int64 [M], says."""
         for own, given in zip(self._parts, other._parts, strict=True):
             for name, entry in given.items():
-                added = entry.new_zeros(self.images, *entry.shape[1:]).index_add_(0, rows, entry * weight)
+                added = entry.new_zeros(self.images, *entry.shape[1:]).index_add_(
+                    0, rows.to(entry.device), entry * weight
+                )
                 own[name] = own[name] + added if name in own else added
 
     @property

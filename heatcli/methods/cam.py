@@ -18,7 +18,7 @@ from heatcli.graph.kinds import RECTIFIER
 from heatcli.graph.layers import LAST, find_layer
 from heatcli.methods.backward import GRADIENT
 from heatcli.methods.method import ANY, ONE, Answer, Method, Table
-from heatcli.methods.path import repeated
+from heatcli.methods.path import mean_score, repeated
 from heatcli.methods.question import Made, Question
 from heatcli.parameters import Parameters, text
 from heatcli.rules.elementwise import Guided
@@ -124,6 +124,11 @@ class ScoreCam(GradCam):
     def cost(self) -> str:
         """No walk."""
         return "1 forward; 1 forward a channel of the layer"
+
+    def __call__(self, question: Question, method: Method) -> Answer:
+        """The map of every image."""
+        found = over_channels(self.cam(question, method.rules), question)
+        return Answer(found, score0=mean_score(question))
 
     def cam(self, question: Question, rules: Table) -> Tensor:
         """The map, [N, 1, H, W]."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from heatcli.errors import UsageError
 from heatcli.graph.passes import probabilities
 from heatcli.methods.method import FOLDER, Answer, Method
-from heatcli.methods.path import repeated
+from heatcli.methods.path import mean_score, repeated
 from heatcli.methods.perturbation import SHARED, WHOLE, Windows
 from heatcli.methods.question import Made, Question
 from heatcli.parameters import Parameters, choice, number
@@ -69,7 +69,8 @@ class PredictionDifference(Parameters):
         without = self._chances(question, Made(len(rows), points), rows).reshape(-1, count, each, 2).mean(2)
         seen = self._chances(question, question.batch, repeated(question, 1))
         evidence = self._odds(seen, question)[:, None] - self._odds(without, question)
-        return Answer(windows.spread(evidence, question.batch.shape[1], self.share).to(question.batch))
+        found = windows.spread(evidence, question.batch.shape[1], self.share)
+        return Answer(found.to(question.batch), score0=mean_score(question))
 
     def _odds(self, chances: Tensor, question: Question) -> Tensor:
         """log2 of the odds, from the chances [..., 2] of the class and of what it is compared with."""
@@ -103,7 +104,7 @@ class Marginal:
     def __call__(self, row: int, window: int, sample: int) -> Tensor:
         """The pixels [C, size, size] of a sample."""
         (y, x), size = self.windows.corners[window], self.windows.size
-        return self.pool[self.which[window, sample], :, y : y + size, x : x + size]
+        return self.pool[int(self.which[window, sample]), :, y : y + size, x : x + size]
 
 
 class Conditional:

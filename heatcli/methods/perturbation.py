@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from heatcli.errors import UsageError
 from heatcli.methods.method import ONE, Answer, Method
-from heatcli.methods.path import Mean, repeated
+from heatcli.methods.path import Mean, mean_score, repeated
 from heatcli.methods.question import Made, Question
 from heatcli.parameters import Parameters, choice, number
 
@@ -118,13 +118,7 @@ class Occlusion(Parameters):
         points = Made(len(rows), lambda at: hidden(question, rows[at], 1 - windows.masks(which[at]).to(question.batch)))
         falls = question.score[:, None] - question.scores(points, rows).reshape(-1, count)
         found = windows.spread(falls, question.batch.shape[1], self.share)
-        return Answer(found.to(question.batch), score0=base_score(question))
-
-
-def base_score(question: Question) -> Tensor:
-    """The score of each image's baseline, float64 [N]."""
-    assert question.reference.batch is not None
-    return question.scores(question.reference.batch, repeated(question, 1))
+        return Answer(found.to(question.batch), score0=mean_score(question))
 
 
 # --- random masks -------------------------------------------------------------------------------------------------
@@ -166,7 +160,7 @@ class Rise(Parameters):
         for part in torch.split(torch.arange(len(rows), device=rows.device), 64):
             masks = kept(part).expand(-1, channels, -1, -1)
             mean.add(rows[part], masks, scores[part.to(scores.device)] / (self.masks * self.keep * channels))
-        return Answer(mean.relevance, score0=base_score(question))
+        return Answer(mean.relevance, score0=mean_score(question))
 
     def drawn(self) -> tuple[Tensor, Tensor]:
         """Cells that are kept, [masks, 1, cells + 1, cells + 1], and shifts in parts of a cell, [masks, 2]."""

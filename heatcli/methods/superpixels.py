@@ -17,7 +17,8 @@ from torch import Tensor
 
 from heatcli.errors import UsageError
 from heatcli.methods.method import ONE, Answer, Method
-from heatcli.methods.perturbation import base_score, hidden, size_of
+from heatcli.methods.path import mean_score
+from heatcli.methods.perturbation import hidden, size_of
 from heatcli.methods.question import Made, Question
 from heatcli.parameters import Parameters, number
 
@@ -72,7 +73,7 @@ class Superpixels(Parameters):
     def __call__(self, question: Question, method: Method) -> Answer:
         """A regression an image; each weight is shared evenly over the superpixel's pixels and channels."""
         size_of(question)
-        score0 = base_score(question)
+        score0 = mean_score(question)
         found = torch.zeros(question.batch.shape, dtype=torch.float64)
         segments = [superpixels(image, self.superpixels, self.compactness) for image in question.batch]
         shown = [self.shown(int(own.max()) + 1) for own in segments]
