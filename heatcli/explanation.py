@@ -15,7 +15,7 @@ from heatcli.errors import ModelError, UsageError
 from heatcli.graph.passes import probabilities, quantity
 from heatcli.images.baselines import Reference, reference
 from heatcli.ledger import Books, Ledger, total
-from heatcli.methods.question import Question, laid_out, score_of
+from heatcli.methods.question import Progress, Question, laid_out, score_of
 from heatcli.methods.table import Method
 from heatcli.methods.table import method as find_method
 from heatcli.rules.base import per_image
@@ -58,6 +58,7 @@ def explain(
     target: str | int | Sequence[int] | Tensor | None = None,
     baseline: str | Tensor | None = None,
     region: Tensor | None = None,
+    progress: Progress | None = None,
     **parameters: Any,
 ) -> Explanation:
     """Attribute one score of each image in `batch` [N, C, H, W] to its pixels and to the network's biases.
@@ -65,7 +66,8 @@ def explain(
     `target`: None or "top" (the highest score), an index, a label, "A-B", or one index an image. `baseline`: None
     (the method's own), a name (`none`, `zero`, `black`, `blur:SIGMA`, `mean`, a file), or a tensor that broadcasts
     against the batch. `region`: for outputs [N, classes, h, w], the part of the input, [H, W] or [N, H, W], whose
-    positions are summed over; None is where the class wins. `parameters` are the method's, such as `epsilon`. Raises
+    positions are summed over; None is where the class wins. `progress` is told how many passes are done and of how
+    many, where a method takes many. `parameters` are the method's, such as `epsilon`. Raises
     `UsageError`, `ModelError`.
     """
     chosen = find_method(method, **parameters)
@@ -76,21 +78,21 @@ def explain(
     size = model.fixed_batch(batch.shape)
     alone = size is not None and size > 1 and not model.graph((size, *batch.shape[1:])).keeps_images_apart
     if size is None or (size == len(batch) and not alone):
-        return _explain(model, batch, chosen, target, origin, region)
+        return _explain(model, batch, chosen, target, origin, region, progress)
     parts = []
     step = 1 if alone else size
     for start in range(0, len(batch), step):
         index = torch.arange(start, start + size, device=batch.device).clamp(max=start if alone else len(batch) - 1)
         own = target if target is None or isinstance(target, str | int) else torch.as_tensor(target).cpu()[index.cpu()]
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
-        part = _explain(model, batch[index], chosen, own, origin.rows(index), area, alone)
+        part = _explain(model, batch[index], chosen, own, origin.rows(index), area, progress, alone)
         parts.append((part, min(step, len(batch) - start)))
     return _joined(parts)
 
 
 def _explain(
     model: Model, batch: Tensor, method: Method, target: Any, origin: Reference, region: Tensor | None,
-    alone: bool = False,
+    progress: Progress | None, alone: bool = False,
 ) -> Explanation:  # fmt: skip
     graph = model.graph(batch.shape)
     started = time.perf_counter()
@@ -104,10 +106,12 @@ def _explain(
     goal = choose(target, scores, model.labels, _on_grid(model, region, batch, output))
     goal = goal.first() if alone else goal
     score = score_of(goal, output)
-    answer = method.procedure(Question(model, graph, batch, origin, goal, tape, score, alone=alone), method)
+    question = Question(model, graph, batch, origin, goal, tape, score, progress=progress, alone=alone)
+    answer = method.procedure(question, method)
     relevance, score0 = answer.relevance, answer.score0
     books = answer.books or Books.open(graph, batch[:1] if alone else batch)
     if alone:
+        books = books.of(1)
         output, scores, score, relevance = output[:1], scores[:1], score[:1], relevance[:1]
         goal, score0 = goal.rows(torch.zeros_like(goal.index[:1])), None if score0 is None else score0[:1]
     if not bool(torch.isfinite(relevance).all()):

@@ -54,6 +54,24 @@ class Books:
         """Books with a zero entry for every bias of the network, in forward order."""
         return cls(len(batch), {name: batch.new_zeros(len(batch), size) for name, (_, size) in graph.offsets().items()})
 
+    def of(self, images: int) -> Books:
+        """What was booked for the first `images`."""
+        biases, absorbed, unexplained = ({name: e[:images] for name, e in part.items()} for part in self._parts)
+        return Books(images, biases, absorbed, unexplained, None if self.direct is None else self.direct[:images])
+
+    def take(self, other: Books, rows: Tensor, weight: float) -> None:
+        """Add what `other` booked for M points times `weight`, each to the image that `rows`, int64 [M], says."""
+        for own, given in zip(self._parts, other._parts, strict=True):
+            for name, entry in given.items():
+                added = entry.new_zeros(self.images, *entry.shape[1:]).index_add_(
+                    0, rows.to(entry.device), entry * weight
+                )
+                own[name] = own[name] + added if name in own else added
+
+    @property
+    def _parts(self) -> tuple[dict[str, Tensor], ...]:
+        return self.biases, self.absorbed, self.unexplained
+
     def enter(self, operator: Operator, sent: Sent, blame: bool) -> None:
         """Book what `operator`'s rule answered; offsets only where the bias is blamed (a baseline cancels them)."""
         if blame and sent.offsets_at is not None:

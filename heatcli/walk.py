@@ -56,6 +56,19 @@ def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
     return values
 
 
+def output_of(graph: Graph, batch: Tensor) -> Tensor:
+    """The graph's output on `batch`, without a tape; each value is dropped where nothing needs it any more."""
+    last = {name: i for i, operator in enumerate(graph.operators) for name in operator.refs}
+    values = {graph.input: batch}
+    with torch.no_grad():
+        for i, operator in enumerate(graph.operators):
+            values[operator.name] = operator.run(values)
+            for name in set(operator.refs):
+                if last[name] == i and name != graph.output:
+                    del values[name]
+    return values[graph.output]
+
+
 def forward(
     graph: Graph, batch: Tensor, baseline: Tensor | Mapping[str, Tensor] | None = None, differentiable: bool = False
 ) -> Tape:

@@ -17,7 +17,7 @@ from networks import ARCHITECTURES, FORMATS, architecture, images, load
 import heatcli
 from heatcli.methods.table import METHODS
 
-CONSERVING = [name for name, m in METHODS.items() if m.conserves]
+CONSERVING = [name for name, m in METHODS.items() if m.kind == "backward" and m.conserves]
 FORMS = ("scripted", "onnx-old", "onnx-new", "pt2")
 
 

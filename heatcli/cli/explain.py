@@ -29,9 +29,18 @@ def command(
         list[str] | None,
         typer.Option("--rule", metavar="KIND=RULE[:K=V,…]", help="Another rule for a kind of operator."),
     ] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the CAM methods: an operator's or a layer's name.")
+    ] = None,
+    smooth: Annotated[
+        str | None,
+        typer.Option(metavar="N:SIGMA", help="Average over N noisy images; SIGMA is a share of the input's range."),
+    ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE", help="What the image is compared with."),
+        typer.Option(
+            metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE|FOLDER", help="What the image is compared with."
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -79,18 +88,22 @@ def command(
 ) -> None:
     """Explain what the model says of each image: an overlay to look at, and a report that books every unit."""
     flags = options.model_flags(size, channels, mean, std, resize, labels, preset)
-    parameters, part = options.parameters(param), options.shard(shard)
+    parameters = options.parameters(param) | ({} if layer is None else {"layer": layer})
+    part = options.shard(shard)
     started = time.perf_counter()
     from heatcli.artifact.model import load
     from heatcli.cli.talk import Interrupted, Talk, interruptible
     from heatcli.files import read
+    from heatcli.methods.smooth import smoothed
     from heatcli.methods.table import method as find_method
     from heatcli.run import Done, Request, Run
 
     chosen = find_method(method, **parameters).with_rules(rule or [])
+    chosen = chosen if smooth is None else smoothed(chosen, smooth)
+    bar = options.passes_bar() if not quiet and all(Path(image).is_file() for image in images) else None
     request = Request(
         tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap,
-        opacity, recursive, glob, part, resume, index, workers, engine, device,
+        opacity, recursive, glob, part, resume, index, workers, engine, device, bar,
     )  # fmt: skip
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), head, **flags)

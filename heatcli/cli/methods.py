@@ -3,33 +3,81 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 from heatcli.cli import options
 
+if TYPE_CHECKING:
+    from heatcli.methods.method import Method
+
 
 def command(json: options.Json = False, debug: options.Debug = False) -> None:
-    """List the methods: what they are, where they come from, what they take, whether they conserve."""
+    """List the methods: what they are, where they come from, what they take and cost, whether they conserve."""
     from heatcli.methods.table import METHODS
 
-    rows = [
-        {
-            "name": m.name,
-            "summary": m.summary,
-            "source": m.source,
-            "conserves": m.conserves,
-            "baseline": m.baseline,
-            "parameters": m.parameters,
-            "rules": {kind: repr(rule) for kind, rule in m.rules.items()},
-        }
-        for m in METHODS.values()
-    ]
+    rows = [_row(m) for m in METHODS.values()]
     if json:
         import msgspec
 
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
-        return
-    for m in METHODS.values():
-        parameters = ", ".join(f"{k}={v:g}" for k, v in m.parameters.items()) or "none"
-        print(f"{m.name}\n  {m.summary}\n  {m.source}")
-        conserves, baseline = "yes" if m.conserves else "no", m.baseline or "refused"
-        print(f"  conserves: {conserves}; baseline: {baseline}; parameters: {parameters}")
+    elif sys.stdout.isatty():
+        _table(rows)
+    else:
+        for row in rows:
+            conserves = "yes" if row["conserves"] else "no"
+            print(f"{row['name']} ({row['kind']})\n  {row['summary']}\n  {row['source']}")
+            print(f"  conserves: {conserves}; baseline: {_baseline(row)}; cost: {row['cost']}")
+            for line in _parameters(row):
+                print(f"  {line}")
+
+
+def _row(method: Method) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "kind": method.kind,
+        "summary": method.summary,
+        "source": method.source,
+        "conserves": method.conserves,
+        "baseline": method.baseline,
+        "takes": method.takes,
+        "parameters": method.parameters,
+        "ranges": {name: f.metadata["range"] for name, f in method.fields.items()},
+        "cost": method.procedure.cost,
+        "rules": {kind: repr(rule) for kind, rule in method.rules.items()},
+    }
+
+
+def _baseline(row: dict[str, Any]) -> str:
+    """What it does with a baseline, in words."""
+    if row["baseline"] is None:
+        return "refused"
+    default = "must be given" if row["baseline"] == "given" else f"by default {row['baseline']}"
+    return f"{row['takes']}, {default}"
+
+
+def _parameters(row: dict[str, Any]) -> list[str]:
+    """`name=default: range`, one a parameter."""
+
+    def shown(value: Any) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    return [f"{name}={shown(value)}: {row['ranges'][name]}" for name, value in row["parameters"].items()]
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "method", "what it is, and its source", "conserves", "baseline", "parameters", "cost", show_lines=True
+    )
+    kind = ""
+    for row in rows:
+        if row["kind"] != kind:
+            kind = row["kind"]
+            table.add_section()
+        table.add_row(
+            f"[bold]{row['name']}[/]\n{kind}", f"{row['summary']}\n[dim]{row['source']}[/]",
+            "yes" if row["conserves"] else "no", _baseline(row), "\n".join(_parameters(row)), row["cost"],
+        )  # fmt: skip
+    Console().print(table)

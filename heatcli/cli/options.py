@@ -167,6 +167,28 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
         raise UsageError(f"{flag} {text} is not a list of numbers; give one a channel, such as 0.5,0.5,0.5") from error
 
 
+def passes_bar() -> Callable[[int, int], None] | None:
+    """A bar on stderr for methods of many passes, gone when they are done; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    bar = Progress(
+        "passes", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    )
+    task = bar.add_task("passes", total=None)
+
+    def show(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+        if done == total:
+            bar.stop()
+            bar.reset(task)
+
+    return show
+
+
 def parameters(given: list[str] | None) -> dict[str, str]:
     """`--param k=v` options as a dictionary. Raises `UsageError`."""
     return dict(_pairs("--param", given, "name=value"))

@@ -45,6 +45,18 @@ def interruptible() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _why(name: str, value: float, done: Done) -> str:
+    from heatcli.methods.smooth import NOISE
+
+    if name == NOISE:
+        mean = done.report.ledger.output - value
+        return f"the mean score of the noisy images is {mean:.6g}; {value:.3g} of the image's own is unexplained"
+    return (
+        f"no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the score of {done.job.path} is "
+        "unexplained there"
+    )
+
+
 class Talk:
     """Says nothing but errors when `quiet`; each image where they were named; else a progress bar, or plain lines."""
 
@@ -94,8 +106,7 @@ class Talk:
             if not self.many:
                 self.say(described(outcome))
             for name, value in outcome.unexplained.items():
-                self.once(name, f"no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the "
-                          f"score of {outcome.job.path} is unexplained there")  # fmt: skip
+                self.once(name, _why(name, value, outcome))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, failures=self.failures)
         elif self.many and time.monotonic() - self._spoke > EVERY:

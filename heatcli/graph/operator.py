@@ -34,8 +34,8 @@ class Constant:
 class Offset:
     """What an operator adds at zero input, under the name that the artifact gives it.
 
-    `value` broadcasts against the operator's output [N, …]; it is booked per element of `value`. `batched`: it has a row
-    for each image, as an artifact with its batch size baked in may have.
+    `value` broadcasts against the operator's output [N, …]; it is booked per element of `value`. `batched`: it has
+    a row for each image, as an artifact with its batch size baked in may have.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """Baselines: what the image is compared with.
 
-`none` is no image at all: the bias is blamed. Every other baseline is one, as the network sees it.
+`none` is no image at all: the bias is blamed. Every other baseline is one, as the network sees it, or for the methods
+that average over several a pool of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from heatcli.errors import ImageError, UsageError, unknown_name
 from heatcli.images.mean import read_mean
+from heatcli.images.pool import is_pool, read_pool
 from heatcli.images.read import read_picture
 
 if TYPE_CHECKING:
@@ -28,13 +30,14 @@ if TYPE_CHECKING:
 class Reference:
     """A baseline's name, what it was made with, and its tensor [N, C, H, W]; None for `none`.
 
-    `shared`: all images have the same one.
+    `shared`: all images have the same one. `pool` [B, C, H, W]: all images have these, and `batch` is None.
     """
 
     name: str
     batch: Tensor | None = None
     details: dict[str, Any] = field(default_factory=dict)
     shared: bool = False
+    pool: Tensor | None = None
 
     def rows(self, index: Tensor) -> Reference:
         """The same baseline for some of the images."""
@@ -44,25 +47,67 @@ class Reference:
 def reference(model: Model, batch: Tensor, method: Method, baseline: str | Tensor | None) -> Reference:
     """The baseline of that name for `batch` [N, C, H, W], or the method's own if it is None.
 
-    Raises `UsageError` for an unknown name, a file that is none, a tensor that does not fit, or a method to which a
-    baseline would mean nothing.
+    A folder of images, an array file of several or a tensor of several rows is a pool for methods that take one. Raises
+    `UsageError` for an unknown name, a file that is none, a tensor that does not fit, or a method to which a baseline
+    would mean nothing, or several, or none.
     """
     if baseline is None:
         baseline = method.baseline or "none"
     elif method.baseline is None and not (isinstance(baseline, str) and baseline == "none"):
         raise UsageError(f"method {method.name} compares with nothing, so it takes no baseline")
-    found = Reference("tensor", baseline) if isinstance(baseline, Tensor) else _named(model, batch, baseline)
+    found = _found(model, batch, method, baseline)
+    _allow(method, found)
+    if found.pool is not None:
+        return replace(found, pool=_fitting(found.name, found.pool.to(batch), batch))
     if found.batch is None:
         return found
     try:
         tensor = found.batch.to(batch).expand_as(batch).contiguous()
     except RuntimeError as error:
-        raise UsageError(
-            f"the baseline has the shape {tuple(found.batch.shape)}, which does not fit inputs {tuple(batch.shape)}"
-        ) from error
-    if not bool(torch.isfinite(tensor).all()):
-        raise UsageError(f"the baseline {found.name} is not finite")
+        raise _misfit(found.batch, batch) from error
+    tensor = _fitting(found.name, tensor, batch)
     return Reference(found.name, tensor, found.details, shared=found.batch.dim() < batch.dim() or len(found.batch) == 1)
+
+
+def _found(model: Model, batch: Tensor, method: Method, baseline: str | Tensor) -> Reference:
+    several = method.procedure.takes in ("pool", "folder")
+    if isinstance(baseline, Tensor):
+        pool = several and baseline.dim() == batch.dim() and len(baseline) > 1
+        return Reference("tensor", pool=baseline) if pool else Reference("tensor", baseline)
+    if baseline == "given":
+        raise UsageError(f"method {method.name} draws from a folder of images; give --baseline FOLDER")
+    if baseline.partition(":")[0] not in BASELINES and is_pool(Path(baseline)):
+        if not several:
+            kind = "a directory" if Path(baseline).is_dir() else "a file of several images"
+            raise UsageError(f"baseline {baseline}: is {kind}; method {method.name} compares with one image")
+        pixels = read_pool(Path(baseline), model.shape[0])
+        return Reference("pool", pool=model.preprocess(pixels), details={"file": baseline, "images": len(pixels)})
+    return _named(model, batch, baseline)
+
+
+def _allow(method: Method, found: Reference) -> None:
+    """Raise `UsageError` for a baseline of a sort that the method cannot use."""
+    takes = method.procedure.takes
+    if takes == "folder" and found.pool is None:
+        raise UsageError(f"method {method.name} draws from a folder of images; give --baseline FOLDER")
+    if takes in ("one", "pool") and method.baseline is not None and found.name == "none":
+        raise UsageError(
+            f"method {method.name} compares with an image; give --baseline zero, black, blur, mean or a file"
+        )
+
+
+def _misfit(tensor: Tensor, batch: Tensor) -> UsageError:
+    return UsageError(
+        f"the baseline has the shape {tuple(tensor.shape)}, which does not fit inputs {tuple(batch.shape)}"
+    )
+
+
+def _fitting(name: str, tensor: Tensor, batch: Tensor) -> Tensor:
+    if tensor.shape[1:] != batch.shape[1:]:
+        raise _misfit(tensor, batch)
+    if not bool(torch.isfinite(tensor).all()):
+        raise UsageError(f"the baseline {name} is not finite")
+    return tensor
 
 
 def _none(model: Model, batch: Tensor, argument: str) -> Reference:

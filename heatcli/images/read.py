@@ -90,11 +90,20 @@ def _image(path: Path | str, content: bytes, channels: int) -> Pixels:
 
 
 def _array(path: Path | str, content: bytes, channels: int) -> NDArray[np.float32]:
+    return as_planes(path, load_array(path, content), channels)
+
+
+def load_array(path: Path | str, content: bytes) -> NDArray[Any]:
+    """The array in the content of an `.npy` file, the first one in that of an `.npz`. Raises `ImageError`."""
     try:
         loaded = np.load(io.BytesIO(content), allow_pickle=False)
-        array = np.asarray(loaded[loaded.files[0]] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded)
+        return np.asarray(loaded[loaded.files[0]] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded)
     except (OSError, ValueError, EOFError, IndexError, KeyError, zipfile.BadZipFile) as error:
         raise ImageError(f"{path}: is no array of numbers: {first_line(error)}") from error
+
+
+def as_planes(path: Path | str, array: NDArray[Any], channels: int) -> NDArray[np.float32]:
+    """An array of any layout that `read_picture` knows as [C, H, W]. Raises `ImageError`."""
     if array.ndim == 2:
         array = array[None]
     elif array.ndim == 3 and array.shape[0] != channels and array.shape[2] == channels:

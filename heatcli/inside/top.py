@@ -57,7 +57,7 @@ def top_images(
         maps = torch.cat([_channel(model, rows, layer, channel)[:k] for rows, k in batches(model, batch)])
         peaks, positions = maps.max(1)
         for picture, peak, position in zip(pictures, peaks.tolist(), positions.tolist(), strict=True):
-            hit = Hit(peak, picture.path, position)
+            hit = Hit(peak, Path(picture.path), position)
             if len(best) < n:
                 heapq.heappush(best, hit)
             elif hit > best[0]:

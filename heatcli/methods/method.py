@@ -20,6 +20,8 @@ from heatcli.rules.reveal_cancel import Parts, RevealCancel
 
 Table = Mapping[str, Rule]
 RELEVANCE, MULTIPLIER, SQUARE = "relevance", "multiplier", "square"
+ANY, ONE, POOL, FOLDER = "any", "one", "pool", "folder"
+TAKES = {ANY: "an image or none", ONE: "an image", POOL: "an image or a folder", FOLDER: "a folder"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +40,13 @@ class Procedure(Protocol):
     """A frozen dataclass of parameters that turns a question into an answer by forward runs and walks.
 
     `kind`: backward, cam, path or perturbation. `compares`: whether the walk over the batch takes differences from
-    the baseline. `cost`: forward and backward runs, in words.
+    the baseline. `takes`: `any` baseline or none, `one` image, a `pool` of several or one, a `folder` of several.
+    `cost`: forward and backward runs, in words.
     """
 
     kind: ClassVar[str]
     compares: ClassVar[bool]
+    takes: ClassVar[str]
 
     @property
     def cost(self) -> str:
@@ -60,6 +64,7 @@ class OneWalk(Parameters):
 
     kind: ClassVar[str] = "backward"
     compares: ClassVar[bool] = True
+    takes: ClassVar[str] = ANY
 
     @property
     def cost(self) -> str:
@@ -80,7 +85,8 @@ class Method:
     """What is done with each kind of operator on the way back, and what the result claims.
 
     `rules`: kind of operator, or role within a kind, → rule. `baseline` is the default reference: `none` (blame the
-    bias), another baseline's name, or None where a baseline has no meaning and is refused. `readout`: what the
+    bias), another baseline's name, `given` where the user must name one, or None where a baseline has no meaning and
+    is refused. `readout`: what the
     heatmap shows of the multiplier m of a pixel x: `relevance` m·(x − x0), the `multiplier` itself, or its `square`.
     `conserves`: the ledger balances, every offset is booked to its bias.
     """
@@ -98,6 +104,11 @@ class Method:
     def kind(self) -> str:
         """backward, cam, path or perturbation."""
         return self.procedure.kind
+
+    @property
+    def takes(self) -> str:
+        """What it takes as a baseline: nothing, any, one image, one or several, several."""
+        return "nothing" if self.baseline is None else TAKES[self.procedure.takes]
 
     @property
     def fields(self) -> dict[str, Field[Any]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -14,13 +14,40 @@ from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
 from heatcli.rules.base import per_image, wide
 from heatcli.targets import Target
-from heatcli.walk import Table, Tape, forward, values_of, walk
+from heatcli.walk import Table, Tape, forward, output_of, values_of, walk
 
 if TYPE_CHECKING:
     from heatcli.artifact.model import Model
     from heatcli.images.baselines import Reference
 
 AT_ONCE = 8  # points that go through the network together, where the batch itself is not larger
+Progress = Callable[[int, int], None]
+
+
+class Points(Protocol):
+    """Inputs of the network, indexed like a tensor [M, …]: one, or what is made when it is asked for."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, at: Tensor) -> Tensor:
+        """Those of the indices `at`, int64 [K]: [K, …]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """`count` points of which `make` gives those of some indices, so that never all of them are in memory."""
+
+    count: int
+    make: Callable[[Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, at: Tensor) -> Tensor:
+        return self.make(at)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +70,9 @@ class Question:
     """A batch [N, …], what it is compared with, and the score of each image that is explained.
 
     Points [M, …] are inputs of the network anywhere; `rows`, int64 [M], says of which image each is, and so whose
-    target counts. They go through the network a few at a time. `alone`: the batch is one image, repeated to fill an
-    artifact whose operators lay the images of a batch side by side; the first alone has a score.
+    target counts. They go through the network a few at a time; `progress` is told how many have, and of how many,
+    where it takes more than one pass. `alone`: the batch is one image, repeated to fill an artifact whose operators lay
+    the images of a batch side by side; the first alone has a score.
     """
 
     model: Model
@@ -55,6 +83,7 @@ class Question:
     tape: Tape | None
     score: Tensor
     score0: Tensor | None = None
+    progress: Progress | None = None
     alone: bool = False
 
     @property
@@ -69,8 +98,12 @@ class Question:
             tape = forward(self.graph, self.batch)
         return self._walk(tape, self.goal, rules, books, keep, self.score0)
 
+    def values(self, name: str) -> Tensor:
+        """The value of the operator `name` on the batch, [N, …]."""
+        return values_of(self.graph, self.batch)[name]
+
     def walk(
-        self, points: Tensor, rows: Tensor, rules: Table, references: Tensor | None = None, books: bool = False,
+        self, points: Points, rows: Tensor, rules: Table, references: Points | None = None, books: bool = False,
         keep: Sequence[str] = (),
     ) -> Iterator[tuple[Tensor, Walked]]:  # fmt: skip
         """Walk points back, a few at a time: each time which of them, int64, and their walk.
@@ -78,32 +111,36 @@ class Question:
         `references` [M, …] are what they are compared with. Nothing is kept between one part and the next.
         """
         for at, real in self._parts(len(points)):
-            graph = self.model.graph((len(at), *points.shape[1:]))
+            graph = self.model.graph((len(at), *self.batch.shape[1:]))
             tape = forward(graph, points[at], None if references is None else references[at])
             goal = self.goal.rows(rows[at])
             yield real, self._walk(tape, goal.first() if self.alone else goal, rules, books, keep, None, len(real))
 
-    def scores(self, points: Tensor, rows: Tensor) -> Tensor:
+    def scores(self, points: Points, rows: Tensor) -> Tensor:
         """The score at each point, float64 [M]."""
-        found = []
+        return torch.cat([score_of(self.goal.rows(rows[at]), output) for at, output in self.outputs(points)])
+
+    def outputs(self, points: Points) -> Iterator[tuple[Tensor, Tensor]]:
+        """The network's output at points, a few at a time: each time which of them, int64, and their output."""
         for at, real in self._parts(len(points)):
-            graph = self.model.graph((len(at), *points.shape[1:]))
-            output = values_of(graph, points[at])[graph.output]
-            found.append(score_of(self.goal.rows(rows[at]), output)[: len(real)])
-        return torch.cat(found)
+            graph = self.model.graph((len(at), *self.batch.shape[1:]))
+            yield real, output_of(graph, points[at])[: len(real)]
 
     def _parts(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices of points that go together: those that fill the network's batch, and the real ones among them."""
         fixed = self.model.fixed_batch(self.batch.shape)
         size = fixed or max(AT_ONCE, len(self.batch))
         if self.alone:
-            for one in torch.arange(count, device=self.batch.device).split(1):
+            for i in range(count):
+                one = torch.tensor([i], device=self.batch.device)
                 yield one.expand(size), one
             return
         for start in range(0, count, size):
             real = torch.arange(start, min(start + size, count), device=self.batch.device)
             whole = torch.arange(start, start + size, device=self.batch.device).clamp(max=count - 1)
             yield (whole if fixed else real), real
+            if self.progress is not None and count > size:
+                self.progress(min(start + size, count), count)
 
     def _walk(
         self, tape: Tape, goal: Target, rules: Table, book: bool, keep: Sequence[str], score0: Tensor | None,
@@ -123,7 +160,8 @@ class Question:
         multiplier = walk(tape, rules, seed.reshape(shape), books if book else None, multipliers)
         rows = len(multiplier) if rows is None else rows
         return Walked(
-            multiplier[:rows], books, score[:rows], None if score0 is None else score0[:rows],
+            multiplier[:rows], books if rows == len(multiplier) else books.of(rows), score[:rows],
+            None if score0 is None else score0[:rows],
             {n: v[:rows] for n, v in values.items()}, {n: m[:rows] for n, m in multipliers.items()},
         )  # fmt: skip
 

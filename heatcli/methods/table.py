@@ -11,7 +11,13 @@ from typing import Any
 
 from heatcli.errors import unknown_name
 from heatcli.methods.backward import BACKWARD
+from heatcli.methods.cam import CAM
+from heatcli.methods.difference import DIFFERENCE
 from heatcli.methods.method import Method
+from heatcli.methods.path import PATH
+from heatcli.methods.perturbation import PERTURBATION
+from heatcli.methods.smooth import SMOOTH
+from heatcli.methods.superpixels import SUPERPIXELS
 
 __all__ = ["METHODS", "Method", "method"]
 
@@ -25,7 +31,7 @@ def _by_name(*groups: tuple[Method, ...]) -> Mapping[str, Method]:
     return found
 
 
-METHODS: Mapping[str, Method] = _by_name(BACKWARD)
+METHODS: Mapping[str, Method] = _by_name(BACKWARD, CAM, PATH, SMOOTH, PERTURBATION, DIFFERENCE, SUPERPIXELS)
 
 
 def method(name: str | Method, **parameters: Any) -> Method:

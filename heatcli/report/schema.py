@@ -47,13 +47,14 @@ class MethodPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class BaselinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the image was compared with: `none`, or a baseline and what it was made with."""
+    """What the image was compared with: `none`, or a baseline and what it was made with; `pool`: several `images`."""
 
     name: str
     sigma: float | msgspec.UnsetType = msgspec.UNSET
     file: str | msgspec.UnsetType = msgspec.UNSET
     frequencies: list[float] | msgspec.UnsetType = msgspec.UNSET
     count: int | msgspec.UnsetType = msgspec.UNSET
+    images: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -92,7 +92,7 @@ class Explainer:
             os.chdir(folder)  # so that paths mean what they do for the driver
         started = time.perf_counter()
         self._model: Model = ray.get(shipped).model()
-        self._request = replace(request, workers=request.workers or 2)
+        self._request = replace(request, workers=request.workers or 2, progress=None)
         self._load_seconds = time.perf_counter() - started
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Cluster:
 
     def __init__(self, model: Model, request: Request) -> None:
         self.left: list[Outcome] = []
-        self._request = request
+        self._request = replace(request, progress=None)
         self._ray = require()
         if not self._ray.is_initialized():
             self._ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)

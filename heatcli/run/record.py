@@ -38,6 +38,7 @@ def record_of(model: Model, request: Request) -> Record:
         "passes": [*model.artifact.rewrites, *model.passes],
         "method": request.method.name,
         "param": request.method.parameters,
+        "procedure": repr(request.method.procedure),
         "rules": {kind: repr(rule) for kind, rule in request.method.rules.items()},
         "baseline": _with_content(request.baseline, model),
         "target": request.target or "top",

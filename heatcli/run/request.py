@@ -10,6 +10,7 @@ from pathlib import Path
 from heatcli.errors import HeatcliError, UsageError
 from heatcli.files import joined
 from heatcli.images.overlay import colour_map
+from heatcli.methods.question import Progress
 from heatcli.methods.table import Method
 from heatcli.report.schema import Report
 from heatcli.run.index import Row
@@ -27,7 +28,8 @@ class Request:
     too, and the outputs mirror the tree. `glob`: which files of a folder. `shard`: (k, n), the k-th of n parts, by
     name. `resume`: go on where an earlier run into `out` ended. `index`: `jsonl`, or `parquet` besides; None keeps an
     index where a folder, a pattern or a list is given. `workers`: threads that read and write; None is one a core.
-    `engine`: `local`, or `ray` for the cluster's slots, whose models go to `device`.
+    `engine`: `local`, or `ray` for the cluster's slots, whose models go to `device`. `progress` is told of the passes
+    of methods that make many.
     """
 
     inputs: tuple[Path | str, ...]
@@ -48,6 +50,7 @@ class Request:
     workers: int | None = None
     engine: str = "local"
     device: str = "auto"
+    progress: Progress | None = None
 
     def validate(self) -> None:
         """Raises `UsageError` for what no run could do."""

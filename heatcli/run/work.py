@@ -105,7 +105,7 @@ def _explained(model: Model, request: Request, loaded: Sequence[Loaded]) -> Iter
         batch = model.stack([one.pixels for one in some])
         region = _regions(model, request, [one.picture for one in some])
         results = [
-            (rank, explain(model, batch, request.method, target, request.baseline, region))
+            (rank, explain(model, batch, request.method, target, request.baseline, region, request.progress))
             for rank, target in _targets(model, request, batch)
         ]
         for i, one in enumerate(some):

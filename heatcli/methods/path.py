@@ -1,0 +1,306 @@
+"""Methods of many walks: along a path from a baseline, or over several baselines.
+
+What is drawn at random is drawn once for all images of a batch, from `seed`: an image's answer does not depend on what
+else is in its batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from heatcli.errors import UsageError
+from heatcli.ledger import Books
+from heatcli.methods.backward import GRADIENT, LRP_0
+from heatcli.methods.method import ONE, POOL, Answer, Method
+from heatcli.methods.question import Made, Points, Question
+from heatcli.parameters import Parameters, choice, number
+from heatcli.rules.base import wide
+
+# --- what they share ----------------------------------------------------------------------------------------------
+
+
+def repeated(question: Question, times: int) -> Tensor:
+    """The rows of `times` points an image, int64 [N·times]: image after image."""
+    return torch.arange(len(question.batch), device=question.batch.device).repeat_interleave(times)
+
+
+def starts(question: Question) -> Tensor:
+    """The baselines, [B, …] of all images, or one an image [N, …]; see `start_of`."""
+    found = question.reference.pool if question.reference.pool is not None else question.reference.batch
+    assert found is not None
+    return found
+
+
+def start_of(question: Question, rows: Tensor, which: Tensor) -> Tensor:
+    """For each of some points its baseline: number `which` of the pool, or the one that its image has."""
+    return starts(question)[rows if question.reference.pool is None else which]
+
+
+def mean_score(question: Question) -> Tensor:
+    """The mean score of each image's baselines, float64 [N]."""
+    count = len(starts(question)) if question.reference.pool is not None else 1
+    rows = repeated(question, count)
+    which = torch.arange(count, device=rows.device).repeat(len(question.batch))
+    points = Made(len(rows), lambda at: start_of(question, rows[at], which[at]))
+    return question.scores(points, rows).reshape(-1, count).mean(1)
+
+
+class Mean:
+    """A mean over points, image by image, summed in float64."""
+
+    def __init__(self, question: Question) -> None:
+        self.question, self.total = question, torch.zeros_like(wide(question.batch))
+
+    def add(self, rows: Tensor, found: Tensor, weights: Tensor | float) -> None:
+        """Add `found` [M, …] times `weights`, one or [M], to the images `rows`."""
+        if isinstance(weights, Tensor):
+            weights = weights.to(self.total).reshape(-1, *[1] * (found.dim() - 1))
+        self.total.index_add_(0, rows.to(self.total.device), wide(found) * weights)
+
+    @property
+    def relevance(self) -> Tensor:
+        """In the dtype and on the device of the batch."""
+        return self.total.to(self.question.batch)
+
+
+# --- along a path -------------------------------------------------------------------------------------------------
+
+RULES = ("gauss-legendre", "riemann", "riemann-left", "riemann-middle", "riemann-trapezoid")
+
+
+def quadrature(rule: str, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points in 0..1 and weights, float64 [steps] each, whose weighted sum of values is about the integral."""
+    if rule == "gauss-legendre":
+        points, weights = np.polynomial.legendre.leggauss(steps)
+        return (points + 1) / 2, weights / 2
+    if rule == "riemann-trapezoid":
+        weights = np.full(steps, 1 / (steps - 1))
+        weights[[0, -1]] /= 2
+        return np.linspace(0, 1, steps), weights
+    shift = {"riemann": 1.0, "riemann-left": 0.0, "riemann-middle": 0.5}[rule]
+    return (np.arange(steps) + shift) / steps, np.full(steps, 1 / steps)
+
+
+@dataclass(frozen=True)
+class Integrated(Parameters):
+    """(x − x0) ∫ ∂score/∂x (x0 + a(x − x0)) da, a from 0 to 1, by quadrature; its gap is `unexplained`."""
+
+    kind: ClassVar[str] = "path"
+    compares: ClassVar[bool] = False
+    takes: ClassVar[str] = ONE
+
+    steps: int = number(50, 1)
+    rule: str = choice("gauss-legendre", RULES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rule == "riemann-trapezoid" and self.steps < 2:
+            raise UsageError(f"steps={self.steps} is not allowed; riemann-trapezoid takes at least 2")
+
+    @property
+    def cost(self) -> str:
+        """Those of the baseline come on top."""
+        return f"{self.steps + 2} forwards, {self.steps} backwards"
+
+    def __call__(self, question: Question, method: Method) -> Answer:
+        """The method's table, walked at every point of the path."""
+        points, weights = (torch.from_numpy(v) for v in quadrature(self.rule, self.steps))
+        x, x0, rows = question.batch, starts(question), repeated(question, self.steps)
+        along = points.to(x).repeat(len(x))
+        weights = weights.repeat(len(x))
+        path = Made(len(rows), lambda at: _between(x0[rows[at]], x[rows[at]], along[at]))
+        mean = Mean(question)
+        for at, walked in question.walk(path, rows, method.rules):
+            mean.add(rows[at], walked.multiplier * question.difference[rows[at]], weights[at.cpu()])
+        return Answer(mean.relevance, score0=mean_score(question))
+
+
+def _between(x0: Tensor, x: Tensor, along: Tensor) -> Tensor:
+    return x0 + along.reshape(-1, *[1] * (x.dim() - 1)) * (x - x0)
+
+
+def draws(samples: int, pool: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Which baseline, int64 [samples], and how far from it to the image, float64 [samples], for every sample.
+
+    Every baseline comes up equally often (give or take one), and every stretch of the path of length 1/samples has one
+    point: as random as independent draws, with less noise.
+    """
+    g = torch.Generator().manual_seed(seed)
+    which = torch.cat([torch.randperm(pool, generator=g) for _ in range(-(-samples // pool))])[:samples]
+    along = (torch.arange(samples) + torch.rand(samples, generator=g, dtype=torch.float64)) / samples
+    return which, along[torch.randperm(samples, generator=g)]
+
+
+@dataclass(frozen=True)
+class Expected(Parameters):
+    """The mean of (x − b) ∂score/∂x (b + a(x − b)) over baselines b and a in 0..1, both drawn at random."""
+
+    kind: ClassVar[str] = "path"
+    compares: ClassVar[bool] = False
+    takes: ClassVar[str] = POOL
+
+    samples: int = number(200, 1)
+    seed: int = number(0, 0)
+
+    @property
+    def cost(self) -> str:
+        """Those of the baselines come on top."""
+        return f"{self.samples + 1} forwards, {self.samples} backwards; 1 forward a baseline"
+
+    def __call__(self, question: Question, method: Method) -> Answer:
+        """The method's table, walked at every sample."""
+        x, rows = question.batch, repeated(question, self.samples)
+        pool = question.reference.pool
+        drawn = draws(self.samples, 1 if pool is None else len(pool), self.seed)
+        which, along = drawn[0].to(x.device).repeat(len(x)), drawn[1].to(x).repeat(len(x))
+
+        def start(at: Tensor) -> Tensor:
+            return start_of(question, rows[at], which[at])
+
+        points = Made(len(rows), lambda at: _between(start(at), x[rows[at]], along[at]))
+        mean = Mean(question)
+        for at, walked in question.walk(points, rows, method.rules):
+            mean.add(rows[at], walked.multiplier * (x[rows[at]] - start(at)), 1 / self.samples)
+        return Answer(mean.relevance, score0=mean_score(question))
+
+
+@dataclass(frozen=True)
+class Taylor(Parameters):
+    """∂score/∂x (r)·(x − r) at a root r on the segment from the baseline to the image."""
+
+    kind: ClassVar[str] = "backward"
+    compares: ClassVar[bool] = False
+    takes: ClassVar[str] = ONE
+
+    root: str = choice("baseline", ("baseline", "nearest"))
+    steps: int = number(32, 1)
+
+    @property
+    def cost(self) -> str:
+        """`steps` are taken by root=nearest only."""
+        return "2 forwards, 1 backward" + ("" if self.root == "baseline" else f"; {self.steps + 24} forwards more")
+
+    def __call__(self, question: Question, method: Method) -> Answer:
+        """The gradient at each image's root."""
+        x, x0, rows = question.batch, starts(question), repeated(question, 1)
+        root = x0 if self.root == "baseline" else _between(x0, x, self._nearest(question).to(x))
+        mean, score0 = Mean(question), torch.zeros_like(question.score)
+        for at, walked in question.walk(root, rows, method.rules):
+            mean.add(rows[at], walked.multiplier * (x - root)[at], 1.0)
+            score0[at.to(score0.device)] = walked.score
+        return Answer(mean.relevance, score0=score0)
+
+    def _nearest(self, question: Question, halvings: int = 24) -> Tensor:
+        """How far from the baseline each root is, float64 [N].
+
+        The change of sign nearest to the image, halved until it is found; where the sign never changes, the point of
+        the grid whose score is closest to 0.
+        """
+        x, x0, grid = question.batch, starts(question), torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
+        rows = repeated(question, len(grid))
+        along = grid.repeat(len(x)).to(x)
+        scores = question.scores(Made(len(rows), lambda at: _between(x0[rows[at]], x[rows[at]], along[at])), rows).cpu()
+        scores = scores.reshape(len(x), -1)
+        changes = scores[:, :-1].sign() * scores[:, 1:].sign() <= 0
+        last = torch.where(changes, torch.arange(self.steps), -1).amax(1)
+        low = grid[last.clamp(min=0)]
+        high, sign = low + 1 / self.steps, scores.gather(1, last.clamp(min=0)[:, None])[:, 0].sign()
+        rows = repeated(question, 1)
+        for _ in range(halvings if bool((last >= 0).any()) else 0):
+            middle = (low + high) / 2
+            same = question.scores(_between(x0, x, middle.to(x)), rows).cpu().sign() == sign
+            low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+        closest = self.steps - scores.abs().flip(1).argmin(1)  # the last of equals
+        return torch.where(last >= 0, (low + high) / 2, grid[closest])
+
+
+# --- over several baselines ---------------------------------------------------------------------------------------
+
+
+def mean_of_walks(
+    question: Question, method: Method, points: Points, rows: Tensor, references: Points | None, times: int
+) -> tuple[Answer, Tensor]:
+    """What the method's table answers at `times` points an image, on average; and the mean score there [N]."""
+    mean, books = Mean(question), Books.open(question.graph, question.batch)
+    booked = method.conserves
+    score, score0 = torch.zeros_like(question.score), torch.zeros_like(question.score)
+    for at, walked in question.walk(points, rows, method.rules, references, books=booked):
+        x = points[at]
+        found = method.read(walked.multiplier, x if references is None else x - references[at])
+        if walked.books.direct is not None:
+            found = found + walked.books.direct
+        mean.add(rows[at], found, 1 / times)
+        score.index_add_(0, rows[at].to(score.device), walked.score / times)
+        if walked.score0 is not None:
+            score0.index_add_(0, rows[at].to(score.device), walked.score0 / times)
+        if booked:
+            books.take(walked.books, rows[at], 1 / times)
+    return Answer(mean.relevance, books, None if references is None else score0), score
+
+
+@dataclass(frozen=True)
+class EveryBaseline(Parameters):
+    """The mean of one walk for each baseline."""
+
+    kind: ClassVar[str] = "path"
+    compares: ClassVar[bool] = False
+    takes: ClassVar[str] = POOL
+
+    @property
+    def cost(self) -> str:
+        """One walk for each baseline, with its forward run."""
+        return "1 forward; 2 forwards, 1 backward a baseline"
+
+    def __call__(self, question: Question, method: Method) -> Answer:
+        """The method's table, walked from the image to every baseline."""
+        count = len(starts(question)) if question.reference.pool is not None else 1
+        rows = repeated(question, count)
+        which = torch.arange(count, device=rows.device).repeat(len(question.batch))
+        points = Made(len(rows), lambda at: question.batch[rows[at]])
+        references = Made(len(rows), lambda at: start_of(question, rows[at], which[at]))
+        return mean_of_walks(question, method, points, rows, references, count)[0]
+
+
+PATH = (
+    Method(
+        name="taylor",
+        summary="gradient at a root point times the distance from it",
+        source="Montavon et al. 2017, eq. 4; Bach et al. 2015, eq. 14",
+        rules=GRADIENT,
+        baseline="zero",
+        conserves=False,
+        procedure=Taylor(),
+    ),
+    Method(
+        name="integrated-gradients",
+        summary="gradient averaged along the way from a baseline, times the distance from it",
+        source="Sundararajan et al. 2017, eq. 1",
+        rules=GRADIENT,
+        baseline="zero",
+        conserves=False,
+        procedure=Integrated(),
+    ),
+    Method(
+        name="expected-gradients",
+        summary="integrated gradients averaged over a folder of baselines",
+        source="Erion et al. 2021, arXiv 1906.10670, sec. 3",
+        rules=GRADIENT,
+        baseline="zero",
+        conserves=False,
+        procedure=Expected(),
+    ),
+    Method(
+        name="deep-shap",
+        summary="deeplift-rescale averaged over a folder of baselines",
+        source="Lundberg & Lee 2017, sec. 4.2",
+        rules=LRP_0,
+        baseline="zero",
+        procedure=EveryBaseline(),
+    ),
+)

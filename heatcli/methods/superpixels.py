@@ -1,0 +1,194 @@
+"""LIME and kernel SHAP: a linear model of the score in which superpixels are shown.
+
+Superpixels are scikit-image's SLIC, regressions scikit-learn's (extra `perturbation`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from heatcli.errors import UsageError
+from heatcli.methods.method import ONE, Answer, Method
+from heatcli.methods.path import mean_score
+from heatcli.methods.perturbation import hidden, size_of
+from heatcli.methods.question import Made, Question
+from heatcli.parameters import Parameters, number
+
+Shown = NDArray[np.bool_]  # [samples, superpixels]: which superpixels a sample shows
+
+
+def _needed(module: str) -> Any:
+    """A module of the extra. Raises `UsageError` where it is not installed."""
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as error:
+        name = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[module.partition(".")[0]]
+        raise UsageError(
+            f"superpixels need {name}, which is not installed; pip install 'heatcli[perturbation]'"
+        ) from error
+
+
+def superpixels(image: Tensor, count: int, compactness: float) -> NDArray[np.int64]:
+    """About `count` superpixels of an image [C, H, W] by SLIC: numbers from 0, int64 [H, W]; the same every time."""
+    slic = _needed("skimage.segmentation").slic
+    pixels = image.detach().double().cpu().numpy()
+    low, high = pixels.min(), pixels.max()
+    pixels = (pixels - low) / ((high - low) or 1)
+    labels = slic(
+        pixels.transpose(1, 2, 0), n_segments=count, compactness=compactness, start_label=0,
+        convert2lab=len(pixels) == 3, channel_axis=-1,
+    )  # fmt: skip
+    found: NDArray[np.int64] = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+    return found
+
+
+@dataclass(frozen=True)
+class Superpixels(Parameters):
+    """What both share: superpixels, samples of which are shown, and a weight for each superpixel from their scores."""
+
+    kind: ClassVar[str] = "perturbation"
+    compares: ClassVar[bool] = False
+    takes: ClassVar[str] = ONE
+
+    samples: int = number(1000, 2)
+    superpixels: int = number(50, 1)
+    compactness: float = number(10.0, 0.0, above=True)
+    seed: int = number(0, 0)
+
+    @property
+    def cost(self) -> str:
+        """No walk."""
+        return f"at most {self.samples + 2} forwards"
+
+    def __call__(self, question: Question, method: Method) -> Answer:
+        """A regression an image; each weight is shared evenly over the superpixel's pixels and channels."""
+        size_of(question)
+        score0 = mean_score(question)
+        found = torch.zeros(question.batch.shape, dtype=torch.float64)
+        segments = [superpixels(image, self.superpixels, self.compactness) for image in question.batch]
+        shown = [self.shown(int(own.max()) + 1) for own in segments]
+        scores = self._scores(question, segments, shown)
+        for i, own in enumerate(segments):
+            weights = self.fitted(shown[i], scores[i], float(score0[i]), float(question.score[i]))
+            share = weights / np.bincount(own.reshape(-1)) / len(found[i])
+            found[i] = torch.from_numpy(share[own]).expand(found[i].shape)
+        return Answer(found.to(question.batch), score0=score0)
+
+    def _scores(
+        self, question: Question, segments: list[NDArray[np.int64]], shown: list[Shown]
+    ) -> list[NDArray[np.float64]]:
+        """The score of every sample of every image."""
+        counts = [len(own) for own in shown]
+        device = question.batch.device
+        rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(device)
+        first = np.cumsum([0, *counts])
+
+        def points(at: Tensor) -> Tensor:
+            where = rows[at].tolist()
+            masks = [shown[r][k - first[r]][segments[r]] for r, k in zip(where, at.tolist(), strict=True)]
+            return hidden(question, rows[at], torch.from_numpy(np.stack(masks))[:, None].to(question.batch))
+
+        found = question.scores(Made(len(rows), points), rows).cpu().numpy()
+        return np.split(found, first[1:-1])
+
+    def shown(self, count: int) -> Shown:
+        """Which of `count` superpixels each sample shows."""
+        raise NotImplementedError
+
+    def fitted(
+        self, shown: Shown, scores: NDArray[np.float64], score0: float, score: float
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """The weight of each superpixel, given the scores of samples, of none and of all."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Lime(Superpixels):
+    """Ridge regression on random samples, each weighted exp(−d²/width²), d its cosine distance from the image."""
+
+    width: float = number(0.25, 0.0, above=True)
+    alpha: float = number(1.0, 0.0)
+
+    def shown(self, count: int) -> Shown:
+        """The image itself, and then each superpixel or not by a coin."""
+        drawn = np.random.default_rng(self.seed).random((self.samples, count)) < 0.5
+        drawn[0] = True
+        return drawn
+
+    def fitted(
+        self, shown: Shown, scores: NDArray[np.float64], score0: float, score: float
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """The ridge regression's coefficients."""
+        ridge = _needed("sklearn.linear_model").Ridge(alpha=self.alpha)
+        distance = 1 - np.sqrt(shown.mean(1))  # from all shown: k/√(k·n)
+        weights = np.exp(-(distance**2) / self.width**2)
+        fitted: NDArray[np.float64] = ridge.fit(shown.astype(np.float64), scores, sample_weight=weights).coef_
+        return fitted
+
+
+@dataclass(frozen=True)
+class KernelShap(Superpixels):
+    """Shapley values of the superpixels: least squares under the Shapley kernel, all and none exact.
+
+    All 2^n samples where there are no more than `samples`: then they are the Shapley values themselves.
+    """
+
+    def shown(self, count: int) -> Shown:
+        """Every sample, or sizes drawn by the kernel's mass, each with its complement."""
+        if count == 1:
+            return np.ones((1, 1), dtype=bool)
+        if 2**count - 2 <= self.samples:
+            return np.array(list(product((False, True), repeat=count)), dtype=bool)[1:-1].reshape(-1, count)
+        g = np.random.default_rng(self.seed)
+        sizes = np.arange(1, count)
+        mass = 1 / (sizes * (count - sizes))  # of all samples of that size together
+        drawn = g.choice(sizes, size=-(-self.samples // 2), p=mass / mass.sum())
+        half = g.random((len(drawn), count)).argsort(1).argsort(1) < drawn[:, None]
+        return np.concatenate([half, ~half])
+
+    def fitted(
+        self, shown: Shown, scores: NDArray[np.float64], score0: float, score: float
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Weights that sum to score − score0: the last follows from the others."""
+        count, whole = shown.shape[1], score - score0
+        if count == 1:
+            return np.array([whole])
+        every = len(shown) == 2**count - 2
+        sizes = shown.sum(1)
+        kernel = [(count - 1) / (math.comb(count, int(k)) * k * (count - k)) for k in sizes] if every else None
+        z = shown.astype(np.float64)
+        left = scores - score0 - z[:, -1] * whole
+        linear = _needed("sklearn.linear_model").LinearRegression(fit_intercept=False)
+        fitted = linear.fit(z[:, :-1] - z[:, -1:], left, sample_weight=kernel).coef_
+        return np.append(fitted, whole - fitted.sum())
+
+
+SUPERPIXELS = (
+    Method(
+        name="lime",
+        summary="coefficients of a ridge regression of the score on which superpixels are shown",
+        source="Ribeiro et al. 2016, eq. 2",
+        rules={},
+        baseline="zero",
+        conserves=False,
+        procedure=Lime(),
+    ),
+    Method(
+        name="kernel-shap",
+        summary="Shapley values of superpixels",
+        source="Lundberg & Lee 2017, theorem 2",
+        rules={},
+        baseline="zero",
+        procedure=KernelShap(),
+    ),
+)
