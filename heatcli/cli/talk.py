@@ -49,6 +49,7 @@ def _why(name: str, value: float, done: Done) -> str:
     from heatcli.methods.smooth import NOISE
 
     if name == NOISE:
+        assert done.report is not None
         mean = done.report.ledger.output - value
         return f"the mean score of the noisy images is {mean:.6g}; {value:.3g} of the image's own is unexplained"
     return (
