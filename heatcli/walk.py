@@ -49,7 +49,7 @@ class Tape:
 
 def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
     """Every value of the graph on `batch`, without a tape."""
-    values = {graph.input: batch}
+    values = {graph.input: _laid_out(graph, batch)}
     with torch.no_grad():
         for operator in graph.operators:
             values[operator.name] = operator.run(values)
@@ -59,7 +59,7 @@ def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
 def output_of(graph: Graph, batch: Tensor) -> Tensor:
     """The graph's output on `batch`, without a tape; each value is dropped where nothing needs it any more."""
     last = {name: i for i, operator in enumerate(graph.operators) for name in operator.refs}
-    values = {graph.input: batch}
+    values = {graph.input: _laid_out(graph, batch)}
     with torch.no_grad():
         for i, operator in enumerate(graph.operators):
             values[operator.name] = operator.run(values)
@@ -77,6 +77,7 @@ def forward(
     `baseline` is a tensor [N, …], or every value of the graph on it (`values_of`), of N rows or of one for all.
     """
     references = values_of(graph, baseline) if isinstance(baseline, Tensor) else baseline
+    batch = _laid_out(graph, batch)
     values: dict[str, Tensor] = {graph.input: batch}
     steps: list[Step] = []
     by_name: dict[str, Step] = {}
@@ -96,6 +97,11 @@ def forward(
             by_name[operator.name] = step
     start, end = (None, None) if references is None else (references[graph.input], references[graph.output])
     return Tape(graph, batch, steps, values[graph.output], start, end)
+
+
+def _laid_out(graph: Graph, batch: Tensor) -> Tensor:
+    """The batch as it lies in memory that the graph's convolutions like best."""
+    return batch.contiguous(memory_format=torch.channels_last) if graph.channels_last and batch.dim() == 4 else batch
 
 
 def _leaf(value: Tensor, differentiable: bool) -> Tensor:

@@ -10,6 +10,7 @@ import typer
 import heatcli
 from heatcli.cli import (
     activations,
+    bench,
     check,
     compare,
     evaluate,
@@ -37,6 +38,7 @@ app.command("explain")(explain.command)
 app.command("methods")(methods.command)
 app.command("inspect")(inspect.command)
 app.command("mean")(mean.command)
+app.command("bench")(bench.command)
 app.command("check")(check.command)
 app.command("compare")(compare.command)
 app.command("evaluate")(evaluate.command)

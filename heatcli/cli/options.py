@@ -194,6 +194,15 @@ def parameters(given: list[str] | None) -> dict[str, str]:
     return dict(_pairs("--param", given, "name=value"))
 
 
+def at_least_one(flag: str, value: int) -> int:
+    """The value, if it is 1 or more. Raises `UsageError`."""
+    from heatcli.errors import UsageError
+
+    if value < 1:
+        raise UsageError(f"{flag} {value} is not allowed; it is at least 1")
+    return value
+
+
 def shard(text: str | None) -> tuple[int, int] | None:
     """`--shard K/N` as (K, N). Raises `UsageError`."""
     from heatcli.errors import UsageError

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from heatcli.errors import UsageError
 from heatcli.parameters import Parameters, choice, number
-from heatcli.rules.base import Sent, Step, per_image, signed, wide
+from heatcli.rules.base import Sent, Step, flat, per_image, signed, wide
 from heatcli.rules.weights import Signs, bent, linear
 
 BIAS = ("book", "ignore")
@@ -51,7 +51,7 @@ class Epsilon(Parameters):
             z, multiplier = z.float(), multiplier.float()
         q = z.abs().add_(self.epsilon)
         torch.div(multiplier, q, out=q)  # s = m·|z|/(|z| + ε) = m − q·ε, and ε absorbs q·z·ε
-        absorbed = torch.linalg.vecdot(q.reshape(len(q), -1), z.reshape(len(q), -1))
+        absorbed = torch.linalg.vecdot(flat(q), flat(z))
         s = torch.add(multiplier, q, alpha=-self.epsilon, out=q).to(dtype)
         return Sent(step.adjoint(s), offsets_at=s, absorbed=wide(absorbed) * self.epsilon)
 

@@ -91,7 +91,7 @@ class Step:
     def references(self) -> list[Tensor] | None:
         """The reference of each input, a row for each image."""
         found = self.reference_inputs
-        return found and [x0.expand_as(x) for x, x0 in zip(self.inputs, found, strict=True)]
+        return found and [torch.empty_like(x).copy_(x0) for x, x0 in zip(self.inputs, found, strict=True)]
 
     def midpoints(self) -> list[Tensor]:
         """Halfway between each input and its reference."""
@@ -156,6 +156,12 @@ def per_image(relevance: Tensor) -> Tensor:
     if relevance.dim() == 1 or relevance.device.type == "mps":
         return wide(relevance).reshape(len(relevance), -1).sum(1)
     return relevance.sum(tuple(range(1, relevance.dim())), dtype=torch.float64)
+
+
+def flat(x: Tensor) -> Tensor:
+    """[N, …] as [N, M], in the order of memory, so that channels last costs no copy."""
+    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return (x.permute(0, 2, 3, 1) if last else x).reshape(len(x), -1)
 
 
 def signed(size: float, x: Tensor) -> Tensor:

@@ -174,8 +174,10 @@ def _proportional(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
 def _softmax_limit(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
     dy, real = y - y0, ~x.isneginf()
     largest = real & torch.where(dy > 0, x == y, x0 == y0)
-    m = _ratio(largest * dy / largest.sum(0).clamp(min=1), _difference(x, x0))
-    return torch.where(dy == 0, (real & (x == y)) / (real & (x == y)).sum(0).clamp(min=1), m)
+    dx = _difference(x, x0)
+    m = _ratio(largest * dy / largest.sum(0).clamp(min=1), dx)
+    winners = real & (x == y)
+    return torch.where((dy == 0) & (dx == 0), winners / winners.sum(0).clamp(min=1), m)
 
 
 def _soft(t: float, x: Tensor, x0: Tensor) -> Tensor:

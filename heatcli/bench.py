@@ -1,0 +1,215 @@
+"""How fast methods are on a model: images a second, time beside its own input gradient, peak memory."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heatcli.artifact.model import Model
+from heatcli.errors import HeatcliError, UsageError, first_line
+from heatcli.explanation import explain
+from heatcli.methods.table import Method
+
+Job = Callable[[], object]
+GRADIENT = "torch.autograd.grad"
+_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contestant: medians over rounds. `ratio`: its time over that of the artifact's own input gradient.
+
+    `peak`: the most memory above what was in use before, in bytes; None where the system does not say. `refused`: why
+    it did not run; the rest is None then. `note`: what its result says of it.
+    """
+
+    name: str
+    images_per_second: float | None = None
+    ratio: float | None = None
+    peak: int | None = None
+    refused: str | None = None
+    note: str | None = None
+
+
+def bench(
+    model: Model, methods: Sequence[Method], batch_size: int = 8, repeats: int = 5, peers: bool = False
+) -> Iterator[Timing]:
+    """Time each method on random images, all in turn in every round, after a round that warms up.
+
+    The yardstick is autograd's gradient of the artifact itself by its input. Raises `UsageError` for impossible counts.
+    """
+    if batch_size < 1 or repeats < 1:
+        raise UsageError(f"--batch-size {batch_size} and --repeats {repeats} must be at least 1")
+    size = model.fixed_batch((batch_size, *model.shape)) or batch_size
+    batch = torch.randn(size, *model.shape, generator=torch.Generator().manual_seed(0))
+    batch = batch.to(model.device, model.picture.dtype)
+    jobs: dict[str, Job] = {GRADIENT: _own_gradient(model, batch)}
+    jobs |= {method.name: _explained(model, batch, method) for method in methods}
+    if peers:
+        jobs |= {name: _silenced(job) for name, job in _peers(model, batch).items()}
+    yield from _timed(jobs, len(batch), repeats, model.device)
+
+
+def _own_gradient(model: Model, batch: Tensor) -> Job:
+    module = _module(model, batch)
+
+    def run() -> object:
+        x = batch.clone().requires_grad_()
+        return torch.autograd.grad(_score(module(x)), x)[0]
+
+    return run
+
+
+def _module(model: Model, batch: Tensor) -> Any:
+    """The artifact as a module of its pictures alone, its parameters at rest."""
+    if model.others or model.picture.channels_last:
+        raise UsageError(f"{model.path}: bench takes models with one input, channels first")
+    module = model.artifact.module_for({model.picture.name: tuple(batch.shape)}).to(model.device)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def _score(returned: Any) -> Tensor:
+    output = returned[0] if isinstance(returned, tuple | list) else returned
+    return output.flatten(1).amax(1).sum()  # type: ignore[no-any-return]
+
+
+def _explained(model: Model, batch: Tensor, method: Method) -> Job:
+    return lambda: explain(model, batch, method)
+
+
+def _peers(model: Model, batch: Tensor) -> dict[str, Job]:
+    """Captum's and Zennit's methods on the artifact, where they are installed."""
+    jobs: dict[str, Job] = {}
+    module = _module(model, batch)
+    with torch.no_grad():
+        returned = module(batch)
+    output = returned[0] if isinstance(returned, tuple | list) else returned
+    top, zero = output.flatten(1).argmax(1), torch.zeros_like(batch)
+    try:
+        from captum import attr
+    except ImportError:
+        pass
+    else:
+        jobs["captum LRP"] = lambda: attr.LRP(module).attribute(batch.clone().requires_grad_(), target=top)
+        jobs["captum DeepLift"] = lambda: attr.DeepLift(module).attribute(batch, zero, target=top)
+        jobs["captum GuidedBackprop"] = lambda: attr.GuidedBackprop(module).attribute(
+            batch.clone().requires_grad_(), target=top
+        )
+        jobs["captum InputXGradient"] = lambda: attr.InputXGradient(module).attribute(
+            batch.clone().requires_grad_(), target=top
+        )
+    try:
+        from zennit.composites import EpsilonPlus
+    except ImportError:
+        return jobs
+
+    def zennit() -> Tensor:
+        x = batch.clone().requires_grad_()
+        with EpsilonPlus().context(module) as hooked:
+            return torch.autograd.grad(_score(hooked(x)), x)[0]
+
+    return {**jobs, "zennit EpsilonPlus": zennit}
+
+
+def _silenced(job: Job) -> Job:
+    """The same job, without the warnings in which peers announce their hooks."""
+
+    def run() -> object:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return job()
+
+    return run
+
+
+def _timed(jobs: dict[str, Job], images: int, repeats: int, device: torch.device) -> Iterator[Timing]:
+    results: dict[str, Any] = {}
+    peaks: dict[str, int | None] = {}
+    refused: dict[str, str] = {}
+    for name, job in jobs.items():  # the round that warms up, in which memory is measured
+        try:
+            with _Peak(device) as peak:
+                results[name] = job()
+        except HeatcliError as error:
+            refused[name] = str(error)
+        except Exception as error:  # whatever a peer, or the artifact's own code, raises
+            refused[name] = f"{type(error).__name__}: {first_line(error, 120)}"
+        peaks[name] = peak.most
+    seconds: dict[str, list[float]] = {name: [] for name in jobs if name not in refused}
+    for _ in range(repeats):
+        for name, taken in seconds.items():
+            started = time.perf_counter()
+            jobs[name]()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken.append(time.perf_counter() - started)
+    base = seconds.get(GRADIENT)
+    for name in jobs:
+        if name in refused:
+            yield Timing(name, refused=refused[name])
+            continue
+        ratio = None if base is None else statistics.median(a / b for a, b in zip(seconds[name], base, strict=True))
+        yield Timing(
+            name, images / statistics.median(seconds[name]), ratio, peaks[name],
+            note=_note(results[name], results.get(GRADIENT), name),
+        )  # fmt: skip
+
+
+def _note(result: object, gradient: object, name: str) -> str | None:
+    """A peer that hands back the plain gradient has hooked nothing."""
+    same = isinstance(result, Tensor) and isinstance(gradient, Tensor) and torch.equal(result, gradient)
+    return "the plain gradient: its rules never fired" if same and name != GRADIENT else None
+
+
+class _Peak:
+    """The most memory in use inside a `with`, above what was in use before it; `most` is None where nobody says."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.most: int | None = None
+
+    def __enter__(self) -> _Peak:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+        else:
+            _give_back()
+            try:
+                _RESET.write_text("5", encoding="ascii")
+            except OSError:
+                self.device = torch.device("meta")  # nobody says
+                return self
+            self._before = _resident("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.most = torch.cuda.max_memory_allocated(self.device) - self._before
+        elif self.device.type == "cpu":
+            self.most = _resident("VmHWM") - self._before
+
+
+def _give_back() -> None:
+    """Let the C library hand memory that nobody uses back, so that the next peak is seen."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def _resident(what: str) -> int:
+    line = next(line for line in _STATUS.read_text(encoding="ascii").splitlines() if line.startswith(what))
+    return int(line.split()[1]) * 1024

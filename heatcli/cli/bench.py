@@ -1,0 +1,54 @@
+"""`heatcli bench`: how fast methods are on a model."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from heatcli.cli import options
+
+METHODS = "gradient,input-x-gradient,lrp-0,lrp-eps,lrp-z-plus,lrp-epsilon-plus,deeplift-rescale"
+
+
+def command(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Default: the embedded animals model.")] = None,
+    methods: Annotated[str, typer.Option(metavar="A,B,…", help="See `heatcli methods`.")] = METHODS,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 8,
+    repeats: Annotated[int, typer.Option(help="Rounds; each runs every method once, in turn.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="Of the processor; default: torch's.")] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Captum and Zennit, too, where installed.")] = False,
+    json: options.Json = False,
+    device: options.Device = "auto",
+    size: options.Size = None,
+    channels: options.Channels = None,
+    debug: options.Debug = False,
+) -> None:
+    """Time methods beside the artifact's own input gradient: images a second, ratio, peak memory."""
+    import torch
+
+    from heatcli.artifact.model import load
+    from heatcli.bench import bench
+    from heatcli.methods.table import method
+
+    chosen = [method(name) for name in methods.split(",")]
+    if threads is not None:
+        torch.set_num_threads(options.at_least_one("--threads", threads))
+    loaded = load(model, device, **options.model_flags(size, channels, None, None, None, None))
+    timings = list(bench(loaded, chosen, batch_size, repeats, peers))
+    if json:
+        import msgspec
+
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(timings)) + b"\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("method", "images/s", "× gradient", "peak memory", "note")
+    for t in timings:
+        numbers = ["" if t.images_per_second is None else f"{t.images_per_second:.1f}"]
+        numbers += ["" if t.ratio is None else f"{t.ratio:.2f}", "" if t.peak is None else f"{t.peak / 2**20:.0f} MiB"]
+        table.add_row(t.name, *numbers, f"refuses: {t.refused}" if t.refused else t.note or "")
+    print(f"{loaded.path}, batch {batch_size}, {torch.get_num_threads()} threads, {loaded.device}", file=sys.stderr)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
