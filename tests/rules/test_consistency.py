@@ -97,7 +97,7 @@ ONE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = 
 def test_a_function_of_one_variable_leaves_conservation_no_choice(
     name: str, rule: str, based: bool, x: list[float], x0: list[float]
 ) -> None:
-    """Built as a maximum of lines, under any maximum rule that conserves, it is the slope: Δy is all there is to give."""
+    """Built as a maximum of lines, under any rule that conserves, it is the slope: Δy is all it has to give."""
     function, maximum = ONE[name]
     start = row(x0) if based else None
     expected = relevance(lambda v: function(v).sum(1, keepdim=True), row(x), start)
