@@ -28,6 +28,7 @@ LEDGER = 1e-4  # a row is exact below this
 METHODS = ("lrp-eps", "deeplift-rescale")
 EXPLAINED = {  # rows that are not exact, in a word
     "timm:legacy_senet154": "multipliers grow 1e17-fold over 154 random layers: rounding, in float64 too",
+    "timm:fbnetv3_b": "rounding grows in this random network (6e-13 in float64); ONNX Runtime differs from torch as much",
 }
 
 
@@ -160,7 +161,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [f"{v:.0e}" if isinstance(v, float) else "" for v in (forward, r.get(METHODS[0]), r.get(METHODS[1]))]
         exporter = f"not exported: {r['export']}" if "export" in r else ""
         note = (r.get("error") or exporter or ", ".join(r.get("fallback", []))).replace("|", "\\|")
-        if r in exported and r not in exact and r["architecture"] in EXPLAINED:
+        drifts = isinstance(forward, float) and forward > 1e-4
+        if r in exported and (r not in exact or drifts) and r["architecture"] in EXPLAINED:
             note = "; ".join(part for part in (note, EXPLAINED[r["architecture"]]) if part)
         lines.append(f"| {r['architecture']} | {r['format']} | {' | '.join(cells)} | {note} |")
     return "\n".join(lines) + "\n"
