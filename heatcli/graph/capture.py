@@ -81,7 +81,13 @@ def capture(
     is explained; `functional`: whether in-place writes are made functional (else they are refused). Raises
     `ModelError`, naming `where`, if it cannot be run, returns no scores, or its scores do not depend on the image.
     """
-    returned, calls = _watched(module, example, where, functional)
+    try:
+        returned, calls = _watched(module, example, where, functional)
+    except ModelError:  # sizes that are computed from values are numbers only outside `functionalize`
+        if not functional:
+            raise
+        functional = False
+        returned, calls = _watched(module, example, where, functional)
     graph = _flatten(calls, example, _scores(returned, head, where), names, where, functional)
     return apply(classify(graph), passes)
 
