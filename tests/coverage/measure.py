@@ -28,7 +28,7 @@ LEDGER = 1e-4  # a row is exact below this
 METHODS = ("lrp-eps", "deeplift-rescale")
 EXPLAINED = {  # rows that are not exact, in a word
     "timm:legacy_senet154": "multipliers grow 1e17-fold over 154 random layers: rounding, in float64 too",
-    "timm:fbnetv3_b": "rounding grows in this random network (6e-13 in float64); ONNX Runtime differs from torch as much",
+    "timm:fbnetv3_b": "rounding grows in this random network (6e-13 in float64); ONNX Runtime drifts as far",
 }
 
 
