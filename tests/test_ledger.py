@@ -20,10 +20,11 @@ ROOT = Path(__file__).parents[1]
 # Those with a rule of their own always, the others in the slow set.
 EACH = [*CORE_CONSERVING, *(pytest.param(n, marks=pytest.mark.slow) for n in CONSERVING if n not in CORE_CONSERVING)]
 BALANCED = 1e-5
+STABILISED = 1e-4  # with a stabiliser in every layer
 
 
-def assert_balanced(result: heatcli.Explanation) -> None:
-    """Nothing unexplained, and pixels + biases + absorbed are the output to 1e-5, each recomputed from its parts."""
+def assert_balanced(result: heatcli.Explanation, to: float = BALANCED) -> None:
+    """Nothing unexplained, and pixels + biases + absorbed are the output, each recomputed from its parts."""
     assert not result.unexplained
     ledger = result.ledger
     assert bool((ledger.unexplained == 0).all())
@@ -32,7 +33,7 @@ def assert_balanced(result: heatcli.Explanation) -> None:
     torch.testing.assert_close(ledger.biases, biases, rtol=1e-9, atol=1e-9)
     left = ledger.output - ledger.output_baseline - ledger.pixels - ledger.biases - ledger.absorbed
     largest = torch.maximum(ledger.output.abs(), ledger.output_baseline.abs())
-    assert (left.abs() / largest).max() <= BALANCED
+    assert (left.abs() / largest).max() <= to
     torch.testing.assert_close(ledger.relative_error, left.abs() / largest)
 
 
@@ -57,7 +58,7 @@ def scripted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_the_books_balance(scripted: heatcli.Model, method: str) -> None:
     batch = images(8, shape=(3, 64, 64))
     result = heatcli.explain(scripted, batch, method)
-    assert_balanced(result)
+    assert_balanced(result, BALANCED if method in CORE_CONSERVING else STABILISED)
     mass = result.relevance.double().abs().flatten(1).sum(1)
     if method in SECANT:  # z⁺ and γ leave most to the biases of such a network
         assert (mass > 100 * BALANCED * result.ledger.output.abs()).all(), "or no fault at a pixel could show"

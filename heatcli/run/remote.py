@@ -29,7 +29,9 @@ class RemoteIndex(RunIndex):
 
     def __init__(self, out: str, record: Record) -> None:
         self._out, folder = out, Path(tempfile.mkdtemp(prefix="heatcli-"))
-        self._fresh, self._sent, self._unique, self._part = bytearray(), time.monotonic(), uuid.uuid4().hex[:12], 0
+        self._fresh, self._sent, self._part = bytearray(), time.monotonic(), 0
+        # parts sort by when their run began, so that of two lines on an image the later run's counts
+        self._unique = f"{time.time_ns():020}-{uuid.uuid4().hex[:12]}"
         if size(joined(out, RECORD)) is not None:
             (folder / RECORD).write_bytes(read(joined(out, RECORD)))
         (folder / INDEX).write_bytes(self._all_parts())
