@@ -108,7 +108,7 @@ def _explain(
     score = score_of(goal, output)
     question = Question(model, graph, batch, origin, goal, tape, score, progress=progress, alone=alone)
     answer = method.procedure(question, method)
-    relevance, score0 = answer.relevance, answer.score0
+    relevance, score0 = answer.relevance.contiguous(), answer.score0
     books = answer.books or Books.open(graph, batch[:1] if alone else batch)
     if alone:
         books = books.of(1)
