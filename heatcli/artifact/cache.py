@@ -68,16 +68,15 @@ class Cache:
     def artifact(self) -> Artifact:
         """What the file says of itself; where that is known, it is opened only once its module is asked for."""
         key = self._key("artifact")
-        known = self._read(key, _decoded)
-        if known is not None and self._has_parts(known.parts):
-            inputs = tuple(InputInfo(i.name, i.shape, stored.torch_name(i.dtype)) for i in known.inputs)
-            return Artifact(self._module_for, inputs, known.embedded, known.renamed, known.rewrites, known.functional)
+        known = self._read(key, self._known)
+        if known is not None:
+            return known
         artifact = self._opened = self._load(self.path)
         self._stamps |= {self.path.parent / name: before for name, before in artifact.parts.items()}
         self._parts = {name: digest(self.path.parent / name) for name in artifact.parts}
-        own = tuple(_Input(i.name, i.shape, str(i.dtype)) for i in artifact.inputs)
+        inputs = tuple(_Input(i.name, i.shape, str(i.dtype)) for i in artifact.inputs)
         record = _Artifact(
-            own, artifact.embedded, dict(artifact.renamed), artifact.rewrites, artifact.functional, self._parts
+            inputs, artifact.embedded, dict(artifact.renamed), artifact.rewrites, artifact.functional, self._parts
         )
         self._write(key, [msgspec.msgpack.encode(record)])
         return artifact
@@ -92,6 +91,18 @@ class Cache:
                 self._write(key, stored.to_bytes(graph))
         return graph
 
+    def _known(self, content: Tensor) -> Artifact:
+        """The artifact as it was recorded, unopened. Raises `ValueError` where its other files are not those."""
+        known = msgspec.msgpack.decode(content.numpy().data, type=_Artifact)
+        paths = {name: self.path.parent / name for name in known.parts}
+        stamps = {path: stamp(path) for path in paths.values()}
+        if known.parts != {name: digest(path) for name, path in paths.items()}:
+            raise ValueError("other weights")
+        self._stamps |= stamps
+        self._parts = known.parts
+        inputs = tuple(InputInfo(i.name, i.shape, stored.torch_name(i.dtype)) for i in known.inputs)
+        return Artifact(self._module_for, inputs, known.embedded, known.renamed, known.rewrites, known.functional)
+
     def _module_for(self, shapes: Shapes) -> Any:
         if self._opened is None:
             self._opened = self._load(self.path)
@@ -103,16 +114,6 @@ class Cache:
         """The name of the file that holds `what`: the SHA-256 of all that it depends on."""
         depends = {"sha256": self.sha256, "parts": self._parts, "by": _captured_by(), **about}
         return hashlib.sha256(msgspec.json.encode(depends, order="deterministic")).hexdigest() + f".{what}"
-
-    def _has_parts(self, parts: Mapping[str, str]) -> bool:
-        """Whether the other files that the artifact consists of have those SHA-256."""
-        paths = {name: self.path.parent / name for name in parts}
-        self._stamps |= {path: stamp(path) for path in paths.values()}
-        try:
-            self._parts = {name: digest(path) for name, path in paths.items()}
-        except OSError:
-            return False
-        return self._parts == parts
 
     def _unchanged(self) -> bool:
         """Whether the artifact's files are those that were hashed."""
@@ -151,8 +152,10 @@ def folder() -> Path:
         return Path(given)
     import platformdirs
 
-    found = platformdirs.user_cache_path("heatcli", appauthor=False)
-    return found if found.is_absolute() else Path(os.devnull)  # of nobody at home: a folder that holds nothing
+    try:
+        return platformdirs.user_cache_path("heatcli", appauthor=False)
+    except RuntimeError:  # a user who has no home: a folder that holds nothing
+        return Path(os.devnull)
 
 
 def make_room(folder: Path, limit: int) -> None:
@@ -183,10 +186,6 @@ def _checksum(key: str, parts: Sequence[stored.Buffer]) -> bytes:
     for part in parts:
         found.update(part)
     return found.hexdigest().encode()
-
-
-def _decoded(content: Tensor) -> _Artifact:
-    return msgspec.msgpack.decode(content.numpy().data, type=_Artifact)
 
 
 @functools.cache
