@@ -296,7 +296,7 @@ def test_changed_while_in_use(tmp_path: Path, folder: Path) -> None:
     heatcli.load(path, size=SIZE, cache=True)
     known = heatcli.load(path, size=SIZE, cache=True)
     save(network("residual"), tmp_path)
-    with pytest.raises(ModelError, match=r"scripted.pt: was changed while it was being read; run again"):
+    with pytest.raises(ModelError, match=r"scripted.pt: was changed while it was in use; run again"):
         known.graph((1, 3, SIZE, SIZE))
     new = heatcli.load(path, size=SIZE, cache=True)  # opened, as it is not known yet
     save(network("plain"), tmp_path)
