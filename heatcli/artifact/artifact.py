@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from heatcli.errors import ModelError
 from heatcli.files import Stamp
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -54,8 +52,3 @@ class Artifact:
         """Parameters and buffers of `module` under the artifact's own names."""
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         return {self.renamed.get(name, name): tensor for name, tensor in tensors.items()}
-
-
-def changed(path: Path) -> ModelError:
-    """The error for an artifact that is another one by the time that it is read again."""
-    return ModelError(f"{path}: was changed while it was in use; run again")

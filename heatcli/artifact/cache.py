@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 import heatcli
-from heatcli.artifact.artifact import Artifact, InputInfo, Shapes, changed
-from heatcli.errors import UsageError
+from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
+from heatcli.errors import ModelError, UsageError
 from heatcli.files import Stamp, digest, stamp, write_atomically
 from heatcli.graph import stored
 from heatcli.graph.operator import Graph
@@ -107,7 +107,7 @@ class Cache:
         if self._opened is None:
             self._opened = self._load(self.path)
             if not self._unchanged():
-                raise changed(self.path)
+                raise ModelError(f"{self.path}: was changed while it was in use; run again")
         return self._opened.module_for(shapes)
 
     def _key(self, what: str, **about: Any) -> str:

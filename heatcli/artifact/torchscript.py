@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from heatcli.artifact.artifact import Artifact, InputInfo, Shapes, changed
+from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
 from heatcli.artifact.sidecar import EMBEDDED
 from heatcli.errors import ModelError, first_line
 from heatcli.files import stamp
@@ -21,16 +21,16 @@ def load_torchscript(path: Path) -> Artifact:
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
     inputs = tuple(InputInfo(name, dtype=dtype) for name in required)
-    unused = [module]
-    del module
+    ran = False
 
     def module_for(_: Shapes) -> Any:
-        """One that never ran: the second run makes fewer calls, and operators are named by the number of their call."""
-        if unused:
-            return unused.pop()
-        if stamp(path) != before:
-            raise changed(path)
-        return _opened(path)[0]
+        """One that never ran, while the file is there: from the second run on TorchScript makes fewer calls, and
+        operators are named by the number of their call."""
+        nonlocal ran
+        if ran and stamp(path) == before:
+            return _opened(path)[0]
+        ran = True
+        return module
 
     return Artifact(module_for, inputs, text, functional=functional)
 
