@@ -34,8 +34,8 @@ def main() -> None:
         explain = [*HEATCLI, "explain", "--out", name]
         big = save(architecture("resnet50", 224), folder, "onnx-old", (3, 224, 224))
         commands = {
-            "heatcli explain, the embedded model": [*explain, str(WOLF)],
-            "– models/digits.onnx": [*explain, str(DIGIT), "-m", str(ROOT / "models" / "digits.onnx")],
+            "`heatcli explain`, the embedded model": [*explain, str(WOLF)],
+            "– `models/digits.onnx`": [*explain, str(DIGIT), "-m", str(ROOT / "models" / "digits.onnx")],
             "– a ResNet-50, ONNX": [*explain, str(WOLF), "-m", str(big), "--size", "224"],
         }
         seconds: dict[tuple[str, bool], list[float]] = {}
