@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,6 +68,7 @@ class Model:
     head: int = 0
     cache: Cache | None = None
     _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, repr=False)
+    _lock: RLock = field(default_factory=RLock, repr=False)  # threads may ask for graphs at the same time
     _shared: tuple[Tensor | None, Mapping[str, Tensor]] = field(default=(None, {}), repr=False)
 
     @property
@@ -145,14 +147,24 @@ class Model:
     def graph(self, shape: Sequence[int]) -> Graph:
         """The graph for an input of that shape [N, C, H, W]. Raises `ModelError`.
 
-        Two captures serve all batch sizes where the artifact allows it; each other size of picture takes its own.
+        Two captures, of one image and of two, serve all batch sizes where the artifact allows it, and take little
+        memory; each other size of picture takes its own.
         """
         key = tuple(shape)
-        if key not in self._graphs:
-            alike = [graph for known, graph in self._graphs.items() if known[1:] == key[1:]]
-            derived = rebatched(alike[0], alike[1], key[0]) if len(alike) > 1 else None
-            self._graphs[key] = derived or self._cached(key)
-        return self._graphs[key]
+        with self._lock:
+            if key not in self._graphs:
+                self._graphs[key] = self._derived(key) or self._cached(key)
+            return self._graphs[key]
+
+    def _derived(self, shape: tuple[int, ...]) -> Graph | None:
+        """The graph for a batch from those for one image and for two; None where only a capture can tell."""
+        n, *rest = shape
+        if n < 3 or self.batch_size is not None:
+            return None
+        try:
+            return rebatched(self.graph((1, *rest)), self.graph((2, *rest)), n)
+        except ModelError:  # not a number of images that it takes
+            return None
 
     def _cached(self, shape: tuple[int, ...]) -> Graph:
         if self.cache is None:

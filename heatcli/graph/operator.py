@@ -6,7 +6,7 @@ Every format (TorchScript, ONNX, torch.export) ends here. An operator knows whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,16 +135,19 @@ class Operator:
     def run(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None = None) -> Tensor:
         """Call it; `inputs`, one for each source, stand in for the values of the sources."""
         stand_in = iter(inputs) if inputs is not None else None
-
-        def given(x: Any) -> Any:
-            if isinstance(x, Ref):
-                return next(stand_in) if stand_in is not None and x.name in self.sources else values[x.name]
-            return [given(y) for y in x] if isinstance(x, list | tuple) else x
-
         args, kwargs = self._plain
-        returned = self.target(*map(given, args), **{name: given(x) for name, x in kwargs.items()})
+        returned = self.target(
+            *[self._given(x, values, stand_in) for x in args],
+            **{name: self._given(x, values, stand_in) for name, x in kwargs.items()},
+        )
         output: Tensor = returned if self.index is None else returned[self.index]
         return output
+
+    def _given(self, x: Any, values: Mapping[str, Tensor], stand_in: Iterator[Tensor] | None) -> Any:
+        """An argument with its values in place. No closure: one that calls itself would hold them until collected."""
+        if isinstance(x, Ref):
+            return next(stand_in) if stand_in is not None and x.name in self.sources else values[x.name]
+        return [self._given(y, values, stand_in) for y in x] if isinstance(x, list | tuple) else x
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,8 +78,9 @@ class Epsilon(Parameters):
         if dtype.itemsize < 4:  # m/ε is out of their range
             z, y, m = z.float(), y.float(), m.float()
         if isinstance(multiplier, Passed) and step.blamed and multiplier.step.operator.title == "relu":
-            s = torch.add(y, self.epsilon)  # where it is not |z| + ε, y is 0
-            s = torch.div(m, s, out=s).mul_(y)
+            s = torch.add(y, self.epsilon)  # where it is not |z| + ε, y is 0, and so is what arrives
+            torch.addcdiv(m, m, s, value=-self.epsilon, out=s)  # m·y/(y + ε), rounded once
+            torch.ops.aten.threshold_backward.grad_input(s, y, 0, grad_input=s)
             return s.to(dtype), row_sums(s) * self.epsilon
         q = z.abs().add_(self.epsilon)
         torch.div(m, q, out=q)

@@ -16,7 +16,7 @@ from heatcli.parameters import Parameters
 
 Multipliers = Sequence[Tensor | None]
 _ENGINE = torch.autograd.Variable._execution_engine
-_DOT = 4096  # values of an image from which a call for each image costs less than its products' memory
+_DOT = 1 << 15  # values of an image from which a call for each image costs less than its products' memory
 
 
 @dataclass(slots=True, eq=False)
@@ -212,6 +212,11 @@ def below_zero(m: Tensor, x: Tensor) -> Tensor:
 def over(a: Tensor, b: Tensor) -> Tensor:
     """a/b, in b's memory where no tape holds it."""
     return a / b if b.requires_grad or a.requires_grad else torch.div(a, b, out=b)
+
+
+def floor(x: Tensor) -> float:
+    """What may be added to squares of differences to divide by them: far below rounding, far above denormal numbers."""
+    return math.sqrt(torch.finfo(x.dtype).tiny)
 
 
 def row_sums(x: Tensor) -> Tensor:

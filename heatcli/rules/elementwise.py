@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from heatcli.parameters import Parameters
-from heatcli.rules.base import Booked, Passed, Sent, Step, per_image
+from heatcli.rules.base import Booked, Passed, Sent, Step, floor, per_image
 
 # f(c·x) = c·f(x) for c > 0, so the slope from 0 is the gradient.
 _HOMOGENEOUS = frozenset("relu leaky_relu _prelu_kernel prelu abs".split())
@@ -26,7 +26,9 @@ _FROM_ZERO: dict[str, Callable[[Tensor], Tensor]] = {
     "hardswish": functional.hardsigmoid,
     "mish": lambda x: functional.softplus(x).tanh_(),
 }
-# A slope whose rounding error would exceed a thousandth is replaced by the derivative.
+# Their derivative has no bound.
+_STEEP = frozenset("sqrt rsqrt reciprocal log log2 log10 log1p pow tan exp exp2 expm1 sinh cosh".split())
+# A slope whose rounding error would exceed a thousandth gives way to the derivative.
 _ROUNDING = 1e3
 
 
@@ -65,29 +67,37 @@ def _times_slope(step: Step, multiplier: Tensor) -> Tensor:
 
 
 def slope(step: Step) -> Tensor:
-    """(f(x) − f(x0)) / (x − x0), of the output's shape; the derivative where that would be 0/0 or rounding."""
-    operator, dx = step.operator, step.input_difference(0)
-    if operator.title == "relu" and not step.blamed and not step.differentiable:
+    """(f(x) − f(x0)) / (x − x0), of the output's shape; the derivative where that would be 0/0 or rounding.
+
+    (Δy·Δx + δ²·f') / (Δx² + δ²), which changes from one to the other without a mask: the derivative errs by O(Δx), so
+    m·Δy is kept to δ²·f''/2, far below rounding.
+    """
+    title, dx, dy = step.operator.title, step.input_difference(0), step.difference
+    if title == "relu" and not step.blamed and not step.differentiable:
         return _relu_slope(step, dx.detach())
-    dy = step.difference
-    if step.blamed and operator.offsets:
-        dy = dy - operator.offsets[0].value
-    if operator.title in _EXACT or (step.blamed and not operator.offsets):
-        level = dx == 0
-    else:  # in so small a step the derivative errs only in second order
-        size = step.output.detach().abs().flatten(1).amax(1).reshape(-1, *(1,) * (dy.dim() - 1))
-        level = dx.abs() <= size * (_ROUNDING * torch.finfo(dy.dtype).eps)
-    ratio = dy / torch.where(level, 1, dx) if step.differentiable else torch.div(dy, dx).detach()
-    if not bool(level.any()):
-        return ratio
-    if len(operator.args) > 1 or level.shape != step.inputs[0].shape or step.differentiable:
-        (derivative,) = step.adjoint(torch.ones_like(step.output))
-        return torch.where(level, 0 if derivative is None else derivative, ratio)
-    # a function of one argument says its derivative wherever it is asked
-    output, leaves = step.run(operator, [step.inputs[0].detach()[level]])
-    (derivative,) = step.gradient(output, leaves, torch.ones_like(output))
-    ratio[level] = 0 if derivative is None else derivative
-    return ratio
+    if step.blamed and step.bias is not None:
+        dy = dy - step.bias
+    square: Tensor | float = floor(dy)
+    if title not in _EXACT and not (step.blamed and step.bias is None):
+        y, every = step.output.detach(), tuple(range(1, dy.dim()))
+        size = torch.maximum(y.amax(every, keepdim=True), -y.amin(every, keepdim=True)) if every else y.abs()
+        square = (size * (_ROUNDING * torch.finfo(dy.dtype).eps)) ** 2 + square
+    derivative = _derivative(step)
+    if step.differentiable:
+        return (dy * dx + derivative * square) / (dx * dx + square)
+    top = (derivative.detach() * square).addcmul_(dy.detach(), dx.detach())
+    return top.div_(dx.detach().square().add_(square))
+
+
+def _derivative(step: Step) -> Tensor:
+    """f'(x), of the output's shape; halfway to the reference where that can be infinite."""
+    ones = torch.ones_like(step.output)
+    (x,) = step.midpoints() if step.operator.title in _STEEP else step.inputs
+    if x is step.inputs[0] and x.shape == ones.shape:
+        (found,) = step.adjoint(ones)
+    else:
+        (found,) = step.adjoint_at([x.expand(ones.shape)], ones)[1]
+    return torch.zeros_like(ones) if found is None else found
 
 
 def _relu_slope(step: Step, dx: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,51 +13,50 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from heatcli.graph.operator import Constant, Operator
 from heatcli.rules.base import Step, above_zero, below_zero
 
 _ATEN = torch.ops.aten
 _WITHOUT_BIAS = {"addmm": _ATEN.mm.default, "baddbmm": _ATEN.bmm.default}
-# Weights with one sign left, by the weights they come from.
-_BENT: WeakKeyDictionary[Constant, dict[int, Constant]] = WeakKeyDictionary()
+# Layers with weights of one sign, by the layer that they come from; and the weights, which layers of graphs for other
+# batch sizes share.
+_BENT: WeakKeyDictionary[Operator, dict[int, Operator]] = WeakKeyDictionary()
+_CUT: MutableMapping[Tensor, dict[int, Tensor]] = WeakTensorKeyDictionary()
 
 
 def linear(operator: Operator, change: Callable[[Tensor], Tensor]) -> Operator:
     """The same layer without a bias, its weights `w` replaced by `change(w)`."""
-    return _with_weights(operator, lambda weights: Constant(weights.name, change(weights.value)))
-
-
-def bent(operator: Operator, sign: int) -> Operator:
-    """The same layer without a bias, with weights of one sign only: the positive (1) or the negative ones (−1)."""
-
-    def clamped(weights: Constant) -> Constant:
-        known = _BENT.setdefault(weights, {})
-        if sign not in known:
-            w = weights.value
-            known[sign] = Constant(weights.name, w.clamp(min=0) if sign > 0 else w.clamp(max=0))
-        return known[sign]
-
-    return _with_weights(operator, clamped)
-
-
-def _with_weights(operator: Operator, change: Callable[[Constant], Constant]) -> Operator:
     args: list[Any] = list(operator.args)
     kwargs = dict(operator.kwargs)
-    target = operator.target
+    target, scale = operator.target, 1
     if operator.title in _WITHOUT_BIAS:
         target = _WITHOUT_BIAS[operator.title]
         scale = kwargs.pop("alpha", 1)
         kwargs.pop("beta", None)
         del args[0]
-        if scale != 1:
-            plain, change_plain = change, scale
-            change = lambda w: plain(Constant(w.name, w.value * change_plain))  # noqa: E731
     elif operator.title in ("convolution", "linear") and len(args) > 2:
         args[2] = None
     position = next(i for i, x in enumerate(args) if isinstance(x, Constant))
-    args[position] = change(args[position])
+    weights = args[position]
+    args[position] = Constant(weights.name, change(weights.value if scale == 1 else weights.value * scale))
     return replace(operator, target=target, args=tuple(args), kwargs=kwargs, offsets=())
+
+
+def bent(operator: Operator, sign: int) -> Operator:
+    """The same layer without a bias, with weights of one sign only: the positive (1) or the negative ones (−1)."""
+
+    def cut(weights: Tensor) -> Tensor:
+        known = _CUT.setdefault(weights, {})
+        if sign not in known:
+            known[sign] = weights.clamp(min=0) if sign > 0 else weights.clamp(max=0)
+        return known[sign]
+
+    known = _BENT.setdefault(operator, {})
+    if sign not in known:
+        known[sign] = linear(operator, cut)
+    return known[sign]
 
 
 class Signs:
