@@ -56,7 +56,7 @@ def explain(
     batch: Tensor,
     method: str | Method = "lrp-eps",
     target: str | int | Sequence[int] | Tensor | None = None,
-    baseline: str | Tensor | None = None,
+    baseline: str | Tensor | Reference | None = None,
     region: Tensor | None = None,
     progress: Progress | None = None,
     **parameters: Any,
@@ -65,7 +65,7 @@ def explain(
 
     `target`: None or "top" (the highest score), an index, a label, "A-B", or one index an image. `baseline`: None
     (the method's own), a name (`none`, `zero`, `black`, `blur:SIGMA`, `mean`, a file), or a tensor that broadcasts
-    against the batch. `region`: for outputs [N, classes, h, w], the part of the input, [H, W] or [N, H, W], whose
+    against the batch, or a `Reference` that was read before. `region`: for outputs [N, classes, h, w], the part of the input, [H, W] or [N, H, W], whose
     positions are summed over; None is where the class wins. `progress` is told how many passes are done and of how
     many, where a method takes many. `parameters` are the method's, such as `epsilon`. Raises
     `UsageError`, `ModelError`.

@@ -15,6 +15,7 @@ import torch
 
 from heatcli.artifact.model import Model
 from heatcli.errors import ImageError
+from heatcli.images.baselines import read_once
 from heatcli.run.request import Done, Failed, Job, Request
 from heatcli.run.work import Loaded, Ready, explain_all, read_job, write_ready
 
@@ -69,18 +70,22 @@ class Pipeline:
     `request.threads` threads take a batch each, so reading and writing keep one core busy while the network runs on
     others; no more batches are under way than those and one, so memory does not grow with the number of jobs. Closed
     early, by an interrupt too, it finishes what is being written, and `left` holds the outcomes that nobody was given.
+    `scratch`: a folder for half-written files. Raises `UsageError` for a baseline that cannot be read.
     """
 
-    def __init__(self, model: Model, request: Request, load_seconds: float, scratch: Path | None) -> None:
-        self.model, self.request = model, replace(request, progress=self._progress)
+    def __init__(self, model: Model, request: Request, load_seconds: float) -> None:
+        baseline = read_once(model, request.method, request.baseline) if isinstance(request.baseline, str) else None
+        self.model = model
+        self.request = replace(request, progress=self._progress, baseline=baseline or request.baseline)
+        self.scratch: Path | None = None
         self.left: list[Outcome] = []
-        self._load_seconds, self._scratch = load_seconds, scratch
-        self._told, self._stopped = request.progress, False
+        self._load_seconds, self._told, self._stopped = load_seconds, request.progress, False
         alone = model.device.type != "cpu" or request.progress is not None  # a bar shows the passes of one batch
         self._turns = Turns(1 if alone else min(request.threads, torch.get_num_threads()))
 
     def run(self, jobs: Iterable[Job]) -> Generator[Outcome, None, None]:
         """Explain all jobs. Raises `ModelError` if the model can explain none of the first batch, `UsageError`."""
+        self._stopped = False
         batches = enumerate(_batched(jobs, self.request.batch_size))
         under_way: deque[tuple[Future[None], deque[Outcome]]] = deque()
         pool = ThreadPoolExecutor(self.request.threads, thread_name_prefix="heatcli")
@@ -121,7 +126,7 @@ class Pipeline:
 
     def _written(self, ready: Ready) -> Outcome:
         try:
-            return write_ready(self.model, self.request, ready, self._load_seconds, self._scratch)
+            return write_ready(self.model, self.request, ready, self._load_seconds, self.scratch)
         except ImageError as error:  # a large picture, which is read again, has gone
             return Failed(ready.loaded.job, error, ready.first)
 

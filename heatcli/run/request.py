@@ -9,6 +9,7 @@ from pathlib import Path
 
 from heatcli.errors import HeatcliError, UsageError
 from heatcli.files import joined
+from heatcli.images.baselines import Reference
 from heatcli.images.overlay import colour_map
 from heatcli.methods.question import Progress
 from heatcli.methods.table import Method
@@ -38,7 +39,7 @@ class Request:
     out: Path | str
     method: Method
     target: str | None = None
-    baseline: str | None = None
+    baseline: str | Reference | None = None
     region: str | None = None
     pixels: str = "json"
     batch_size: int = 8

@@ -81,7 +81,8 @@ def explain_all(
 ) -> Iterator[Ready | Failed]:
     """Explain a batch; where the model fails on it, one by one, so that one image does not take others with it.
 
-    `proven`: the model has explained an image before. `turn`: held, for a number of images, while the network runs. Raises `ModelError` if it never has, and fails on all of these.
+    `proven`: the model has explained an image before. `turn`: held, for a number of images, while the network runs.
+    Raises `ModelError` if it never has, and fails on all of these.
     """
     if not loaded:
         return
