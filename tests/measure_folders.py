@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 BATCH, REPEATS = 8, 3
 
 
-def speed(count: int = 96) -> None:
+def speed(count: int = 192) -> None:
     """Paired runs, medians: `explain` on a batch that lies ready, with all threads, and runs over folders of files."""
     import torch
 
@@ -34,7 +34,7 @@ def speed(count: int = 96) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         small, middle, photos = (_pictures(Path(name), *kind) for kind in (
-            ((96, 96), "png", 8 * count), ((256, 256), "png", 8 * count), ((500, 375), "jpg", count)))  # fmt: skip
+            ((96, 96), "png", 4 * count), ((256, 256), "png", 4 * count), ((500, 375), "jpg", count)))  # fmt: skip
         animals, resnet = heatcli.load(), heatcli.load(_resnet50(name), preset="imagenet")
         for title, model, folder in (("embedded", animals, small), ("embedded", animals, middle),
                                      ("resnet50", resnet, photos)):  # fmt: skip
@@ -162,7 +162,9 @@ def stages() -> None:
                                            ("resnet50", resnet, (500, 375), "jpg")):  # fmt: skip
             folder = _pictures(Path(name), size, suffix, 1)
             job = Job(str(folder / f"00000.{suffix}"), name, "one")
-            requests = [Request((job.path,), name, method("lrp-eps"), pixels=pixels) for pixels in ("json", "npz", "none")]
+            requests = [
+                Request((job.path,), name, method("lrp-eps"), pixels=pixels) for pixels in ("json", "npz", "none")
+            ]
             loaded = read_job(model, job)
 
             def network(threads: int, model=model, request=requests[0], loaded=loaded) -> float:  # type: ignore[no-untyped-def]

@@ -77,7 +77,7 @@ def read_job(model: Model, job: Job) -> Loaded | Failed:
 
 
 def explain_all(
-    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn = nullcontext
+    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn | None = None
 ) -> Iterator[Ready | Failed]:
     """Explain a batch; where the model fails on it, one by one, so that one image does not take others with it.
 
@@ -86,6 +86,7 @@ def explain_all(
     """
     if not loaded:
         return
+    turn = turn or (lambda _: nullcontext())
     explained = _explained(model, request, loaded, turn)
     try:
         first = next(explained)
@@ -170,6 +171,6 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     write(job.stem + ".json", contents["report"][1], scratch)
     files = {what: FileEntry(job.part + suffix, len(content)) for what, (suffix, content) in contents.items()}
     return Done(
-        job, row_of(report, loaded.job.part, ready.rank, ready.of, files), job.stem + ".json", job.stem + ".png", report,
-        {n: float(v[i]) for n, v in result.unexplained.items()}, ready.rank in (None, ready.of),
+        job, row_of(report, loaded.job.part, ready.rank, ready.of, files), job.stem + ".json", job.stem + ".png",
+        report, {n: float(v[i]) for n, v in result.unexplained.items()}, ready.rank in (None, ready.of),
     )  # fmt: skip

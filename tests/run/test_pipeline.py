@@ -75,7 +75,12 @@ def test_side_by_side_is_as_one_by_one(tmp_path: Path, tiny: Path) -> None:
         found.append(rows(out))
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
-            assert (a["image"], a["sha256"], a["label"], a["error"]) == (b["image"], b["sha256"], b["label"], b["error"])
+            assert (a["image"], a["sha256"], a["label"], a["error"]) == (
+                b["image"],
+                b["sha256"],
+                b["label"],
+                b["error"],
+            )
             assert a["score"] == (b["score"] and pytest.approx(b["score"], rel=1e-5))
     assert torch.get_num_threads() == 2
 
