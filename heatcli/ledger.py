@@ -99,4 +99,5 @@ class Books:
 
 def total(entries: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """Sum of all entries [N, …] over all but the batch, float64 [N] as `like` is; zero where there are none."""
-    return sum((wide(e).reshape(len(like), -1).sum(1) for e in entries.values()), torch.zeros_like(like))
+    rows = [e.reshape(len(like), -1) for e in entries.values()]
+    return wide(torch.cat(rows, 1)).sum(1) if rows else torch.zeros_like(like)

@@ -16,7 +16,7 @@ from torch import Tensor
 from heatcli.graph.kinds import FIRST, LAYOUT
 from heatcli.graph.operator import Graph, Operator
 from heatcli.ledger import Books
-from heatcli.rules.base import Booked, Pair, Rule, Sent, Step
+from heatcli.rules.base import Booked, Carried, Pair, Passed, Rule, Sent, Step
 from heatcli.rules.reveal_cancel import single
 
 Table = Mapping[str, Rule]
@@ -128,7 +128,8 @@ def walk(
     Without `books` nothing is booked. Relevance that a first layer's rule hands to pixels directly is booked as
     `books.direct`. `keep` is filled with the multipliers of the values it has as keys. The steps are used up.
     """
-    multipliers: dict[str, Tensor | Pair] = {tape.graph.output: seed}
+    multipliers: dict[str, Carried] = {tape.graph.output: seed}
+    summed: set[str] = set()  # multipliers that are sums made here, so that more can be added in place
     direct: dict[str, Tensor] = {}
     for step in tape.steps:
         step.rule = rule_for(step.operator, rules)
@@ -142,12 +143,12 @@ def walk(
         if multiplier is None:
             continue
         with torch.set_grad_enabled(step.differentiable):
-            if isinstance(multiplier, Pair) and not getattr(rule, "takes_pairs", False):
-                multiplier, lost = single(step, multiplier)
-                if books is not None and bool(lost.any()):
+            if not isinstance(multiplier, (Tensor, *getattr(rule, "takes", ()))):
+                multiplier, lost = _alone(step, multiplier)
+                if books is not None and lost is not None and bool(lost.any()):
                     books.lose(operator, lost)
             if keep is not None and operator.name in keep:
-                keep[operator.name] = multiplier if isinstance(multiplier, Tensor) else single(step, multiplier)[0]
+                keep[operator.name] = _alone(step, multiplier)[0]
             sent: Sent = rule(step, multiplier)  # type: ignore[arg-type]
             if books is not None:
                 books.enter(operator, sent, blame=step.blamed)
@@ -156,15 +157,31 @@ def walk(
                 direct[source] = direct[source] + sent.relevance if source in direct else sent.relevance
                 continue
             for name, part in zip(operator.sources, sent.multipliers, strict=True):
-                if part is not None:
-                    multipliers[name] = multipliers[name] + part if name in multipliers else part
+                if part is None:
+                    continue
+                known = multipliers.get(name)
+                if name in summed and isinstance(known, Tensor) and isinstance(part, Tensor):
+                    known += part
+                    continue
+                multipliers[name] = part if known is None else known + part
+                if known is not None and not step.differentiable:
+                    summed.add(name)
     if books is not None and tape.graph.input in direct:
         books.direct = direct[tape.graph.input]
     arrived = multipliers.get(tape.graph.input)
+    if isinstance(arrived, Passed):
+        arrived = arrived.multiplier()
     if isinstance(arrived, Pair):  # a pixel's difference is all positive or all negative
         rises = tape.input > (0 if tape.reference is None else tape.reference)
         arrived = torch.where(rises, arrived.positive, arrived.negative)
     return torch.zeros_like(tape.input) if arrived is None else arrived
+
+
+def _alone(step: Step, multiplier: Carried) -> tuple[Tensor, Tensor | None]:
+    """What is carried to a step's output as one multiplier; and relevance [N] that it cannot carry, if any."""
+    if isinstance(multiplier, Pair):
+        return single(step, multiplier)
+    return (multiplier.multiplier() if isinstance(multiplier, Passed) else multiplier), None
 
 
 def _hand_down(step: Step, direct: MutableMapping[str, Tensor]) -> None:

@@ -17,8 +17,7 @@ import heatcli
 from heatcli.graph.kinds import AFFINE, KINDS, ROLES
 from heatcli.methods.table import METHODS, Method
 from heatcli.rules.affine import Epsilon
-from heatcli.rules.base import Pair, Rule, Sent, Step
-from heatcli.rules.reveal_cancel import single
+from heatcli.rules.base import Carried, Pair, Passed, Rule, Sent, Step
 
 BLAMING = [name for name in CORE_CONSERVING if METHODS[name].baseline == "none"]
 CAUGHT = 3e-5
@@ -57,19 +56,22 @@ class Broken:
     rule: Rule
     fault: Callable[[Sent], Sent]
     source: ClassVar[str] = "none: broken on purpose"
-    takes_pairs: ClassVar[bool] = True
 
-    def __call__(self, step: Step, multiplier: Tensor | Pair) -> Sent:
-        if isinstance(multiplier, Pair) and not getattr(self.rule, "takes_pairs", False):
-            multiplier = single(step, multiplier)[0]
+    @property
+    def takes(self) -> tuple[type, ...]:
+        return getattr(self.rule, "takes", ())
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         return self.fault(self.rule(step, multiplier))
 
 
 def scaled(sent: Sent) -> Sent:
     """Every multiplier one percent too large."""
 
-    def more(m: Tensor | Pair | None) -> Tensor | Pair | None:
-        return Pair(m.positive * 1.01, m.negative * 1.01) if isinstance(m, Pair) else None if m is None else m * 1.01
+    def more(m: Carried | None) -> Carried | None:
+        if isinstance(m, Pair):
+            return Pair(m.positive * 1.01, m.negative * 1.01)
+        return replace(m, m=m.m * 1.01) if isinstance(m, Passed) else None if m is None else m * 1.01
 
     relevance = None if sent.relevance is None else sent.relevance * 1.01
     return replace(sent, multipliers=[more(m) for m in sent.multipliers], relevance=relevance)

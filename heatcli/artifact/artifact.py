@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from heatcli.files import Stamp
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -34,7 +36,8 @@ class Artifact:
     `module_for`: the torch module that runs inputs of given shapes, called with them in the order of `inputs`.
     `embedded`: the text of a sidecar inside the file, or "". `renamed`: the module's names of parameters and buffers →
     the artifact's own, where they differ. `rewrites`: what was changed before it runs, such as `dequantise`.
-    `functional`: whether it can be captured with its in-place writes made functional.
+    `functional`: whether it can be captured with its in-place writes made functional. `parts`: the other files that it
+    consists of, relative to its folder, as they were before they were read.
     """
 
     module_for: Callable[[Shapes], Any]
@@ -43,6 +46,7 @@ class Artifact:
     renamed: Mapping[str, str] = field(default_factory=dict)
     rewrites: tuple[str, ...] = ()
     functional: bool = True
+    parts: Mapping[str, Stamp | None] = field(default_factory=dict)
 
     def names(self, module: Any) -> dict[str, Tensor]:
         """Parameters and buffers of `module` under the artifact's own names."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
+from heatcli.artifact.cache import Cache
 from heatcli.artifact.onnx import load_onnx
 from heatcli.artifact.presets import preset
 from heatcli.artifact.pt2 import load_pt2
@@ -20,6 +21,7 @@ from heatcli.artifact.recognise import ONNX, PT2, TORCHSCRIPT, Format, recognise
 from heatcli.artifact.sidecar import Input, Labels, overridden, read_labels, read_sidecar
 from heatcli.artifact.torchscript import load_torchscript
 from heatcli.errors import ModelError, UsageError, first_line, unknown_name
+from heatcli.files import digest
 from heatcli.graph.batch import rebatched
 from heatcli.graph.capture import capture
 from heatcli.graph.operator import Graph
@@ -46,7 +48,7 @@ class Model:
     """An artifact ready to be explained.
 
     `picture` is the input that is explained, `others` are the values of the rest. `batch_size` is the number of images
-    it takes at once, None for any.
+    it takes at once, None for any. `cache`: where its graphs are kept, None for nowhere.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Model:
     batch_size: int | None = None
     passes: tuple[str, ...] = DEFAULT
     head: int = 0
+    cache: Cache | None = None
     _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, repr=False)
     _shared: tuple[Tensor | None, Mapping[str, Tensor]] = field(default=(None, {}), repr=False)
 
@@ -148,8 +151,18 @@ class Model:
         if key not in self._graphs:
             alike = [graph for known, graph in self._graphs.items() if known[1:] == key[1:]]
             derived = rebatched(alike[0], alike[1], key[0]) if len(alike) > 1 else None
-            self._graphs[key] = derived or self._capture(key)
+            self._graphs[key] = derived or self._cached(key)
         return self._graphs[key]
+
+    def _cached(self, shape: tuple[int, ...]) -> Graph:
+        if self.cache is None:
+            return self._capture(shape)
+        others = {name: (tuple(value.shape), str(value.dtype), _sha256(value)) for name, value in self.others.items()}
+        about = {
+            "shape": shape, "others": others, "passes": self.passes, "head": self.head, "device": str(self.device),
+            "dtype": str(torch.get_default_dtype()),
+        }  # fmt: skip
+        return self.cache.graph(about, lambda: self._capture(shape))
 
     def _capture(self, shape: tuple[int, ...]) -> Graph:
         others = {name: _for_batch(value, shape[0]).to(self.device) for name, value in self.others.items()}
@@ -229,13 +242,15 @@ def load(
     passes: Iterable[str] = DEFAULT,
     inputs: Mapping[str, Tensor] | None = None,
     head: int = 0,
+    cache: bool = False,
     **flags: Any,
 ) -> Model:
     """Load a TorchScript, ONNX or torch.export artifact; None is the embedded animals model.
 
     `passes` names the graph passes that its graph goes through (`heatcli.graph.passes.PASSES`). `inputs`: values of
     all inputs but the picture, [1, …] or [N, …], where the artifact takes several. `head`: which of its floating-point
-    outputs is explained, where it returns several. `flags` override the sidecar's
+    outputs is explained, where it returns several. `cache`: whether its graphs are kept in the user's cache folder, and
+    taken from there (`heatcli.artifact.cache`). `flags` override the sidecar's
     `[input]`: size, channels, mean, std, resize, interpolation; `preset` names several of them
     (`heatcli.artifact.presets`), `labels` a file of labels. Raises `ModelError` if the artifact
     cannot be used, `UsageError` for a flag that makes no sense.
@@ -246,7 +261,8 @@ def load(
     if not path.exists():
         raise ModelError(f"{path}: no such model file")
     kind = recognise(path)
-    artifact = LOADERS[kind](path)
+    known = Cache(path, LOADERS[kind]) if cache else None
+    artifact = known.artifact() if known else LOADERS[kind](path)
     picture = _picture(path, artifact, inputs or {})
     sidecar = read_sidecar(path, artifact.embedded)
     labels_file, named = flags.pop("labels", None), flags.pop("preset", None)
@@ -255,7 +271,7 @@ def load(
     return Model(
         path=path,
         format=kind,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=known.sha256 if known else digest(path),
         artifact=artifact,
         picture=picture,
         others=dict(inputs or {}),
@@ -267,6 +283,7 @@ def load(
         batch_size=picture.shape[0] if picture.shape else None,
         passes=_known(passes),
         head=head,
+        cache=known,
     )
 
 
@@ -290,6 +307,10 @@ def _picture(path: Path, artifact: Artifact, given: Mapping[str, Tensor]) -> Inp
 def _for_batch(value: Tensor, n: int) -> Tensor:
     """A value [1, …] repeated for n images; others stay as they are."""
     return value.expand(n, *value.shape[1:]).contiguous() if value.dim() and value.shape[0] == 1 else value
+
+
+def _sha256(value: Tensor) -> str:
+    return hashlib.sha256(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _known(passes: Iterable[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
 from heatcli.artifact.sidecar import EMBEDDED
 from heatcli.errors import ModelError, first_line
+from heatcli.files import stamp
 
 
 def load_onnx(path: Path) -> Artifact:
@@ -19,7 +20,9 @@ def load_onnx(path: Path) -> Artifact:
     from onnx2fx.utils.names import sanitize_name
 
     try:
-        proto = onnx.load(str(path))
+        proto = onnx.load(str(path), load_external_data=False)
+        parts = {name: stamp(path.parent / name) for name in _external(proto.graph)}
+        onnx.load_external_data_for_model(proto, str(path.parent))
         onnx.checker.check_model(proto)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ModelError(f"{path}: is no valid ONNX model: {first_line(error)}") from error
@@ -29,8 +32,24 @@ def load_onnx(path: Path) -> Artifact:
     embedded = next((p.value for p in proto.metadata_props if p.key == EMBEDDED), "")
     renamed = {sanitize_name(i.name): i.name for i in proto.graph.initializer}
     return Artifact(
-        lambda shapes: _convert(path, proto, shapes), tuple(map(_info, inputs)), embedded, renamed, rewrites
+        lambda shapes: _convert(path, proto, shapes),
+        tuple(map(_info, inputs)),
+        embedded,
+        renamed,
+        rewrites,
+        parts=parts,
     )
+
+
+def _external(graph: Any) -> set[str]:
+    """The names of the files that hold tensors of the graph, those of subgraphs included."""
+    tensors = list(graph.initializer)
+    found: set[str] = set()
+    for attribute in (a for node in graph.node for a in node.attribute):
+        tensors += [attribute.t, *attribute.tensors]
+        for inner in (attribute.g, *attribute.graphs):
+            found |= _external(inner)
+    return found.union(entry.value for t in tensors for entry in t.external_data if entry.key == "location")
 
 
 def _dequantise(proto: Any) -> bool:

@@ -8,13 +8,35 @@ from typing import Any
 
 import torch
 
-from heatcli.artifact.artifact import Artifact, InputInfo
+from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
 from heatcli.artifact.sidecar import EMBEDDED
 from heatcli.errors import ModelError, first_line
+from heatcli.files import stamp
 
 
 def load_torchscript(path: Path) -> Artifact:
     """A scripted or traced module; the C++ loader reads tensors and TorchScript code, no Python pickle runs."""
+    before = stamp(path)
+    module, text, functional = _opened(path)
+    dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
+    required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
+    inputs = tuple(InputInfo(name, dtype=dtype) for name in required)
+    ran = False
+
+    def module_for(_: Shapes) -> Any:
+        """One that never ran, while the file is there: from the second run on TorchScript makes fewer calls, and
+        operators are named by the number of their call."""
+        nonlocal ran
+        if ran and stamp(path) == before:
+            return _opened(path)[0]
+        ran = True
+        return module
+
+    return Artifact(module_for, inputs, text, functional=functional)
+
+
+def _opened(path: Path) -> tuple[Any, str, bool]:
+    """The module, the sidecar inside the file, and whether the module can be captured under `functionalize`."""
     extra = {EMBEDDED: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated; that is no news to its users
@@ -25,11 +47,7 @@ def load_torchscript(path: Path) -> Artifact:
     if not hasattr(module, "forward"):
         raise ModelError(f"{path}: has no forward method, so there is nothing to run")
     text = extra[EMBEDDED]
-    dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
-    required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
-    inputs = tuple(InputInfo(name, dtype=dtype) for name in required)
-    text = text if isinstance(text, str) else bytes(text).decode()
-    return Artifact(lambda _: module, inputs, text, functional=_settle_tensors(module))
+    return module, text if isinstance(text, str) else bytes(text).decode(), _settle_tensors(module)
 
 
 def _settle_tensors(module: Any) -> bool:

@@ -43,6 +43,7 @@ def command(
     resize: options.Resize = None,
     labels: options.Labels = None,
     preset: options.Preset = None,
+    no_cache: options.NoCache = False,
     debug: options.Debug = False,
 ) -> None:
     """Show feature maps as a labelled sheet and an .npz, ordered by activation or by what they gave to the score."""
@@ -55,7 +56,7 @@ def command(
 
     wanted = tuple(layer or CONVOLUTIONS)
     request = Request(tuple(images), wanted, out, top, by, find_method(method), target, baseline)  # type: ignore[arg-type]
-    loaded = load(model, device, **flags)
+    loaded = load(model, device, cache=not no_cache, **flags)
     if top_images is not None or channel is not None:
         if not layer or len(layer) != 1 or channel is None or top_images is None or top_images < 1:
             raise UsageError("--top-images N goes with one --layer NAME and one --channel C")

@@ -23,6 +23,7 @@ def command(
     device: options.Device = "auto",
     size: options.Size = None,
     channels: options.Channels = None,
+    no_cache: options.NoCache = False,
     debug: options.Debug = False,
 ) -> None:
     """Time methods beside the artifact's own input gradient: images a second, ratio, peak memory."""
@@ -35,7 +36,7 @@ def command(
     chosen = [method(name) for name in methods.split(",")]
     if threads is not None:
         torch.set_num_threads(options.at_least_one("--threads", threads))
-    loaded = load(model, device, **options.model_flags(size, channels, None, None, None, None))
+    loaded = load(model, device, cache=not no_cache, **options.model_flags(size, channels, None, None, None, None))
     timings = list(bench(loaded, chosen, batch_size, repeats, peers))
     if json:
         import msgspec

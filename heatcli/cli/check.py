@@ -41,6 +41,7 @@ def command(
     resize: options.Resize = None,
     labels: options.Labels = None,
     preset: options.Preset = None,
+    no_cache: options.NoCache = False,
     debug: options.Debug = False,
 ) -> None:
     """Check a model on images: exit status 0 when all holds, 1 when something does not, with what and by how much."""
@@ -54,7 +55,8 @@ def command(
     chosen = tuple(text for text in (methods or "").split(",") if text)
     request = Request(tuple(images), spec, masks, chosen, update_golden, batch_size)
     results = []
-    for found in run(load(model, device, **flags), request, lambda name: print(f"  {name} …", file=sys.stderr)):
+    loaded = load(model, device, cache=not no_cache, **flags)
+    for found in run(loaded, request, lambda name: print(f"  {name} …", file=sys.stderr)):
         results.append(found)
         if json:
             options.print_json(found)

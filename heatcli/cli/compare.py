@@ -40,6 +40,7 @@ def command(
     resize: options.Resize = None,
     labels: options.Labels = None,
     preset: options.Preset = None,
+    no_cache: options.NoCache = False,
     debug: options.Debug = False,
 ) -> None:
     """Compare outputs, heatmaps and bias totals image by image, worst first; --model is for two methods."""
@@ -52,9 +53,9 @@ def command(
     artifacts = [Path(text).exists() or bool(Path(text).suffix) or "/" in text for text in (a, b)]
     if all(artifacts) and model is None:
         explainer = Explainer.parse(method, baseline)
-        sides = [Side(load(text, device, **dict(flags)), explainer) for text in (a, b)]
+        sides = [Side(load(text, device, cache=not no_cache, **dict(flags)), explainer) for text in (a, b)]
     elif not any(artifacts):
-        loaded = load(model, device, **flags)
+        loaded = load(model, device, cache=not no_cache, **flags)
         sides = [Side(loaded, Explainer.parse(text, baseline)) for text in (a, b)]
     else:
         raise UsageError(f"{a} and {b}: give two artifacts, or two methods and perhaps --model")

@@ -48,6 +48,7 @@ def command(
     resize: options.Resize = None,
     labels: options.Labels = None,
     preset: options.Preset = None,
+    no_cache: options.NoCache = False,
     debug: options.Debug = False,
 ) -> None:  # fmt: skip
     """Measure how good heatmaps are: a table with 95% bootstrap intervals, and curves."""
@@ -62,7 +63,7 @@ def command(
 
     explainers = [Explainer.parse(text, baseline) for text in methods.split(",") if text]
     chosen = [find_metric(text) for text in metric or METRICS]
-    loaded = load(model, device, options.passes(output, None, None), **flags)
+    loaded = load(model, device, options.passes(output, None, None), cache=not no_cache, **flags)
     samples, failed = options.samples(loaded, images, masks, limit)
     make_folder(out)
     found = evaluate(

@@ -86,6 +86,7 @@ def command(
     resize: options.Resize = None,
     labels: options.Labels = None,
     preset: options.Preset = None,
+    no_cache: options.NoCache = False,
     debug: options.Debug = False,
 ) -> None:
     """Explain what the model says of each image: an overlay to look at, and a report that books every unit."""
@@ -108,7 +109,7 @@ def command(
         opacity, recursive, glob, part, resume, index, workers, engine, device, bar,
     )  # fmt: skip
     passes = options.passes(output, with_passes, without_passes)
-    loaded = load(model, device, passes, options.arrays(inputs), head, **flags)
+    loaded = load(model, device, passes, options.arrays(inputs), head, cache=not no_cache, **flags)
     if loaded.alphabet:
         from heatcli.cli import sequences
         from heatcli.sequences.job import Request as Sequences

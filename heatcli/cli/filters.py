@@ -20,6 +20,7 @@ def command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the sheet and the arrays go.")] = Path("filters"),
     size: options.Size = None,
     channels: options.Channels = None,
+    no_cache: options.NoCache = False,
     debug: options.Debug = False,
 ) -> None:
     """Draw the kernels of a network's convolutions as one sheet, and write them as an .npz."""
@@ -33,7 +34,7 @@ def command(
 
     if top < 1:
         raise UsageError(f"--top {top} is not allowed; it is at least 1")
-    loaded = load(model, **flags)
+    loaded = load(model, cache=not no_cache, **flags)
     found = filters(loaded, layer or [])
     make_folder(out)
     path = out / f"{loaded.path.stem}.filters.png"

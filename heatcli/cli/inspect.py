@@ -20,6 +20,7 @@ def command(
     write_sidecar: Annotated[
         bool, typer.Option("--write-sidecar", help="Draft the sidecar NAME.toml beside the model.")
     ] = False,
+    no_cache: options.NoCache = False,
     debug: options.Debug = False,
 ) -> None:
     """Show what an artifact contains: its input, its operators and which have rules, its biases, its parameters."""
@@ -27,7 +28,7 @@ def command(
     from heatcli.artifact.model import load
     from heatcli.inspection import draft_sidecar, inspect
 
-    loaded = load(model, **flags)
+    loaded = load(model, cache=not no_cache, **flags)
     if write_sidecar:
         _write(loaded.path.with_suffix(".toml"), draft_sidecar(loaded))
         return

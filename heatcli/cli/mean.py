@@ -19,6 +19,7 @@ def command(
     size: options.Size = None,
     channels: options.Channels = None,
     resize: options.Resize = None,
+    no_cache: options.NoCache = False,
     debug: options.Debug = False,
 ) -> None:
     """Write the mean of a folder's images, as the model would see them before normalisation."""
@@ -31,7 +32,7 @@ def command(
         raise UsageError(f"{folder}: is not a folder")
     if output.suffix != ".npz":
         raise UsageError(f"{output}: a mean image is an .npz file; name it so")
-    loaded = load(model, **flags)
+    loaded = load(model, cache=not no_cache, **flags)
     failed: list[HeatcliError] = []
     mean, count = mean_image(image_files(folder, recursive), loaded.fit, failed)
     write_mean(output, mean, count)

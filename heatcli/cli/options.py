@@ -59,6 +59,9 @@ Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="NAME=FILE.npy", help="The value of an input that is not the picture."),
 ]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Capture the graph anew, and keep nothing in the user's cache folder.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Masks = Annotated[
     Path | None,

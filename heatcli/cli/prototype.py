@@ -49,6 +49,7 @@ def command(
     std: options.Std = None,
     labels: options.Labels = None,
     preset: options.Preset = None,
+    no_cache: options.NoCache = False,
     debug: options.Debug = False,
 ) -> None:
     """Search for the picture that excites a class most, by gradient ascent under a prior."""
@@ -60,7 +61,7 @@ def command(
 
     how = Search(objective, restarts, steps, rate, start, tv, jitter, blur, 4, scales, clip, seed)  # type: ignore[arg-type]
     request = Request(target, how, out, animate)
-    loaded = load(model, device, **flags)
+    loaded = load(model, device, cache=not no_cache, **flags)
     chosen = find_prior(loaded, prior, weight, code)
     with options.progress("steps", steps + 1) as advance:
         found = search(loaded, classes(loaded, target), chosen, how, advance)

@@ -6,7 +6,7 @@ Every format (TorchScript, ONNX, torch.export) ends here. An operator knows whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,17 +49,23 @@ class Offset:
 
     def collect(self, multiplier: Tensor) -> Tensor:
         """The operator's multiplier [N, …] summed over the positions that share an element of the offset."""
-        shape = self._shape(multiplier)
-        reduced = [d for d in range(1, multiplier.dim()) if shape[d] == 1 and multiplier.shape[d] != 1]
-        return multiplier.sum(reduced, keepdim=True) if reduced else multiplier
+        return collect(multiplier, self.value)
 
     def book(self, collected: Tensor) -> Tensor:
         """What `collect` returned times the offset: [N, size]."""
-        booked = collected * self.value.reshape(self._shape(collected))
+        booked = collected * self.value.reshape(_shape(self.value, collected))
         return booked.flatten(1) if collected.dim() > 1 else booked.reshape(-1, 1)
 
-    def _shape(self, multiplier: Tensor) -> tuple[int, ...]:
-        return (1,) * (multiplier.dim() - self.value.dim()) + tuple(self.value.shape)
+
+def collect(multiplier: Tensor, bias: Tensor) -> Tensor:
+    """A multiplier [N, …] summed over the positions that share an element of a bias that broadcasts against it."""
+    shape = _shape(bias, multiplier)
+    reduced = [d for d in range(1, multiplier.dim()) if shape[d] == 1 and multiplier.shape[d] != 1]
+    return multiplier.sum(reduced, keepdim=True) if reduced else multiplier
+
+
+def _shape(bias: Tensor, multiplier: Tensor) -> tuple[int, ...]:
+    return (1,) * (multiplier.dim() - bias.dim()) + tuple(bias.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,24 +92,20 @@ class Operator:
     near: bool = False  # operators between the image and its first layers
     offsets: tuple[Offset, ...] = ()
     vanishes: bool = True  # its value at zero input is finite, so "blame the bias" has a reference
-    _leaves: tuple[Any, ...] = field(init=False, repr=False)
-    _spec: Any = field(init=False, repr=False)
+    refs: tuple[str, ...] = field(init=False)  # names of all values it reads, in order, sources and others
+    _plain: tuple[tuple[Any, ...], Mapping[str, Any]] = field(init=False, repr=False)  # constants as their tensors
 
     def __post_init__(self) -> None:
-        leaves, spec = pytree.tree_flatten((self.args, dict(self.kwargs)))
-        object.__setattr__(self, "_leaves", tuple(x.value if isinstance(x, Constant) else x for x in leaves))
-        object.__setattr__(self, "_spec", spec)
+        plain = pytree.tree_map(lambda x: x.value if isinstance(x, Constant) else x, (self.args, dict(self.kwargs)))
+        object.__setattr__(self, "_plain", plain)
+        refs = tuple(x.name for x in pytree.tree_leaves(plain) if isinstance(x, Ref))
+        object.__setattr__(self, "refs", refs)
 
     @property
     def title(self) -> str:
         """The operator's ATen name, such as `convolution`."""
         packet = getattr(self.target, "overloadpacket", self.target)
         return str(getattr(packet, "__name__", packet))
-
-    @property
-    def refs(self) -> Iterator[str]:
-        """Names of all values it reads, in order, sources and others."""
-        return (leaf.name for leaf in self._leaves if isinstance(leaf, Ref))
 
     def reads(self, position: int) -> bool:
         """Whether the top-level argument at `position` carries the image."""
@@ -121,6 +123,11 @@ class Operator:
         return found if isinstance(found, Constant) else None
 
     @property
+    def bias(self) -> Tensor | None:
+        """The sum of its offsets, which broadcasts against its output; None where it has none."""
+        return sum((o.value for o in self.offsets[1:]), self.offsets[0].value) if self.offsets else None
+
+    @property
     def constants(self) -> list[Constant]:
         """All constants among the arguments, in order."""
         return [x for x in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(x, Constant)]
@@ -128,13 +135,14 @@ class Operator:
     def run(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None = None) -> Tensor:
         """Call it; `inputs`, one for each source, stand in for the values of the sources."""
         stand_in = iter(inputs) if inputs is not None else None
-        leaves = list(self._leaves)
-        for i, leaf in enumerate(leaves):
-            if isinstance(leaf, Ref):
-                active = stand_in is not None and leaf.name in self.sources
-                leaves[i] = next(stand_in) if active and stand_in is not None else values[leaf.name]
-        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
-        returned = self.target(*args, **kwargs)
+
+        def given(x: Any) -> Any:
+            if isinstance(x, Ref):
+                return next(stand_in) if stand_in is not None and x.name in self.sources else values[x.name]
+            return [given(y) for y in x] if isinstance(x, list | tuple) else x
+
+        args, kwargs = self._plain
+        returned = self.target(*map(given, args), **{name: given(x) for name, x in kwargs.items()})
         output: Tensor = returned if self.index is None else returned[self.index]
         return output
 

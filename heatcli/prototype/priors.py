@@ -174,7 +174,7 @@ def _fitting(expert: rbm.Expert, model: Model, path: Path) -> rbm.Expert:
 
 def _decoder(model: Model, path: Path, weight: float, code: int | None) -> Decoder:
     passes = tuple(name for name in DEFAULT if name != "logit")  # a sigmoid at its end makes the pixels
-    decoder = load(path, str(model.device), passes)
+    decoder = load(path, str(model.device), passes, cache=model.cache is not None)
     shape = decoder.picture.shape
     size = code or (shape[1] if shape is not None and len(shape) == 2 else None) or decoder.input.channels
     if size is None:

@@ -12,8 +12,22 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError
+from heatcli.graph.operator import collect
 from heatcli.parameters import Parameters, choice, number
-from heatcli.rules.base import Sent, Step, flat, per_image, signed, wide
+from heatcli.rules.base import (
+    Passed,
+    Sent,
+    Step,
+    above_zero,
+    below_zero,
+    over,
+    per_image,
+    relevance,
+    row_dots,
+    row_sums,
+    signed,
+    wide,
+)  # fmt: skip
 from heatcli.rules.weights import Signs, bent, linear
 
 BIAS = ("book", "ignore")
@@ -29,31 +43,49 @@ class Epsilon(Parameters):
 
     epsilon: float = number(1e-6, 0)
     bias: str = choice("book", BIAS)
+    takes: ClassVar[tuple[type, ...]] = (Passed,)
     source: ClassVar[str] = "Bach et al. 2015, eq. 58"
 
-    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+    def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
         """Absorbs s·ε·sign(z)."""
         if self.bias == "ignore" and step.bias is not None:
-            z = step.difference
-            alone = z - step.bias
-            s = multiplier * z / (alone + signed(self.epsilon, alone))
+            alone = step.difference - step.bias
+            s = relevance(step, multiplier) / (alone + signed(self.epsilon, alone))
             return Sent(step.adjoint(s), absorbed=per_image(s * signed(self.epsilon, alone)))
         if self.epsilon == 0:
-            nothing = wide(multiplier.new_zeros(len(multiplier)))
-            return Sent(step.adjoint(multiplier), offsets_at=multiplier, absorbed=nothing)
-        z = step.difference
-        if step.differentiable:
+            s = multiplier if isinstance(multiplier, Tensor) else multiplier.multiplier()
+            return Sent(step.adjoint(s), offsets_at=s, absorbed=wide(s.new_zeros(len(s))))
+        if isinstance(multiplier, Tensor) and step.differentiable:
+            z = step.difference
             stabiliser = signed(self.epsilon, z)
             s = multiplier * (z / (z + stabiliser))
             return Sent(step.adjoint(s), offsets_at=s, absorbed=per_image(s * stabiliser))
-        z, dtype = z.detach(), z.dtype
+        s, absorbed = self._stabilised(step, multiplier)
+        return Sent(step.adjoint(s), offsets_at=s, absorbed=absorbed)
+
+    def _stabilised(self, step: Step, multiplier: Tensor | Passed) -> tuple[Tensor, Tensor]:
+        """s = R/(z + ε·sign z), and what ε absorbs of each image, [N], in as few passes over memory as it takes.
+
+        Of R = m·y with y of the sign of z, as a nonlinearity passes it on or with y = z: q = m/(|z| + ε), s = q·|y|,
+        and ε takes q·y·ε.
+        """
+        z = y = step.difference.detach()
+        m = multiplier
+        if isinstance(multiplier, Passed):
+            m, y = multiplier.m, multiplier.step.difference.detach()
+        assert isinstance(m, Tensor)
+        dtype = z.dtype
         if dtype.itemsize < 4:  # m/ε is out of their range
-            z, multiplier = z.float(), multiplier.float()
+            z, y, m = z.float(), y.float(), m.float()
+        if isinstance(multiplier, Passed) and step.blamed and multiplier.step.operator.title == "relu":
+            s = torch.add(y, self.epsilon)  # where it is not |z| + ε, y is 0
+            s = torch.div(m, s, out=s).mul_(y)
+            return s.to(dtype), row_sums(s) * self.epsilon
         q = z.abs().add_(self.epsilon)
-        torch.div(multiplier, q, out=q)  # s = m·|z|/(|z| + ε) = m − q·ε, and ε absorbs q·z·ε
-        absorbed = torch.linalg.vecdot(flat(q), flat(z))
-        s = torch.add(multiplier, q, alpha=-self.epsilon, out=q).to(dtype)
-        return Sent(step.adjoint(s), offsets_at=s, absorbed=wide(absorbed) * self.epsilon)
+        torch.div(m, q, out=q)
+        absorbed = row_dots(q, y) * self.epsilon
+        s = torch.add(m, q, alpha=-self.epsilon, out=q) if y is z else q.mul_(y.abs())
+        return s.to(dtype), absorbed
 
 
 @dataclass(frozen=True)
@@ -68,6 +100,7 @@ class AlphaBeta(Parameters):
     beta: float = number(1.0, 0)
     stabilizer: float = number(1e-6, 0)
     bias: str = choice("book", BIAS)
+    takes: ClassVar[tuple[type, ...]] = (Passed,)
     source: ClassVar[str] = "Bach et al. 2015, eq. 60"
 
     def __post_init__(self) -> None:
@@ -75,24 +108,25 @@ class AlphaBeta(Parameters):
         if abs(self.alpha - self.beta - 1) > 1e-9:
             raise UsageError(f"alpha={self.alpha:g}, beta={self.beta:g} is not allowed; alpha − beta must be 1")
 
-    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+    def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
         """Relevance of the output is multiplied out: R = m·(z − z0)."""
-        relevance = multiplier * step.difference
+        r = relevance(step, multiplier)
         signs, bias = Signs(step), step.bias if self.bias == "book" else None
-        to_positive = self.alpha * relevance / (signs.positive(bias) + self.stabilizer)
-        absorbed = per_image(to_positive) * self.stabilizer
+        to_positive = over(self.alpha * r if self.alpha != 1 else r, signs.positive(bias, self.stabilizer))
+        absorbed = row_sums(to_positive) * self.stabilizer
         to_negative = None
         if self.beta:
-            to_negative = -self.beta * relevance / (signs.negative(bias) - self.stabilizer)
-            absorbed = absorbed - per_image(to_negative) * self.stabilizer
+            to_negative = over(-self.beta * r, signs.negative(bias, self.stabilizer))
+            absorbed = absorbed - row_sums(to_negative) * self.stabilizer
         return Sent([signs.back(to_positive, to_negative)], offsets_at(bias, to_positive, to_negative), absorbed)
 
 
 def offsets_at(bias: Tensor | None, to_positive: Tensor, to_negative: Tensor | None) -> Tensor | None:
-    """The multiplier of a bias: that of contributions of its sign."""
+    """The multiplier of a bias, that of contributions of its sign, summed over the positions that share an element."""
     if bias is None:
         return None
-    return torch.where(bias > 0, to_positive, 0 if to_negative is None else to_negative)
+    positive = collect(to_positive, bias)
+    return torch.where(bias > 0, positive, 0 if to_negative is None else collect(to_negative, bias))
 
 
 @dataclass(frozen=True)
@@ -101,9 +135,10 @@ class ZPlus(Parameters):
 
     stabilizer: float = number(1e-6, 0)
     bias: str = choice("book", BIAS)
+    takes: ClassVar[tuple[type, ...]] = (Passed,)
     source: ClassVar[str] = "Montavon et al. 2017, eq. 17 (for any sign of x: α = 1, β = 0)"
 
-    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+    def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
         """α–β with α = 1, β = 0."""
         return AlphaBeta(1.0, 0.0, self.stabilizer, self.bias)(step, multiplier)
 
@@ -118,24 +153,27 @@ class Gamma(Parameters):
     gamma: float = number(0.25, 0)
     stabilizer: float = number(1e-6, 0)
     bias: str = choice("book", BIAS)
+    takes: ClassVar[tuple[type, ...]] = (Passed,)
     source: ClassVar[str] = "Montavon et al. 2019, sec. 10.2.3; any sign: Andéol et al. 2021"
 
-    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+    def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
         """Absorbs s·stabilizer·sign(z)."""
         z, whole, signs = step.difference, step.bias, Signs(step)
         bias = whole if self.bias == "book" else None
-        up = z > 0
-        own = torch.where(up, signs.positive(bias), signs.negative(bias))
+        own = above_zero(signs.positive(bias), z) + below_zero(signs.negative(bias), z)
         base = z if bias is not None or whole is None else z - whole
         denominator = base + self.gamma * own
         stabiliser = signed(self.stabilizer, denominator)
-        s = multiplier * z / (denominator + stabiliser)
+        s = relevance(step, multiplier) / (denominator + stabiliser)
         more = self.gamma * s
-        extra = signs.back(torch.where(up, more, 0), torch.where(up, 0, more))
+        up, down = above_zero(more, z), below_zero(more, z)
+        extra = signs.back(up, down)
         (plain,) = step.adjoint(s)
         assert plain is not None
-        offsets_at = None if bias is None else s + torch.where((bias > 0) == up, more, 0)
-        return Sent([plain + extra], offsets_at, per_image(s * stabiliser))
+        booked = offsets_at(bias, up, down)
+        if booked is not None and bias is not None:
+            booked = booked + collect(s, bias)
+        return Sent([plain + extra], booked, row_dots(s, stabiliser))
 
 
 # --- first layers: these answer in relevance ----------------------------------------------------------------------
@@ -147,16 +185,17 @@ class WSquare(Parameters):
 
     stabilizer: float = number(1e-6, 0)
     bias: str = choice("book", BIAS)
+    takes: ClassVar[tuple[type, ...]] = (Passed,)
     source: ClassVar[str] = "Montavon et al. 2017, eq. 12"
 
-    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+    def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
         """Absorbs what the stabiliser takes of the denominators."""
         bias = step.bias if self.bias == "book" else None
         squares, ones = step.run(linear(step.operator, torch.square), [torch.ones_like(step.inputs[0])])
         denominator = squares if bias is None else squares + bias**2
-        s = multiplier * step.difference / (denominator + self.stabilizer)
-        (relevance,) = step.gradient(squares, ones, s)
-        return Sent([None], None if bias is None else s * bias, per_image(s) * self.stabilizer, relevance=relevance)
+        s = relevance(step, multiplier) / (denominator + self.stabilizer)
+        (r,) = step.gradient(squares, ones, s)
+        return Sent([None], None if bias is None else s * bias, per_image(s) * self.stabilizer, relevance=r)
 
 
 @dataclass(frozen=True)
@@ -164,14 +203,15 @@ class Flat(Parameters):
     """R_i = Σ_j 1/Σ_k 1 · R_j: evenly over the inputs that a unit sees."""
 
     stabilizer: float = number(1e-6, 0)
+    takes: ClassVar[tuple[type, ...]] = (Passed,)
     source: ClassVar[str] = "Lapuschkin et al. 2019, supplement"
 
-    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+    def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
         """Biases get nothing."""
         counts, ones = step.run(linear(step.operator, torch.ones_like), [torch.ones_like(step.inputs[0])])
-        s = multiplier * step.difference / (counts + self.stabilizer)
-        (relevance,) = step.gradient(counts, ones, s)
-        return Sent([None], None, per_image(s) * self.stabilizer, relevance=relevance)
+        s = relevance(step, multiplier) / (counts + self.stabilizer)
+        (r,) = step.gradient(counts, ones, s)
+        return Sent([None], None, per_image(s) * self.stabilizer, relevance=r)
 
 
 @dataclass(frozen=True)
@@ -179,25 +219,22 @@ class ZBox(Parameters):
     """R_i = Σ_j (x_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) / Σ_k (…) R_j, for inputs between l and h: the range of pixels."""
 
     stabilizer: float = number(1e-6, 0)
+    takes: ClassVar[tuple[type, ...]] = (Passed,)
     source: ClassVar[str] = "Montavon et al. 2017, eq. 19"
 
-    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+    def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
         """Biases get nothing. Raises `UsageError` without the range of pixels."""
         if step.bounds is None:
             raise UsageError("the zB rule needs the range of pixels, which only pictures with a mean and std have")
         low, high = (b.expand_as(step.inputs[0]) for b in step.bounds)
         bounds = [step.run(bent(step.operator, sign), [x]) for sign, x in ((1, low), (-1, high))]
-        plain = step.output if not step.operator.offsets else step.output - _all_offsets(step)
+        bias = step.operator.bias
+        plain = step.output if bias is None else step.output - bias
         z = plain - bounds[0][0] - bounds[1][0]
         stabiliser = signed(self.stabilizer, z)
-        s = multiplier * step.difference / (z + stabiliser)
+        s = relevance(step, multiplier) / (z + stabiliser)
         ends = [(step.output, step.inputs), *bounds]
         to_x, to_low, to_high = (step.gradient(out, leaves, s)[0] for out, leaves in ends)
         assert to_x is not None and to_low is not None and to_high is not None  # noqa: PT018
-        relevance = step.inputs[0] * to_x - low * to_low - high * to_high
-        return Sent([None], None, per_image(s * stabiliser), relevance=relevance)
-
-
-def _all_offsets(step: Step) -> Tensor:
-    first, *rest = step.operator.offsets
-    return sum((o.value for o in rest), first.value)
+        r = step.inputs[0] * to_x - low * to_low - high * to_high
+        return Sent([None], None, per_image(s * stabiliser), relevance=r)

@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from heatcli.parameters import Parameters
-from heatcli.rules.base import Booked, Sent, Step, per_image
+from heatcli.rules.base import Booked, Passed, Sent, Step, per_image
 
 # f(c·x) = c·f(x) for c > 0, so the slope from 0 is the gradient.
 _HOMOGENEOUS = frozenset("relu leaky_relu _prelu_kernel prelu abs".split())
 # Piecewise linear through exact arithmetic: differences carry no rounding error worth avoiding.
 _EXACT = _HOMOGENEOUS | frozenset("hardtanh clamp clamp_min clamp_max threshold maximum minimum".split())
+# f(x) is nowhere of another sign than x, and nowhere falls.
+_KEEPS_SIGN = frozenset("relu hardtanh clamp clamp_min silu gelu hardswish mish tanh elu".split())
+_KEEPS_ORDER = frozenset("relu hardtanh clamp clamp_min tanh elu sigmoid hardsigmoid".split())
 # f(x)/x where that has a closed form.
 _FROM_ZERO: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": torch.sigmoid,
@@ -39,16 +42,26 @@ class Slope(Parameters):
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Exact: m·(y − y0) = m_in·(x − x0)."""
-        operator, blamed = step.operator, step.blamed
-        if blamed and operator.title in _HOMOGENEOUS:
-            return Sent(step.adjoint(multiplier))
-        if blamed and not operator.vanishes:
+        title, blamed = step.operator.title, step.blamed
+        if blamed and not step.operator.vanishes:
             return Booked()(step, multiplier)
-        if blamed and operator.title in _FROM_ZERO:
-            return Sent([multiplier * _FROM_ZERO[operator.title](step.inputs[0])])
-        x, m = step.inputs[0], slope(step)
-        m = multiplier * m if step.differentiable else m.mul_(multiplier)
-        return Sent([m if m.shape == x.shape else m.sum_to_size(x.shape)], offsets_at=multiplier)
+        passes = title in (_KEEPS_SIGN if blamed else _KEEPS_ORDER) and not step.operator.offsets
+        if passes and not step.differentiable and step.inputs[0].shape == step.output.shape:
+            return Sent([Passed(step, multiplier, _times_slope)])
+        return Sent([_times_slope(step, multiplier)], offsets_at=multiplier)
+
+
+def _times_slope(step: Step, multiplier: Tensor) -> Tensor:
+    """The multiplier of the input, of its shape."""
+    title, x = step.operator.title, step.inputs[0]
+    if step.blamed and title in _HOMOGENEOUS:
+        (m,) = step.adjoint(multiplier)
+        return torch.zeros_like(x) if m is None else m
+    if step.blamed and title in _FROM_ZERO:
+        return multiplier * _FROM_ZERO[title](x)
+    m = slope(step)
+    m = multiplier * m if step.differentiable else m.mul_(multiplier)
+    return m if m.shape == x.shape else m.sum_to_size(x.shape)
 
 
 def slope(step: Step) -> Tensor:

@@ -29,6 +29,8 @@ class Share(Parameters):
         """Exact with either reference."""
         if step.operator.title == "div":
             return self._quotient(step, multiplier)
+        if step.blamed:  # bilinear: halfway from 0 the derivatives are half of those here
+            return Sent(step.adjoint(multiplier / 2), offsets_at=multiplier)
         _, multipliers = step.adjoint_at(step.midpoints(), multiplier)
         return Sent(multipliers, offsets_at=multiplier)
 

@@ -30,7 +30,7 @@ class Parts(Parameters):
     hand both on. A single multiplier is that of both parts: then this is the linear rule.
     """
 
-    takes_pairs: ClassVar[bool] = True
+    takes: ClassVar[tuple[type, ...]] = (Pair,)
     source: ClassVar[str] = "Shrikumar et al. 2017, sec. 3.5.2"
 
     def __call__(self, step: Step, multiplier: Tensor | Pair) -> Sent:
@@ -61,7 +61,7 @@ class RevealCancel(Parameters):
     """
 
     layers: str = choice("all", ("all", "dense"))
-    takes_pairs: ClassVar[bool] = True
+    takes: ClassVar[tuple[type, ...]] = (Pair,)
     source: ClassVar[str] = "Shrikumar et al. 2017, sec. 3.5.3"
 
     def __call__(self, step: Step, multiplier: Tensor | Pair) -> Sent:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.operator import Constant, Operator
-from heatcli.rules.base import Step
+from heatcli.rules.base import Step, above_zero, below_zero
 
 _ATEN = torch.ops.aten
 _WITHOUT_BIAS = {"addmm": _ATEN.mm.default, "baddbmm": _ATEN.bmm.default}
@@ -73,7 +73,7 @@ class Signs:
 
     @cached_property
     def _one_sided(self) -> bool:
-        return not self.step.differentiable and bool((self.x >= 0).all())
+        return not self.step.differentiable and bool(self.x.amin() >= 0)
 
     def _apply(self, sign: int, x: Tensor) -> Tensor:
         """The layer with weights of that sign on x; the first run of each sign keeps a tape, for its adjoint."""
@@ -92,20 +92,22 @@ class Signs:
         assert found is not None
         return found
 
-    def positive(self, bias: Tensor | None) -> Tensor:
-        """Σ_i (x_i w_ij)⁺ + b_j⁺."""
-        return self._sum(1, None if bias is None else bias.clamp(min=0))
+    def positive(self, bias: Tensor | None, stabiliser: float = 0.0) -> Tensor:
+        """Σ_i (x_i w_ij)⁺ + b_j⁺ + stabiliser."""
+        return self._sum(1, (0.0 if bias is None else bias.clamp(min=0)) + stabiliser)
 
-    def negative(self, bias: Tensor | None) -> Tensor:
-        """Σ_i (x_i w_ij)⁻ + b_j⁻, a number ≤ 0."""
-        return self._sum(-1, None if bias is None else bias.clamp(max=0))
+    def negative(self, bias: Tensor | None, stabiliser: float = 0.0) -> Tensor:
+        """Σ_i (x_i w_ij)⁻ + b_j⁻ − stabiliser, a number ≤ 0."""
+        return self._sum(-1, (0.0 if bias is None else bias.clamp(max=0)) - stabiliser)
 
-    def _sum(self, sign: int, bias: Tensor | None) -> Tensor:
+    def _sum(self, sign: int, more: Tensor | float) -> Tensor:
         if self._one_sided:
-            found = self._apply(sign, self.x)
-        else:
-            found = self._apply(sign, self.x.clamp(min=0)) + self._apply(-sign, self.x.clamp(max=0))
-        return found if bias is None else found + bias
+            return self._plus(self._apply(sign, self.x), more)
+        found = self._apply(sign, self.x.clamp(min=0))
+        return self._plus(self._plus(found, self._apply(-sign, self.x.clamp(max=0))), more)
+
+    def _plus(self, own: Tensor, more: Tensor | float) -> Tensor:
+        return own + more if self.step.differentiable else own.add_(more)
 
     def back(self, to_positive: Tensor | None, to_negative: Tensor | None, halved: bool = False) -> Tensor:
         """Multipliers of x: contributions above zero weighted by `to_positive`, those below by `to_negative`.
@@ -116,7 +118,7 @@ class Signs:
         if self._one_sided and not halved:
             return above
         below = self._back(to_negative, to_positive)
-        m = torch.where(self.x < 0, below, above)
+        m = self._plus(above_zero(above, self.x), below_zero(below, self.x))
         return torch.where(self.x == 0, (above + below) / 2, m) if halved else m
 
     def _back(self, over_positive_weights: Tensor | None, over_negative_weights: Tensor | None) -> Tensor:

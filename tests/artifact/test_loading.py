@@ -340,3 +340,30 @@ def test_a_module_without_forward_is_refused(tmp_path: Path) -> None:
     torch.jit.script(Empty()).save(str(tmp_path / "m.pt"))
     with pytest.raises(ModelError, match="has no forward method"):
         heatcli.load(tmp_path / "m.pt")
+
+
+class Offset(nn.Module):
+    """Computes a constant on its way, which TorchScript does once and for all from its second run on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + torch.arange(4.0).exp()).sigmoid().flatten(1) * 2
+
+
+def test_operators_are_named_alike_in_every_capture(tmp_path: Path) -> None:
+    """Whatever was captured before: so reports of one run and another can be compared."""
+    torch.jit.script(Offset()).save(str(tmp_path / "offset.pt"))
+    names = []
+    for shapes in ([1], [3, 1], [2, 3, 1]):
+        model = heatcli.load(tmp_path / "offset.pt", size=4)
+        graphs = [model.graph((n, 3, 4, 4)) for n in shapes]
+        names.append([op.name for op in graphs[-1].operators])
+    assert names[0] == names[1] == names[2]
+
+
+def test_an_artifact_that_is_overwritten_while_in_use(tmp_path: Path) -> None:
+    """The model that was loaded is the one that answers."""
+    _scripted(tmp_path / "m.pt")
+    model = heatcli.load(tmp_path / "m.pt", size=8)
+    model.graph(EXAMPLE.shape)
+    torch.jit.script(Offset()).save(str(tmp_path / "m.pt"))
+    assert torch.allclose(heatcli.explain(model, EXAMPLE[:1]).outputs, Net().eval()(EXAMPLE[:1]), atol=1e-6)

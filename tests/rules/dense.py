@@ -10,15 +10,17 @@ from networks import graph_of, images
 from torch import Tensor
 
 from heatcli.ledger import Books
-from heatcli.rules.base import Sent, Step
+from heatcli.rules.base import Passed, Sent, Step
 from heatcli.walk import forward
 
 Function = Callable[[Tensor], Tensor]
 REFERENCES = pytest.mark.parametrize("based", [False, True], ids=["none", "baseline"])
 
 
-def assert_same(found: Tensor | None, expected: Tensor, what: str = "") -> None:
+def assert_same(found: Tensor | Passed | None, expected: Tensor, what: str = "") -> None:
     """Elementwise, to 1e-9 of the largest element."""
+    if isinstance(found, Passed):
+        found = found.multiplier()
     assert found is not None, what
     assert found.shape == expected.shape, what
     size = max(float(expected.abs().max()), 1e-300)

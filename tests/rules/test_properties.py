@@ -18,7 +18,7 @@ from heatcli.graph.kinds import KINDS
 from heatcli.graph.operator import Operator
 from heatcli.ledger import Books, total
 from heatcli.methods.table import METHODS
-from heatcli.rules.base import Adjoint, Pair, Rule, Step
+from heatcli.rules.base import Adjoint, Pair, Passed, Rule, Step
 from heatcli.rules.registry import RULES
 from heatcli.walk import forward, walk
 
@@ -110,6 +110,8 @@ def imbalance(step: Step, rule: Rule, m: Tensor) -> tuple[Tensor, Tensor]:
     shares = [] if sent.relevance is None else [sent.relevance]
     for i, passed in enumerate(sent.multipliers):
         dx = step.input_difference(i)
+        if isinstance(passed, Passed):
+            passed = passed.multiplier()
         if isinstance(passed, Pair):
             shares += [passed.positive * dx.clamp(min=0), passed.negative * dx.clamp(max=0)]
         elif passed is not None:
