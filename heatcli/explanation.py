@@ -56,7 +56,7 @@ def explain(
     batch: Tensor,
     method: str | Method = "lrp-eps",
     target: str | int | Sequence[int] | Tensor | None = None,
-    baseline: str | Tensor | None = None,
+    baseline: str | Tensor | Reference | None = None,
     region: Tensor | None = None,
     progress: Progress | None = None,
     **parameters: Any,
@@ -64,11 +64,11 @@ def explain(
     """Attribute one score of each image in `batch` [N, C, H, W] to its pixels and to the network's biases.
 
     `target`: None or "top" (the highest score), an index, a label, "A-B", or one index an image. `baseline`: None
-    (the method's own), a name (`none`, `zero`, `black`, `blur:SIGMA`, `mean`, a file), or a tensor that broadcasts
-    against the batch. `region`: for outputs [N, classes, h, w], the part of the input, [H, W] or [N, H, W], whose
-    positions are summed over; None is where the class wins. `progress` is told how many passes are done and of how
-    many, where a method takes many. `parameters` are the method's, such as `epsilon`. Raises
-    `UsageError`, `ModelError`.
+    (the method's own), a name (`none`, `zero`, `black`, `blur:SIGMA`, `mean`, a file), a tensor that broadcasts
+    against the batch, or a `Reference` that was read before. `region`: for outputs [N, classes, h, w], the part of the
+    input, [H, W] or [N, H, W], whose positions are summed over; None is where the class wins. `progress` is told how
+    many passes are done and of how many, where a method takes many. `parameters` are the method's, such as `epsilon`.
+    Raises `UsageError`, `ModelError`.
     """
     chosen = find_method(method, **parameters)
     if batch.dim() < 2 or not len(batch):

@@ -44,31 +44,43 @@ def joined(folder: str, part: str) -> str:
     return str(Path(folder, part))
 
 
-def write_atomically(path: Path, content: bytes, scratch: Path | None = None) -> None:
+def write_atomically(path: Path | str, content: bytes, scratch: Path | None = None) -> None:
     """Write to a temporary name (in `scratch`, or else in the same folder), then rename.
 
     Raises `UsageError` where that cannot be done.
     """
-    unique = f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp"
-    temporary = path.with_name(unique) if scratch is None else scratch / unique
+    folder, name = os.path.split(path)  # names, not paths: this is called a million times
+    temporary = os.path.join(scratch or folder, f".{name}.{os.getpid()}.{threading.get_ident()}.tmp")  # noqa: PTH118
     try:
-        temporary.write_bytes(content)
+        _dump(temporary, content)
         try:
-            temporary.replace(path)
+            os.replace(temporary, path)  # noqa: PTH105
         except FileNotFoundError:  # the folder is not there yet
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, path)  # noqa: PTH105
+    except BaseException as error:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            os.unlink(temporary)  # noqa: PTH108
+        if isinstance(error, OSError):
+            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+        raise
+
+
+def _dump(name: str, content: bytes) -> None:
+    """Write a new file by bare system calls: `open` takes several times as long for small ones."""
+    left = memoryview(content)
+    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        while left:
+            left = left[os.write(file, left) :]
+    finally:
+        os.close(file)
 
 
 def write(name: str, content: bytes, scratch: Path | None = None) -> None:
     """Write a whole file, local or remote: object stores show it once it is complete. Raises `UsageError`."""
     if not is_url(name):
-        write_atomically(Path(name), content, scratch)
+        write_atomically(name, content, scratch)
         return
     system, path = remote(name)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Ledger:
     absorbed: Tensor
     unexplained: Tensor
 
-    @property
+    @cached_property
     def relative_error(self) -> Tensor:
         """|output − output_baseline − pixels − biases − absorbed| over the larger of |output|, |output_baseline|."""
         left = self.output - self.output_baseline - self.pixels - self.biases - self.absorbed

@@ -67,7 +67,9 @@ def command(
     cmap: Annotated[str, typer.Option(help="A diverging colour map of matplotlib's.")] = "bwr",
     opacity: Annotated[float, typer.Option(help="Of the strongest relevance, 0 to 1.")] = 0.9,
     batch_size: Annotated[int, typer.Option(help="Images that go through the network at once.")] = 8,
-    workers: Annotated[int | None, typer.Option(help="Threads that read and write; default: one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Batches at once, a thread each; default: one a core, 2 to 4.")
+    ] = None,
     engine: Annotated[str, typer.Option(metavar="local|ray", help="ray: on all slots of a Ray cluster.")] = "local",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     output: options.Output = "logit",

@@ -44,7 +44,18 @@ class Reference:
         return self if self.batch is None else replace(self, batch=self.batch[index])
 
 
-def reference(model: Model, batch: Tensor, method: Method, baseline: str | Tensor | None) -> Reference:
+def read_once(model: Model, method: Method, baseline: str | None) -> str | Reference | None:
+    """A baseline that is an image, a folder or an array file, read for any number of batches; others as they are.
+
+    Raises `UsageError` as `reference` does.
+    """
+    named = baseline is None or baseline == "given" or baseline.partition(":")[0] in BASELINES
+    if named or method.baseline is None or not Path(str(baseline)).exists():
+        return baseline
+    return _found(model, torch.empty(0), method, str(baseline))
+
+
+def reference(model: Model, batch: Tensor, method: Method, baseline: str | Tensor | Reference | None) -> Reference:
     """The baseline of that name for `batch` [N, C, H, W], or the method's own if it is None.
 
     A folder of images, an array file of several or a tensor of several rows is a pool for methods that take one. Raises
@@ -69,7 +80,9 @@ def reference(model: Model, batch: Tensor, method: Method, baseline: str | Tenso
     return Reference(found.name, tensor, found.details, shared=found.batch.dim() < batch.dim() or len(found.batch) == 1)
 
 
-def _found(model: Model, batch: Tensor, method: Method, baseline: str | Tensor) -> Reference:
+def _found(model: Model, batch: Tensor, method: Method, baseline: str | Tensor | Reference) -> Reference:
+    if isinstance(baseline, Reference):
+        return baseline
     several = method.procedure.takes in ("pool", "folder")
     if isinstance(baseline, Tensor):
         pool = several and baseline.dim() == batch.dim() and len(baseline) > 1

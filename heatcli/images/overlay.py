@@ -16,6 +16,7 @@ DIVERGING = (
     "bwr", "seismic", "coolwarm", "RdBu", "RdYlBu", "RdYlGn", "RdGy", "PiYG", "PRGn", "BrBG", "PuOr", "Spectral",
     "berlin", "managua", "vanimo",
 )  # fmt: skip
+FADED = np.rint(0.25 * 255 + 0.6 * np.arange(256)).astype(np.uint8)  # the backdrop: paler, and with less contrast
 CLIP = 98.5  # percentile of |relevance| that gets the full colour, so that a single pixel does not bleach the rest
 
 
@@ -37,13 +38,24 @@ def overlay(image: Image.Image, relevance: NDArray[np.float64], box: Box, cmap: 
     """
     if not 0 <= opacity <= 1:
         raise UsageError(f"opacity {opacity:g} is not allowed; it is a number from 0 to 1")
-    scale = np.percentile(np.abs(relevance), CLIP) or np.abs(relevance).max() or 1.0
-    signed = _onto_picture(np.clip(relevance / scale, -1, 1), image.size, box)
-    colours = Image.fromarray((np.rint(127 * signed) + 128).astype(np.uint8))
+    signed = _onto_picture(relevance / _scale(relevance), image.size, box)
+    colours = Image.fromarray((127 * signed + 128.5).astype(np.uint8))
     colours.putpalette(_palette(cmap))
-    alpha = np.rint(255 * opacity * np.sqrt(np.abs(signed))).astype(np.uint8)
-    backdrop = image.convert("L").point([round(0.25 * 255 + 0.6 * grey) for grey in range(256)])
-    return Image.composite(colours.convert("RGB"), backdrop.convert("RGB"), Image.fromarray(alpha))
+    np.abs(signed, out=signed)
+    np.sqrt(signed, out=signed)
+    signed *= 255 * opacity
+    signed += 0.5  # rounds
+    backdrop = Image.fromarray(FADED[np.asarray(image.convert("L"))])
+    return Image.composite(colours.convert("RGB"), backdrop.convert("RGB"), Image.fromarray(signed.astype(np.uint8)))
+
+
+def _scale(relevance: NDArray[np.float64]) -> float:
+    """The percentile `CLIP` of |relevance|, as numpy's `percentile` interpolates it; the largest where that is 0."""
+    sizes = np.abs(relevance).ravel()
+    whole, part = divmod(CLIP / 100 * (sizes.size - 1), 1)
+    split = np.partition(sizes, int(whole))  # what is right of it is not smaller
+    low, right = split[int(whole)], split[int(whole) + 1 :]
+    return float(low + part * (right.min() - low if right.size else 0)) or float(sizes.max()) or 1.0
 
 
 @lru_cache(maxsize=8)
@@ -55,10 +67,12 @@ def _palette(cmap: str) -> list[int]:
 
 
 def _onto_picture(values: NDArray[np.float64], size: tuple[int, int], box: Box) -> NDArray[np.float32]:
-    """`values` [H, W] stretched over `box` of a picture of `size` (width, height); 0 outside it: [height, width]."""
+    """`values` [H, W], cut off at ±1, over `box` of a picture of `size` (width, height); 0 outside: [height, width]."""
     left, top, right, bottom = (round(edge) for edge in box)
     inside = (max(1, right - left), max(1, bottom - top))
-    stretched = Image.fromarray(values.astype(np.float32)).resize(inside, Image.Resampling.BILINEAR)
-    canvas = Image.new("F", size, 0.0)
-    canvas.paste(stretched, (left, top))
-    return np.asarray(canvas, dtype=np.float32)
+    small = Image.fromarray(np.clip(values, -1, 1, dtype=np.float32, casting="same_kind"))
+    stretched = small if small.size == inside else small.resize(inside, Image.Resampling.BILINEAR)
+    canvas = np.zeros((size[1], size[0]), np.float32)
+    part = np.asarray(stretched)[max(0, -top) : size[1] - top, max(0, -left) : size[0] - left]
+    canvas[max(0, top) :, max(0, left) :][: part.shape[0], : part.shape[1]] = part
+    return canvas

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import heatcli
+from heatcli.arrays import npz
 from heatcli.artifact.model import Model
 from heatcli.explanation import Explanation
 from heatcli.report import schema
 
 DIGITS = 9  # significant ones in the file: float32 has 7 to 8
+_LARGEST = 288  # beyond it, a value times its power would overflow
+_POWERS = 10.0 ** np.arange(-_LARGEST, _LARGEST + 1)
 
 
 def pixel_values(explanation: Explanation, i: int) -> NDArray[np.float64]:
@@ -62,9 +65,7 @@ def build(
 
 def npz_bytes(explanation: Explanation, i: int) -> bytes:
     """An `.npz` with `relevance`, float32 [C, H, W], of image `i`."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, relevance=explanation.relevance[i].float().cpu().numpy())
-    return buffer.getvalue()
+    return npz({"relevance": explanation.relevance[i].float().cpu().numpy()})
 
 
 def _target(model: Model, explanation: Explanation, i: int) -> schema.TargetPart:
@@ -90,26 +91,38 @@ def _ledger(explanation: Explanation, i: int) -> schema.LedgerPart:
 
 
 def _biases(explanation: Explanation, i: int) -> list[schema.BiasPart]:
-    parts = []
-    for name, values in explanation.biases.items():
-        own = values[i].double().cpu().numpy()
-        operator = explanation.operators[name]
-        parts.append(
-            schema.BiasPart(name=name, operator=operator, size=own.size, values=rounded(own).tolist(), **_sums(own))
+    """Every bias of image `i`; all of them rounded at once, since most networks have many small ones."""
+    if not explanation.biases:
+        return []
+    own = [values[i].reshape(-1) for values in explanation.biases.values()]
+    whole = torch.cat(own).double().cpu().numpy()
+    ends = np.cumsum([len(values) for values in own])
+    starts, values = ends - [len(values) for values in own], rounded(whole).tolist()
+    sums = (np.add.reduceat(part, starts).tolist() for part in (whole, np.maximum(whole, 0), np.minimum(whole, 0)))
+    return [
+        schema.BiasPart(
+            name=name, operator=explanation.operators[name], size=end - start, values=values[start:end],
+            total=total, positive=positive, negative=negative,
         )
-    return parts
+        for name, start, end, total, positive, negative in zip(
+            explanation.biases, starts.tolist(), ends.tolist(), *sums, strict=True
+        )
+    ]  # fmt: skip
 
 
 def _sums(values: NDArray[np.float64]) -> Mapping[str, Any]:
-    return {
-        "total": float(values.sum()),
-        "positive": float(values[values > 0].sum()),
-        "negative": float(values[values < 0].sum()),
-    }
+    positive, negative = np.maximum(values, 0).sum(), np.minimum(values, 0).sum()
+    return {"total": float(values.sum()), "positive": float(positive), "negative": float(negative)}
 
 
 def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """`values` to nine significant digits, to keep files small."""
-    size = np.abs(values)
-    scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.where(size == 0, 1, size))).clip(-280, 280))
-    return np.rint(values * scale) / scale
+    scale = np.abs(values)
+    scale[scale == 0] = 1
+    np.log10(scale, out=scale)
+    np.floor(scale, out=scale)
+    scale = _POWERS.take((_LARGEST + DIGITS - 1 - scale).astype(np.intp), mode="clip")
+    result = values * scale
+    np.rint(result, out=result)
+    result /= scale
+    return result

@@ -94,6 +94,7 @@ class Explainer:
         self._model: Model = ray.get(shipped).model()
         self._request = replace(request, workers=request.workers or 2, progress=None)
         self._load_seconds = time.perf_counter() - started
+        self._pipeline: Pipeline | None = None  # kept from block to block, with the baseline that it has read
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         """Columns `path` and `part` in, a column of encoded outcomes out."""
@@ -101,8 +102,8 @@ class Explainer:
         jobs = [Job(str(path), out, str(part)) for path, part in zip(block["path"], block["part"], strict=True)]
         try:
             with ExitStack() as stack:
-                half = None if is_url(out) else stack.enter_context(scratch(Path(out)))
-                pipeline = Pipeline(self._model, self._request, self._load_seconds, half)
+                pipeline = self._pipeline = self._pipeline or Pipeline(self._model, self._request, self._load_seconds)
+                pipeline.scratch = None if is_url(out) else stack.enter_context(scratch(Path(out)))
                 returned = [_packed(outcome) for outcome in pipeline.run(jobs)]
         except HeatcliError as error:
             returned = [Returned(fatal=str(error), status=error.status)]

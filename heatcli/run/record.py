@@ -13,6 +13,7 @@ from torch import Tensor
 import heatcli
 from heatcli.artifact.model import Model
 from heatcli.errors import UsageError
+from heatcli.images.baselines import Reference
 from heatcli.run.request import Request
 
 RECORD = "run.json"
@@ -40,7 +41,7 @@ def record_of(model: Model, request: Request) -> Record:
         "param": request.method.parameters,
         "procedure": repr(request.method.procedure),
         "rules": {kind: repr(rule) for kind, rule in request.method.rules.items()},
-        "baseline": _with_content(request.baseline, model),
+        "baseline": _with_content(_named(request.baseline), model),
         "target": request.target or "top",
         "region": _with_content(request.region),
         "pixels": request.pixels,
@@ -89,6 +90,10 @@ def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
         for name, value in parameters.items()
         for key, inner in (value.items() if isinstance(value, dict) else [("", value)])
     }
+
+
+def _named(baseline: str | Reference | None) -> str | None:
+    return baseline.name if isinstance(baseline, Reference) else baseline
 
 
 def _with_content(text: str | None, model: Model | None = None) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from heatcli.errors import HeatcliError, UsageError
 from heatcli.files import joined
+from heatcli.images.baselines import Reference
 from heatcli.images.overlay import colour_map
 from heatcli.methods.question import Progress
 from heatcli.methods.table import Method
@@ -18,6 +19,7 @@ from heatcli.run.index import Row
 PIXELS = ("json", "npz", "none")
 INDEXES = ("jsonl", "parquet")
 ENGINES = ("local", "ray")
+WORKERS = 4  # as many batches of activations are in memory
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Request:
     `inputs`: images, folders, patterns, text files with a list, `-` for a list on stdin. `recursive`: folders below,
     too, and the outputs mirror the tree. `glob`: which files of a folder. `shard`: (k, n), the k-th of n parts, by
     name. `resume`: go on where an earlier run into `out` ended. `index`: `jsonl`, or `parquet` besides; None keeps an
-    index where a folder, a pattern or a list is given. `workers`: threads that read and write; None is one a core.
+    index where a folder, a pattern or a list is given. `workers`: threads, each with a batch that it reads, explains
+    and writes; None is one a core, from 2 to `WORKERS`.
     `engine`: `local`, or `ray` for the cluster's slots, whose models go to `device`. `progress` is told of the passes
     of methods that make many.
     """
@@ -36,7 +39,7 @@ class Request:
     out: Path | str
     method: Method
     target: str | None = None
-    baseline: str | None = None
+    baseline: str | Reference | None = None
     region: str | None = None
     pixels: str = "json"
     batch_size: int = 8
@@ -73,8 +76,8 @@ class Request:
 
     @property
     def threads(self) -> int:
-        """How many threads read and write."""
-        return self.workers or max(2, os.cpu_count() or 2)
+        """How many batches are read, explained or written at once, each in its thread."""
+        return self.workers or max(2, min(WORKERS, os.cpu_count() or 2))
 
     @property
     def classes(self) -> int:

@@ -98,8 +98,10 @@ class Run:
             from heatcli.run.cluster import Cluster
 
             return Cluster(self.model, self.request)
-        half = None if is_url(self.request.out) else stack.enter_context(scratch(Path(self.request.out)))
-        return Pipeline(self.model, self.request, self._load_seconds, half)
+        pipeline = Pipeline(self.model, self.request, self._load_seconds)
+        if not is_url(self.request.out):
+            pipeline.scratch = stack.enter_context(scratch(Path(self.request.out)))
+        return pipeline
 
     def _enter_left(self, index: RunIndex, pipeline: Pipeline | Cluster) -> None:
         """What was finished while an interrupt was on its way."""

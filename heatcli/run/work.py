@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from heatcli.errors import ImageError, ModelError, UsageError
 from heatcli.explanation import Explanation, explain
 from heatcli.files import write
 from heatcli.images.overlay import overlay
+from heatcli.images.png import png_bytes
 from heatcli.images.preprocess import seen_box, to_pixels
-from heatcli.images.read import Picture, read_picture
+from heatcli.images.read import read_picture
 from heatcli.images.region import region_of
 from heatcli.report.build import build, npz_bytes, pixel_values
 from heatcli.report.schema import FilesPart, ImagePart, SecondsPart, encode
@@ -29,15 +30,22 @@ from heatcli.run.index import FileEntry, row_of
 from heatcli.run.request import Done, Failed, Job, Request
 
 RESULTS = 64  # explanations of one image that are held at once
-PNG_EFFORT = 1  # zlib's: 6 takes four times as long for files 5% smaller
+LARGE = 1 << 24  # pixels of a picture that is not held from reading to writing
+Turn = Callable[[int], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A job's picture, and its pixels as they go into the network: float32 [C, H, W] before normalisation."""
+    """A job's picture: its hash, its size (width, height), and what is still needed of it.
+
+    `grey`: what the heatmap is laid over; None where it is so large that it is read again. `pixels`: as they go into
+    the network, float32 [C, H, W] before normalisation.
+    """
 
     job: Job
-    picture: Picture
+    sha256: str
+    size: tuple[int, int]
+    grey: Image.Image | None
     pixels: NDArray[np.float32]
 
 
@@ -45,8 +53,7 @@ class Loaded:
 class Ready:
     """An explained image that is still to be written: row `i` of a batch's explanation, `rank` of `of` classes."""
 
-    job: Job
-    picture: Picture
+    loaded: Loaded
     result: Explanation
     i: int
     rank: int | None
@@ -62,24 +69,30 @@ def read_job(model: Model, job: Job) -> Loaded | Failed:
     """Read and fit a job's picture."""
     try:
         picture = read_picture(job.path, model.shape[0])
-        return Loaded(job, picture, to_pixels(picture.pixels, model.fit))
+        pixels, (width, height) = to_pixels(picture.pixels, model.fit), picture.size
+        grey = picture.shown().convert("L") if width * height <= LARGE else None
+        return Loaded(job, picture.sha256, (width, height), grey, pixels)
     except ImageError as error:
         return Failed(job, error)
 
 
-def explain_all(model: Model, request: Request, loaded: Sequence[Loaded], proven: bool) -> Iterator[Ready | Failed]:
+def explain_all(
+    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn | None = None
+) -> Iterator[Ready | Failed]:
     """Explain a batch; where the model fails on it, one by one, so that one image does not take others with it.
 
-    `proven`: the model has explained an image before. Raises `ModelError` if it never has, and fails on all of these.
+    `proven`: the model has explained an image before. `turn`: held, for a number of images, while the network runs.
+    Raises `ModelError` if it never has, and fails on all of these.
     """
     if not loaded:
         return
-    explained = _explained(model, request, loaded)
+    turn = turn or (lambda _: nullcontext())
+    explained = _explained(model, request, loaded, turn)
     try:
         first = next(explained)
     except ModelError as error:
         if len(loaded) > 1:
-            yield from _one_by_one(model, request, loaded, proven)
+            yield from _one_by_one(model, request, loaded, proven, turn)
         elif proven:
             yield Failed(loaded[0].job, error)
         else:
@@ -89,28 +102,31 @@ def explain_all(model: Model, request: Request, loaded: Sequence[Loaded], proven
     yield from explained
 
 
-def _one_by_one(model: Model, request: Request, loaded: Sequence[Loaded], proven: bool) -> Iterator[Ready | Failed]:
-    outcomes = [outcome for one in loaded for outcome in explain_all(model, request, [one], proven=True)]
+def _one_by_one(
+    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn
+) -> Iterator[Ready | Failed]:
+    outcomes = [outcome for one in loaded for outcome in explain_all(model, request, [one], True, turn)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     if len(failed) == len(loaded) and not proven:
         raise failed[0].error
     yield from outcomes
 
 
-def _explained(model: Model, request: Request, loaded: Sequence[Loaded]) -> Iterator[Ready]:
+def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: Turn) -> Iterator[Ready]:
     """Image by image, the classes of each together; with many classes fewer images at once, to bound memory."""
     at_once = max(1, RESULTS // request.classes)
     for start in range(0, len(loaded), at_once):
         some = loaded[start : start + at_once]
-        batch = model.stack([one.pixels for one in some])
-        region = _regions(model, request, [one.picture for one in some])
-        results = [
-            (rank, explain(model, batch, request.method, target, request.baseline, region, request.progress))
-            for rank, target in _targets(model, request, batch)
-        ]
+        with turn(len(some)):
+            batch = model.stack([one.pixels for one in some])
+            region = _regions(model, request, some)
+            results = [
+                (rank, explain(model, batch, request.method, target, request.baseline, region, request.progress))
+                for rank, target in _targets(model, request, batch)
+            ]
         for i, one in enumerate(some):
             for rank, result in results:
-                yield Ready(one.job, one.picture, result, i, rank, len(results))
+                yield Ready(one, result, i, rank, len(results))
 
 
 def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[int | None, Any]]:
@@ -124,39 +140,37 @@ def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[in
     return [(rank + 1, best[:, rank]) for rank in range(request.classes)]
 
 
-def _regions(model: Model, request: Request, pictures: list[Picture]) -> Tensor | None:
+def _regions(model: Model, request: Request, loaded: Sequence[Loaded]) -> Tensor | None:
     if request.region is None:
         return None
-    masks = [region_of(request.region, picture.size, model.fit) for picture in pictures]
+    masks = [region_of(request.region, one.size, model.fit) for one in loaded]
     return torch.from_numpy(np.stack(masks))
 
 
 def write_ready(model: Model, request: Request, ready: Ready, load_seconds: float, scratch: Path | None) -> Done:
-    """Write overlay, pixels and report of an explained image. Raises `UsageError` where they cannot be written."""
+    """Write overlay, pixels and report of an explained image.
+
+    Raises `UsageError` where they cannot be written, `ImageError` where the picture cannot be read again.
+    """
     started = time.perf_counter()
-    job, picture, result, i = ready.job.ranked(ready.rank), ready.picture, ready.result, ready.i
-    width, height = picture.size
-    box = seen_box((width, height), model.fit)
-    heatmap = overlay(picture.shown(), pixel_values(result, i), box, request.cmap, request.opacity)
-    contents = {"overlay": (".png", _png(heatmap))}
+    loaded, result, i = ready.loaded, ready.result, ready.i
+    job, (width, height) = loaded.job.ranked(ready.rank), loaded.size
+    grey = loaded.grey or read_picture(job.path, model.shape[0]).shown()
+    box = seen_box(loaded.size, model.fit)
+    heatmap = overlay(grey, pixel_values(result, i), box, request.cmap, request.opacity)
+    contents = {"overlay": (".png", png_bytes(heatmap))}
     if request.pixels == "npz":
         contents["pixels"] = (".npz", npz_bytes(result, i))
     for suffix, content in contents.values():
         write(job.stem + suffix, content, scratch)
     named: dict[str, Any] = {what: Path(job.part).name + suffix for what, (suffix, _) in contents.items()}
     seconds = SecondsPart(load=load_seconds, write=time.perf_counter() - started, **result.seconds)
-    part = ImagePart(path=job.path, sha256=picture.sha256, width=width, height=height)
+    part = ImagePart(path=job.path, sha256=loaded.sha256, width=width, height=height)
     report = build(model, result, i, part, FilesPart(**named), seconds, inline=request.pixels == "json")
     contents["report"] = (".json", encode(report))
     write(job.stem + ".json", contents["report"][1], scratch)
     files = {what: FileEntry(job.part + suffix, len(content)) for what, (suffix, content) in contents.items()}
     return Done(
-        job, row_of(report, ready.job.part, ready.rank, ready.of, files), job.stem + ".json", job.stem + ".png", report,
-        {n: float(v[i]) for n, v in result.unexplained.items()}, ready.rank in (None, ready.of),
+        job, row_of(report, loaded.job.part, ready.rank, ready.of, files), job.stem + ".json", job.stem + ".png",
+        report, {n: float(v[i]) for n, v in result.unexplained.items()}, ready.rank in (None, ready.of),
     )  # fmt: skip
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=PNG_EFFORT)
-    return buffer.getvalue()

@@ -80,3 +80,26 @@ def test_the_cluster_says_what_one_process_says(tmp_path: Path, tiny: Path) -> N
     assert b"6 images are done already, 1 are left" in process.communicate(timeout=240)[1]
     assert process.returncode == 0
     whole(tmp_path / "ray")
+
+
+def test_urls_on_the_cluster(tmp_path: Path, tiny: Path) -> None:
+    """From URLs to URLs, files read and written by the actors; one that fails, tried again with --resume."""
+    fill(tmp_path / "in", [f"{i}.png" for i in range(6)] + ["below/7.png"])
+    (tmp_path / "in" / "3.png").write_bytes(b"")
+    where = [f"file://{tmp_path}/in", "-r", "--model", tiny, "--out", f"file://{tmp_path}/out", "--engine", "ray"]
+    process = _start(tmp_path, *where, "--batch-size", "2", "--index", "parquet")
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 1, said.decode()
+    assert f"file://{tmp_path}/in/3.png: the image file is empty" in said.decode()
+    out = tmp_path / "out"
+    assert [row["image"].rpartition("/in/")[2] for row in rows(out)] == [*(f"{i}.png" for i in range(6)), "below/7.png"]
+    assert (out / "index.parquet").read_bytes()[:4] == b"PAR1"
+    fill(tmp_path / "in", ["3.png"])
+    process = _start(tmp_path, *where, "--resume")
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said.decode()
+    assert b"6 images are done already, 1 are left" in said
+    for row in rows(out):
+        assert row["error"] is None
+        for file in row["files"].values():
+            assert (out / file["name"]).stat().st_size == file["bytes"]
