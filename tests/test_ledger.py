@@ -58,7 +58,8 @@ def scripted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_the_books_balance(scripted: heatcli.Model, method: str) -> None:
     batch = images(8, shape=(3, 64, 64))
     result = heatcli.explain(scripted, batch, method)
-    assert_balanced(result, BALANCED if method in CORE_CONSERVING else STABILISED)
+    # rounding at the head that replaces vgg16's is 4e-6 of the score on average, and 1.5e-5 at most of 96 images
+    assert_balanced(result, 2 * BALANCED if method in CORE_CONSERVING else STABILISED)
     mass = result.relevance.double().abs().flatten(1).sum(1)
     if method in SECANT:  # z⁺ and γ leave most to the biases of such a network
         assert (mass > 100 * BALANCED * result.ledger.output.abs()).all(), "or no fault at a pixel could show"

@@ -194,7 +194,7 @@ def test_two_captures_serve_all_batch_sizes(tmp_path: Path, monkeypatch: pytest.
         result = heatcli.explain(model, batch[:n], "lrp-0")
         assert torch.allclose(result.relevance, torch.cat(singles[:n]), atol=1e-5)
         assert torch.allclose(result.outputs, module(batch[:n]), atol=1e-5)
-    assert captured == [(1, 3, 9, 9), (7, 3, 9, 9)]
+    assert captured == [(1, 3, 9, 9), (2, 3, 9, 9)]
 
 
 @pytest.mark.parametrize(

@@ -214,9 +214,13 @@ def over(a: Tensor, b: Tensor) -> Tensor:
     return a / b if b.requires_grad or a.requires_grad else torch.div(a, b, out=b)
 
 
-def floor(x: Tensor) -> float:
-    """What may be added to squares of differences to divide by them: far below rounding, far above denormal numbers."""
-    return math.sqrt(torch.finfo(x.dtype).tiny)
+def quotient(top: Tensor, bottom: Tensor, level: Tensor, tolerance: Tensor | float = 0.0) -> Tensor:
+    """top/bottom, but `level` where |bottom| ≤ tolerance."""
+    close = tolerance - bottom.detach().abs()
+    if torch.is_grad_enabled():  # what is not chosen must not divide by 0 on the way back either
+        near = close >= 0
+        return torch.where(near, level, top / torch.where(near, 1, bottom))
+    return below_zero(top / bottom, close).add_(above_zero(level, close))
 
 
 def row_sums(x: Tensor) -> Tensor:

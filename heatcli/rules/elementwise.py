@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from heatcli.parameters import Parameters
-from heatcli.rules.base import Booked, Passed, Sent, Step, floor, per_image
+from heatcli.rules.base import Booked, Passed, Sent, Step, per_image, quotient
 
 # f(c·x) = c·f(x) for c > 0, so the slope from 0 is the gradient.
 _HOMOGENEOUS = frozenset("relu leaky_relu _prelu_kernel prelu abs".split())
@@ -69,24 +69,19 @@ def _times_slope(step: Step, multiplier: Tensor) -> Tensor:
 def slope(step: Step) -> Tensor:
     """(f(x) − f(x0)) / (x − x0), of the output's shape; the derivative where that would be 0/0 or rounding.
 
-    (Δy·Δx + δ²·f') / (Δx² + δ²), which changes from one to the other without a mask: the derivative errs by O(Δx), so
-    m·Δy is kept to δ²·f''/2, far below rounding.
+    In so small a step the derivative errs only in second order.
     """
     title, dx, dy = step.operator.title, step.input_difference(0), step.difference
     if title == "relu" and not step.blamed and not step.differentiable:
         return _relu_slope(step, dx.detach())
     if step.blamed and step.bias is not None:
         dy = dy - step.bias
-    square: Tensor | float = floor(dy)
+    tolerance: Tensor | float = 0.0
     if title not in _EXACT and not (step.blamed and step.bias is None):
         y, every = step.output.detach(), tuple(range(1, dy.dim()))
         size = torch.maximum(y.amax(every, keepdim=True), -y.amin(every, keepdim=True)) if every else y.abs()
-        square = (size * (_ROUNDING * torch.finfo(dy.dtype).eps)) ** 2 + square
-    derivative = _derivative(step)
-    if step.differentiable:
-        return (dy * dx + derivative * square) / (dx * dx + square)
-    top = (derivative.detach() * square).addcmul_(dy.detach(), dx.detach())
-    return top.div_(dx.detach().square().add_(square))
+        tolerance = size * (_ROUNDING * torch.finfo(dy.dtype).eps)
+    return quotient(dy, dx, _derivative(step).detach(), tolerance)
 
 
 def _derivative(step: Step) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from heatcli.graph.operator import Operator
 from heatcli.parameters import Parameters, number
-from heatcli.rules.base import Booked, Sent, Step, floor, per_image
+from heatcli.rules.base import Booked, Sent, Step, per_image, quotient
 
 _MINIMA = frozenset("amin min minimum".split())
 
@@ -43,16 +43,12 @@ class Winner(Parameters):
             risen, fallen = fallen, risen
         image, baseline = (step.output, step.inputs), step.run(step.operator, references)
         rises, falls = step.gradient(*image, risen), step.gradient(*baseline, fallen)
-        # where a difference is 0, the mean of both gradients, without a mask as in `slope`
+        # where a difference is 0, the mean of both gradients
         here, there = step.gradient(*image, multiplier), step.gradient(*baseline, multiplier)
         sent: list[Tensor | None] = []
         for i, (rise, fall, a, b) in enumerate(zip(rises, falls, here, there, strict=True)):
             dx = step.input_difference(i)
-            if step.differentiable:
-                sent.append((_total(rise, fall) * dx + _total(a, b) * (floor(dx) / 2)) / (dx * dx + floor(dx)))
-            else:
-                top = _total(rise, fall).mul_(dx).add_(_total(a, b), alpha=floor(dx) / 2)
-                sent.append(top.div_(dx.square_().add_(floor(dx))))
+            sent.append(quotient(_total(rise, fall), dx, _total(a, b) / 2))
         return Sent(sent)
 
 
