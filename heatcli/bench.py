@@ -141,7 +141,7 @@ def _timed(jobs: dict[str, Job], images: int, repeats: int, device: torch.device
     refused: dict[str, str] = {}
     for name, job in jobs.items():  # the round that warms up, in which memory is measured
         try:
-            with _Peak(device) as peak:
+            with Peak(device) as peak:
                 results[name] = job()
         except HeatcliError as error:
             refused[name] = str(error)
@@ -174,14 +174,14 @@ def _note(result: object, gradient: object, name: str) -> str | None:
     return "the plain gradient: its rules never fired" if same and name != GRADIENT else None
 
 
-class _Peak:
+class Peak:
     """The most memory in use inside a `with`, above what was in use before it; `most` is None where nobody says."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.most: int | None = None
 
-    def __enter__(self) -> _Peak:
+    def __enter__(self) -> Peak:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)

@@ -82,7 +82,6 @@ class Question:
     goal: Target
     tape: Tape | None
     score: Tensor
-    score0: Tensor | None = None
     progress: Progress | None = None
     alone: bool = False
 
@@ -96,7 +95,7 @@ class Question:
         tape, self.tape = self.tape, None
         if tape is None:
             tape = forward(self.graph, self.batch)
-        return self._walk(tape, self.goal, rules, books, keep, self.score0)
+        return self._walk(tape, self.goal, rules, books, keep)
 
     def values(self, name: str) -> Tensor:
         """The value of the operator `name` on the batch, [N, …]."""
@@ -114,7 +113,7 @@ class Question:
             graph = self.model.graph((len(at), *self.batch.shape[1:]))
             tape = forward(graph, points[at], None if references is None else references[at])
             goal = self.goal.rows(rows[at])
-            yield real, self._walk(tape, goal.first() if self.alone else goal, rules, books, keep, None, len(real))
+            yield real, self._walk(tape, goal.first() if self.alone else goal, rules, books, keep, len(real))
 
     def scores(self, points: Points, rows: Tensor) -> Tensor:
         """The score at each point, float64 [M]."""
@@ -143,15 +142,15 @@ class Question:
                 self.progress(min(start + size, count), count)
 
     def _walk(
-        self, tape: Tape, goal: Target, rules: Table, book: bool, keep: Sequence[str], score0: Tensor | None,
+        self, tape: Tape, goal: Target, rules: Table, book: bool, keep: Sequence[str],
         rows: int | None = None,
     ) -> Walked:  # fmt: skip
         if FIRST in rules and self.batch.dim() == 4:
             tape.bound(*self.model.pixel_range(self.batch))
         seed = goal.seed(laid_out(tape.output))
-        score = per_image(wide(seed) * wide(laid_out(tape.output)))
-        if score0 is None and tape.reference_output is not None:
-            score0 = score_of(goal, tape.reference_output.expand_as(tape.output))
+        score = score_of(goal, tape.output)
+        start = tape.reference_output
+        score0 = None if start is None else score_of(goal, start.expand_as(tape.output))
         kept = dict.fromkeys(keep)
         values = {s.operator.name: s.output.detach() for s in tape.steps if s.operator.name in kept}
         books = Books.open(tape.graph, tape.input[:1] if self.alone else tape.input)

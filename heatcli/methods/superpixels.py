@@ -5,6 +5,7 @@ Superpixels are scikit-image's SLIC, regressions scikit-learn's (extra `perturba
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass
 from itertools import product
@@ -53,7 +54,7 @@ def superpixels(image: Tensor, count: int, compactness: float) -> NDArray[np.int
 
 
 @dataclass(frozen=True)
-class Superpixels(Parameters):
+class Superpixels(Parameters, abc.ABC):
     """What both share: superpixels, samples of which are shown, and a weight for each superpixel from their scores."""
 
     kind: ClassVar[str] = "perturbation"
@@ -101,15 +102,15 @@ class Superpixels(Parameters):
         found = question.scores(Made(len(rows), points), rows).cpu().numpy()
         return np.split(found, first[1:-1])
 
+    @abc.abstractmethod
     def shown(self, count: int) -> Shown:
         """Which of `count` superpixels each sample shows."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def fitted(
         self, shown: Shown, scores: NDArray[np.float64], score0: float, score: float
     ) -> NDArray[np.float64]:  # fmt: skip
         """The weight of each superpixel, given the scores of samples, of none and of all."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,10 @@ class Epsilon(Parameters):
             stabiliser = signed(self.epsilon, z)
             s = multiplier * (z / (z + stabiliser))
             return Sent(step.adjoint(s), offsets_at=s, absorbed=per_image(s * stabiliser))
-        s, absorbed = self._stabilised(step, multiplier)
-        return Sent(step.adjoint(s), offsets_at=s, absorbed=absorbed)
+        return self._stabilised(step, multiplier)
 
-    def _stabilised(self, step: Step, multiplier: Tensor | Passed) -> tuple[Tensor, Tensor]:
-        """s = R/(z + ε·sign z), and what ε absorbs of each image, [N], in as few passes over memory as it takes.
+    def _stabilised(self, step: Step, multiplier: Tensor | Passed) -> Sent:
+        """The same with ε > 0 and no tape, in as few passes over memory as it takes.
 
         Of R = m·y with y of the sign of z, as a nonlinearity passes it on or with y = z: q = m/(|z| + ε), s = q·|y|,
         and ε takes q·y·ε.
@@ -81,12 +80,14 @@ class Epsilon(Parameters):
             s = torch.add(y, self.epsilon)  # where it is not |z| + ε, y is 0, and so is what arrives
             torch.addcdiv(m, m, s, value=-self.epsilon, out=s)  # m·y/(y + ε), rounded once
             torch.ops.aten.threshold_backward.grad_input(s, y, 0, grad_input=s)
-            return s.to(dtype), row_sums(s) * self.epsilon
+            booked = s if step.bias is None else collect(s, step.bias)
+            return Sent(step.adjoint(s.to(dtype)), booked, row_sums(booked) * self.epsilon)
         q = z.abs().add_(self.epsilon)
         torch.div(m, q, out=q)
         absorbed = row_dots(q, y) * self.epsilon
         s = torch.add(m, q, alpha=-self.epsilon, out=q) if y is z else q.mul_(y.abs())
-        return s.to(dtype), absorbed
+        s = s.to(dtype)
+        return Sent(step.adjoint(s), s, absorbed)
 
 
 @dataclass(frozen=True)

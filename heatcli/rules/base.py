@@ -43,12 +43,12 @@ class Step:
 
     def adjoint(self, multiplier: Tensor) -> Multipliers:
         """The exact vector-Jacobian product of the operator at its inputs, for each of them."""
-        return self._gradient(self.output, self.inputs, multiplier)
+        return self.gradient(self.output, self.inputs, multiplier)
 
     def adjoint_at(self, inputs: Sequence[Tensor], multiplier: Tensor) -> tuple[Tensor, Multipliers]:
         """Run the operator at other inputs: its output there, and the vector-Jacobian product there."""
         output, inputs = self.run(self.operator, inputs)
-        return output.detach(), self._gradient(output, inputs, multiplier)
+        return output.detach(), self.gradient(output, inputs, multiplier)
 
     def run(self, operator: Operator, inputs: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         """Run an operator like this one at other inputs, with a tape: its output and the inputs it hangs on."""
@@ -56,7 +56,8 @@ class Step:
             inputs = [x if self.differentiable else x.detach().requires_grad_() for x in inputs]
             return operator.run(self.others, inputs), inputs
 
-    def _gradient(self, output: Tensor, inputs: Sequence[Tensor], multiplier: Tensor) -> Multipliers:
+    def gradient(self, output: Tensor, inputs: Sequence[Tensor], multiplier: Tensor) -> Multipliers:
+        """The vector-Jacobian product of what `run` returned."""
         if not output.requires_grad:
             return [None] * len(inputs)
         # What torch.autograd.grad calls, without its wrapper, which imports sympy (a second) to compare two shapes.
@@ -71,10 +72,6 @@ class Step:
             raise ModelError(
                 f"operator {self.operator.name} has no derivative in torch: {first_line(error)}"
             ) from error
-
-    def gradient(self, output: Tensor, inputs: Sequence[Tensor], multiplier: Tensor) -> Multipliers:
-        """The vector-Jacobian product of what `run` returned."""
-        return self._gradient(output, inputs, multiplier)
 
     @property
     def blamed(self) -> bool:
@@ -216,11 +213,18 @@ def over(a: Tensor, b: Tensor) -> Tensor:
 
 def quotient(top: Tensor, bottom: Tensor, level: Tensor, tolerance: Tensor | float = 0.0) -> Tensor:
     """top/bottom, but `level` where |bottom| ≤ tolerance."""
-    close = tolerance - bottom.detach().abs()
+    close = bottom.detach().abs().neg_().add_(tolerance)
     if torch.is_grad_enabled():  # what is not chosen must not divide by 0 on the way back either
         near = close >= 0
         return torch.where(near, level, top / torch.where(near, 1, bottom))
     return below_zero(top / bottom, close).add_(above_zero(level, close))
+
+
+def exponential_slope(a: Tensor, b: Tensor) -> Tensor:
+    """(eᵃ − eᵇ)/(a − b), and its limit where a = b."""
+    d = torch.where(a.isneginf() | b.isneginf(), -math.inf, a - b)
+    near = d.abs() < 1e-3
+    return torch.where(near, torch.exp((a + b) / 2), (torch.exp(a) - torch.exp(b)) / torch.where(near, 1, d))
 
 
 def row_sums(x: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Slope(Parameters):
         title, blamed = step.operator.title, step.blamed
         if blamed and not step.operator.vanishes:
             return Booked()(step, multiplier)
-        passes = title in (_KEEPS_SIGN if blamed else _KEEPS_ORDER) and not step.operator.offsets
+        passes = title in (_KEEPS_SIGN if blamed else _KEEPS_ORDER) and step.bias is None
         if passes and not step.differentiable and step.inputs[0].shape == step.output.shape:
             return Sent([Passed(step, multiplier, _times_slope)])
         return Sent([_times_slope(step, multiplier)], offsets_at=multiplier)

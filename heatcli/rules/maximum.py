@@ -17,7 +17,7 @@ from torch import Tensor
 
 from heatcli.graph.operator import Operator
 from heatcli.parameters import Parameters, number
-from heatcli.rules.base import Booked, Sent, Step, per_image, quotient
+from heatcli.rules.base import Booked, Sent, Step, exponential_slope, per_image, quotient
 
 _MINIMA = frozenset("amin min minimum".split())
 
@@ -41,21 +41,25 @@ class Winner(Parameters):
         risen, fallen = multiplier * dy.clamp(min=0), multiplier * dy.clamp(max=0)
         if step.operator.title in _MINIMA:
             risen, fallen = fallen, risen
-        image, baseline = (step.output, step.inputs), step.run(step.operator, references)
-        rises, falls = step.gradient(*image, risen), step.gradient(*baseline, fallen)
-        # where a difference is 0, the mean of both gradients
-        here, there = step.gradient(*image, multiplier), step.gradient(*baseline, multiplier)
-        sent: list[Tensor | None] = []
-        for i, (rise, fall, a, b) in enumerate(zip(rises, falls, here, there, strict=True)):
-            dx = step.input_difference(i)
-            sent.append(quotient(_total(rise, fall), dx, _total(a, b) / 2))
-        return Sent(sent)
+        sums = _adjoints(step, references, risen, fallen)
+        means = _adjoints(step, references, multiplier / 2, multiplier / 2)  # for where a difference is 0
+        pairs = enumerate(zip(sums, means, strict=True))
+        return Sent([quotient(m, step.input_difference(i), mean) for i, (m, mean) in pairs])
+
+
+def _adjoints(step: Step, references: Sequence[Tensor], at_image: Tensor, at_baseline: Tensor) -> list[Tensor]:
+    """For each input, `at_image` taken back from the image's output and `at_baseline` from the baseline's, summed."""
+    found = step.gradient(step.output, step.inputs, at_image)
+    other = step.gradient(*step.run(step.operator, references), at_baseline)
+    return [_total(a, b) for a, b in zip(found, other, strict=True)]
 
 
 def _total(a: Tensor | None, b: Tensor | None) -> Tensor:
     """a + b; None is nothing."""
     found = [part for part in (a, b) if part is not None]
-    return found[0] if len(found) == 1 else found[0] + found[1]
+    if len(found) == 1:
+        return found[0]
+    return found[0] + found[1] if torch.is_grad_enabled() else found[0].add_(found[1])
 
 
 @dataclass(frozen=True)
@@ -174,14 +178,7 @@ def _soft(t: float, x: Tensor, x0: Tensor) -> Tensor:
     """(eᵗˣ − eᵗˣ⁰)/(x − x0) · (log S − log S0)/(S − S0)/t with S = Σ eᵗˣ, scaled so that nothing overflows."""
     top = torch.maximum(x.amax(0), x0.amax(0))
     s, s0 = (torch.logsumexp(t * (v - top), 0) for v in (x, x0))
-    return _exp_slope(t * (x - top), t * (x0 - top)) / _exp_slope(s, s0)
-
-
-def _exp_slope(a: Tensor, b: Tensor) -> Tensor:
-    """(eᵃ − eᵇ)/(a − b), and its limit where a = b."""
-    d = torch.where(a.isneginf() | b.isneginf(), -math.inf, a - b)
-    near = d.abs() < 1e-3
-    return torch.where(near, torch.exp((a + b) / 2), (torch.exp(a) - torch.exp(b)) / torch.where(near, 1, d))
+    return exponential_slope(t * (x - top), t * (x0 - top)) / exponential_slope(s, s0)
 
 
 def _telescoping(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:  # noqa: ARG001 - formulas share a signature

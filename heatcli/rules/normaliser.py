@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from heatcli.parameters import Parameters
-from heatcli.rules.base import Sent, Step
+from heatcli.rules.base import Sent, Step, exponential_slope
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,6 @@ def _softmax(step: Step, multiplier: Tensor, logarithm: bool) -> Tensor:
     x0 = torch.zeros_like(x) if step.reference_inputs is None else step.reference_inputs[0]
     total, total0 = torch.logsumexp(x, dim, keepdim=True), torch.logsumexp(x0, dim, keepdim=True)
     shift = torch.maximum(total, total0)
-    share = _exp_secant(x - shift, x0 - shift) / _exp_secant(total - shift, total0 - shift)
-    m = multiplier if logarithm else multiplier * _exp_secant(x - total, x0 - total0)
+    share = exponential_slope(x - shift, x0 - shift) / exponential_slope(total - shift, total0 - shift)
+    m = multiplier if logarithm else multiplier * exponential_slope(x - total, x0 - total0)
     return m - share * m.sum(dim, keepdim=True)
-
-
-def _exp_secant(a: Tensor, b: Tensor) -> Tensor:
-    """(eᵃ − eᵇ)/(a − b), with its limit where a = b; for a, b ≤ 0."""
-    d = a - b
-    near = d.abs() < 1e-3
-    d = torch.where(d.isnan(), -torch.inf, d)  # both −∞: masked out
-    return torch.where(near, torch.exp((a + b) / 2), (torch.exp(a) - torch.exp(b)) / torch.where(near, 1, d))

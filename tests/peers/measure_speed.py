@@ -1,9 +1,11 @@
 """How long a method takes beside the eager input gradient and beside peers: prints the README's table.
 
     python tests/peers/measure_speed.py [--networks A,B] [--methods A,B] [--repeats 5] [--threads 2] [--no-peers]
+        [--memory]
 
 float32 on the CPU, batch 8 at 224×224, random weights. Every round runs each contestant once, in turn; a ratio is the
 median over rounds of the ratio within a round. Captum and Zennit get the eager module; heatcli its TorchScript.
+`--memory`: peak memory above what was in use before, beside the eager gradient's, instead of time.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 import torchvision
 
 import heatcli
+from heatcli.bench import Peak
 
 NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v3_large", "efficientnet_b0")
 METHODS = (
@@ -111,6 +114,18 @@ def ratios(jobs: dict[str, Job], repeats: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
+def peaks(jobs: dict[str, Job]) -> dict[str, float]:
+    """Each job's peak memory over that of the job called `eager`, after a run that warms up."""
+    most: dict[str, int] = {}
+    for name, job in jobs.items():
+        for _ in range(2):
+            with Peak(torch.device("cpu")) as peak:
+                job()
+        assert peak.most is not None, "this system does not say"
+        most[name] = peak.most
+    return {name: value / most["eager"] for name, value in most.items()}
+
+
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser()
@@ -119,15 +134,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, torch {torch.__version__}\n")
     rows: dict[str, dict[str, float]] = {}
     for name in options.networks.split(","):
-        jobs = contestants(name, options.methods.split(","), not options.no_peers)
+        jobs = contestants(name, options.methods.split(","), not (options.no_peers or options.memory))
         print(name, flush=True)
-        for job, ratio in ratios(jobs, options.repeats).items():
+        for job, ratio in (peaks(jobs) if options.memory else ratios(jobs, options.repeats)).items():
             rows.setdefault(job, {})[name] = ratio
             print(f"  {job}: {ratio:.2f}", flush=True)
     names = options.networks.split(",")
