@@ -39,9 +39,7 @@ def command(
     loaded = load(model, device, cache=not no_cache, **options.model_flags(size, channels, None, None, None, None))
     timings = list(bench(loaded, chosen, batch_size, repeats, peers))
     if json:
-        import msgspec
-
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(timings)) + b"\n")
+        sys.stdout.buffer.write(options.as_json(timings))
         return
     from rich.console import Console
     from rich.table import Table

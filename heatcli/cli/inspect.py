@@ -34,9 +34,7 @@ def command(
         return
     found = inspect(loaded)
     if json:
-        import msgspec
-
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+        sys.stdout.buffer.write(options.as_json(found))
     else:
         _print(found)
 

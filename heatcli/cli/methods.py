@@ -17,9 +17,7 @@ def command(json: options.Json = False, debug: options.Debug = False) -> None:
 
     rows = [_row(m) for m in METHODS.values()]
     if json:
-        import msgspec
-
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
+        sys.stdout.buffer.write(options.as_json(rows))
     elif sys.stdout.isatty():
         _table(rows)
     else:

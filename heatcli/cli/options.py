@@ -151,6 +151,7 @@ def as_json(found: Any) -> bytes:
 
 
 def shape(text: str | None) -> tuple[int, int] | None:
+    """`--size N|HxW` as (height, width). Raises `UsageError`."""
     from heatcli.errors import UsageError
 
     if text is None:

@@ -80,7 +80,7 @@ class Epsilon(Parameters):
             s = torch.add(y, self.epsilon)  # where it is not |z| + ε, y is 0, and so is what arrives
             torch.addcdiv(m, m, s, value=-self.epsilon, out=s)  # m·y/(y + ε), rounded once
             torch.ops.aten.threshold_backward.grad_input(s, y, 0, grad_input=s)
-            booked = s if step.bias is None else collect(s, step.bias)
+            booked = summed(s, step.bias)
             return Sent(step.adjoint(s.to(dtype)), booked, row_sums(booked) * self.epsilon)
         q = z.abs().add_(self.epsilon)
         torch.div(m, q, out=q)
@@ -115,12 +115,18 @@ class AlphaBeta(Parameters):
         r = relevance(step, multiplier)
         signs, bias = Signs(step), step.bias if self.bias == "book" else None
         to_positive = over(self.alpha * r if self.alpha != 1 else r, signs.positive(bias, self.stabilizer))
-        absorbed = row_sums(to_positive) * self.stabilizer
-        to_negative = None
+        positive, to_negative, negative = summed(to_positive, bias), None, None
+        absorbed = row_sums(positive) * self.stabilizer
         if self.beta:
             to_negative = over(-self.beta * r, signs.negative(bias, self.stabilizer))
-            absorbed = absorbed - row_sums(to_negative) * self.stabilizer
-        return Sent([signs.back(to_positive, to_negative)], offsets_at(bias, to_positive, to_negative), absorbed)
+            negative = summed(to_negative, bias)
+            absorbed = absorbed - row_sums(negative) * self.stabilizer
+        return Sent([signs.back(to_positive, to_negative)], offsets_at(bias, positive, negative), absorbed)
+
+
+def summed(multiplier: Tensor, bias: Tensor | None) -> Tensor:
+    """Summed over the positions that share an element of the bias, once for it and for what is absorbed."""
+    return multiplier if bias is None else collect(multiplier, bias)
 
 
 def offsets_at(bias: Tensor | None, to_positive: Tensor, to_negative: Tensor | None) -> Tensor | None:

@@ -114,9 +114,8 @@ class Pass(Parameters):
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Conserves but where the input is at its reference."""
         dx, dy = step.input_difference(0), step.difference
-        level = dx == 0
-        m = multiplier * torch.where(level, 0, dy / torch.where(level, 1, dx))
-        lost = torch.where(level, multiplier * dy, 0)
+        m = multiplier * quotient(dy, dx, torch.zeros_like(dy))
+        lost = torch.where(dx == 0, multiplier * dy, 0)
         x = step.inputs[0]
         return Sent([m if m.shape == x.shape else m.sum_to_size(x.shape)], unexplained=per_image(lost))
 

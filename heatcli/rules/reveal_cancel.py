@@ -15,7 +15,7 @@ from torch import Tensor
 from heatcli.graph.kinds import AFFINE, CONVOLUTION, DENSE, ELEMENTWISE, LAYOUT, SUM, is_diagonal
 from heatcli.parameters import Parameters, choice
 from heatcli.rules.affine import offsets_at
-from heatcli.rules.base import Pair, Sent, Step, per_image
+from heatcli.rules.base import Pair, Sent, Step, per_image, quotient
 from heatcli.rules.elementwise import Slope, slope
 from heatcli.rules.weights import Signs
 
@@ -71,8 +71,8 @@ class RevealCancel(Parameters):
         m = multiplier if isinstance(multiplier, Pair) else Pair(multiplier, multiplier)
         (up, down), (rise, fall) = _parts_of_input(step, 0), _effects(step)
         derivative = slope(step)
-        to_up = m.positive * torch.where(up == 0, derivative, rise / torch.where(up == 0, 1, up))
-        to_down = m.negative * torch.where(down == 0, derivative, fall / torch.where(down == 0, 1, down))
+        to_up = m.positive * quotient(rise, up, derivative)
+        to_down = m.negative * quotient(fall, down, derivative)
         return Sent([Pair(to_up, to_down)], offsets_at(step.bias, m.positive, m.negative))
 
     def reveals(self, step: Step) -> bool:
@@ -174,6 +174,5 @@ def single(step: Step, pair: Pair) -> tuple[Tensor, Tensor]:
     """
     up, down = parts(step)
     relevance, difference = pair.positive * up + pair.negative * down, step.difference
-    level = difference == 0
-    m = torch.where(level, (pair.positive + pair.negative) / 2, relevance / torch.where(level, 1, difference))
-    return m, per_image(torch.where(level, relevance, 0))
+    m = quotient(relevance, difference, (pair.positive + pair.negative) / 2)
+    return m, per_image(torch.where(difference == 0, relevance, 0))

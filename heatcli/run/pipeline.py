@@ -91,9 +91,8 @@ class Pipeline:
         pool = ThreadPoolExecutor(self.request.threads, thread_name_prefix="heatcli")
         try:
             while True:
-                most = (
-                    self.request.threads + 1 if self._turns.known else 1
-                )  # the first batch shows that the model works
+                # the first batch shows that the model works
+                most = self.request.threads + 1 if self._turns.known else 1
                 for number, batch in islice(batches, most - len(under_way)):
                     outcomes = deque[Outcome]()
                     self._turns.batches.add(number)
