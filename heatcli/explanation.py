@@ -97,7 +97,8 @@ def _explain(
     graph = model.graph(batch.shape)
     started = time.perf_counter()
     method.fits(graph)
-    tape = forward(graph, batch, model.reference_values(origin) if method.procedure.compares else None)
+    start = model.reference_values(origin) if method.procedure.compares else None
+    tape = forward(graph, batch, start, rules=method.rules)
     between = time.perf_counter()
     output, n = tape.output, len(batch)
     if not bool(torch.isfinite(output).all()):

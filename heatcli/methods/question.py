@@ -14,7 +14,7 @@ from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
 from heatcli.rules.base import per_image, wide
 from heatcli.targets import Target
-from heatcli.walk import Table, Tape, forward, output_of, values_of, walk
+from heatcli.walk import Table, Tape, forward, output_of, overwritable, values_of, walk
 
 if TYPE_CHECKING:
     from heatcli.artifact.model import Model
@@ -93,8 +93,8 @@ class Question:
     def walk_batch(self, rules: Table, books: bool = True, keep: Sequence[str] = ()) -> Walked:
         """Walk the batch back by `rules`, with its reference; the forward run that chose the target serves once."""
         tape, self.tape = self.tape, None
-        if tape is None:
-            tape = forward(self.graph, self.batch)
+        if tape is None or not tape.overwritten.items() <= overwritable(self.graph, rules, keep).items():
+            tape = forward(self.graph, self.batch, rules=rules, keep=keep)
         return self._walk(tape, self.goal, rules, books, keep)
 
     def values(self, name: str) -> Tensor:
@@ -111,7 +111,7 @@ class Question:
         """
         for at, real in self._parts(len(points)):
             graph = self.model.graph((len(at), *self.batch.shape[1:]))
-            tape = forward(graph, points[at], None if references is None else references[at])
+            tape = forward(graph, points[at], None if references is None else references[at], rules=rules, keep=keep)
             goal = self.goal.rows(rows[at])
             yield real, self._walk(tape, goal.first() if self.alone else goal, rules, books, keep, len(real))
 
