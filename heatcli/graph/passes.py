@@ -44,6 +44,16 @@ def channels_last(graph: Graph) -> Graph:
     return replace(graph, operators=tuple(laid_out(op) for op in graph.operators), channels_last=True)
 
 
+def needed_for(output: str, operators: Iterable[Operator]) -> tuple[Operator, ...]:
+    """Those of the operators, given in forward order, that the value `output` is computed from."""
+    needed, kept = {output}, []
+    for op in reversed(list(operators)):
+        if op.name in needed:
+            needed.update(op.refs)
+            kept.append(op)
+    return tuple(reversed(kept))
+
+
 def renamed(op: Operator, names: Mapping[str, str]) -> Operator:
     """The same operator, reading other values under the names that `names` maps its own to."""
     if not any(name in names for name in op.refs):
@@ -141,7 +151,7 @@ def join_gates(graph: Graph) -> Graph:
                     )
                     break
         operators.append(op)
-    return replace(graph, operators=_reached(operators, graph.output))
+    return replace(graph, operators=needed_for(graph.output, operators))
 
 
 def join_prelu(graph: Graph) -> Graph:
@@ -170,17 +180,7 @@ def join_prelu(graph: Graph) -> Graph:
                     )
                 )
         operators.append(op)
-    return replace(graph, operators=_reached(operators, graph.output))
-
-
-def _reached(operators: Iterable[Operator], output: str) -> tuple[Operator, ...]:
-    """The operators that `output` is computed from."""
-    needed, kept = {output}, []
-    for op in reversed(list(operators)):
-        if op.name in needed:
-            needed.update(op.refs)
-            kept.append(op)
-    return tuple(reversed(kept))
+    return replace(graph, operators=needed_for(graph.output, operators))
 
 
 # --- fold-batch-norm ----------------------------------------------------------------------------------------------
