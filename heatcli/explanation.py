@@ -80,13 +80,11 @@ def explain(
     if size is None or (size == len(batch) and not alone):
         return _explain(model, batch, chosen, target, origin, region, progress)
     parts = []
-    step = 1 if alone else size
-    for start in range(0, len(batch), step):
-        index = torch.arange(start, start + size, device=batch.device).clamp(max=start if alone else len(batch) - 1)
+    for index, n in model.parts(batch.shape, alone=alone):
         own = target if target is None or isinstance(target, str | int) else torch.as_tensor(target).cpu()[index.cpu()]
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
         part = _explain(model, batch[index], chosen, own, origin.rows(index), area, progress, alone)
-        parts.append((part, min(step, len(batch) - start)))
+        parts.append((part, n))
     return _joined(parts)
 
 
@@ -159,8 +157,6 @@ def _joined(parts: list[tuple[Explanation, int]]) -> Explanation:
     def joined(name: str) -> dict[str, Tensor]:
         return {key: join(lambda p: getattr(p, name)[key]) for key in getattr(first, name)}  # noqa: B023
 
-    minus = None if first.target.minus is None else join(lambda p: p.target.minus)
-    target = Target(join(lambda p: p.target.index), minus, join(lambda p: p.target.region))
     columns = Ledger.__dataclass_fields__
     ledger = Ledger(**{name: join(lambda p: getattr(p.ledger, name)) for name in columns})  # noqa: B023
     return replace(
@@ -172,5 +168,5 @@ def _joined(parts: list[tuple[Explanation, int]]) -> Explanation:
         unexplained=joined("unexplained"),
         outputs=join(lambda p: p.outputs),
         probabilities=join(lambda p: p.probabilities),
-        target=target,
+        target=Target.joined([(part.target, n) for part, n in parts]),
     )

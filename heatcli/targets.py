@@ -30,6 +30,13 @@ class Target:
         """The targets of some of the images, int64 [M], each as often as it is named."""
         return Target(self.index[index], None if self.minus is None else self.minus[index], self.region[index])
 
+    @staticmethod
+    def joined(parts: Sequence[tuple[Target, int]]) -> Target:
+        """The targets of the first images of each part, as many as stand beside it."""
+        index, region = (torch.cat([getattr(p, name)[:n] for p, n in parts]) for name in ("index", "region"))
+        minus = [p.minus[:n] for p, n in parts if p.minus is not None]
+        return Target(index, torch.cat(minus) if minus else None, region)
+
     def first(self) -> Target:
         """The same, but for the first image alone: the others have no score."""
         region = torch.zeros_like(self.region)

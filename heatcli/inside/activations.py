@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,14 +46,6 @@ class FeatureMaps:
         return (strengths if by == "activation" else strengths.abs()).argsort(descending=True, stable=True).tolist()
 
 
-def batches(model: Model, batch: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Parts of `batch` that the artifact takes at once, each with the number of its rows that count."""
-    size = model.fixed_batch(batch.shape) or len(batch)
-    for start in range(0, len(batch), size):
-        index = torch.arange(start, start + size, device=batch.device).clamp(max=len(batch) - 1)
-        yield batch[index], min(size, len(batch) - start)
-
-
 def activations(
     model: Model,
     batch: Tensor,
@@ -69,8 +61,9 @@ def activations(
     chosen = method or METHODS["lrp-eps"]
     parts: list[tuple[list[FeatureMaps], Target]] = []
     counts = []
-    for rows, n in batches(model, batch.to(model.device, model.picture.dtype)):
-        parts.append(_maps(model, rows, layers, chosen, target, baseline))
+    batch = batch.to(model.device, model.picture.dtype)
+    for index, n in model.parts(batch.shape):
+        parts.append(_maps(model, batch[index], layers, chosen, target, baseline))
         counts.append(n)
 
     def join(values: list[Tensor]) -> Tensor:
@@ -80,9 +73,7 @@ def activations(
         FeatureMaps(maps[0].layer, join([m.values for m in maps]), join([m.relevance for m in maps]))
         for maps in zip(*(part[0] for part in parts), strict=True)
     ]
-    goals = [part[1] for part in parts]
-    minus = None if goals[0].minus is None else join([g.minus for g in goals if g.minus is not None])
-    return together, Target(join([g.index for g in goals]), minus, join([g.region for g in goals]))
+    return together, Target.joined([(part[1], n) for part, n in zip(parts, counts, strict=True)])
 
 
 def _maps(

@@ -109,11 +109,11 @@ class Question:
 
         `references` [M, …] are what they are compared with. Nothing is kept between one part and the next.
         """
-        for at, real in self._parts(len(points)):
+        for at, n in self._parts(len(points)):
             graph = self.model.graph((len(at), *self.batch.shape[1:]))
             tape = forward(graph, points[at], None if references is None else references[at])
             goal = self.goal.rows(rows[at])
-            yield real, self._walk(tape, goal.first() if self.alone else goal, rules, books, keep, len(real))
+            yield at[:n], self._walk(tape, goal.first() if self.alone else goal, rules, books, keep, n)
 
     def scores(self, points: Points, rows: Tensor) -> Tensor:
         """The score at each point, float64 [M]."""
@@ -121,25 +121,18 @@ class Question:
 
     def outputs(self, points: Points) -> Iterator[tuple[Tensor, Tensor]]:
         """The network's output at points, a few at a time: each time which of them, int64, and their output."""
-        for at, real in self._parts(len(points)):
+        for at, n in self._parts(len(points)):
             graph = self.model.graph((len(at), *self.batch.shape[1:]))
-            yield real, output_of(graph, points[at])[: len(real)]
+            yield at[:n], output_of(graph, points[at])[:n]
 
-    def _parts(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices of points that go together: those that fill the network's batch, and the real ones among them."""
-        fixed = self.model.fixed_batch(self.batch.shape)
-        size = fixed or max(AT_ONCE, len(self.batch))
-        if self.alone:
-            for i in range(count):
-                one = torch.tensor([i], device=self.batch.device)
-                yield one.expand(size), one
-            return
-        for start in range(0, count, size):
-            real = torch.arange(start, min(start + size, count), device=self.batch.device)
-            whole = torch.arange(start, start + size, device=self.batch.device).clamp(max=count - 1)
-            yield (whole if fixed else real), real
-            if self.progress is not None and count > size:
-                self.progress(min(start + size, count), count)
+    def _parts(self, count: int) -> Iterator[tuple[Tensor, int]]:
+        """Indices of points that go together, and how many of these count; `progress` is told of each part."""
+        done = 0
+        for at, n in self.model.parts((count, *self.batch.shape[1:]), max(AT_ONCE, len(self.batch)), self.alone):
+            yield at, n
+            done += n
+            if self.progress is not None and n < count:
+                self.progress(done, count)
 
     def _walk(
         self, tape: Tape, goal: Target, rules: Table, book: bool, keep: Sequence[str],

@@ -209,6 +209,15 @@ def test_a_traced_batch_size_is_found_out(tmp_path: Path) -> None:
     assert torch.equal(result.outputs, batch.reshape(3, 48).tanh())
 
 
+def test_a_traced_batch_size_is_found_out_by_the_points_of_one_image(tmp_path: Path) -> None:
+    """A single image says nothing of the batch size; the path that a method takes from it does."""
+    torch.jit.trace(Flat(), torch.zeros(1, 3, 4, 4)).save(str(tmp_path / "flat.pt"))
+    model = heatcli.load(tmp_path / "flat.pt", size=4)
+    result = heatcli.explain(model, torch.randn(1, 3, 4, 4), "integrated-gradients", steps=50)
+    assert model.batch_size == 1
+    assert float(result.ledger.relative_error) < 1e-3
+
+
 def test_what_an_artifact_says_of_itself(tmp_path: Path) -> None:
     """The sidecar's text inside the artifact serves like a file beside it; the file wins, flags win over both."""
     text = '[input]\nsize = [8, 8]\nmean = 0.5\n[labels]\nnames = ["a", "b", "c", "d", "e"]\n'
