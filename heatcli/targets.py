@@ -33,9 +33,10 @@ class Target:
     @staticmethod
     def joined(parts: Sequence[tuple[Target, int]]) -> Target:
         """The targets of the first images of each part, as many as stand beside it."""
-        index, region = (torch.cat([getattr(p, name)[:n] for p, n in parts]) for name in ("index", "region"))
-        minus = [p.minus[:n] for p, n in parts if p.minus is not None]
-        return Target(index, torch.cat(minus) if minus else None, region)
+        targets, counts = zip(*parts, strict=True)
+        index, region = (joined([getattr(t, name) for t in targets], counts) for name in ("index", "region"))
+        minus = None if targets[0].minus is None else joined([t.minus for t in targets], counts)
+        return Target(index, minus, region)
 
     def first(self) -> Target:
         """The same, but for the first image alone: the others have no score."""
@@ -51,6 +52,11 @@ class Target:
         if self.minus is None:
             return seed
         return seed.scatter_add(1, self.minus[:, None, None].expand(n, 1, positions), -at)
+
+
+def joined(values: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """The first rows of each value, as many as `counts` says, one after the other."""
+    return torch.cat([value[:n] for value, n in zip(values, counts, strict=True)])
 
 
 def choose(

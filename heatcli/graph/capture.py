@@ -170,10 +170,11 @@ def _operator(
     call: _Call, name: str, index: int | None, output: Tensor,
     values: Mapping[int, Ref | Constant], active: Mapping[str, tuple[int, ...]],
 ) -> Operator:  # fmt: skip
-    def plain(x: Any) -> Any:
+    def named(x: Any) -> Any:
+        """A tensor as the reference or constant that it is known as."""
         return values[id(x)] if isinstance(x, Tensor) else x
 
-    args, kwargs = pytree.tree_map(plain, (tuple(call.args), dict(call.kwargs)))
+    args, kwargs = pytree.tree_map(named, (tuple(call.args), dict(call.kwargs)))
     sources = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Ref) and x.name in active]
     target = _STRIDE_FREE.get(call.target, call.target)
     if target is _ATEN._convolution.default:  # the same, with flags for cuDNN behind

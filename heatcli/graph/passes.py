@@ -34,14 +34,15 @@ def channels_last(graph: Graph) -> Graph:
     if any(op.title == "as_strided" for op in graph.operators):
         return graph  # reads memory as it lies
 
-    def laid_out(op: Operator) -> Operator:
+    def with_weight_last(op: Operator) -> Operator:
+        """A 2-D convolution with its weight so in memory; any other operator as it is."""
         weight = op.constant(1) if op.title == "convolution" else None
         if weight is None or weight.value.dim() != 4:
             return op
         value = weight.value.contiguous(memory_format=torch.channels_last)
         return replace(op, args=(op.args[0], Constant(weight.name, value), *op.args[2:]))
 
-    return replace(graph, operators=tuple(laid_out(op) for op in graph.operators), channels_last=True)
+    return replace(graph, operators=tuple(with_weight_last(op) for op in graph.operators), channels_last=True)
 
 
 def needed_for(output: str, operators: Iterable[Operator]) -> tuple[Operator, ...]:

@@ -59,21 +59,17 @@ def activations(
     `target` and `baseline` as in `heatcli.explain`. Raises `UsageError`, `ModelError`.
     """
     chosen = method or METHODS["lrp-eps"]
-    parts: list[tuple[list[FeatureMaps], Target]] = []
-    counts = []
     batch = batch.to(model.device, model.picture.dtype)
+    parts, targets = [], []
     for index, n in model.parts(batch.shape):
-        parts.append(_maps(model, batch[index], layers, chosen, target, baseline))
-        counts.append(n)
-
-    def join(values: list[Tensor]) -> Tensor:
-        return torch.cat([v[:n] for v, n in zip(values, counts, strict=True)])
-
+        maps, goal = _maps(model, batch[index], layers, chosen, target, baseline)
+        parts.append([FeatureMaps(m.layer, m.values[:n], m.relevance[:n]) for m in maps])
+        targets.append((goal, n))
     together = [
-        FeatureMaps(maps[0].layer, join([m.values for m in maps]), join([m.relevance for m in maps]))
-        for maps in zip(*(part[0] for part in parts), strict=True)
+        FeatureMaps(maps[0].layer, torch.cat([m.values for m in maps]), torch.cat([m.relevance for m in maps]))
+        for maps in zip(*parts, strict=True)
     ]
-    return together, Target.joined([(part[1], n) for part, n in zip(parts, counts, strict=True)])
+    return together, Target.joined(targets)
 
 
 def _maps(

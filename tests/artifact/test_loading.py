@@ -138,6 +138,7 @@ def test_pickles_in_pt2_are_refused_unopened(tmp_path: Path) -> None:
     torch.save(_Bomb(), buffer)
 
     def swapped(member: str, content: bytes) -> Callable[[str, bytes], bytes | None]:
+        """A change of the archive: other content in that member."""
         return lambda name, old: content if name == member else old
 
     def edited(change: Callable[[str], str]) -> Callable[[str, bytes], bytes | None]:
