@@ -87,10 +87,16 @@ class Epsilon(Parameters):
             torch.ops.aten.threshold_backward.grad_input(s, y, 0, grad_input=s)
             booked = summed(s, step.bias)
             return Sent(step.adjoint(s.to(dtype)), booked, row_sums(booked) * self.epsilon)
-        q = z.abs().add_(self.epsilon)
-        torch.div(m, q, out=q)
-        absorbed = row_dots(q, y) * self.epsilon
-        s = torch.add(m, q, alpha=-self.epsilon, out=q) if y is z else q.mul_(y.abs())
+        if y is z:
+            q = z.abs().add_(self.epsilon)
+            torch.div(m, q, out=q)
+            absorbed = row_dots(q, z) * self.epsilon
+            s = torch.add(m, q, alpha=-self.epsilon, out=q)
+        else:
+            stabiliser = signed(self.epsilon, z)
+            s = z + stabiliser
+            torch.div(m, s, out=s).mul_(y)
+            absorbed = row_dots(s, stabiliser)
         s = s.to(dtype)
         return Sent(step.adjoint(s), s, absorbed)
 

@@ -47,6 +47,10 @@ class Step:
         """The exact vector-Jacobian product of the operator at its inputs, for each of them."""
         if self.in_place:
             return [torch.ops.aten.threshold_backward(multiplier, self.output, 0)]
+        if self.operator.title == "mean" and multiplier.dim() == self.inputs[0].dim() and not self.operator.kwargs:
+            # torch would write it out, and in another layout than the input's
+            x = self.inputs[0]
+            return [(multiplier / (x.numel() // multiplier.numel())).expand_as(x)]
         return self.gradient(self.output, self.inputs, multiplier)
 
     def adjoint_at(self, inputs: Sequence[Tensor], multiplier: Tensor) -> tuple[Tensor, Multipliers]:
