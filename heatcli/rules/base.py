@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import ModelError, first_line
+from heatcli.graph.adjoints import closed, relu_from_output
 from heatcli.graph.operator import Operator
 from heatcli.parameters import Parameters
 
@@ -46,12 +47,9 @@ class Step:
     def adjoint(self, multiplier: Tensor) -> Multipliers:
         """The exact vector-Jacobian product of the operator at its inputs, for each of them."""
         if self.in_place:
-            return [torch.ops.aten.threshold_backward(multiplier, self.output, 0)]
-        if self.operator.title == "mean" and multiplier.dim() == self.inputs[0].dim() and not self.operator.kwargs:
-            # torch would write it out, and in another layout than the input's
-            x = self.inputs[0]
-            return [(multiplier / (x.numel() // multiplier.numel())).expand_as(x)]
-        return self.gradient(self.output, self.inputs, multiplier)
+            return [relu_from_output(self.output, multiplier)]
+        found = closed(self.operator, self.inputs[0], multiplier) if len(self.inputs) == 1 else None
+        return self.gradient(self.output, self.inputs, multiplier) if found is None else [found]
 
     def adjoint_at(self, inputs: Sequence[Tensor], multiplier: Tensor) -> tuple[Tensor, Multipliers]:
         """Run the operator at other inputs: its output there, and the vector-Jacobian product there."""

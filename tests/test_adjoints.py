@@ -1,0 +1,52 @@
+"""Vector-Jacobian products in closed form are torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from networks import graph_of, images, randomised
+from torch import Tensor, nn
+
+from heatcli.graph.adjoints import closed, relu_from_output
+from heatcli.walk import forward
+
+NORM = randomised(nn.BatchNorm2d(3), 3).double()
+CASES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean of pixels": lambda x: x.mean((2, 3), keepdim=True),
+    "mean of channels": lambda x: x.mean(1, keepdim=True),
+    "mean of all": lambda x: x.mean((1, -1, -2), keepdim=True),
+    "batch norm": NORM,
+    "batch norm of rows": lambda x: randomised(nn.BatchNorm1d(3), 4).double()(x[:, :, 0]),
+    "batch norm without weights": randomised(nn.BatchNorm2d(3, affine=False), 5).double(),
+}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("case", list(CASES))
+def test_closed_forms(case: str, channels_last: bool) -> None:
+    """Of random multipliers, in either layout."""
+    x = images(2, 1, (3, 4, 5)).double()
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    step = forward(graph_of(CASES[case], x), x).steps[-1]
+    m = torch.randn_like(step.output)
+    found = closed(step.operator, step.inputs[0], m)
+    assert found is not None
+    (expected,) = step.gradient(step.output, step.inputs, m)
+    assert expected is not None
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("function", [lambda x: x.mean((2, 3)), lambda x: x.mean(), nn.InstanceNorm2d(3), torch.tanh])
+def test_others_are_left_to_torch(function: Callable[[Tensor], Tensor]) -> None:
+    """Means that lose their dimensions, norms by the input's own statistics, and what is not in the table."""
+    x = images(2, 1, (3, 4, 5))
+    for step in forward(graph_of(function, x), x).steps:
+        if step.operator.title in ("mean", "native_batch_norm", "tanh"):
+            assert closed(step.operator, step.inputs[0], torch.ones_like(step.output)) is None
+
+
+def test_relu_from_its_output() -> None:
+    """Nothing where it is 0."""
+    assert relu_from_output(torch.tensor([0.0, 2.0]), torch.tensor([3.0, 4.0])).tolist() == [0, 4]
