@@ -106,7 +106,7 @@ def command(
     bar = options.passes_bar() if not quiet and all(Path(image).is_file() for image in images) else None
     request = Request(
         tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap,
-        opacity, recursive, glob, part, resume, index, workers, engine, device, bar,
+        opacity, recursive, glob, part, resume, index, workers, True, engine, device, bar,
     )  # fmt: skip
     passes = options.passes(output, with_passes, without_passes)
     loaded = load(model, device, passes, options.arrays(inputs), head, cache=not no_cache, **flags)

@@ -49,8 +49,8 @@ def _why(name: str, value: float, done: Done) -> str:
     from heatcli.methods.smooth import NOISE
 
     if name == NOISE:
-        assert done.report is not None
-        mean = done.report.ledger.output - value
+        assert done.row.score is not None
+        mean = done.row.score - value
         return f"the mean score of the noisy images is {mean:.6g}; {value:.3g} of the image's own is unexplained"
     return (
         f"no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the score of {done.job.path} is "

@@ -13,10 +13,10 @@ from heatcli.files import is_url, joined, make_folder, scratch
 from heatcli.run.index import INDEX, Row
 from heatcli.run.inputs import is_many
 from heatcli.run.parquet import require
-from heatcli.run.pipeline import Outcome, Pipeline
+from heatcli.run.pipeline import Pipeline
 from heatcli.run.plan import plan, same_folder
 from heatcli.run.record import Record, record_of
-from heatcli.run.request import Request
+from heatcli.run.request import Outcome, Request
 from heatcli.run.runindex import RunIndex
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Run:
             return Cluster(self.model, self.request)
         pipeline = Pipeline(self.model, self.request, self._load_seconds)
         if not is_url(self.request.out):
-            pipeline.scratch = stack.enter_context(scratch(Path(self.request.out)))
+            pipeline.worker.scratch = stack.enter_context(scratch(Path(self.request.out)))
         return pipeline
 
     def _enter_left(self, index: RunIndex, pipeline: Pipeline | Cluster) -> None:

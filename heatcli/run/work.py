@@ -31,7 +31,7 @@ from heatcli.run.request import Done, Failed, Job, Request
 
 RESULTS = 64  # explanations of one image that are held at once
 LARGE = 1 << 24  # pixels of a picture that is not held from reading to writing
-Turn = Callable[[int], AbstractContextManager[None]]
+Turn = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,16 +77,15 @@ def read_job(model: Model, job: Job) -> Loaded | Failed:
 
 
 def explain_all(
-    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn | None = None
+    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn = nullcontext
 ) -> Iterator[Ready | Failed]:
     """Explain a batch; where the model fails on it, one by one, so that one image does not take others with it.
 
-    `proven`: the model has explained an image before. `turn`: held, for a number of images, while the network runs.
+    `proven`: the model has explained an image before. `turn`: held while the network runs.
     Raises `ModelError` if it never has, and fails on all of these.
     """
     if not loaded:
         return
-    turn = turn or (lambda _: nullcontext())
     explained = _explained(model, request, loaded, turn)
     try:
         first = next(explained)
@@ -117,7 +116,7 @@ def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: T
     at_once = max(1, RESULTS // request.classes)
     for start in range(0, len(loaded), at_once):
         some = loaded[start : start + at_once]
-        with turn(len(some)):
+        with turn():
             batch = model.stack([one.pixels for one in some])
             region = _regions(model, request, some)
             results = [
