@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from heatcli.errors import HeatcliError, UsageError
@@ -96,7 +97,7 @@ class Job:
     out: str
     part: str
 
-    @property
+    @cached_property
     def stem(self) -> str:
         """What the names of its outputs begin with."""
         return joined(self.out, self.part)
