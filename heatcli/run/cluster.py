@@ -85,6 +85,8 @@ class Explainer:
 class Cluster:
     """Runs jobs on Ray: an actor a GPU if the cluster has any, or else a CPU. Same use as `Pipeline`."""
 
+    lost = 0  # Ray starts its own again
+
     def __init__(self, model: Model, request: Request) -> None:
         self.left: list[Outcome] = []
         self._request = replace(request, progress=None)

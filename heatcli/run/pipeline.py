@@ -57,6 +57,11 @@ class Pipeline:
         self._turns = Turns(1 if alone else min(request.threads, torch.get_num_threads()))
         self._request = request
 
+    @property
+    def lost(self) -> int:
+        """How many processes died."""
+        return self.processes.lost
+
     def run(self, jobs: Plan | list[Job]) -> Generator[Outcome, None, None]:
         """Explain all jobs. Raises `ModelError` if the model can explain none of the first batch, `UsageError`."""
         self._stopped.clear()

@@ -37,6 +37,7 @@ class Run:
         self.model, self.request, self._load_seconds = model, request, load_seconds
         self.plan = plan(request)
         self.before = 0
+        self.lost = 0  # worker processes that died; what they had was explained again
         self.index: RunIndex | None = None
         for given in request.inputs:
             if is_many(given) and same_folder(given, request.out):
@@ -87,6 +88,7 @@ class Run:
                 stack.callback(self.index.close)
                 stack.callback(self._enter_left, self.index, pipeline)
             for outcome in stack.enter_context(closing(pipeline.run(self.plan))):
+                self.lost = pipeline.lost
                 if self.index is not None:
                     self.index.enter(outcome)
                 yield outcome
