@@ -7,7 +7,7 @@ import pickle
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -83,7 +83,7 @@ class Processes:
             self._children.append(_Child(process, ours))
         self._free.extend(self._children)
 
-    def explain(self, jobs: list[Job]) -> list[Outcome] | None:
+    def explain(self, jobs: list[Job]) -> Iterable[Outcome] | None:
         """What came of a batch in a process; None where none is free, or it died. Raises as `Worker.explain` does.
 
         Told to stop, the process finishes the image that it is at.
@@ -103,7 +103,7 @@ class Processes:
             self.lost += not self.stopped()
             return None
         self._free.append(child)
-        return list(unpacked(content, str(self.request.out)))
+        return unpacked(content, str(self.request.out))
 
     def _take(self) -> _Child | None:
         """A process that waits for work; those that have just loaded the model have said so."""
