@@ -51,21 +51,20 @@ class Processes:
     _children: list[_Child] = field(default_factory=list)
     _free: deque[_Child] = field(default_factory=deque)
     _lock: Lock = field(default_factory=Lock)
-    _since: float | None = None
+    _since: tuple[float, int] | None = None
     _judged: bool = False
 
     def consider(self, done: int, left: int) -> None:
-        """Start them if that repays: `done` images since the first call, `left` to come. Asked once a batch."""
+        """Start them if that repays: `done` images are, `left` are to come. Asked after every batch."""
         if self._judged:
             return
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now
+        self._since = self._since or (time.monotonic(), done)
+        seconds, images = time.monotonic() - self._since[0], done - self._since[1]
         wanted = self.request.processes and self.request.progress is None and self.request.threads > 1
         if not wanted or self.worker.model.device.type != "cpu":
             self._judged = True
-        elif now - self._since >= WATCHED:
-            rate = done / max(now - self._since, 1e-6)
+        elif images and seconds >= WATCHED:
+            rate = images / seconds
             self._judged = True
             if rate > FAST and left > LONG * rate:
                 self._start()
@@ -77,8 +76,11 @@ class Processes:
         for _ in range(self.request.threads):
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=serve, args=(theirs, order), name="heatcli worker", daemon=True)
-            with _uninterrupted():
-                process.start()
+            try:
+                with _uninterrupted():
+                    process.start()
+            except OSError:  # no memory for another; the run goes on with those that there are
+                break
             theirs.close()  # so that the end of the process is the end of the pipe
             self._children.append(_Child(process, ours))
         self._free.extend(self._children)
