@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Timing:
 def bench(
     model: Model, methods: Sequence[Method], batch_size: int = 8, repeats: int = 5, peers: bool = False
 ) -> Iterator[Timing]:
-    """Time each method on random images, all in turn in every round, after a round that warms up.
+    """Time each method on random images (see `timed`).
 
     The yardstick is autograd's gradient of the artifact itself by its input. Raises `UsageError` for impossible counts.
     """
@@ -54,21 +54,12 @@ def bench(
     size = model.fixed_batch((batch_size, *model.shape)) or batch_size
     batch = torch.randn(size, *model.shape, generator=torch.Generator().manual_seed(0))
     batch = batch.to(model.device, model.picture.dtype)
-    jobs: dict[str, Job] = {GRADIENT: _own_gradient(model, batch)}
+    module = _module(model, batch)
+    jobs: dict[str, Job] = {GRADIENT: own_gradient(module, batch)}
     jobs |= {method.name: _explained(model, batch, method) for method in methods}
     if peers:
-        jobs |= {name: _silenced(job) for name, job in _peers(model, batch).items()}
-    yield from _timed(jobs, len(batch), repeats, model.device)
-
-
-def _own_gradient(model: Model, batch: Tensor) -> Job:
-    module = _module(model, batch)
-
-    def run() -> object:
-        x = batch.clone().requires_grad_()
-        return torch.autograd.grad(_score(module(x)), x)[0]
-
-    return run
+        jobs |= peers_of(module, batch)
+    yield from timed(jobs, len(batch), repeats, model.device)
 
 
 def _module(model: Model, batch: Tensor) -> Any:
@@ -81,47 +72,62 @@ def _module(model: Model, batch: Tensor) -> Any:
     return module
 
 
-def _score(returned: Any) -> Tensor:
-    output = returned[0] if isinstance(returned, tuple | list) else returned
-    return output.flatten(1).amax(1).sum()  # type: ignore[no-any-return]
-
-
 def _explained(model: Model, batch: Tensor, method: Method) -> Job:
     return lambda: explain(model, batch, method)
 
 
-def _peers(model: Model, batch: Tensor) -> dict[str, Job]:
-    """Captum's and Zennit's methods on the artifact, where they are installed."""
-    jobs: dict[str, Job] = {}
-    module = _module(model, batch)
-    with torch.no_grad():
-        returned = module(batch)
+def _output(returned: Any) -> Tensor:
     output = returned[0] if isinstance(returned, tuple | list) else returned
-    top, zero = output.flatten(1).argmax(1), torch.zeros_like(batch)
+    return output.flatten(1)  # type: ignore[no-any-return]
+
+
+def own_gradient(module: Any, batch: Tensor) -> Job:
+    """Autograd's gradient of the top scores by the batch."""
+
+    def run() -> Tensor:
+        x = batch.clone().requires_grad_()
+        return torch.autograd.grad(_output(module(x)).amax(1).sum(), x)[0]
+
+    return run
+
+
+def peers_of(module: Any, batch: Tensor) -> dict[str, Job]:
+    """Captum's and Zennit's methods on a module, where they are installed."""
+    jobs: dict[str, Job] = {}
+    with torch.no_grad():
+        top, zero = _output(module(batch)).argmax(1), torch.zeros_like(batch)
     try:
         from captum import attr
     except ImportError:
         pass
     else:
-        jobs["captum LRP"] = lambda: attr.LRP(module).attribute(batch.clone().requires_grad_(), target=top)
+        for name in ("LRP", "GuidedBackprop", "InputXGradient"):
+            jobs[f"captum {name}"] = _captum(getattr(attr, name), module, batch, top)
         jobs["captum DeepLift"] = lambda: attr.DeepLift(module).attribute(batch, zero, target=top)
-        jobs["captum GuidedBackprop"] = lambda: attr.GuidedBackprop(module).attribute(
-            batch.clone().requires_grad_(), target=top
-        )
-        jobs["captum InputXGradient"] = lambda: attr.InputXGradient(module).attribute(
-            batch.clone().requires_grad_(), target=top
-        )
     try:
-        from zennit.composites import EpsilonPlus
+        from zennit import composites, rules, types
     except ImportError:
-        return jobs
+        pass
+    else:
+        epsilon = [
+            (types.Activation, rules.Pass()), (types.AvgPool, rules.Norm()), (types.BatchNorm, rules.Pass()),
+            (types.Linear, rules.Epsilon()),
+        ]  # fmt: skip
+        jobs["zennit Epsilon"] = _zennit(composites.LayerMapComposite(epsilon), module, batch)
+        jobs["zennit EpsilonPlus"] = _zennit(composites.EpsilonPlus(), module, batch)
+    return {name: _silenced(job) for name, job in jobs.items()}
 
-    def zennit() -> Tensor:
-        x = batch.clone().requires_grad_()
-        with EpsilonPlus().context(module) as hooked:
-            return torch.autograd.grad(_score(hooked(x)), x)[0]
 
-    return {**jobs, "zennit EpsilonPlus": zennit}
+def _captum(method: Any, module: Any, batch: Tensor, top: Tensor) -> Job:
+    return lambda: method(module).attribute(batch.clone().requires_grad_(), target=top)
+
+
+def _zennit(composite: Any, module: Any, batch: Tensor) -> Job:
+    def run() -> Tensor:
+        with composite.context(module) as hooked:
+            return own_gradient(hooked, batch)()  # type: ignore[return-value]
+
+    return run
 
 
 def _silenced(job: Job) -> Job:
@@ -135,20 +141,28 @@ def _silenced(job: Job) -> Job:
     return run
 
 
-def _timed(jobs: dict[str, Job], images: int, repeats: int, device: torch.device) -> Iterator[Timing]:
-    results: dict[str, Any] = {}
+def timed(
+    jobs: Mapping[str, Job], images: int, repeats: int, device: torch.device, yardstick: str = GRADIENT
+) -> Iterator[Timing]:
+    """Time jobs on so many images, all in turn in every round; a `ratio` is that to `yardstick`.
+
+    Before, each one runs twice, and memory is measured in the second run: what happens once, such as capture, is
+    neither timed nor weighed.
+    """
     peaks: dict[str, int | None] = {}
     refused: dict[str, str] = {}
-    for name, job in jobs.items():  # the round that warms up, in which memory is measured
+    results: dict[str, object] = {}
+    for name, job in jobs.items():
         try:
+            results[name] = job()
             with Peak(device) as peak:
-                results[name] = job()
+                job()
+            peaks[name] = peak.most
         except HeatcliError as error:
             refused[name] = str(error)
         except Exception as error:  # whatever a peer, or the artifact's own code, raises
             refused[name] = f"{type(error).__name__}: {first_line(error, 120)}"
-        peaks[name] = peak.most
-    seconds: dict[str, list[float]] = {name: [] for name in jobs if name not in refused}
+    seconds: dict[str, list[float]] = {name: [] for name in peaks}
     for _ in range(repeats):
         for name, taken in seconds.items():
             started = time.perf_counter()
@@ -156,22 +170,20 @@ def _timed(jobs: dict[str, Job], images: int, repeats: int, device: torch.device
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             taken.append(time.perf_counter() - started)
-    base = seconds.get(GRADIENT)
+    base = seconds.get(yardstick)
     for name in jobs:
         if name in refused:
             yield Timing(name, refused=refused[name])
             continue
         ratio = None if base is None else statistics.median(a / b for a, b in zip(seconds[name], base, strict=True))
-        yield Timing(
-            name, images / statistics.median(seconds[name]), ratio, peaks[name],
-            note=_note(results[name], results.get(GRADIENT), name),
-        )  # fmt: skip
+        note = None if name == yardstick else _note(results[name], results.get(yardstick))
+        yield Timing(name, images / statistics.median(seconds[name]), ratio, peaks[name], note=note)
 
 
-def _note(result: object, gradient: object, name: str) -> str | None:
+def _note(result: object, gradient: object) -> str | None:
     """A peer that hands back the plain gradient has hooked nothing."""
     same = isinstance(result, Tensor) and isinstance(gradient, Tensor) and torch.equal(result, gradient)
-    return "the plain gradient: its rules never fired" if same and name != GRADIENT else None
+    return "the plain gradient: its rules never fired" if same else None
 
 
 class Peak:

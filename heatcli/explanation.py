@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from heatcli.artifact.model import Model
 from heatcli.errors import ModelError, UsageError
@@ -19,7 +20,7 @@ from heatcli.methods.question import Progress, Question, laid_out, score_of
 from heatcli.methods.table import Method
 from heatcli.methods.table import method as find_method
 from heatcli.rules.base import per_image
-from heatcli.targets import Target, choose
+from heatcli.targets import Target, choose, joined
 from heatcli.walk import forward
 
 
@@ -80,13 +81,11 @@ def explain(
     if size is None or (size == len(batch) and not alone):
         return _explain(model, batch, chosen, target, origin, region, progress)
     parts = []
-    step = 1 if alone else size
-    for start in range(0, len(batch), step):
-        index = torch.arange(start, start + size, device=batch.device).clamp(max=start if alone else len(batch) - 1)
+    for index, n in model.parts(batch.shape, alone=alone):
         own = target if target is None or isinstance(target, str | int) else torch.as_tensor(target).cpu()[index.cpu()]
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
         part = _explain(model, batch[index], chosen, own, origin.rows(index), area, progress, alone)
-        parts.append((part, min(step, len(batch) - start)))
+        parts.append((part, n))
     return _joined(parts)
 
 
@@ -97,7 +96,8 @@ def _explain(
     graph = model.graph(batch.shape)
     started = time.perf_counter()
     method.fits(graph)
-    tape = forward(graph, batch, model.reference_values(origin) if method.procedure.compares else None)
+    start = model.reference_values(origin) if method.procedure.compares else None
+    tape = forward(graph, batch, start, rules=method.rules)
     between = time.perf_counter()
     output, n = tape.output, len(batch)
     if not bool(torch.isfinite(output).all()):
@@ -149,28 +149,16 @@ def _ledger(score: Tensor, score0: Tensor | None, relevance: Tensor, books: Book
     return Ledger(score, score0, pixels, biases, absorbed, unexplained)
 
 
+def combined(parts: Sequence[Explanation], how: Callable[[Sequence[Tensor]], Tensor]) -> Explanation:
+    """An explanation each of whose tensors is `how` makes it of those of the parts; the rest is as in the first."""
+    names = ("relevance", "biases", "absorbed", "unexplained", "outputs", "probabilities")
+    tensors = [{**{name: getattr(part, name) for name in names}, "ledger": vars(part.ledger)} for part in parts]
+    found = pytree.tree_map(lambda *values: how(values), *tensors)
+    return replace(parts[0], **{**found, "ledger": Ledger(**found["ledger"])})
+
+
 def _joined(parts: list[tuple[Explanation, int]]) -> Explanation:
     """One explanation of the first `n` images of each part."""
-    first = parts[0][0]
-
-    def join(get: Any) -> Tensor:
-        return torch.cat([get(part)[:n] for part, n in parts])
-
-    def joined(name: str) -> dict[str, Tensor]:
-        return {key: join(lambda p: getattr(p, name)[key]) for key in getattr(first, name)}  # noqa: B023
-
-    minus = None if first.target.minus is None else join(lambda p: p.target.minus)
-    target = Target(join(lambda p: p.target.index), minus, join(lambda p: p.target.region))
-    columns = Ledger.__dataclass_fields__
-    ledger = Ledger(**{name: join(lambda p: getattr(p.ledger, name)) for name in columns})  # noqa: B023
-    return replace(
-        first,
-        relevance=join(lambda p: p.relevance),
-        biases=joined("biases"),
-        ledger=ledger,
-        absorbed=joined("absorbed"),
-        unexplained=joined("unexplained"),
-        outputs=join(lambda p: p.outputs),
-        probabilities=join(lambda p: p.probabilities),
-        target=target,
-    )
+    explanations, counts = zip(*parts, strict=True)
+    target = Target.joined([(part.target, n) for part, n in parts])
+    return replace(combined(explanations, lambda values: joined(values, counts)), target=target)

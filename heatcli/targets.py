@@ -30,6 +30,14 @@ class Target:
         """The targets of some of the images, int64 [M], each as often as it is named."""
         return Target(self.index[index], None if self.minus is None else self.minus[index], self.region[index])
 
+    @staticmethod
+    def joined(parts: Sequence[tuple[Target, int]]) -> Target:
+        """The targets of the first images of each part, as many as stand beside it."""
+        targets, counts = zip(*parts, strict=True)
+        index, region = (joined([getattr(t, name) for t in targets], counts) for name in ("index", "region"))
+        minus = None if targets[0].minus is None else joined([t.minus for t in targets], counts)
+        return Target(index, minus, region)
+
     def first(self) -> Target:
         """The same, but for the first image alone: the others have no score."""
         region = torch.zeros_like(self.region)
@@ -44,6 +52,11 @@ class Target:
         if self.minus is None:
             return seed
         return seed.scatter_add(1, self.minus[:, None, None].expand(n, 1, positions), -at)
+
+
+def joined(values: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """The first rows of each value, as many as `counts` says, one after the other."""
+    return torch.cat([value[:n] for value, n in zip(values, counts, strict=True)])
 
 
 def choose(

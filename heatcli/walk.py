@@ -7,8 +7,9 @@ value z is m·(z − z0).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, MutableMapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from heatcli.graph.kinds import FIRST, LAYOUT
 from heatcli.graph.operator import Graph, Operator
 from heatcli.ledger import Books
 from heatcli.rules.base import Booked, Carried, Pair, Passed, Rule, Sent, Step
+from heatcli.rules.elementwise import Slope
 from heatcli.rules.reveal_cancel import single
 
 Table = Mapping[str, Rule]
@@ -33,6 +35,7 @@ class Tape:
     output: Tensor
     reference: Tensor | None = None
     reference_output: Tensor | None = None
+    overwritten: Mapping[str, str] = field(default_factory=dict)  # values that a ReLU's took the place of → that ReLU
 
     def bound(self, low: Tensor, high: Tensor) -> None:
         """Tell first layers the range of their inputs, from that of the input: `low` and `high` [1 or N, …]."""
@@ -70,25 +73,30 @@ def output_of(graph: Graph, batch: Tensor) -> Tensor:
 
 
 def forward(
-    graph: Graph, batch: Tensor, baseline: Tensor | Mapping[str, Tensor] | None = None, differentiable: bool = False
-) -> Tape:
+    graph: Graph, batch: Tensor, baseline: Tensor | Mapping[str, Tensor] | None = None, differentiable: bool = False,
+    rules: Table | None = None, keep: Collection[str] = (),
+) -> Tape:  # fmt: skip
     """Run `graph` on `batch` [N, …], and on `baseline` for the reference of every value, if one is given.
 
     `baseline` is a tensor [N, …], or every value of the graph on it (`values_of`), of N rows or of one for all.
+    `rules`: those of the walk to come; values that it will not read, and that are not to be kept, are overwritten.
     """
     references = values_of(graph, baseline) if isinstance(baseline, Tensor) else baseline
     batch = _laid_out(graph, batch)
+    plain = references is None and not differentiable and rules is not None
+    overwritten = overwritable(graph, rules, keep) if plain and rules is not None else {}
+    in_place = set(overwritten.values())
     values: dict[str, Tensor] = {graph.input: batch}
     steps: list[Step] = []
     by_name: dict[str, Step] = {}
     for operator in graph.operators:
         with torch.set_grad_enabled(bool(operator.sources)):
             inputs = [_leaf(values[name], differentiable) for name in operator.sources]
-            output = operator.run(values, inputs)
+            output = inputs[0].detach().relu_() if operator.name in in_place else operator.run(values, inputs)
         values[operator.name] = output if differentiable else output.detach()
         if operator.sources:
             step = Step(operator, inputs, output, {n: values[n] for n in operator.refs if n not in operator.sources})
-            step.differentiable = differentiable
+            step.differentiable, step.in_place = differentiable, operator.name in in_place
             step.producers = [by_name.get(name) for name in operator.sources]
             if references is not None:
                 step.reference_inputs = [references[name] for name in operator.sources]
@@ -96,7 +104,35 @@ def forward(
             steps.append(step)
             by_name[operator.name] = step
     start, end = (None, None) if references is None else (references[graph.input], references[graph.output])
-    return Tape(graph, batch, steps, values[graph.output], start, end)
+    return Tape(graph, batch, steps, values[graph.output], start, end, overwritten)
+
+
+# Their derivatives do not read their output, and it lies in memory of its own.
+_SPARE_OUTPUT = frozenset("convolution addmm mm linear add native_batch_norm".split())
+
+
+def overwritable(graph: Graph, rules: Table, keep: Collection[str] = ()) -> dict[str, str]:
+    """Values that nothing reads but a ReLU, which can so write in their place: name of the value → of the ReLU.
+
+    A walk by `rules` from no reference does not read them either.
+    """
+    uses = Counter([*(name for op in graph.operators for name in op.refs), graph.output, *keep])
+    producers = {op.name: op for op in graph.operators if op.title in _SPARE_OUTPUT and uses[op.name] == 1}
+    found = {}
+    for relu in graph.operators:
+        producer = producers.get(relu.sources[0]) if relu.title == "relu" and relu.sources else None
+        if producer is not None and producer.sources and _blind(rule_for(producer, rules), rule_for(relu, rules)):
+            found[producer.name] = relu.name
+    return found
+
+
+def _blind(rule: Rule, after: Rule) -> bool:
+    """Whether neither a value's rule reads it nor that of the ReLU after it.
+
+    One that can take what a ReLU passed on would read it if it were given a multiplier.
+    """
+    passed = isinstance(after, Slope) or Passed not in getattr(rule, "takes", ())
+    return passed and not getattr(rule, "reads_output", True) and not getattr(after, "reads_input", True)
 
 
 def _laid_out(graph: Graph, batch: Tensor) -> Tensor:

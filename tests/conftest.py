@@ -16,6 +16,13 @@ from heatcli.cli import app
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
 MODELS = ROOT / "models"
+PEERS = [
+    pytest.mark.peers,
+    # Captum announces its own hooks, and that it sets requires_grad on the batch
+    pytest.mark.filterwarnings("ignore:Setting forward, backward hooks and attributes on non-linear:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients:UserWarning"),
+]
 
 
 @dataclass(frozen=True)

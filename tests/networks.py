@@ -32,6 +32,18 @@ CORE = [
 CORE_CONSERVING = [name for name in CORE if METHODS[name].conserves]
 
 
+class Linear(nn.Module):
+    """Two scores, each a weighted sum of the pixels and a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(3 * 16 * 16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.flatten(1))
+
+
 class Plain(nn.Module):
     """Convolutions, ReLU modules, max pooling and dense layers, all with biases."""
 

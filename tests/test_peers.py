@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import PEERS
 from networks import CLASSES, SIZE, images, load, randomised
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,12 +17,7 @@ captum = pytest.importorskip("captum.attr")
 zennit = pytest.importorskip("zennit")
 from zennit import composites, rules, types  # noqa: E402
 
-pytestmark = [
-    pytest.mark.peers,
-    # Captum announces its own hooks, and that it sets requires_grad on the batch
-    pytest.mark.filterwarnings("ignore:Setting forward, backward hooks and attributes on non-linear:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients:UserWarning"),
-]
+pytestmark = PEERS
 
 TARGET = 1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import PEERS
 from networks import CLASSES, SIZE, calibrated, images, load, randomised, save
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,12 +22,7 @@ zennit = pytest.importorskip("zennit")
 from zennit import composites, rules, types  # noqa: E402
 from zennit.torchvision import ResNetCanonizer  # noqa: E402
 
-pytestmark = [
-    pytest.mark.peers,
-    pytest.mark.filterwarnings("ignore:Setting forward, backward hooks and attributes on non-linear:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients:UserWarning"),
-]
+pytestmark = PEERS
 TARGET = 1
 LOW, HIGH = -3.0, 3.0  # the range of pixels, which heatcli has from mean 0.5 and std 1/6
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import PEERS
 from networks import images, load, network
 from test_peers import EVERY_NET, NETS, TARGET, apart, averaging, vgg_like
 from torch import Tensor, nn
@@ -21,12 +22,7 @@ captum = pytest.importorskip("captum.attr")
 torchcam = pytest.importorskip("torchcam.methods")
 grad_cam = pytest.importorskip("pytorch_grad_cam")
 
-pytestmark = [
-    pytest.mark.peers,
-    pytest.mark.filterwarnings("ignore:Setting forward, backward hooks and attributes on non-linear:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients:UserWarning"),
-]
+pytestmark = PEERS
 
 START = 0.3
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -236,6 +236,21 @@ class Model:
             self.graph((1, *rest))  # raises if that fails too: then it is not the batch size
             self.batch_size = 1
         return self.batch_size
+
+    def parts(self, shape: Sequence[int], most: int | None = None, alone: bool = False) -> Iterator[tuple[Tensor, int]]:
+        """How inputs of that shape [M, …] go through the network: indices, int64, and how many of these count.
+
+        At most `most` go together, by default all. Where the artifact takes a fixed number, the last one is repeated to
+        fill it; `alone`: each one is.
+        """
+        count, *rest = shape
+        size = most or count
+        fixed = self.fixed_batch((min(size, count), *rest))
+        step = 1 if alone else fixed or size
+        for start in range(0, count, step):
+            n = min(step, count - start)
+            index = torch.arange(start, start + (fixed or n), device=self.device)
+            yield index.clamp(max=start + n - 1), n
 
     def label(self, index: int) -> str | None:
         """The name of class `index`, None where the model has no labels."""

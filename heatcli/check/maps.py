@@ -166,6 +166,7 @@ class Faithfulness(Check, frozen=True):
         subject = work.subject
 
         def area(heatmaps: Tensor) -> float:
+            """The mean area over the perturbation curve."""
             return float(aopc(pixel_flipping(subject, heatmaps, self.region, self.steps)).mean())
 
         generator = subject.generator(7)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from heatcli.artifact.model import Model
 
 
+@options.loads(*options.INPUT)
 def command(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images.")],
     layer: Annotated[
@@ -35,20 +36,10 @@ def command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where sheets and arrays go.")] = Path("activations"),
     json: options.Json = False,
     model: options.ModelPath = None,
-    device: options.Device = "auto",
-    size: options.Size = None,
-    channels: options.Channels = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    resize: options.Resize = None,
-    labels: options.Labels = None,
-    preset: options.Preset = None,
-    no_cache: options.NoCache = False,
-    debug: options.Debug = False,
+    *,
+    load: options.Load,
 ) -> None:
     """Show feature maps as a labelled sheet and an .npz, ordered by activation or by what they gave to the score."""
-    flags = options.model_flags(size, channels, mean, std, resize, labels, preset)
-    from heatcli.artifact.model import load
     from heatcli.errors import HeatcliError, UsageError
     from heatcli.inside.activations import CONVOLUTIONS
     from heatcli.inside.job import Request, run
@@ -56,7 +47,7 @@ def command(
 
     wanted = tuple(layer or CONVOLUTIONS)
     request = Request(tuple(images), wanted, out, top, by, find_method(method), target, baseline)  # type: ignore[arg-type]
-    loaded = load(model, device, cache=not no_cache, **flags)
+    loaded = load(model)
     if top_images is not None or channel is not None:
         if not layer or len(layer) != 1 or channel is None or top_images is None or top_images < 1:
             raise UsageError("--top-images N goes with one --layer NAME and one --channel C")

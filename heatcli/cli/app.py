@@ -21,6 +21,7 @@ from heatcli.cli import (
     mean,
     merge,
     methods,
+    options,
     prototype,
 )  # fmt: skip
 from heatcli.errors import HeatcliError
@@ -34,19 +35,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("explain")(explain.command)
-app.command("methods")(methods.command)
-app.command("inspect")(inspect.command)
-app.command("mean")(mean.command)
-app.command("bench")(bench.command)
-app.command("check")(check.command)
-app.command("compare")(compare.command)
-app.command("evaluate")(evaluate.command)
-app.command("merge")(merge.command)
-app.command("activations")(activations.command)
-app.command("filters")(filters.command)
-app.command("prototype")(prototype.command)
-app.command("fit-expert")(fit_expert.command)
+app.command("explain")(options.debuggable(explain.command))
+app.command("methods")(options.debuggable(methods.command))
+app.command("inspect")(options.debuggable(inspect.command))
+app.command("mean")(options.debuggable(mean.command))
+app.command("bench")(options.debuggable(bench.command))
+app.command("check")(options.debuggable(check.command))
+app.command("compare")(options.debuggable(compare.command))
+app.command("evaluate")(options.debuggable(evaluate.command))
+app.command("merge")(options.debuggable(merge.command))
+app.command("activations")(options.debuggable(activations.command))
+app.command("filters")(options.debuggable(filters.command))
+app.command("prototype")(options.debuggable(prototype.command))
+app.command("fit-expert")(options.debuggable(fit_expert.command))
 
 
 def _version(wanted: bool) -> None:

@@ -12,6 +12,7 @@ from heatcli.cli import options
 METHODS = "gradient,input-x-gradient,lrp-0,lrp-eps,lrp-z-plus,lrp-epsilon-plus,deeplift-rescale"
 
 
+@options.loads("device", "size", "channels", "no_cache")
 def command(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Default: the embedded animals model.")] = None,
     methods: Annotated[str, typer.Option(metavar="A,B,…", help="See `heatcli methods`.")] = METHODS,
@@ -20,23 +21,19 @@ def command(
     threads: Annotated[int | None, typer.Option(help="Of the processor; default: torch's.")] = None,
     peers: Annotated[bool, typer.Option("--peers", help="Captum and Zennit, too, where installed.")] = False,
     json: options.Json = False,
-    device: options.Device = "auto",
-    size: options.Size = None,
-    channels: options.Channels = None,
-    no_cache: options.NoCache = False,
-    debug: options.Debug = False,
+    *,
+    load: options.Load,
 ) -> None:
     """Time methods beside the artifact's own input gradient: images a second, ratio, peak memory."""
     import torch
 
-    from heatcli.artifact.model import load
     from heatcli.bench import bench
     from heatcli.methods.table import method
 
     chosen = [method(name) for name in methods.split(",")]
     if threads is not None:
         torch.set_num_threads(options.at_least_one("--threads", threads))
-    loaded = load(model, device, cache=not no_cache, **options.model_flags(size, channels, None, None, None, None))
+    loaded = load(model)
     timings = list(bench(loaded, chosen, batch_size, repeats, peers))
     if json:
         sys.stdout.buffer.write(options.as_json(timings))

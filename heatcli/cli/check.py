@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from heatcli.check.result import Result
 
 
+@options.loads(*options.INPUT)
 def command(
     model: Annotated[Path, typer.Argument(help="TorchScript, ONNX or .pt2 artifact.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images.")],
@@ -33,21 +34,11 @@ def command(
         bool, typer.Option("--update-golden", help="Store the reports of the golden check anew; check nothing.")
     ] = False,
     batch_size: options.BatchSize = None,
-    device: options.Device = "auto",
-    size: options.Size = None,
-    channels: options.Channels = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    resize: options.Resize = None,
-    labels: options.Labels = None,
-    preset: options.Preset = None,
-    no_cache: options.NoCache = False,
-    debug: options.Debug = False,
+    *,
+    load: options.Load,
 ) -> None:
     """Check a model on images: exit status 0 when all holds, 1 when something does not, with what and by how much."""
-    flags = options.model_flags(size, channels, mean, std, resize, labels, preset)
     started = time.perf_counter()
-    from heatcli.artifact.model import load
     from heatcli.check import result as writers
     from heatcli.check.run import Request, run
     from heatcli.files import write_atomically
@@ -55,7 +46,7 @@ def command(
     chosen = tuple(text for text in (methods or "").split(",") if text)
     request = Request(tuple(images), spec, masks, chosen, update_golden, batch_size)
     results = []
-    loaded = load(model, device, cache=not no_cache, **flags)
+    loaded = load(model)
     for found in run(loaded, request, lambda name: print(f"  {name} …", file=sys.stderr)):
         results.append(found)
         if json:

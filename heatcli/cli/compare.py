@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SHOWN = 20
 
 
+@options.loads(*options.INPUT)
 def command(
     a: Annotated[str, typer.Argument(metavar="A", help="An artifact, or a method NAME[:PARAMETER=VALUE…][@BASELINE].")],
     b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with: another of the same.")],
@@ -32,20 +33,10 @@ def command(
     ] = None,
     json: options.Json = False,
     batch_size: options.BatchSize = None,
-    device: options.Device = "auto",
-    size: options.Size = None,
-    channels: options.Channels = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    resize: options.Resize = None,
-    labels: options.Labels = None,
-    preset: options.Preset = None,
-    no_cache: options.NoCache = False,
-    debug: options.Debug = False,
+    *,
+    load: options.Load,
 ) -> None:
     """Compare outputs, heatmaps and bias totals image by image, worst first; --model is for two methods."""
-    flags = options.model_flags(size, channels, mean, std, resize, labels, preset)
-    from heatcli.artifact.model import load
     from heatcli.compare import Side, compare
     from heatcli.errors import UsageError
     from heatcli.evaluate.explainer import Explainer
@@ -53,9 +44,9 @@ def command(
     artifacts = [Path(text).exists() or bool(Path(text).suffix) or "/" in text for text in (a, b)]
     if all(artifacts) and model is None:
         explainer = Explainer.parse(method, baseline)
-        sides = [Side(load(text, device, cache=not no_cache, **dict(flags)), explainer) for text in (a, b)]
+        sides = [Side(load(text), explainer) for text in (a, b)]
     elif not any(artifacts):
-        loaded = load(model, device, cache=not no_cache, **flags)
+        loaded = load(model)
         sides = [Side(loaded, Explainer.parse(text, baseline)) for text in (a, b)]
     else:
         raise UsageError(f"{a} and {b}: give two artifacts, or two methods and perhaps --model")

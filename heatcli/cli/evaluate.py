@@ -17,6 +17,7 @@ METHODS = "gradient,input-x-gradient,lrp-eps,deeplift-rescale"
 METRICS = ["pixel-flipping", "complexity"]
 
 
+@options.loads("output", *options.INPUT)
 def command(
     model: Annotated[Path, typer.Argument(help="TorchScript, ONNX or .pt2 artifact.")],
     images: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of images, or images.")],
@@ -39,21 +40,10 @@ def command(
     json: options.Json = False,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
-    device: options.Device = "auto",
-    output: options.Output = "logit",
-    size: options.Size = None,
-    channels: options.Channels = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    resize: options.Resize = None,
-    labels: options.Labels = None,
-    preset: options.Preset = None,
-    no_cache: options.NoCache = False,
-    debug: options.Debug = False,
+    *,
+    load: options.Load,
 ) -> None:  # fmt: skip
     """Measure how good heatmaps are: a table with 95% bootstrap intervals, and curves."""
-    flags = options.model_flags(size, channels, mean, std, resize, labels, preset)
-    from heatcli.artifact.model import load
     from heatcli.evaluate.explainer import Explainer
     from heatcli.evaluate.metrics import metric as find_metric
     from heatcli.evaluate.plots import pictures
@@ -63,7 +53,7 @@ def command(
 
     explainers = [Explainer.parse(text, baseline) for text in methods.split(",") if text]
     chosen = [find_metric(text) for text in metric or METRICS]
-    loaded = load(model, device, options.passes(output, None, None), cache=not no_cache, **flags)
+    loaded = load(model)
     samples, failed = options.samples(loaded, images, masks, limit)
     make_folder(out)
     found = evaluate(

@@ -13,6 +13,7 @@ import typer
 from heatcli.cli import options
 
 
+@options.loads("output", "with_passes", "without_passes", "head", "inputs", *options.INPUT)
 def command(
     images: Annotated[
         list[str],
@@ -72,29 +73,14 @@ def command(
     ] = None,
     engine: Annotated[str, typer.Option(metavar="local|ray", help="ray: on all slots of a Ray cluster.")] = "local",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    output: options.Output = "logit",
-    with_passes: options.Passes = None,
-    without_passes: options.NoPasses = None,
-    head: options.Head = 0,
-    inputs: options.Inputs = None,
     model: options.ModelPath = None,
-    device: options.Device = "auto",
-    size: options.Size = None,
-    channels: options.Channels = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    resize: options.Resize = None,
-    labels: options.Labels = None,
-    preset: options.Preset = None,
-    no_cache: options.NoCache = False,
-    debug: options.Debug = False,
+    *,
+    load: options.Load,
 ) -> None:
     """Explain what the model says of each image: an overlay to look at, and a report that books every unit."""
-    flags = options.model_flags(size, channels, mean, std, resize, labels, preset)
     parameters = options.parameters(param) | ({} if layer is None else {"layer": layer})
     part = options.shard(shard)
     started = time.perf_counter()
-    from heatcli.artifact.model import load
     from heatcli.cli.talk import Interrupted, Talk, interruptible
     from heatcli.files import read
     from heatcli.methods.smooth import smoothed
@@ -106,10 +92,9 @@ def command(
     bar = options.passes_bar() if not quiet and all(Path(image).is_file() for image in images) else None
     request = Request(
         tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap,
-        opacity, recursive, glob, part, resume, index, workers, True, engine, device, bar,
+        opacity, recursive, glob, part, resume, index, workers, True, engine, load.device, bar,
     )  # fmt: skip
-    passes = options.passes(output, with_passes, without_passes)
-    loaded = load(model, device, passes, options.arrays(inputs), head, cache=not no_cache, **flags)
+    loaded = load(model)
     if loaded.alphabet:
         from heatcli.cli import sequences
         from heatcli.sequences.job import Request as Sequences

@@ -11,6 +11,7 @@ import typer
 from heatcli.cli import options
 
 
+@options.loads("size", "channels", "no_cache", device="cpu")
 def command(
     model: Annotated[Path | None, typer.Argument(help="The artifact; default: the embedded animals model.")] = None,
     layer: Annotated[
@@ -18,15 +19,11 @@ def command(
     ] = None,
     top: Annotated[int, typer.Option(help="Filters shown of each layer, the largest ones.")] = 32,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the sheet and the arrays go.")] = Path("filters"),
-    size: options.Size = None,
-    channels: options.Channels = None,
-    no_cache: options.NoCache = False,
-    debug: options.Debug = False,
+    *,
+    load: options.Load,
 ) -> None:
     """Draw the kernels of a network's convolutions as one sheet, and write them as an .npz."""
-    flags = options.model_flags(size, channels, None, None, None, None)
     from heatcli.arrays import npz
-    from heatcli.artifact.model import load
     from heatcli.errors import UsageError
     from heatcli.files import make_folder, write_atomically
     from heatcli.images.sheet import png, sheet
@@ -34,7 +31,7 @@ def command(
 
     if top < 1:
         raise UsageError(f"--top {top} is not allowed; it is at least 1")
-    loaded = load(model, cache=not no_cache, **flags)
+    loaded = load(model)
     found = filters(loaded, layer or [])
     make_folder(out)
     path = out / f"{loaded.path.stem}.filters.png"

@@ -26,7 +26,6 @@ def command(
     sigma: Annotated[float, typer.Option(help="Width of a pixel's distribution, pixels in 0..1.")] = 0.3,
     rate: Annotated[float, typer.Option(help="Of learning.")] = 0.004,
     seed: Annotated[int, typer.Option(help="The same seed gives the same expert.")] = 0,
-    debug: options.Debug = False,
 ) -> None:
     """Train a Gaussian–Bernoulli RBM on pictures or patches, and write it beside a sheet of its samples."""
     from heatcli.errors import HeatcliError, UsageError

@@ -11,24 +11,20 @@ import typer
 from heatcli.cli import options
 
 
+@options.loads("size", "channels", "preset", "no_cache", device="cpu")
 def command(
     model: Annotated[Path | None, typer.Argument(help="The artifact; default: the embedded animals model.")] = None,
     json: options.Json = False,
-    size: options.Size = None,
-    channels: options.Channels = None,
-    preset: options.Preset = None,
     write_sidecar: Annotated[
         bool, typer.Option("--write-sidecar", help="Draft the sidecar NAME.toml beside the model.")
     ] = False,
-    no_cache: options.NoCache = False,
-    debug: options.Debug = False,
+    *,
+    load: options.Load,
 ) -> None:
     """Show what an artifact contains: its input, its operators and which have rules, its biases, its parameters."""
-    flags = options.model_flags(size, channels, None, None, None, None, preset)
-    from heatcli.artifact.model import load
     from heatcli.inspection import draft_sidecar, inspect
 
-    loaded = load(model, cache=not no_cache, **flags)
+    loaded = load(model)
     if write_sidecar:
         _write(loaded.path.with_suffix(".toml"), draft_sidecar(loaded))
         return

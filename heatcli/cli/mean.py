@@ -11,20 +11,16 @@ import typer
 from heatcli.cli import options
 
 
+@options.loads("size", "channels", "resize", "no_cache", device="cpu")
 def command(
     folder: Annotated[Path, typer.Argument(help="A folder of images of any number.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz file to write.")],
     recursive: Annotated[bool, typer.Option(help="Images in folders below, too.")] = False,
     model: options.ModelPath = None,
-    size: options.Size = None,
-    channels: options.Channels = None,
-    resize: options.Resize = None,
-    no_cache: options.NoCache = False,
-    debug: options.Debug = False,
+    *,
+    load: options.Load,
 ) -> None:
     """Write the mean of a folder's images, as the model would see them before normalisation."""
-    flags = options.model_flags(size, channels, None, None, resize, None)
-    from heatcli.artifact.model import load
     from heatcli.errors import HeatcliError, UsageError
     from heatcli.images.mean import image_files, mean_image, write_mean
 
@@ -32,7 +28,7 @@ def command(
         raise UsageError(f"{folder}: is not a folder")
     if output.suffix != ".npz":
         raise UsageError(f"{output}: a mean image is an .npz file; name it so")
-    loaded = load(model, cache=not no_cache, **flags)
+    loaded = load(model)
     failed: list[HeatcliError] = []
     mean, count = mean_image(image_files(folder, recursive), loaded.fit, failed)
     write_mean(output, mean, count)

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from heatcli.cli import options
-
 
 def command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that heatcli explain wrote to.")],
@@ -17,7 +15,6 @@ def command(
         "index.jsonl"
     ),
     index: Annotated[str, typer.Option(metavar="jsonl|parquet", help="parquet: a FILE.parquet besides.")] = "jsonl",
-    debug: options.Debug = False,
 ) -> None:
     """Join the indexes of several folders, or of the shards of one run, into one."""
     from heatcli.errors import UsageError

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from heatcli.methods.method import Method
 
 
-def command(json: options.Json = False, debug: options.Debug = False) -> None:
+def command(json: options.Json = False) -> None:
     """List the methods: what they are, where they come from, what they take and cost, whether they conserve."""
     from heatcli.methods.table import METHODS
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import update_wrapper
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -19,49 +22,6 @@ ModelPath = Annotated[
     typer.Option("--model", "-m", metavar="PATH", help="TorchScript, ONNX or .pt2 artifact; default: the embedded "
                  "animals model."),
 ]  # fmt: skip
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
-Size = Annotated[
-    str | None,
-    typer.Option(metavar="N|HxW", help="Input size, instead of the sidecar's."),
-]
-Channels = Annotated[int | None, typer.Option(help="Input channels, 1 or 3.")]
-Mean = Annotated[
-    str | None,
-    typer.Option(metavar="M,M,M", help="Mean of each channel (pixels in 0..1)."),
-]
-Std = Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation of each channel.")]
-Resize = Annotated[
-    str | None,
-    typer.Option(metavar="stretch|crop|crop:N", help="How a picture gets that size."),
-]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        metavar="imagenet|mnist|none|WEIGHTS", help="Preprocessing by name, or as torchvision's weights have it."
-    ),
-]
-Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line.")]
-Output = Annotated[
-    str,
-    typer.Option(
-        metavar="logit|centred-logit|probability",
-        help="The score explained: the logit before a final softmax or sigmoid, that less the mean of all classes, or "
-        "what the artifact returns.",
-    ),
-]
-Passes = Annotated[
-    list[str] | None,
-    typer.Option("--pass", metavar="NAME", help="One more graph pass, such as fold-batch-norm."),
-]
-NoPasses = Annotated[list[str] | None, typer.Option("--no-pass", metavar="NAME", help="Leave a graph pass out.")]
-Head = Annotated[int, typer.Option(help="Which of several outputs is explained, from 0.")]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option("--input", metavar="NAME=FILE.npy", help="The value of an input that is not the picture."),
-]
-NoCache = Annotated[
-    bool, typer.Option("--no-cache", help="Capture the graph anew, and keep nothing in the user's cache folder.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Masks = Annotated[
     Path | None,
@@ -78,24 +38,102 @@ BatchSize = Annotated[int | None, typer.Option(help="Images that go through the 
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 
 
-def model_flags(
-    size: str | None,
-    channels: int | None,
-    mean: str | None,
-    std: str | None,
-    resize: str | None,
-    labels: Path | None,
-    preset: str | None = None,
-) -> dict[str, Any]:
-    """The keyword arguments of `heatcli.load` that these options stand for. Raises `UsageError`."""
-    return {
-        "preset": preset,
-        "size": shape(size), "channels": channels, "mean": _numbers("--mean", mean), "std": _numbers("--std", std),
-        "resize": resize, "labels": labels,
-    }  # fmt: skip
+@dataclass
+class Load:
+    """Loads an artifact as these options say. Raises `UsageError`."""
+
+    output: Annotated[
+        str,
+        typer.Option(
+            metavar="logit|centred-logit|probability",
+            help="The score explained: the logit before a final softmax or sigmoid, that less the mean of all "
+            "classes, or what the artifact returns.",
+        ),
+    ] = "logit"
+    with_passes: Annotated[
+        list[str] | None,
+        typer.Option("--pass", metavar="NAME", help="One more graph pass, such as fold-batch-norm."),
+    ] = None
+    without_passes: Annotated[
+        list[str] | None, typer.Option("--no-pass", metavar="NAME", help="Leave a graph pass out.")
+    ] = None
+    head: Annotated[int, typer.Option(help="Which of several outputs is explained, from 0.")] = 0
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME=FILE.npy", help="The value of an input that is not the picture."),
+    ] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto"
+    size: Annotated[str | None, typer.Option(metavar="N|HxW", help="Input size, instead of the sidecar's.")] = None
+    channels: Annotated[int | None, typer.Option(help="Input channels, 1 or 3.")] = None
+    mean: Annotated[str | None, typer.Option(metavar="M,M,M", help="Mean of each channel (pixels in 0..1).")] = None
+    std: Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation of each channel.")] = None
+    resize: Annotated[str | None, typer.Option(metavar="stretch|crop|crop:N", help="How a picture gets that size.")] = (
+        None
+    )
+    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line.")] = None
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="imagenet|mnist|none|WEIGHTS", help="Preprocessing by name, or as torchvision's weights have it."
+        ),
+    ] = None
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Capture the graph anew, and keep nothing in the user's cache folder.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        self._input: dict[str, Any] = {
+            "size": shape(self.size), "channels": self.channels, "mean": _numbers("--mean", self.mean),
+            "std": _numbers("--std", self.std), "resize": self.resize, "labels": self.labels, "preset": self.preset,
+        }  # fmt: skip
+
+    def __call__(self, path: str | Path | None) -> Model:
+        from heatcli.artifact.model import load
+
+        passes = _passes(self.output, self.with_passes, self.without_passes)
+        return load(path, self.device, passes, _arrays(self.inputs), self.head, not self.no_cache, **self._input)
 
 
-def passes(output: str, more: list[str] | None, less: list[str] | None) -> tuple[str, ...]:
+Command = Callable[..., None]
+INPUT = ("device", "size", "channels", "mean", "std", "resize", "labels", "preset", "no_cache")
+
+
+def loads(*names: str, **fixed: Any) -> Callable[[Command], Command]:
+    """Give a command the options of `Load` that are named, and it as `load`; `fixed` are values of others."""
+    types = get_type_hints(Load, include_extras=True)
+    offered = {name: (types[name], getattr(Load, name)) for name in names}
+
+    def loading(command: Command) -> Command:
+        def run(**given: Any) -> None:
+            load = Load(**fixed, **{name: given.pop(name) for name in offered})
+            command(**given, load=load)
+
+        return _signed(run, command, offered)
+
+    return loading
+
+
+def debuggable(command: Command) -> Command:
+    """Give a command `--debug`, which `heatcli.cli.app.main` looks for itself."""
+
+    def run(debug: bool, **given: Any) -> None:
+        command(**given)
+
+    return _signed(run, command, {"debug": (Debug, False)})
+
+
+def _signed(run: Command, command: Command, added: Mapping[str, tuple[Any, Any]]) -> Command:
+    """`run` as typer is to see it: with the parameters of `command` but `load`, and `added` ones, type and default."""
+    parameters = [p for p in signature(command, eval_str=True).parameters.values() if p.name != "load"]
+    for name, (annotation, default) in added.items():
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    update_wrapper(run, command)
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _passes(output: str, more: list[str] | None, less: list[str] | None) -> tuple[str, ...]:
     """The graph passes that `--output`, `--pass` and `--no-pass` stand for. Raises `UsageError`."""
     from heatcli.errors import unknown_name
     from heatcli.graph.passes import DEFAULT, OUTPUTS
@@ -106,7 +144,7 @@ def passes(output: str, more: list[str] | None, less: list[str] | None) -> tuple
     return tuple(name for name in chosen if name not in (less or []))
 
 
-def arrays(given: list[str] | None) -> dict[str, Any]:
+def _arrays(given: list[str] | None) -> dict[str, Any]:
     """`--input NAME=FILE.npy` options as tensors. Raises `UsageError`."""
     from heatcli.errors import UsageError, first_line
 
@@ -184,6 +222,7 @@ def passes_bar() -> Callable[[int, int], None] | None:
     task = bar.add_task("passes", total=None)
 
     def show(done: int, total: int) -> None:
+        """Show that `done` of `total` passes are done; the bar goes with the last."""
         bar.start()
         bar.update(task, completed=done, total=total)
         if done == total:
@@ -249,6 +288,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[Iterable
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
 
         def advance(items: Iterable[Any]) -> Iterator[Any]:
+            """The items, each counted when the next is asked for."""
             task = bar.add_task(what, total=total)
             for item in items:
                 yield item

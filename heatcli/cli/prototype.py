@@ -11,6 +11,7 @@ import typer
 from heatcli.cli import options
 
 
+@options.loads(*options.INPUT)
 def command(
     model: Annotated[Path, typer.Argument(help="TorchScript, ONNX or .pt2 artifact.")],
     target: Annotated[str, typer.Option(metavar="INDEX|LABEL|all", help="The class, or a sheet of all.")],
@@ -42,26 +43,17 @@ def command(
     animate: Annotated[bool, typer.Option("--animate", help="Write the search as a GIF, too.")] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")] = Path("prototypes"),
     json: options.Json = False,
-    device: options.Device = "auto",
-    size: options.Size = None,
-    channels: options.Channels = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    labels: options.Labels = None,
-    preset: options.Preset = None,
-    no_cache: options.NoCache = False,
-    debug: options.Debug = False,
+    *,
+    load: options.Load,
 ) -> None:
     """Search for the picture that excites a class most, by gradient ascent under a prior."""
-    flags = options.model_flags(size, channels, mean, std, None, labels, preset)
-    from heatcli.artifact.model import load
     from heatcli.prototype.ascent import Search
     from heatcli.prototype.job import Request, classes, search, write
     from heatcli.prototype.priors import prior as find_prior
 
     how = Search(objective, restarts, steps, rate, start, tv, jitter, blur, 4, scales, clip, seed)  # type: ignore[arg-type]
     request = Request(target, how, out, animate)
-    loaded = load(model, device, cache=not no_cache, **flags)
+    loaded = load(model)
     chosen = find_prior(loaded, prior, weight, code)
     with options.progress("steps", steps + 1) as advance:
         found = search(loaded, classes(loaded, target), chosen, how, advance)

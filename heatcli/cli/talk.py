@@ -32,6 +32,7 @@ def interruptible() -> Iterator[list[int]]:
     came: list[int] = []
 
     def end(number: int, frame: Any) -> None:
+        """What a SIGTERM calls."""
         came.append(number)
         raise KeyboardInterrupt
 

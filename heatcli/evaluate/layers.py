@@ -75,14 +75,15 @@ def _weights(operator: Operator) -> list[Constant]:
 
 
 def _shuffled(operator: Operator, seed: int) -> Operator:
-    def shuffled(x: object) -> object:
+    def permuted(x: object) -> object:
+        """A weight in an order that its name and the seed decide; anything else as it is."""
         if not isinstance(x, Constant) or not x.value.is_floating_point() or x.value.numel() < 2:
             return x
         generator = torch.Generator().manual_seed(zlib.crc32(x.name.encode()) + seed)
         order = torch.randperm(x.value.numel(), generator=generator).to(x.value.device)
         return Constant(x.name, x.value.flatten()[order].reshape(x.value.shape))
 
-    args, kwargs = pytree.tree_map(shuffled, (operator.args, dict(operator.kwargs)))
+    args, kwargs = pytree.tree_map(permuted, (operator.args, dict(operator.kwargs)))
     return classified(replace(operator, args=args, kwargs=kwargs))
 
 

@@ -29,6 +29,7 @@ def squares(subject: Subject, draws: int, least: float = 0.1, most: float = 0.4)
     generator, short = subject.generator(5), min(subject.batch.shape[-2:])
 
     def drawn(low: Tensor | float, high: Tensor | float) -> Tensor:
+        """A number between the two for each square, [draws, N, 1]."""
         return low + (high - low) * torch.rand(draws, n, 1, generator=generator)
 
     side = drawn(least * short, most * short).round().clamp(min=1)

@@ -45,6 +45,7 @@ def ssim(a: Tensor, b: Tensor, sigma: float = 1.5) -> Tensor:
     line = line / line.sum()
 
     def mean(x: Tensor) -> Tensor:
+        """The mean under the window, wherever it lies within the map."""
         return functional.conv2d(functional.conv2d(x, line.reshape(1, 1, 1, -1)), line.reshape(1, 1, -1, 1))
 
     mean_a, mean_b = mean(a), mean(b)

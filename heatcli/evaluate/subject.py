@@ -16,9 +16,10 @@ from heatcli.evaluate.explainer import Explainer
 from heatcli.explanation import Explanation
 from heatcli.graph.passes import probabilities
 from heatcli.images.dataset import Sample
+from heatcli.methods.question import laid_out
 from heatcli.rules.base import per_image
 from heatcli.targets import Target, choose
-from heatcli.walk import values_of
+from heatcli.walk import output_of
 
 PIXELS_AT_ONCE = 2**21  # numbers of input that go through the network together, unless a batch size is given
 
@@ -63,7 +64,7 @@ class Subject:
         maps = {explainer: relevance[index] for explainer, relevance in self._maps.items()}
         names = tuple(self.names[i] for i in index.tolist())
         return replace(
-            self, names=names, batch=self.batch[index], target=_rows(self.target, index), mask=self.mask[index],
+            self, names=names, batch=self.batch[index], target=self.target.rows(index), mask=self.mask[index],
             _maps=maps,
         )  # fmt: skip
 
@@ -81,7 +82,7 @@ class Subject:
         `chance`: of the probability after the final activation instead, its mean where there are several positions.
         """
         out = self.outputs(batch, chance).double()
-        target = self.target if index is None else _rows(self.target, index)
+        target = self.target if index is None else self.target.rows(index)
         total = per_image(target.seed(out) * out)
         return total / target.region.sum(1).clamp(min=1) if chance else total
 
@@ -96,7 +97,7 @@ class Subject:
         generator = self.generator(1 if batch is None and model is None else 2)
         parts = []
         for rows in self.parts():
-            own = _as_argument(_rows(self.target, rows))
+            own = _as_argument(self.target.rows(rows))
             parts.append(explainer.relevance(model or self.model, inputs[rows], own, generator).detach())
         found = torch.cat(parts)
         if batch is None and model is None:
@@ -110,7 +111,7 @@ class Subject:
     def explained(self, explainer: Explainer) -> Iterator[tuple[Tensor, Explanation]]:
         """The whole explanations of a method (not of a control), some images at a time, with their indices."""
         for rows in self.parts():
-            target = _as_argument(_rows(self.target, rows))
+            target = _as_argument(self.target.rows(rows))
             yield rows, explainer.explanation(self.model, self.batch[rows], target)
 
     def heatmaps(self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None) -> Tensor:
@@ -141,16 +142,14 @@ def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) 
 
     A single output that ends in no activation is no probability; it stays as it is.
     """
-    fixed = model.fixed_batch(batch[:batch_size].shape)
     parts = []
-    for part in torch.split(batch, fixed or batch_size):
-        missing = (fixed or len(part)) - len(part)
-        full = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+    for index, n in model.parts(batch.shape, batch_size):
+        full = batch[index]
         graph = model.graph(full.shape)
-        out = values_of(graph, full)[graph.output]
+        out = output_of(graph, full)
         likely = probabilities(graph, out) if chance else out
-        out = (out if bool(likely.isnan().any()) else likely)[: len(part)]
-        parts.append(out.reshape(len(out), out.shape[1] if out.dim() > 1 else 1, -1))
+        out = (out if bool(likely.isnan().any()) else likely)[:n]
+        parts.append(laid_out(out))
     return torch.cat(parts)
 
 
@@ -161,11 +160,6 @@ def _parts(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
 
 def _target(model: Model, batch: Tensor, target: Any, batch_size: int) -> Target:
     return choose(target, outputs(model, batch, batch_size), model.labels)
-
-
-def _rows(target: Target, index: Tensor) -> Target:
-    minus = None if target.minus is None else target.minus[index]
-    return Target(target.index[index], minus, target.region[index])
 
 
 def _as_argument(target: Target) -> Any:

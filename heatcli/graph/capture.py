@@ -25,7 +25,7 @@ from heatcli.errors import ModelError, UsageError, first_line
 from heatcli.graph.fused import FUSED
 from heatcli.graph.kinds import classify
 from heatcli.graph.operator import Constant, Graph, Operator, Ref
-from heatcli.graph.passes import DEFAULT, apply
+from heatcli.graph.passes import DEFAULT, apply, needed_for
 
 # Functionalizing an in-place call checks its shapes with torch's Python references, which import sympy: two seconds.
 os.environ.setdefault("TORCH_DISABLE_FUNCTIONALIZATION_META_REFERENCE", "1")
@@ -162,8 +162,7 @@ def _flatten(
     result = values.get(id(output))
     if not isinstance(result, Ref) or result.name not in active:
         raise ModelError(f"{where}: its output does not depend on the image; nothing can be explained")
-    needed = _needed(operators, result.name)
-    kept = tuple(operator for name, operator in operators.items() if name in needed)
+    kept = needed_for(result.name, operators.values())
     return Graph(INPUT, tuple(example.shape), kept, result.name, tuple(output.shape))
 
 
@@ -171,10 +170,11 @@ def _operator(
     call: _Call, name: str, index: int | None, output: Tensor,
     values: Mapping[int, Ref | Constant], active: Mapping[str, tuple[int, ...]],
 ) -> Operator:  # fmt: skip
-    def plain(x: Any) -> Any:
+    def named(x: Any) -> Any:
+        """A tensor as the reference or constant that it is known as."""
         return values[id(x)] if isinstance(x, Tensor) else x
 
-    args, kwargs = pytree.tree_map(plain, (tuple(call.args), dict(call.kwargs)))
+    args, kwargs = pytree.tree_map(named, (tuple(call.args), dict(call.kwargs)))
     sources = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Ref) and x.name in active]
     target = _STRIDE_FREE.get(call.target, call.target)
     if target is _ATEN._convolution.default:  # the same, with flags for cuDNN behind
@@ -190,18 +190,6 @@ def _operator(
         sources=tuple(x.name for x in sources),
         source_shapes=tuple(active[x.name] for x in sources),
     )
-
-
-def _needed(operators: Mapping[str, Operator], output: str) -> set[str]:
-    """Names of the operators that the output is computed from (nothing else has an effect)."""
-    needed: set[str] = set()
-    stack = [output]
-    while stack:
-        name = stack.pop()
-        if name not in needed and name in operators:
-            needed.add(name)
-            stack.extend(operators[name].refs)
-    return needed
 
 
 def _title(target: Any) -> str:

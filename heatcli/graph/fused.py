@@ -56,11 +56,13 @@ def encoder_layer(
         return normed
 
     def attend(x: Tensor) -> Tensor:
+        """Self-attention of the tokens."""
         return multi_head_attention(
             x, x, x, embed_dim, num_heads, qkv_weight, qkv_bias, proj_weight, proj_bias, mask, False, True, mask_type
         )[0]
 
     def feed(x: Tensor) -> Tensor:
+        """The two dense layers behind it."""
         hidden = _dense(x, ffn_weight_1, ffn_bias_1)
         return _dense(_ATEN.gelu(hidden) if use_gelu else _ATEN.relu(hidden), ffn_weight_2, ffn_bias_2)
 

@@ -214,13 +214,15 @@ def _channelwise(value: Tensor, op: Operator) -> Tensor:
 
 
 def _bias_at(position: int, channels: bool) -> Callable[[Operator], tuple[Offset, ...]]:
-    def _offsets_at(op: Operator) -> tuple[Offset, ...]:
+    """What finds the bias among an operator's arguments; `channels`: it is [C], along dimension 1 of the output."""
+
+    def offsets(op: Operator) -> tuple[Offset, ...]:
         bias = op.constant(position)
         if bias is None:
             return ()
         return (Offset(bias.name, _channelwise(bias.value, op) if channels else bias.value),)
 
-    return _offsets_at
+    return offsets
 
 
 def _scaled_bias(op: Operator) -> tuple[Offset, ...]:

@@ -34,14 +34,25 @@ def channels_last(graph: Graph) -> Graph:
     if any(op.title == "as_strided" for op in graph.operators):
         return graph  # reads memory as it lies
 
-    def laid_out(op: Operator) -> Operator:
+    def with_weight_last(op: Operator) -> Operator:
+        """A 2-D convolution with its weight so in memory; any other operator as it is."""
         weight = op.constant(1) if op.title == "convolution" else None
         if weight is None or weight.value.dim() != 4:
             return op
         value = weight.value.contiguous(memory_format=torch.channels_last)
         return replace(op, args=(op.args[0], Constant(weight.name, value), *op.args[2:]))
 
-    return replace(graph, operators=tuple(laid_out(op) for op in graph.operators), channels_last=True)
+    return replace(graph, operators=tuple(with_weight_last(op) for op in graph.operators), channels_last=True)
+
+
+def needed_for(output: str, operators: Iterable[Operator]) -> tuple[Operator, ...]:
+    """Those of the operators, given in forward order, that the value `output` is computed from."""
+    needed, kept = {output}, []
+    for op in reversed(list(operators)):
+        if op.name in needed:
+            needed.update(op.refs)
+            kept.append(op)
+    return tuple(reversed(kept))
 
 
 def renamed(op: Operator, names: Mapping[str, str]) -> Operator:
@@ -141,7 +152,7 @@ def join_gates(graph: Graph) -> Graph:
                     )
                     break
         operators.append(op)
-    return replace(graph, operators=_reached(operators, graph.output))
+    return replace(graph, operators=needed_for(graph.output, operators))
 
 
 def join_prelu(graph: Graph) -> Graph:
@@ -170,17 +181,7 @@ def join_prelu(graph: Graph) -> Graph:
                     )
                 )
         operators.append(op)
-    return replace(graph, operators=_reached(operators, graph.output))
-
-
-def _reached(operators: Iterable[Operator], output: str) -> tuple[Operator, ...]:
-    """The operators that `output` is computed from."""
-    needed, kept = {output}, []
-    for op in reversed(list(operators)):
-        if op.name in needed:
-            needed.update(op.refs)
-            kept.append(op)
-    return tuple(reversed(kept))
+    return replace(graph, operators=needed_for(graph.output, operators))
 
 
 # --- fold-batch-norm ----------------------------------------------------------------------------------------------

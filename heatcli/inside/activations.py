@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,14 +46,6 @@ class FeatureMaps:
         return (strengths if by == "activation" else strengths.abs()).argsort(descending=True, stable=True).tolist()
 
 
-def batches(model: Model, batch: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Parts of `batch` that the artifact takes at once, each with the number of its rows that count."""
-    size = model.fixed_batch(batch.shape) or len(batch)
-    for start in range(0, len(batch), size):
-        index = torch.arange(start, start + size, device=batch.device).clamp(max=len(batch) - 1)
-        yield batch[index], min(size, len(batch) - start)
-
-
 def activations(
     model: Model,
     batch: Tensor,
@@ -67,22 +59,17 @@ def activations(
     `target` and `baseline` as in `heatcli.explain`. Raises `UsageError`, `ModelError`.
     """
     chosen = method or METHODS["lrp-eps"]
-    parts: list[tuple[list[FeatureMaps], Target]] = []
-    counts = []
-    for rows, n in batches(model, batch.to(model.device, model.picture.dtype)):
-        parts.append(_maps(model, rows, layers, chosen, target, baseline))
-        counts.append(n)
-
-    def join(values: list[Tensor]) -> Tensor:
-        return torch.cat([v[:n] for v, n in zip(values, counts, strict=True)])
-
+    batch = batch.to(model.device, model.picture.dtype)
+    parts, targets = [], []
+    for index, n in model.parts(batch.shape):
+        maps, goal = _maps(model, batch[index], layers, chosen, target, baseline)
+        parts.append([FeatureMaps(m.layer, m.values[:n], m.relevance[:n]) for m in maps])
+        targets.append((goal, n))
     together = [
-        FeatureMaps(maps[0].layer, join([m.values for m in maps]), join([m.relevance for m in maps]))
-        for maps in zip(*(part[0] for part in parts), strict=True)
+        FeatureMaps(maps[0].layer, torch.cat([m.values for m in maps]), torch.cat([m.relevance for m in maps]))
+        for maps in zip(*parts, strict=True)
     ]
-    goals = [part[1] for part in parts]
-    minus = None if goals[0].minus is None else join([g.minus for g in goals if g.minus is not None])
-    return together, Target(join([g.index for g in goals]), minus, join([g.region for g in goals]))
+    return together, Target.joined(targets)
 
 
 def _maps(

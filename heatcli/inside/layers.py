@@ -9,6 +9,7 @@ from pathlib import Path
 
 from heatcli.errors import UsageError, unknown_name
 from heatcli.graph.operator import Graph, Operator
+from heatcli.graph.passes import needed_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +72,7 @@ def one_layer(graph: Graph, wanted: str, path: Path) -> Layer:
 
 def cut_at(graph: Graph, layer: Layer) -> Graph:
     """The part of the graph that ends in `layer`'s value."""
-    needed, kept = {layer.name}, []
-    for op in reversed(graph.operators):
-        if op.name in needed:
-            needed.update(op.refs)
-            kept.append(op)
     return replace(
-        graph, operators=tuple(reversed(kept)), output=layer.name, output_shape=layer.operator.shape, final=None,
-        centred=False,
+        graph, operators=needed_for(layer.name, graph.operators), output=layer.name,
+        output_shape=layer.operator.shape, final=None, centred=False,
     )  # fmt: skip

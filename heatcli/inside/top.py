@@ -16,7 +16,6 @@ from heatcli.errors import HeatcliError, ImageError, UsageError
 from heatcli.images.preprocess import seen_box
 from heatcli.images.read import Picture, read_picture
 from heatcli.images.sheet import Tile
-from heatcli.inside.activations import batches
 from heatcli.inside.layers import Layer, cut_at, one_layer
 from heatcli.methods.table import METHODS
 from heatcli.walk import forward, values_of, walk
@@ -54,7 +53,7 @@ def top_images(
     best: list[Hit] = []
     for pictures in _batched(paths, model, batch_size, failed):
         batch = model.preprocess([picture.pixels for picture in pictures])
-        maps = torch.cat([_channel(model, rows, layer, channel)[:k] for rows, k in batches(model, batch)])
+        maps = torch.cat([_channel(model, batch[at], layer, channel)[:k] for at, k in model.parts(batch.shape)])
         peaks, positions = maps.max(1)
         for picture, peak, position in zip(pictures, peaks.tolist(), positions.tolist(), strict=True):
             hit = Hit(peak, Path(picture.path), position)
@@ -91,7 +90,8 @@ def _cropped(model: Model, hit: Hit, layer: Layer, channel: int) -> Hit:
     """The hit with its crop: where the gradient of that one activation lies, but for `TRIMMED` at either side."""
     picture = read_picture(hit.path, model.shape[0])
     batch = model.preprocess([picture.pixels])
-    rows, _ = next(batches(model, batch.expand(model.batch_size or 1, -1, -1, -1)))
+    index, _ = next(model.parts(batch.shape))
+    rows = batch[index]
     tape = forward(cut_at(model.graph(rows.shape), layer), rows)
     seed = torch.zeros_like(tape.output)
     seed[0, channel].view(-1)[hit.position] = 1

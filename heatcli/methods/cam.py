@@ -18,8 +18,8 @@ from heatcli.graph.kinds import RECTIFIER
 from heatcli.graph.layers import LAST, find_layer
 from heatcli.methods.backward import GRADIENT
 from heatcli.methods.method import ANY, ONE, Answer, Method, Table
-from heatcli.methods.path import mean_score, repeated
-from heatcli.methods.question import Made, Question
+from heatcli.methods.path import mean_score
+from heatcli.methods.question import Question
 from heatcli.parameters import Parameters, text
 from heatcli.rules.elementwise import Guided
 
@@ -138,15 +138,15 @@ class ScoreCam(GradCam):
         flat = values.flatten(2)
         low, high = flat.amin(2)[..., None, None], flat.amax(2)[..., None, None]
         scaled = (values - low) / torch.where(high == low, 1, high - low)
-        rows, which = repeated(question, count), torch.arange(count, device=values.device).repeat(len(values))
         x, start = question.batch, question.reference.batch
         assert start is not None
 
-        def shown(at: Tensor) -> Tensor:
-            mask = enlarged(scaled[rows[at], which[at]][:, None], question)
-            return start[rows[at]] + mask * (x[rows[at]] - start[rows[at]])
+        def shown(rows: Tensor, which: Tensor) -> Tensor:
+            """Images under a map of theirs."""
+            mask = enlarged(scaled[rows, which][:, None], question)
+            return start[rows] + mask * (x[rows] - start[rows])
 
-        weights = question.scores(Made(len(rows), shown), rows).reshape(len(x), count).softmax(1)
+        weights = question.scores(question.points(count, shown)).reshape(len(x), count).softmax(1)
         return enlarged((weights.to(values)[..., None, None] * values).sum(1, keepdim=True).relu(), question)
 
 

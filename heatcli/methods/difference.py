@@ -11,9 +11,9 @@ from torch import Tensor
 from heatcli.errors import UsageError
 from heatcli.graph.passes import probabilities
 from heatcli.methods.method import FOLDER, Answer, Method
-from heatcli.methods.path import mean_score, repeated
+from heatcli.methods.path import mean_score
 from heatcli.methods.perturbation import SHARED, WHOLE, Windows
-from heatcli.methods.question import Made, Question
+from heatcli.methods.question import Points, Question
 from heatcli.parameters import Parameters, choice, number
 from heatcli.rules.base import wide
 
@@ -56,18 +56,17 @@ class PredictionDifference(Parameters):
         assert pool is not None
         fill = (Marginal if self.sampling == "marginal" else Conditional)(self, windows, pool, question)
         count, each = len(windows.corners), self.samples
-        rows = repeated(question, count * each)
-        index = torch.arange(count * each, device=rows.device).repeat(len(question.batch))
 
-        def points(at: Tensor) -> Tensor:
-            made = question.batch[rows[at]].clone()
-            for j, i in enumerate(index[at].tolist()):
+        def filled(rows: Tensor, which: Tensor) -> Tensor:
+            """Images with a sample in a window."""
+            made = question.batch[rows].clone()
+            for j, (row, i) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
                 y, x = windows.corners[i // each]
-                made[j, :, y : y + windows.size, x : x + windows.size] = fill(int(rows[at[j]]), i // each, i % each)
+                made[j, :, y : y + windows.size, x : x + windows.size] = fill(row, i // each, i % each)
             return made
 
-        without = self._chances(question, Made(len(rows), points), rows).reshape(-1, count, each, 2).mean(2)
-        seen = self._chances(question, question.batch, repeated(question, 1))
+        without = self._chances(question, question.points(count * each, filled)).reshape(-1, count, each, 2).mean(2)
+        seen = self._chances(question, question.points(1, lambda rows, _: question.batch[rows]))
         evidence = self._odds(seen, question)[:, None] - self._odds(without, question)
         found = windows.spread(evidence, question.batch.shape[1], self.share)
         return Answer(found.to(question.batch), score0=mean_score(question))
@@ -80,14 +79,14 @@ class PredictionDifference(Parameters):
             return (corrected[..., 0] / (1 - corrected[..., 0])).log2()
         return (corrected[..., 0] / corrected[..., 1]).log2()
 
-    def _chances(self, question: Question, points: Made | Tensor, rows: Tensor) -> Tensor:
+    def _chances(self, question: Question, points: Points) -> Tensor:
         """The probability of each point's class, and of the one it is compared with, float64 [M, 2]."""
         found = []
-        for at, output in question.outputs(points):
+        for rows, output in question.outputs(points):
             chance = wide(probabilities(question.graph, output))
             if chance.dim() != 2 or bool(chance.isnan().any()):
                 raise UsageError("prediction-difference takes classifiers: one probability a class")
-            goal = question.goal.rows(rows[at])
+            goal = question.goal.rows(rows)
             pair = torch.stack([goal.index, goal.index if goal.minus is None else goal.minus], 1)
             found.append(chance.gather(1, pair.to(chance.device)))
         return torch.cat(found)

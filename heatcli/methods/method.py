@@ -139,6 +139,7 @@ class Method:
         values = {name: _as_type(name, value, type(known[name])) for name, value in parameters.items()}
 
         def own(part: Any) -> Any:
+            """A rule or procedure with those of the values that are its own."""
             taken = {f.name: values[f.name] for f in fields(part) if f.name in values}
             return replace(part, **taken) if taken else part
 

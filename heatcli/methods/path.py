@@ -7,6 +7,7 @@ else is in its batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -18,16 +19,11 @@ from heatcli.errors import UsageError
 from heatcli.ledger import Books
 from heatcli.methods.backward import GRADIENT, LRP_0
 from heatcli.methods.method import ONE, POOL, Answer, Method
-from heatcli.methods.question import Made, Points, Question
+from heatcli.methods.question import Make, Question
 from heatcli.parameters import Parameters, choice, number
 from heatcli.rules.base import wide
 
 # --- what they share ----------------------------------------------------------------------------------------------
-
-
-def repeated(question: Question, times: int) -> Tensor:
-    """The rows of `times` points an image, int64 [N·times]: image after image."""
-    return torch.arange(len(question.batch), device=question.batch.device).repeat_interleave(times)
 
 
 def starts(question: Question) -> Tensor:
@@ -45,10 +41,8 @@ def start_of(question: Question, rows: Tensor, which: Tensor) -> Tensor:
 def mean_score(question: Question) -> Tensor:
     """The mean score of each image's baselines, float64 [N]."""
     count = len(starts(question)) if question.reference.pool is not None else 1
-    rows = repeated(question, count)
-    which = torch.arange(count, device=rows.device).repeat(len(question.batch))
-    points = Made(len(rows), lambda at: start_of(question, rows[at], which[at]))
-    return question.scores(points, rows).reshape(-1, count).mean(1)
+    points = question.points(count, partial(start_of, question))
+    return question.scores(points).reshape(-1, count).mean(1)
 
 
 class Mean:
@@ -110,14 +104,12 @@ class Integrated(Parameters):
 
     def __call__(self, question: Question, method: Method) -> Answer:
         """The method's table, walked at every point of the path."""
-        points, weights = (torch.from_numpy(v) for v in quadrature(self.rule, self.steps))
-        x, x0, rows = question.batch, starts(question), repeated(question, self.steps)
-        along = points.to(x).repeat(len(x))
-        weights = weights.repeat(len(x))
-        path = Made(len(rows), lambda at: _between(x0[rows[at]], x[rows[at]], along[at]))
+        nodes, weights = (torch.from_numpy(v) for v in quadrature(self.rule, self.steps))
+        x, x0, along = question.batch, starts(question), nodes.to(question.batch)
+        path = question.points(self.steps, lambda rows, which: _between(x0[rows], x[rows], along[which]))
         mean = Mean(question)
-        for at, walked in question.walk(path, rows, method.rules):
-            mean.add(rows[at], walked.multiplier * question.difference[rows[at]], weights[at.cpu()])
+        for rows, which, walked in question.walk(path, method.rules):
+            mean.add(rows, walked.multiplier * question.difference[rows], weights[which.cpu()])
         return Answer(mean.relevance, score0=mean_score(question))
 
 
@@ -155,18 +147,18 @@ class Expected(Parameters):
 
     def __call__(self, question: Question, method: Method) -> Answer:
         """The method's table, walked at every sample."""
-        x, rows = question.batch, repeated(question, self.samples)
-        pool = question.reference.pool
-        drawn = draws(self.samples, 1 if pool is None else len(pool), self.seed)
-        which, along = drawn[0].to(x.device).repeat(len(x)), drawn[1].to(x).repeat(len(x))
+        x, pool = question.batch, question.reference.pool
+        drawn, along = draws(self.samples, 1 if pool is None else len(pool), self.seed)
+        drawn, along = drawn.to(x.device), along.to(x)
 
-        def start(at: Tensor) -> Tensor:
-            return start_of(question, rows[at], which[at])
+        def start(rows: Tensor, which: Tensor) -> Tensor:
+            """The baselines that were drawn for these samples."""
+            return start_of(question, rows, drawn[which])
 
-        points = Made(len(rows), lambda at: _between(start(at), x[rows[at]], along[at]))
+        points = question.points(self.samples, lambda rows, which: _between(start(rows, which), x[rows], along[which]))
         mean = Mean(question)
-        for at, walked in question.walk(points, rows, method.rules):
-            mean.add(rows[at], walked.multiplier * (x[rows[at]] - start(at)), 1 / self.samples)
+        for rows, which, walked in question.walk(points, method.rules):
+            mean.add(rows, walked.multiplier * (x[rows] - start(rows, which)), 1 / self.samples)
         return Answer(mean.relevance, score0=mean_score(question))
 
 
@@ -188,12 +180,12 @@ class Taylor(Parameters):
 
     def __call__(self, question: Question, method: Method) -> Answer:
         """The gradient at each image's root."""
-        x, x0, rows = question.batch, starts(question), repeated(question, 1)
+        x, x0 = question.batch, starts(question)
         root = x0 if self.root == "baseline" else _between(x0, x, self._nearest(question).to(x))
         mean, score0 = Mean(question), torch.zeros_like(question.score)
-        for at, walked in question.walk(root, rows, method.rules):
-            mean.add(rows[at], walked.multiplier * (x - root)[at], 1.0)
-            score0[at.to(score0.device)] = walked.score
+        for rows, _, walked in question.walk(question.points(1, lambda rows, _: root[rows]), method.rules):
+            mean.add(rows, walked.multiplier * (x - root)[rows], 1.0)
+            score0[rows.to(score0.device)] = walked.score
         return Answer(mean.relevance, score0=score0)
 
     def _nearest(self, question: Question, halvings: int = 24) -> Tensor:
@@ -203,18 +195,22 @@ class Taylor(Parameters):
         the grid whose score is closest to 0.
         """
         x, x0, grid = question.batch, starts(question), torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
-        rows = repeated(question, len(grid))
-        along = grid.repeat(len(x)).to(x)
-        scores = question.scores(Made(len(rows), lambda at: _between(x0[rows[at]], x[rows[at]], along[at])), rows).cpu()
-        scores = scores.reshape(len(x), -1)
+        along = grid.to(x)
+        points = question.points(len(grid), lambda rows, which: _between(x0[rows], x[rows], along[which]))
+        scores = question.scores(points).cpu().reshape(len(x), -1)
         changes = scores[:, :-1].sign() * scores[:, 1:].sign() <= 0
         last = torch.where(changes, torch.arange(self.steps), -1).amax(1)
         low = grid[last.clamp(min=0)]
         high, sign = low + 1 / self.steps, scores.gather(1, last.clamp(min=0)[:, None])[:, 0].sign()
-        rows = repeated(question, 1)
+
+        def score_at(share: Tensor) -> Tensor:
+            """The scores so far from the baselines."""
+            points = question.points(1, lambda rows, _: _between(x0[rows], x[rows], share[rows]))
+            return question.scores(points).cpu()
+
         for _ in range(halvings if bool((last >= 0).any()) else 0):
             middle = (low + high) / 2
-            same = question.scores(_between(x0, x, middle.to(x)), rows).cpu().sign() == sign
+            same = score_at(middle.to(x)).sign() == sign
             low, high = torch.where(same, middle, low), torch.where(same, high, middle)
         closest = self.steps - scores.abs().flip(1).argmin(1)  # the last of equals
         return torch.where(last >= 0, (low + high) / 2, grid[closest])
@@ -224,23 +220,23 @@ class Taylor(Parameters):
 
 
 def mean_of_walks(
-    question: Question, method: Method, points: Points, rows: Tensor, references: Points | None, times: int
+    question: Question, method: Method, times: int, make: Make, references: Make | None
 ) -> tuple[Answer, Tensor]:
     """What the method's table answers at `times` points an image, on average; and the mean score there [N]."""
     mean, books = Mean(question), Books.open(question.graph, question.batch)
     booked = method.conserves
     score, score0 = torch.zeros_like(question.score), torch.zeros_like(question.score)
-    for at, walked in question.walk(points, rows, method.rules, references, books=booked):
-        x = points[at]
-        found = method.read(walked.multiplier, x if references is None else x - references[at])
+    for rows, which, walked in question.walk(question.points(times, make), method.rules, references, books=booked):
+        x = make(rows, which)
+        found = method.read(walked.multiplier, x if references is None else x - references(rows, which))
         if walked.books.direct is not None:
             found = found + walked.books.direct
-        mean.add(rows[at], found, 1 / times)
-        score.index_add_(0, rows[at].to(score.device), walked.score / times)
+        mean.add(rows, found, 1 / times)
+        score.index_add_(0, rows.to(score.device), walked.score / times)
         if walked.score0 is not None:
-            score0.index_add_(0, rows[at].to(score.device), walked.score0 / times)
+            score0.index_add_(0, rows.to(score.device), walked.score0 / times)
         if booked:
-            books.take(walked.books, rows[at], 1 / times)
+            books.take(walked.books, rows, 1 / times)
     return Answer(mean.relevance, books, None if references is None else score0), score
 
 
@@ -260,11 +256,10 @@ class EveryBaseline(Parameters):
     def __call__(self, question: Question, method: Method) -> Answer:
         """The method's table, walked from the image to every baseline."""
         count = len(starts(question)) if question.reference.pool is not None else 1
-        rows = repeated(question, count)
-        which = torch.arange(count, device=rows.device).repeat(len(question.batch))
-        points = Made(len(rows), lambda at: question.batch[rows[at]])
-        references = Made(len(rows), lambda at: start_of(question, rows[at], which[at]))
-        return mean_of_walks(question, method, points, rows, references, count)[0]
+        return mean_of_walks(
+            question, method, count,
+            lambda rows, _: question.batch[rows], partial(start_of, question),
+        )[0]  # fmt: skip
 
 
 PATH = (

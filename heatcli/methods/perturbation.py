@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from heatcli.errors import UsageError
 from heatcli.methods.method import ONE, Answer, Method
-from heatcli.methods.path import Mean, mean_score, repeated
-from heatcli.methods.question import Made, Question
+from heatcli.methods.path import Mean, mean_score
+from heatcli.methods.question import Question
 from heatcli.parameters import Parameters, choice, number
 
 SHARED, WHOLE = "shared", "whole"
@@ -113,10 +113,10 @@ class Occlusion(Parameters):
         """One forward run a window."""
         windows = Windows.of(question, self.window, self.stride)
         count = len(windows.corners)
-        rows, which = repeated(question, count), torch.arange(count, device=question.batch.device)
-        which = which.repeat(len(question.batch))
-        points = Made(len(rows), lambda at: hidden(question, rows[at], 1 - windows.masks(which[at]).to(question.batch)))
-        falls = question.score[:, None] - question.scores(points, rows).reshape(-1, count)
+        points = question.points(
+            count, lambda rows, which: hidden(question, rows, 1 - windows.masks(which).to(question.batch))
+        )
+        falls = question.score[:, None] - question.scores(points).reshape(-1, count)
         found = windows.spread(falls, question.batch.shape[1], self.share)
         return Answer(found.to(question.batch), score0=mean_score(question))
 
@@ -148,18 +148,18 @@ class Rise(Parameters):
     def __call__(self, question: Question, method: Method) -> Answer:
         """One forward run a mask."""
         grids, shifts = self.drawn()
-        rows = repeated(question, self.masks)
-        which = torch.arange(self.masks).repeat(len(question.batch))
+        size, channels = size_of(question), question.batch.shape[1]
 
-        def kept(at: Tensor) -> Tensor:
-            return self.enlarged(grids, shifts, which[at.cpu()], size_of(question)).to(question.batch)
+        def kept(which: Tensor) -> Tensor:
+            """The masks of those numbers."""
+            return self.enlarged(grids, shifts, which.cpu(), size).to(question.batch)
 
-        scores = question.scores(Made(len(rows), lambda at: hidden(question, rows[at], kept(at))), rows)
+        points = question.points(self.masks, lambda rows, which: hidden(question, rows, kept(which)))
+        scores = question.scores(points)
         mean = Mean(question)
-        channels = question.batch.shape[1]
-        for part in torch.split(torch.arange(len(rows), device=rows.device), 64):
-            masks = kept(part).expand(-1, channels, -1, -1)
-            mean.add(rows[part], masks, scores[part.to(scores.device)] / (self.masks * self.keep * channels))
+        for rows, which, found in zip(*(torch.split(t, 64) for t in (points.rows, points.which, scores)), strict=True):
+            masks = kept(which).expand(-1, channels, -1, -1)
+            mean.add(rows, masks, found / (self.masks * self.keep * channels))
         return Answer(mean.relevance, score0=mean_score(question))
 
     def drawn(self) -> tuple[Tensor, Tensor]:

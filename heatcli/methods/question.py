@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
 from heatcli.rules.base import per_image, wide
 from heatcli.targets import Target
-from heatcli.walk import Table, Tape, forward, output_of, values_of, walk
+from heatcli.walk import Table, Tape, forward, output_of, overwritable, values_of, walk
 
 if TYPE_CHECKING:
     from heatcli.artifact.model import Model
@@ -24,30 +24,17 @@ AT_ONCE = 8  # points that go through the network together, where the batch itse
 Progress = Callable[[int, int], None]
 
 
-class Points(Protocol):
-    """Inputs of the network, indexed like a tensor [M, …]: one, or what is made when it is asked for."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def __getitem__(self, at: Tensor) -> Tensor:
-        """Those of the indices `at`, int64 [K]: [K, …]."""
-        ...
+# Inputs of the network, [K, …]: of which images, int64 [K], and which of each image's points, from 0, int64 [K].
+Make = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
-    """`count` points of which `make` gives those of some indices, so that never all of them are in memory."""
+class Points:
+    """Inputs of the network anywhere, number `which` of image `rows` (both int64 [M]): made when they are asked for."""
 
-    count: int
-    make: Callable[[Tensor], Tensor]
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, at: Tensor) -> Tensor:
-        return self.make(at)
+    rows: Tensor
+    which: Tensor
+    make: Make
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +56,9 @@ class Walked:
 class Question:
     """A batch [N, …], what it is compared with, and the score of each image that is explained.
 
-    Points [M, …] are inputs of the network anywhere; `rows`, int64 [M], says of which image each is, and so whose
-    target counts. They go through the network a few at a time; `progress` is told how many have, and of how many,
-    where it takes more than one pass. `alone`: the batch is one image, repeated to fill an artifact whose operators lay
-    the images of a batch side by side; the first alone has a score.
+    Points go through the network a few at a time, each with its image's target; `progress` is told how many have, and
+    of how many, where it takes more than one pass. `alone`: the batch is one image, repeated to fill an artifact whose
+    operators lay the images of a batch side by side; the first alone has a score.
     """
 
     model: Model
@@ -93,53 +79,53 @@ class Question:
     def walk_batch(self, rules: Table, books: bool = True, keep: Sequence[str] = ()) -> Walked:
         """Walk the batch back by `rules`, with its reference; the forward run that chose the target serves once."""
         tape, self.tape = self.tape, None
-        if tape is None:
-            tape = forward(self.graph, self.batch)
+        if tape is None or not tape.overwritten.items() <= overwritable(self.graph, rules, keep).items():
+            tape = forward(self.graph, self.batch, rules=rules, keep=keep)
         return self._walk(tape, self.goal, rules, books, keep)
 
     def values(self, name: str) -> Tensor:
         """The value of the operator `name` on the batch, [N, …]."""
         return values_of(self.graph, self.batch)[name]
 
+    def points(self, times: int | Sequence[int], make: Make) -> Points:
+        """So many points of each image, image after image."""
+        counts = torch.tensor([times] * len(self.batch) if isinstance(times, int) else times, device=self.batch.device)
+        rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        first = counts.cumsum(0) - counts
+        return Points(rows, torch.arange(len(rows), device=counts.device) - first[rows], make)
+
     def walk(
-        self, points: Points, rows: Tensor, rules: Table, references: Points | None = None, books: bool = False,
-        keep: Sequence[str] = (),
-    ) -> Iterator[tuple[Tensor, Walked]]:  # fmt: skip
-        """Walk points back, a few at a time: each time which of them, int64, and their walk.
+        self, points: Points, rules: Table, references: Make | None = None, books: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor, Walked]]:  # fmt: skip
+        """Walk points back, a few at a time: of which images, which of their points, and their walk.
 
-        `references` [M, …] are what they are compared with. Nothing is kept between one part and the next.
+        `references` are what they are compared with. Nothing is kept between one part and the next.
         """
-        for at, real in self._parts(len(points)):
-            graph = self.model.graph((len(at), *self.batch.shape[1:]))
-            tape = forward(graph, points[at], None if references is None else references[at])
-            goal = self.goal.rows(rows[at])
-            yield real, self._walk(tape, goal.first() if self.alone else goal, rules, books, keep, len(real))
+        for rows, which, n in self._parts(points):
+            graph = self.model.graph((len(rows), *self.batch.shape[1:]))
+            start = None if references is None else references(rows, which)
+            tape = forward(graph, points.make(rows, which), start, rules=rules)
+            goal = self.goal.rows(rows)
+            yield rows[:n], which[:n], self._walk(tape, goal.first() if self.alone else goal, rules, books, (), n)
 
-    def scores(self, points: Points, rows: Tensor) -> Tensor:
+    def scores(self, points: Points) -> Tensor:
         """The score at each point, float64 [M]."""
-        return torch.cat([score_of(self.goal.rows(rows[at]), output) for at, output in self.outputs(points)])
+        return torch.cat([score_of(self.goal.rows(rows), output) for rows, output in self.outputs(points)])
 
     def outputs(self, points: Points) -> Iterator[tuple[Tensor, Tensor]]:
-        """The network's output at points, a few at a time: each time which of them, int64, and their output."""
-        for at, real in self._parts(len(points)):
-            graph = self.model.graph((len(at), *self.batch.shape[1:]))
-            yield real, output_of(graph, points[at])[: len(real)]
+        """The network's output at points, a few at a time: of which images, and their output."""
+        for rows, which, n in self._parts(points):
+            graph = self.model.graph((len(rows), *self.batch.shape[1:]))
+            yield rows[:n], output_of(graph, points.make(rows, which))[:n]
 
-    def _parts(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices of points that go together: those that fill the network's batch, and the real ones among them."""
-        fixed = self.model.fixed_batch(self.batch.shape)
-        size = fixed or max(AT_ONCE, len(self.batch))
-        if self.alone:
-            for i in range(count):
-                one = torch.tensor([i], device=self.batch.device)
-                yield one.expand(size), one
-            return
-        for start in range(0, count, size):
-            real = torch.arange(start, min(start + size, count), device=self.batch.device)
-            whole = torch.arange(start, start + size, device=self.batch.device).clamp(max=count - 1)
-            yield (whole if fixed else real), real
-            if self.progress is not None and count > size:
-                self.progress(min(start + size, count), count)
+    def _parts(self, points: Points) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Images and numbers of points that go together, and how many of these count; `progress` is told of each."""
+        count, done = len(points.rows), 0
+        for at, n in self.model.parts((count, *self.batch.shape[1:]), max(AT_ONCE, len(self.batch)), self.alone):
+            yield points.rows[at], points.which[at], n
+            done += n
+            if self.progress is not None and n < count:
+                self.progress(done, count)
 
     def _walk(
         self, tape: Tape, goal: Target, rules: Table, book: bool, keep: Sequence[str],

@@ -11,8 +11,8 @@ from torch import Tensor
 from heatcli.errors import UsageError
 from heatcli.methods.backward import GRADIENT
 from heatcli.methods.method import ANY, MULTIPLIER, SQUARE, Answer, Method, OneWalk
-from heatcli.methods.path import Mean, mean_of_walks, repeated
-from heatcli.methods.question import Made, Points, Question
+from heatcli.methods.path import Mean, mean_of_walks
+from heatcli.methods.question import Make, Question
 from heatcli.parameters import Parameters, number
 from heatcli.rules.base import wide
 
@@ -44,29 +44,31 @@ class Smooth(Parameters):
 
     def __call__(self, question: Question, method: Method) -> Answer:
         """The method's table, walked at every noisy image; what its score differs by on average is `unexplained`."""
-        x, rows = question.batch, repeated(question, self.samples)
+        x, start = question.batch, question.reference.batch
         drawn = noise(self.samples, x.shape[1:], self.seed).to(x)
         drawn = drawn * self.sigma
         flat = x.flatten(1)
         span = (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (x.dim() - 1))
-        sample = torch.arange(self.samples, device=x.device).repeat(len(x))
-        points = Made(len(rows), lambda at: x[rows[at]] + drawn[sample[at]] * span[rows[at]])
+
+        def noisy(rows: Tensor, which: Tensor) -> Tensor:
+            """Images with noise."""
+            return x[rows] + drawn[which] * span[rows]
+
         if self.moment > 1:
-            return self._central(question, method, points, rows)
-        start = question.reference.batch
-        references = None if start is None else Made(len(rows), lambda at: start[rows[at]])
-        answer, score = mean_of_walks(question, method, points, rows, references, self.samples)
+            return self._central(question, method, noisy)
+        references = None if start is None else lambda rows, _: start[rows]
+        answer, score = mean_of_walks(question, method, self.samples, noisy, references)
         assert answer.books is not None
         if method.conserves:
             answer.books.unexplained[NOISE] = question.score - score
         return answer
 
-    def _central(self, question: Question, method: Method, points: Points, rows: Tensor) -> Answer:
+    def _central(self, question: Question, method: Method, noisy: Make) -> Answer:
         """The variance of what each walk says, around its mean."""
         mean, squares = Mean(question), Mean(question)
-        for at, walked in question.walk(points, rows, method.rules):
-            mean.add(rows[at], walked.multiplier, 1 / self.samples)
-            squares.add(rows[at], wide(walked.multiplier) ** 2, 1 / self.samples)
+        for rows, _, walked in question.walk(question.points(self.samples, noisy), method.rules):
+            mean.add(rows, walked.multiplier, 1 / self.samples)
+            squares.add(rows, wide(walked.multiplier) ** 2, 1 / self.samples)
         return Answer((squares.total - mean.total**2).clamp(min=0).to(question.batch))
 
 

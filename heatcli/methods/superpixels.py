@@ -20,7 +20,7 @@ from heatcli.errors import UsageError
 from heatcli.methods.method import ONE, Answer, Method
 from heatcli.methods.path import mean_score
 from heatcli.methods.perturbation import hidden, size_of
-from heatcli.methods.question import Made, Question
+from heatcli.methods.question import Question
 from heatcli.parameters import Parameters, number
 
 Shown = NDArray[np.bool_]  # [samples, superpixels]: which superpixels a sample shows
@@ -89,18 +89,15 @@ class Superpixels(Parameters, abc.ABC):
         self, question: Question, segments: list[NDArray[np.int64]], shown: list[Shown]
     ) -> list[NDArray[np.float64]]:
         """The score of every sample of every image."""
+
+        def sampled(rows: Tensor, which: Tensor) -> Tensor:
+            """Images of which some superpixels are shown."""
+            masks = [shown[i][k][segments[i]] for i, k in zip(rows.tolist(), which.tolist(), strict=True)]
+            return hidden(question, rows, torch.from_numpy(np.stack(masks))[:, None].to(question.batch))
+
         counts = [len(own) for own in shown]
-        device = question.batch.device
-        rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(device)
-        first = np.cumsum([0, *counts])
-
-        def points(at: Tensor) -> Tensor:
-            where = rows[at].tolist()
-            masks = [shown[r][k - first[r]][segments[r]] for r, k in zip(where, at.tolist(), strict=True)]
-            return hidden(question, rows[at], torch.from_numpy(np.stack(masks))[:, None].to(question.batch))
-
-        found = question.scores(Made(len(rows), points), rows).cpu().numpy()
-        return np.split(found, first[1:-1])
+        found = question.scores(question.points(counts, sampled)).cpu().numpy()
+        return np.split(found, np.cumsum(counts)[:-1])
 
     @abc.abstractmethod
     def shown(self, count: int) -> Shown:

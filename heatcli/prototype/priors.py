@@ -16,7 +16,6 @@ from torch import Tensor
 from heatcli.artifact.model import Model, load
 from heatcli.errors import UsageError, unknown_name
 from heatcli.graph.passes import DEFAULT
-from heatcli.inside.activations import batches
 from heatcli.prototype import rbm
 from heatcli.walk import forward
 
@@ -129,9 +128,10 @@ FORMS = "l2, rbm:FILE, decoder:ARTIFACT"
 
 def run(model: Model, batch: Tensor) -> Tensor:
     """The graph's output for `batch`, differentiable, as many rows at once as the artifact takes."""
-    parts = [
-        forward(model.graph(rows.shape), rows, differentiable=True).output[:n] for rows, n in batches(model, batch)
-    ]
+    parts = []
+    for index, n in model.parts(batch.shape):
+        rows = batch[index]
+        parts.append(forward(model.graph(rows.shape), rows, differentiable=True).output[:n])
     return torch.cat(parts)
 
 

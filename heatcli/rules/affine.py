@@ -46,6 +46,11 @@ class Epsilon(Parameters):
     takes: ClassVar[tuple[type, ...]] = (Passed,)
     source: ClassVar[str] = "Bach et al. 2015, eq. 58"
 
+    @property
+    def reads_output(self) -> bool:
+        """Only to take the bias off."""
+        return self.bias == "ignore"
+
     def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
         """Absorbs s·ε·sign(z)."""
         if self.bias == "ignore" and step.bias is not None:
@@ -103,6 +108,7 @@ class AlphaBeta(Parameters):
     stabilizer: float = number(1e-6, 0)
     bias: str = choice("book", BIAS)
     takes: ClassVar[tuple[type, ...]] = (Passed,)
+    reads_output: ClassVar[bool] = False
     source: ClassVar[str] = "Bach et al. 2015, eq. 60"
 
     def __post_init__(self) -> None:
@@ -144,6 +150,7 @@ class ZPlus(Parameters):
     stabilizer: float = number(1e-6, 0)
     bias: str = choice("book", BIAS)
     takes: ClassVar[tuple[type, ...]] = (Passed,)
+    reads_output: ClassVar[bool] = False
     source: ClassVar[str] = "Montavon et al. 2017, eq. 17 (for any sign of x: α = 1, β = 0)"
 
     def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
@@ -194,6 +201,7 @@ class WSquare(Parameters):
     stabilizer: float = number(1e-6, 0)
     bias: str = choice("book", BIAS)
     takes: ClassVar[tuple[type, ...]] = (Passed,)
+    reads_output: ClassVar[bool] = False
     source: ClassVar[str] = "Montavon et al. 2017, eq. 12"
 
     def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
@@ -212,6 +220,7 @@ class Flat(Parameters):
 
     stabilizer: float = number(1e-6, 0)
     takes: ClassVar[tuple[type, ...]] = (Passed,)
+    reads_output: ClassVar[bool] = False
     source: ClassVar[str] = "Lapuschkin et al. 2019, supplement"
 
     def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:

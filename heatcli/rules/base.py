@@ -27,6 +27,7 @@ class Step:
     A reference may have one row that stands for all images. `producers` are the steps that its inputs came from (None:
     the image), `bounds` the lowest and highest values that its first input can take (first layers only), `rule` the one
     that the walk chose for it, `parts` the positive and negative part of its difference, once they were asked for.
+    `in_place`: a ReLU that wrote its output over its input, which is gone.
     """
 
     operator: Operator
@@ -36,6 +37,7 @@ class Step:
     reference_inputs: list[Tensor] | None = None
     reference_output: Tensor | None = None
     differentiable: bool = False
+    in_place: bool = False
     producers: Sequence[Step | None] = ()
     bounds: tuple[Tensor, Tensor] | None = None
     rule: Rule | None = None
@@ -43,6 +45,8 @@ class Step:
 
     def adjoint(self, multiplier: Tensor) -> Multipliers:
         """The exact vector-Jacobian product of the operator at its inputs, for each of them."""
+        if self.in_place:
+            return [torch.ops.aten.threshold_backward(multiplier, self.output, 0)]
         return self.gradient(self.output, self.inputs, multiplier)
 
     def adjoint_at(self, inputs: Sequence[Tensor], multiplier: Tensor) -> tuple[Tensor, Multipliers]:
@@ -171,7 +175,9 @@ class Sent:
 class Rule(Protocol):
     """A frozen dataclass whose fields are its parameters. `source` names the paper and equation.
 
-    A class variable `takes` names what it can be given beside a tensor: `Pair`, `Passed`.
+    Class variables, where they differ from the defaults: `takes` = () names what it can be given beside a tensor,
+    `Pair` or `Passed`. `reads_output` = True: without a reference it reads its step's output, even if that goes to a
+    ReLU alone and the rule is given what the ReLU passed on. `reads_input` = True: it reads the input of a ReLU.
     """
 
     source: ClassVar[str]
@@ -258,6 +264,8 @@ class Adjoint(Parameters):
     """m_in = Jᵀ m_out. LRP-0 and DeepLIFT's linear rule on affine operators, exact on sums and layouts."""
 
     source: ClassVar[str] = "exact vector-Jacobian product; LRP-0: Bach et al. 2015, eq. 56"
+    reads_output: ClassVar[bool] = False
+    reads_input: ClassVar[bool] = False
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """The gradient; what the operator adds at zero input is booked to its bias at the same multiplier."""

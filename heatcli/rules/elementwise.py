@@ -40,6 +40,7 @@ class Slope(Parameters):
     nonlinearities), and f(0) is booked as the operator's offset.
     """
 
+    reads_input: ClassVar[bool] = False
     source: ClassVar[str] = "Shrikumar et al. 2017, sec. 3.5.1 (rescale)"
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
@@ -136,6 +137,7 @@ class Repeat(Parameters):
 class Deconvnet(Parameters):
     """m_in = max(m, 0): a ReLU on the way back, whatever the way there. For rectifiers."""
 
+    reads_input: ClassVar[bool] = False
     source: ClassVar[str] = "Zeiler & Fergus 2014, sec. 2.1"
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:  # noqa: ARG002 - whatever the way there
@@ -147,6 +149,7 @@ class Deconvnet(Parameters):
 class Guided(Parameters):
     """m_in = f'(x)·max(m, 0): the gradient where it is positive. For rectifiers."""
 
+    reads_input: ClassVar[bool] = False
     source: ClassVar[str] = "Springenberg et al. 2014, sec. 3.4"
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,8 @@ from heatcli.graph.operator import Operator
 from heatcli.parameters import Parameters, number
 from heatcli.rules.base import Booked, Sent, Step, exponential_slope, per_image, quotient
 
+# Their second output says which input won each window, counted over the last dimensions.
+_INDEXED = frozenset("max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d".split())
 _MINIMA = frozenset("amin min minimum".split())
 
 
@@ -34,17 +36,48 @@ class Winner(Parameters):
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Exact with either reference."""
-        references = step.references()
-        if references is None:
+        if step.blamed:
             return Sent(step.adjoint(multiplier))
         dy = step.difference
         risen, fallen = multiplier * dy.clamp(min=0), multiplier * dy.clamp(max=0)
+        if step.operator.title in _INDEXED:
+            return Sent([_by_index(step, risen, fallen, multiplier / 2)])
+        references = step.references()
+        assert references is not None
         if step.operator.title in _MINIMA:
             risen, fallen = fallen, risen
         sums = _adjoints(step, references, risen, fallen)
         means = _adjoints(step, references, multiplier / 2, multiplier / 2)  # for where a difference is 0
         pairs = enumerate(zip(sums, means, strict=True))
         return Sent([quotient(m, step.input_difference(i), mean) for i, (m, mean) in pairs])
+
+
+def _by_index(step: Step, risen: Tensor, fallen: Tensor, half: Tensor) -> Tensor:
+    """The multiplier of the input where it is known which won: divided window by window, so with less to divide.
+
+    `half` goes to a winner whose difference is 0. All are of the output's shape.
+    """
+    assert step.reference_inputs is not None
+    assert step.reference_output is not None
+    which, space = replace(step.operator, index=1), int(step.operator.title.split("pool")[1][0])
+
+    def flat(values: Tensor) -> Tensor:
+        """[N, positions, C], as channels last lie in memory."""
+        return values.movedim(-space - 1, -1).flatten(-space - 1, -2)
+
+    def lifted(values: Tensor, like: Tensor) -> Tensor:
+        return values.reshape(like.movedim(-space - 1, -1).shape).movedim(-1, -space - 1)
+
+    x, x0, y, y0 = step.inputs[0], step.reference_inputs[0], step.output, step.reference_output
+    with torch.no_grad():
+        at_image, at_baseline = (flat(which.run(step.others, [v]).expand_as(y)) for v in (x, x0))
+    own = y - lifted(flat(x0.expand_as(x)).gather(-2, at_image), y)
+    other = lifted(flat(x).gather(-2, at_baseline), y) - y0
+    (m,) = step.adjoint(quotient(risen, own, half))
+    assert m is not None
+    fallen = flat(quotient(fallen, other, half))
+    summed = flat(m).scatter_add if torch.is_grad_enabled() else flat(m).scatter_add_
+    return lifted(summed(-2, at_baseline, fallen), x)
 
 
 def _adjoints(step: Step, references: Sequence[Tensor], at_image: Tensor, at_baseline: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,8 @@ from torch import Tensor
 
 from heatcli.artifact.model import Model
 from heatcli.errors import UsageError, unknown_name
-from heatcli.explanation import Explanation, explain
+from heatcli.explanation import Explanation, combined, explain
 from heatcli.images.baselines import Reference
-from heatcli.ledger import Ledger
 from heatcli.methods.table import Method
 
 NAMES = ("none", "zero", "background", "shuffle")
@@ -103,17 +102,6 @@ def explain_sequences(
 
 def _mean(parts: Sequence[Explanation]) -> Explanation:
     """The mean of several explanations of the same scores."""
-    first = parts[0]
-
-    def mean(get: Any) -> Tensor:
-        return torch.stack([get(part) for part in parts]).mean(0)
-
-    def means(name: str) -> dict[str, Tensor]:
-        return {key: mean(lambda part: getattr(part, name)[key]) for key in getattr(first, name)}  # noqa: B023
-
-    ledger = Ledger(**{f.name: mean(lambda part: getattr(part.ledger, f.name)) for f in fields(Ledger)})  # noqa: B023
-    seconds = {name: sum(part.seconds[name] for part in parts) for name in first.seconds}
-    return replace(
-        first, relevance=mean(lambda part: part.relevance), ledger=ledger, biases=means("biases"),
-        absorbed=means("absorbed"), unexplained=means("unexplained"), seconds=seconds,
-    )  # fmt: skip
+    mean = combined(parts, lambda values: torch.stack(tuple(values)).mean(0))
+    seconds = {name: sum(part.seconds[name] for part in parts) for name in parts[0].seconds}
+    return replace(mean, outputs=parts[0].outputs, probabilities=parts[0].probabilities, seconds=seconds)

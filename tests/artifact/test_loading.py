@@ -138,6 +138,7 @@ def test_pickles_in_pt2_are_refused_unopened(tmp_path: Path) -> None:
     torch.save(_Bomb(), buffer)
 
     def swapped(member: str, content: bytes) -> Callable[[str, bytes], bytes | None]:
+        """A change of the archive: other content in that member."""
         return lambda name, old: content if name == member else old
 
     def edited(change: Callable[[str], str]) -> Callable[[str, bytes], bytes | None]:
@@ -207,6 +208,15 @@ def test_a_traced_batch_size_is_found_out(tmp_path: Path) -> None:
     result = heatcli.explain(model, batch, "lrp-0")
     assert model.batch_size == 1
     assert torch.equal(result.outputs, batch.reshape(3, 48).tanh())
+
+
+def test_a_traced_batch_size_is_found_out_by_the_points_of_one_image(tmp_path: Path) -> None:
+    """A single image says nothing of the batch size; the path that a method takes from it does."""
+    torch.jit.trace(Flat(), torch.zeros(1, 3, 4, 4)).save(str(tmp_path / "flat.pt"))
+    model = heatcli.load(tmp_path / "flat.pt", size=4)
+    result = heatcli.explain(model, torch.randn(1, 3, 4, 4), "integrated-gradients", steps=50)
+    assert model.batch_size == 1
+    assert float(result.ledger.relative_error) < 1e-3
 
 
 def test_what_an_artifact_says_of_itself(tmp_path: Path) -> None:

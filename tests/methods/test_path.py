@@ -11,7 +11,7 @@ import torch
 from conftest import SAMPLES, Cli
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import images, load, network
+from networks import Linear, images, load, network
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,18 +21,6 @@ from heatcli.methods import path, smooth
 from heatcli.methods.table import method
 
 WOLF = str(SAMPLES / "wolf-on-snow.png")
-
-
-class Linear(nn.Module):
-    """Two scores, each a weighted sum of the pixels and a bias."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc = nn.Linear(3 * 16 * 16, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.flatten(1))
 
 
 class Cubic(Linear):

@@ -14,8 +14,8 @@ import torch
 from conftest import SAMPLES, Cli
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import images, load, network
-from torch import Tensor, nn
+from networks import Linear, images, load, network
+from torch import Tensor
 
 import heatcli
 from heatcli.methods import superpixels
@@ -24,18 +24,6 @@ from heatcli.methods.perturbation import Rise, Windows
 from heatcli.methods.table import method
 
 WOLF = str(SAMPLES / "wolf-on-snow.png")
-
-
-class Linear(nn.Module):
-    """Two scores, each a weighted sum of the pixels and a bias."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc = nn.Linear(3 * 16 * 16, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.flatten(1))
 
 
 def patchwork(n: int = 2) -> Tensor:

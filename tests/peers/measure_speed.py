@@ -12,61 +12,28 @@ from __future__ import annotations
 
 import argparse
 import platform
-import statistics
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torchvision
 
 import heatcli
-from heatcli.bench import Peak
+from heatcli.bench import Job, Timing, own_gradient, peers_of, timed
 
 NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v3_large", "efficientnet_b0")
 METHODS = (
     "gradient", "input-x-gradient", "lrp-0", "blame-bias", "lrp-eps", "lrp-z-plus", "lrp-alpha1-beta0",
     "lrp-epsilon-plus", "deeplift-rescale",
 )  # fmt: skip
-BATCH, SIZE = 8, 224
-Job = Callable[[], object]
-
-
-def eager_gradient(module: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """The floor that everything is compared with."""
-    x = batch.clone().requires_grad_()
-    return torch.autograd.grad(module(x).max(1).values.sum(), x)[0]
-
-
-def peers(module: torch.nn.Module, batch: torch.Tensor) -> dict[str, Job]:
-    """Captum's and Zennit's methods of the same name, on the eager module."""
-    from captum.attr import LRP, DeepLift, IntegratedGradients
-    from zennit.composites import EpsilonPlus, LayerMapComposite
-    from zennit.rules import Epsilon, Norm, Pass
-    from zennit.types import Activation, AvgPool, BatchNorm, Linear
-
-    top, zero = module(batch).argmax(1), torch.zeros_like(batch)
-    epsilon = [(Activation, Pass()), (AvgPool, Norm()), (BatchNorm, Pass()), (Linear, Epsilon())]
-
-    def zennits(composite: object) -> Job:
-        def run() -> object:
-            x = batch.clone().requires_grad_()
-            with composite.context(module) as hooked:  # type: ignore[attr-defined]
-                return torch.autograd.grad(hooked(x).max(1).values.sum(), x)[0]
-
-        return run
-
-    return {
-        "lrp-eps/captum": lambda: LRP(module).attribute(batch.clone().requires_grad_(), target=top),
-        "lrp-eps/zennit": zennits(LayerMapComposite(epsilon)),
-        "lrp-epsilon-plus/zennit": zennits(EpsilonPlus()),
-        "deeplift-rescale/captum": lambda: DeepLift(module).attribute(batch, zero, target=top),
-        "integrated-gradients/captum": lambda: IntegratedGradients(module).attribute(
-            batch, zero, target=top, n_steps=32, internal_batch_size=BATCH
-        ),
-    }
+PEERS = {
+    "lrp-eps": ("captum LRP", "zennit Epsilon"),
+    "lrp-epsilon-plus": ("zennit EpsilonPlus",),
+    "deeplift-rescale": ("captum DeepLift",),
+}
+BATCH, SIZE, STEPS = 8, 224, 32
+INTEGRATED = "integrated-gradients"
 
 
 def contestants(name: str, methods: list[str], with_peers: bool) -> dict[str, Job]:
@@ -74,7 +41,7 @@ def contestants(name: str, methods: list[str], with_peers: bool) -> dict[str, Jo
     torch.manual_seed(0)
     module = torchvision.models.get_model(name, weights=None).eval()
     for part in module.modules():
-        if hasattr(part, "inplace"):
+        if with_peers and hasattr(part, "inplace"):
             part.inplace = False  # Captum's hooks refuse it
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -85,45 +52,33 @@ def contestants(name: str, methods: list[str], with_peers: bool) -> dict[str, Jo
         model = heatcli.load(path, size=SIZE)
 
     def explained(method: str) -> Job:
-        more = {"steps": 32} if method == "integrated-gradients" else {}
+        more = {"steps": STEPS} if method == INTEGRATED else {}
         return lambda: heatcli.explain(model, batch, method, **more)
 
-    jobs: dict[str, Job] = {"eager": lambda: eager_gradient(module, batch), **{m: explained(m) for m in methods}}
-    if with_peers:
-        jobs |= {k: v for k, v in peers(module, batch).items() if k.split("/")[0] in jobs}
+    theirs = peers_of(module, batch) if with_peers else {}
+    jobs: dict[str, Job] = {"eager": own_gradient(module, batch)}
+    for method in methods:
+        jobs[method] = explained(method)
+        jobs |= {name: theirs[name] for name in PEERS.get(method, ()) if name in theirs}
+        if method == INTEGRATED and with_peers:
+            jobs["captum IntegratedGradients"] = captums_integrated(module, batch)
     return jobs
 
 
-def ratios(jobs: dict[str, Job], repeats: int) -> dict[str, float]:
-    """Median over rounds of each job's time over that of the job called `eager`; a job that raises is left out."""
-    taken: dict[str, list[float]] = {}
-    for round_number in range(repeats + 1):
-        seconds = {}
-        for name, job in jobs.items():
-            started = time.perf_counter()
-            try:
-                job()
-            except Exception as error:  # a peer that refuses the network
-                if not round_number:
-                    print(f"  {name}: {type(error).__name__}: {str(error).splitlines()[0][:90]}")
-                continue
-            seconds[name] = time.perf_counter() - started
-        if round_number:  # the first one warms up
-            for name, value in seconds.items():
-                taken.setdefault(name, []).append(value / seconds["eager"])
-    return {name: statistics.median(values) for name, values in taken.items()}
+def captums_integrated(module: torch.nn.Module, batch: torch.Tensor) -> Job:
+    """Captum's method, of as many steps."""
+    from captum.attr import IntegratedGradients
+
+    top, zero = module(batch).argmax(1), torch.zeros_like(batch)
+    return lambda: IntegratedGradients(module).attribute(
+        batch, zero, target=top, n_steps=STEPS, internal_batch_size=BATCH
+    )
 
 
-def peaks(jobs: dict[str, Job]) -> dict[str, float]:
-    """Each job's peak memory over that of the job called `eager`, after a run that warms up."""
-    most: dict[str, int] = {}
-    for name, job in jobs.items():
-        for _ in range(2):
-            with Peak(torch.device("cpu")) as peak:
-                job()
-        assert peak.most is not None, "this system does not say"
-        most[name] = peak.most
-    return {name: value / most["eager"] for name, value in most.items()}
+def memory(timing: Timing) -> int:
+    """Its peak, in bytes."""
+    assert timing.peak is not None, "this system does not say"
+    return timing.peak
 
 
 def main() -> None:
@@ -143,9 +98,15 @@ def main() -> None:
     for name in options.networks.split(","):
         jobs = contestants(name, options.methods.split(","), not (options.no_peers or options.memory))
         print(name, flush=True)
-        for job, ratio in (peaks(jobs) if options.memory else ratios(jobs, options.repeats)).items():
-            rows.setdefault(job, {})[name] = ratio
-            print(f"  {job}: {ratio:.2f}", flush=True)
+        timings = list(timed(jobs, BATCH, 1 if options.memory else options.repeats, torch.device("cpu"), "eager"))
+        for timing in timings:
+            if timing.refused:
+                print(f"  {timing.name}: {timing.refused}")
+                continue
+            ratio = memory(timing) / memory(timings[0]) if options.memory else timing.ratio
+            assert ratio is not None
+            rows.setdefault(timing.name, {})[name] = ratio
+            print(f"  {timing.name}: {ratio:.2f}", flush=True)
     names = options.networks.split(",")
     print(f"\n| method | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for job, found in rows.items():

@@ -167,7 +167,7 @@ def test_another_model_under_its_name_is_not_used(tmp_path: Path, tiny: Path) ->
     replaced = 'Path("tiny.pt").write_bytes(Path("tiny.pt").read_bytes() + b"0")\n        super()._start()'
     code = AT_ONCE.replace("super()._start()", replaced)
     process = _start(tmp_path, "in", "--model", "tiny.pt", "--out", "out", "--batch-size", "1", code=code)
-    assert process.communicate(timeout=60)[1].decode().startswith("12 images in ")
+    assert "12 images in " in process.communicate(timeout=60)[1].decode()
     assert not (tmp_path / "handed").exists()
     whole(tmp_path / "out")
 

@@ -1,0 +1,116 @@
+"""A ReLU writes over its input where the walk will not read that: less memory, and not one bit else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from dense import REFERENCES, inputs, multiplier_for, steps_of
+from networks import NETWORKS, graph_of, images, network, randomised
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heatcli.graph.operator import Graph
+from heatcli.ledger import Books
+from heatcli.methods.table import METHODS, method
+from heatcli.rules import maximum
+from heatcli.rules.base import Rule
+from heatcli.rules.maximum import Winner
+from heatcli.walk import Tape, forward, overwritable, walk
+
+BACKWARD = [name for name, m in METHODS.items() if m.kind == "backward"]
+
+
+def walked(tape: Tape, rules: Mapping[str, Rule]) -> tuple[Tensor, Books]:
+    tape.bound(torch.full((1, 3, 1, 1), -4.0), torch.full((1, 3, 1, 1), 4.0))
+    books = Books.open(tape.graph, tape.input)
+    return walk(tape, rules, torch.ones_like(tape.output), books), books
+
+
+@pytest.mark.parametrize("which", list(NETWORKS))
+@pytest.mark.parametrize("name", BACKWARD)
+def test_nothing_changes(name: str, which: str) -> None:
+    """Output, multipliers and books, for every method of one walk."""
+    x, rules = images(2, 3), method(name).rules
+    graph = graph_of(network(which), x)
+    own, plain = forward(graph, x, rules=rules), forward(graph, x)
+    assert not plain.overwritten
+    assert torch.equal(own.output, plain.output)
+    (m, books), (expected, others) = walked(own, rules), walked(plain, rules)
+    assert torch.equal(m, expected)
+    for part in ("biases", "absorbed", "unexplained"):
+        found, wanted = getattr(books, part), getattr(others, part)
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[entry], wanted[entry]) for entry in found), part
+
+
+def residual(x: Tensor) -> Tensor:
+    """conv, relu, conv, + x, relu; then a value that two read, and one that nothing but a ReLU reads."""
+    first, second = CONVOLUTIONS
+    y = torch.relu(first(x))
+    z = torch.relu(second(y) + x)
+    shared = first(z)
+    return torch.relu(shared) + shared
+
+
+CONVOLUTIONS = [randomised(nn.Conv2d(3, 3, 3, padding=1), seed) for seed in (1, 2)]
+
+
+def overwritten_by(graph: Graph, rules: Mapping[str, Rule], *keep: str) -> list[str]:
+    by_name = {op.name: op.title for op in graph.operators}
+    return [by_name[name] for name in overwritable(graph, rules, keep)]
+
+
+def test_which_values_are_overwritten() -> None:
+    """Those that nothing reads but a ReLU: no rule, no other operator, nobody who wants to keep them."""
+    graph = graph_of(residual, images(2))
+    eps = method("lrp-eps")
+    assert overwritten_by(graph, eps.rules) == ["convolution", "add"]
+    assert overwritten_by(graph, method("gradient").rules) == ["convolution", "add"]
+    assert overwritten_by(graph, method("lrp-z-plus").rules) == ["convolution", "add"]
+    assert overwritten_by(graph, method("lrp-gamma").rules) == ["add"], "γ looks at the sign of z"
+    assert overwritten_by(graph, eps.configured({"bias": "ignore"}).rules) == ["add"], "z less the bias divides"
+    for changed in ("elementwise=repeat", "elementwise=pass"):
+        assert overwritten_by(graph, eps.with_rules([changed]).rules) == []
+    assert overwritten_by(graph, eps.with_rules(["elementwise=gradient"]).rules) == ["add"], "undivided, ε divides by z"
+    kept = next(iter(overwritable(graph, eps.rules)))
+    assert overwritten_by(graph, eps.rules, kept) == ["add"]
+
+
+def test_memory_is_shared() -> None:
+    """The ReLU's output lies where its input lay; with a baseline or a tape through the walk nothing is overwritten."""
+    x, rules = images(2), method("lrp-eps").rules
+    graph = graph_of(residual, x)
+    tape = forward(graph, x, rules=rules)
+    steps = {step.operator.name: step for step in tape.steps}
+    for value, relu in tape.overwritten.items():
+        assert steps[value].output.data_ptr() == steps[relu].output.data_ptr()
+        assert float(steps[value].output.detach().min()) == 0
+    assert len(tape.overwritten) == 2
+    assert not forward(graph, x, torch.zeros_like(x), rules=rules).overwritten
+    assert not forward(graph, x, differentiable=True, rules=rules).overwritten
+
+
+@REFERENCES
+@pytest.mark.parametrize("case", ["windows", "overlapping", "padded", "volumes", "adaptive"])
+def test_winners_by_index_are_the_winners(monkeypatch: pytest.MonkeyPatch, case: str, based: bool) -> None:
+    """Maxima that say who won are divided window by window; the others element by element: the same, ties too."""
+    shape, pool = {
+        "windows": ((3, 6, 8), lambda x: functional.max_pool2d(x, 2)),
+        "overlapping": ((3, 7, 9), lambda x: functional.max_pool2d(x, 3, 2)),
+        "padded": ((2, 6, 6), lambda x: functional.max_pool2d(x, 3, 1, padding=1)),
+        "volumes": ((2, 4, 6, 4), lambda x: functional.max_pool3d(x, 2)),
+        "adaptive": ((2, 7, 7), lambda x: functional.adaptive_max_pool2d(x, (3, 2))),
+    }[case]
+    x, x0 = inputs(shape, based)
+    x = x.round()  # so that images and baselines tie, with themselves and each other
+    x0 = None if x0 is None else x0.round()
+    for start in (x0, None if x0 is None else x0[:1]):
+        (step,) = steps_of(pool, x, start)
+        m = multiplier_for(step)
+        (found,) = Winner()(step, m).multipliers
+        with monkeypatch.context() as patched:
+            patched.setattr(maximum, "_INDEXED", frozenset())
+            (expected,) = Winner()(step, m).multipliers
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
