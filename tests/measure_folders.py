@@ -1,10 +1,11 @@
 """What folders cost: images a second beside the engine alone, bytes an image, peak memory; as Markdown.
 
-python tests/measure_folders.py speed [IMAGES] | shards [IMAGES] | stages | memory [FEW MANY]
+python tests/measure_folders.py speed [IMAGES] | large [IMAGES] | stages | memory [FEW MANY]
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import statistics
@@ -13,33 +14,57 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BATCH, REPEATS = 8, 3
+BATCH = 8
 
 
-def speed(count: int = 192) -> None:
-    """Paired runs, medians: `explain` on a batch that lies ready, with all threads, and runs over folders of files."""
-    import torch
-
+def speed(count: int = 1600) -> None:
+    """The embedded network, with worker processes as the command starts them; their start is not counted."""
     import heatcli
+    from heatcli.run import pipeline, processes
+
+    class Waited(processes.Processes):
+        def _start(self) -> None:
+            super()._start()
+            for child in self._children:
+                child.pipe.poll(None)
+
+    processes.WATCHED = processes.LONG = 0.0  # at once, whatever is left
+    pipeline.Processes = Waited  # type: ignore[misc]
+    with tempfile.TemporaryDirectory() as name:  # nothing is removed before the end: that would slow new files down
+        _head()
+        model = heatcli.load(cache=True)
+        for folder in [_pictures(Path(name), size, "png", count) for size in ((96, 96), (256, 256))]:
+            for pixels in ("json", "npz", "none"):
+                _row("embedded", model, folder, pixels, 16 * BATCH)
+
+
+def large(count: int = 192) -> None:
+    """ResNet-50, for which the command starts no processes; the whole run, but for the first batch."""
+    import heatcli
+
+    with tempfile.TemporaryDirectory() as name:
+        _head()
+        model, folder = (
+            heatcli.load(_resnet50(name), preset="imagenet"),
+            _pictures(Path(name), (500, 375), "jpg", count),
+        )
+        for pixels in ("json", "npz", "none"):
+            _row("resnet50", model, folder, pixels, BATCH)
+
+
+def _head() -> None:
+    import torch
 
     warnings.simplefilter("ignore")  # torch.jit is deprecated
     print(f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, batch {BATCH}, lrp-eps; core-ms: CPU time\n")
     print("| network | pictures | --pixels | alone, images/s | core-ms | folder, images/s | core-ms | ratio | kB |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as name:
-        small, middle, photos = (_pictures(Path(name), *kind) for kind in (
-            ((96, 96), "png", 4 * count), ((256, 256), "png", 4 * count), ((500, 375), "jpg", count)))  # fmt: skip
-        animals, resnet = heatcli.load(), heatcli.load(_resnet50(name), preset="imagenet")
-        for title, model, folder in (("embedded", animals, small), ("embedded", animals, middle),
-                                     ("resnet50", resnet, photos)):  # fmt: skip
-            for pixels in ("json", "npz", "none"):
-                _row(title, model, folder, pixels)
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
 
 
 def _pictures(folder: Path, size: tuple[int, int], suffix: str, count: int) -> Path:
@@ -64,7 +89,8 @@ def _resnet50(folder: str) -> str:
     return f"{folder}/resnet50.pt"
 
 
-def _row(title: str, model: Any, folder: Path, pixels: str) -> None:
+def _row(title: str, model: Any, folder: Path, pixels: str, first: int) -> None:
+    """A run from image `first` on; before and after it, `explain` on a batch that lies ready, with all threads."""
     from PIL import Image
 
     import heatcli
@@ -75,71 +101,42 @@ def _row(title: str, model: Any, folder: Path, pixels: str) -> None:
     batch = model.preprocess([Image.open(path) for path in files[:BATCH]])
     heatcli.explain(model, batch)
 
-    def alone() -> None:
-        for _ in range(len(files) // BATCH):
+    def alone() -> tuple[float, float]:
+        at, used = time.perf_counter(), _used()
+        for _ in range(len(files) // 2 // BATCH):
             heatcli.explain(model, batch)
+        images = len(files) // 2 // BATCH * BATCH
+        return images / (time.perf_counter() - at), 1000 * (_used() - used) / images
 
-    def whole() -> None:
-        assert sum(1 for _ in Run(model, Request((folder,), out, method("lrp-eps"), pixels=pixels))) == len(files)
+    def whole(out: str) -> tuple[float, float]:
+        last = len(files) - 2 * BATCH  # the last batches have no other beside them
+        request = Request((folder,), out, method("lrp-eps"), pixels=pixels, processes=True)
+        marks = [(time.perf_counter(), _used()) for i, _ in enumerate(Run(model, request)) if i in (first, last)]
+        (start, used), (end, later) = marks
+        return (last - first) / (end - start), 1000 * (later - used) / (last - first)
 
-    engine, folders, stored = [], [], 0
-    for _ in range(REPEATS if title == "embedded" else 1):
-        engine.append(_timed(alone, len(files)))
-        with tempfile.TemporaryDirectory(dir=folder.parent) as out:
-            folders.append(_timed(whole, len(files)))
-            stored = sum(path.stat().st_size for path in Path(out).iterdir())
-    ratio = statistics.median(b[0] / a[0] for a, b in zip(engine, folders, strict=True))
-    rates = [f"{statistics.median(column):.3g}" for timed in (engine, folders) for column in zip(*timed, strict=True)]
-    print(f"| {title} | {folder.name} | {pixels} | {' | '.join(rates)} | {ratio:.2f} "
-          f"| {stored / len(files) / 1000:.0f} |", flush=True)  # fmt: skip
-
-
-def _timed(work: Callable[[], object], images: int) -> tuple[float, float]:
-    """Images a second, and core-milliseconds an image."""
-    started, used = time.perf_counter(), time.process_time()
-    work()
-    return images / (time.perf_counter() - started), 1000 * (time.process_time() - used) / images
+    out = tempfile.mkdtemp(dir=folder.parent)
+    engine = alone()
+    found = whole(out)
+    engine = tuple(map(statistics.mean, zip(engine, alone(), strict=True)))  # type: ignore[assignment]
+    stored = sum(path.stat().st_size for path in Path(out).iterdir()) / len(files) / 1000
+    rates = " | ".join(f"{rate:.3g}" for rate in (*engine, *found))
+    print(f"| {title} | {folder.name} | {pixels} | {rates} | {found[0] / engine[0]:.2f} | {stored:.0f} |", flush=True)
 
 
-def shards(count: int = 1600) -> None:
-    """Two processes with a shard and one thread each, into one folder, as `--shard` and `--workers 1` start them."""
-    import multiprocessing
-
-    spawn = multiprocessing.get_context("spawn")
-    print("| pictures | --pixels | two shards, images/s |\n|---|---|---|")
-    with tempfile.TemporaryDirectory() as name:
-        for size in (96, 256):
-            folder = _pictures(Path(name), (size, size), "png", count)
-            for pixels in ("json", "none"):
-                ready, out = spawn.Barrier(3), tempfile.mkdtemp(dir=name)
-                processes = [spawn.Process(target=_shard, args=(folder, out, k, pixels, ready)) for k in (1, 2)]
-                for process in processes:
-                    process.start()
-                ready.wait()
-                started = time.perf_counter()
-                ready.wait()
-                print(f"| {folder.name} | {pixels} | {count / (time.perf_counter() - started):.3g} |", flush=True)
-                for process in processes:
-                    process.join()
+def _tree(pid: int) -> Iterator[int]:
+    """A process and all below it."""
+    yield pid
+    with contextlib.suppress(OSError):  # it has ended
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in map(int, task.read_text().split()):
+                yield from _tree(child)
 
 
-def _shard(folder: Path, out: str, k: int, pixels: str, ready: Any) -> None:
-    import torch
-
-    import heatcli
-    from heatcli.methods.table import method
-    from heatcli.run import Request, Run
-
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    model = heatcli.load()
-    request = Request((folder,), out, method("lrp-eps"), pixels=pixels, shard=(k, 2), workers=1)
-    heatcli.explain(model, torch.zeros(BATCH, *model.shape))  # what a run does once
-    run = Run(model, request)
-    ready.wait()
-    for _ in run:
-        pass
-    ready.wait()
+def _used() -> float:
+    """CPU seconds of this process and all below it."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in _tree(os.getpid())]
+    return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def stages() -> None:
@@ -195,7 +192,11 @@ def _best(work: Callable[[], object], times: int = 30) -> float:
 
 
 def memory(few: int = 1_000, many: int = 100_000) -> None:
-    """Peak resident memory of `heatcli explain FOLDER --recursive` on a network of two layers, as its number grows."""
+    """Peak memory of `heatcli explain FOLDER --recursive` on a network of two layers, as the number of images grows.
+
+    Of the command's own process (resident), and of it and its workers together (their proportional shares, so that what
+    they share counts once), looked at five times a second.
+    """
     import torch
     from PIL import Image
     from torch import nn
@@ -208,7 +209,7 @@ def memory(few: int = 1_000, many: int = 100_000) -> None:
         torch.jit.script(net.eval()).save(folder / "tiny.pt")
         for i in range(4):  # a file can have 65,000 names, not more
             Image.effect_noise((8, 8), 80).convert("RGB").save(folder / f"{i}.png")
-        print("| images | seconds | peak memory, MB |\n|---|---|---|")
+        print("| images | seconds | processes | first one, MB | together, MB |\n|---|---|---|---|---|")
         for count in (few, many):
             inputs, out = folder / f"in{count}", folder / f"out{count}"
             for i in range(count):
@@ -220,14 +221,29 @@ def memory(few: int = 1_000, many: int = 100_000) -> None:
                        "--batch-size", "64"]  # fmt: skip
             started = time.perf_counter()
             process = subprocess.Popen(list(map(str, command)))
+            together, most = 0.0, 0
+            while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                shares = [share for pid in _tree(process.pid) if (share := _share(pid))]
+                together, most = max(together, sum(shares)), max(most, len(shares))
+                time.sleep(0.2)
             _, status, usage = os.wait4(process.pid, 0)
             if status:
                 raise SystemExit(f"failed: {status}")
             lines = sum(1 for _ in (out / "index.jsonl").open())
             if lines != count:
                 raise SystemExit(f"{lines} lines for {count} images")
-            print(f"| {count:,} | {time.perf_counter() - started:.0f} | {usage.ru_maxrss / 1024:.0f} |", flush=True)
+            print(f"| {count:,} | {time.perf_counter() - started:.0f} | {most} | {usage.ru_maxrss / 1024:.0f} "
+                  f"| {together:.0f} |", flush=True)  # fmt: skip
+
+
+def _share(pid: int) -> float:
+    """MB of a process, what several share divided among them; 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 if __name__ == "__main__":
-    {"speed": speed, "shards": shards, "stages": stages, "memory": memory}[sys.argv[1]](*map(int, sys.argv[2:]))
+    {"speed": speed, "large": large, "stages": stages, "memory": memory}[sys.argv[1]](*map(int, sys.argv[2:]))

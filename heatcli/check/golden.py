@@ -16,7 +16,7 @@ from heatcli.errors import UsageError, first_line
 from heatcli.explanation import Explanation
 from heatcli.files import make_folder, write_atomically
 from heatcli.images.dataset import Sample
-from heatcli.report.build import build
+from heatcli.report.build import Reports
 from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, encode
 
 
@@ -106,4 +106,4 @@ def _report(work: Work, found: Explanation, i: int, sample: Sample) -> Report:
     width, height = sample.size
     image = ImagePart(path=sample.path.name, sha256=sample.sha256, width=width, height=height)
     seconds = SecondsPart(load=0, forward=0, backward=0, write=0)
-    return build(work.subject.model, found, i, image, FilesPart(overlay=""), seconds, inline=True)
+    return Reports(work.subject.model, found).report(i, image, FilesPart(overlay=""), seconds, inline=True)

@@ -69,7 +69,7 @@ def command(
     opacity: Annotated[float, typer.Option(help="Of the strongest relevance, 0 to 1.")] = 0.9,
     batch_size: Annotated[int, typer.Option(help="Images that go through the network at once.")] = 8,
     workers: Annotated[
-        int | None, typer.Option(help="Batches at once, a thread each; default: one a core, 2 to 4.")
+        int | None, typer.Option(help="Batches at once, a thread or process each; default: one a core, 2 to 4.")
     ] = None,
     engine: Annotated[str, typer.Option(metavar="local|ray", help="ray: on all slots of a Ray cluster.")] = "local",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
@@ -92,7 +92,7 @@ def command(
     bar = options.passes_bar() if not quiet and all(Path(image).is_file() for image in images) else None
     request = Request(
         tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap,
-        opacity, recursive, glob, part, resume, index, workers, engine, load.device, bar,
+        opacity, recursive, glob, part, resume, index, workers, True, engine, load.device, bar,
     )  # fmt: skip
     loaded = load(model)
     if loaded.alphabet:
@@ -111,6 +111,8 @@ def command(
                 for outcome in outcomes:
                     if loaded.batch_size and batch_size > loaded.batch_size:
                         talk.once("batch", f"{loaded.path} takes {loaded.batch_size} at a time")
+                    if run.lost:
+                        talk.once("lost", "a worker process died; its images are explained again")
                     talk.hear(outcome)
                     if json and isinstance(outcome, Done):
                         sys.stdout.write(read(outcome.report_path).decode())

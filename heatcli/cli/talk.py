@@ -50,8 +50,8 @@ def _why(name: str, value: float, done: Done) -> str:
     from heatcli.methods.smooth import NOISE
 
     if name == NOISE:
-        assert done.report is not None
-        mean = done.report.ledger.output - value
+        assert done.row.score is not None
+        mean = done.row.score - value
         return f"the mean score of the noisy images is {mean:.6g}; {value:.3g} of the image's own is unexplained"
     return (
         f"no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the score of {done.job.path} is "
@@ -159,11 +159,9 @@ def _bar(total: int) -> Any:
 
 def described(done: Done) -> str:
     """The prediction, the ledger in one line, the files."""
-    row, report = done.row, done.report
-    ledger = row.ledger
+    row, ledger = done.row, done.row.ledger
     assert ledger is not None  # an image that was explained has one
-    compared = report is not None and report.baseline.name != "none"
-    left = f"{ledger.output:.6g}" + (f" − {ledger.output_baseline:.6g}" if compared else "")
+    left = f"{ledger.output:.6g}" + (f" − {ledger.output_baseline:.6g}" if ledger.output_baseline else "")
     return (
         f"{row.image}: {row.label if row.label is not None else f'class {row.index}'}, {row.quantity} {row.score:.6g}"
         + ("" if row.probability is None else f", probability {row.probability:.4g}")

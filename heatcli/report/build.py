@@ -22,92 +22,104 @@ _LARGEST = 288  # beyond it, a value times its power would overflow
 _POWERS = 10.0 ** np.arange(-_LARGEST, _LARGEST + 1)
 
 
-def pixel_values(explanation: Explanation, i: int) -> NDArray[np.float64]:
-    """Relevance of image `i` a pixel, summed over channels: float64 [H, W], [1, L] for a sequence."""
-    own = explanation.relevance[i].detach().cpu()
-    relevance = (own if own.dtype.itemsize > 2 else own.float()).numpy()  # whose sum starts no threads
-    return np.atleast_2d(relevance.sum(0, dtype=np.float64))
+class Reports:
+    """The reports on the images of one explanation; what they have in common is made once."""
+
+    def __init__(self, model: Model, explanation: Explanation) -> None:
+        self.explanation, target = explanation, explanation.target
+        self._model, self._labels = _model_part(model), model.label
+        self._method = schema.MethodPart(name=explanation.method.name, parameters=explanation.method.parameters)
+        self._baseline = schema.BaselinePart(name=explanation.reference.name, **explanation.reference.details)
+        own = explanation.relevance.detach().cpu()
+        self._relevance = (own if own.dtype.itemsize > 2 else own.float()).numpy()  # whose sums start no threads
+        self._index = target.index.tolist()
+        self._minus = None if target.minus is None else target.minus.tolist()
+        columns = {name: getattr(explanation.ledger, name).tolist() for name in schema.LedgerPart.__struct_fields__}
+        self._ledger = [
+            schema.LedgerPart(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)
+        ]
+        self._biases = _Biases(explanation) if explanation.biases else None
+
+    def pixels(self, i: int) -> NDArray[np.float64]:
+        """Relevance of image `i` a pixel, summed over channels: float64 [H, W], [1, L] for a sequence."""
+        return np.atleast_2d(self._relevance[i].sum(0, dtype=np.float64))
+
+    def npz(self, i: int) -> bytes:
+        """An `.npz` with `relevance`, float32 [C, H, W], of image `i`."""
+        return npz({"relevance": self._relevance[i].astype(np.float32, copy=False)})
+
+    def report(
+        self, i: int, image: schema.ImagePart, files: schema.FilesPart, seconds: schema.SecondsPart, inline: bool
+    ) -> schema.Report:
+        """The report on image `i` of the batch; `inline`: with every pixel's relevance in it."""
+        pixels = self.pixels(i)
+        values = rounded(pixels).tolist() if inline else msgspec.UNSET
+        return schema.Report(
+            schema=schema.NAME,
+            version=heatcli.__version__,
+            image=image,
+            model=self._model,
+            method=self._method,
+            baseline=self._baseline,
+            target=self._target(i),
+            ledger=self._ledger[i],
+            biases=[] if self._biases is None else self._biases.parts(i),
+            pixels=schema.PixelsPart(shape=pixels.shape, values=values, file=files.pixels, **_sums(pixels)),
+            files=files,
+            seconds=seconds,
+        )
+
+    def _target(self, i: int) -> schema.TargetPart:
+        probability, index = self.explanation.probabilities[i], self._index[i]
+        label, chance = self._labels(index), float(probability[index])
+        minus: int | msgspec.UnsetType = msgspec.UNSET
+        if self._minus is not None:
+            minus = other = self._minus[i]
+            chance -= float(probability[other])
+            label = f"{label or index}-{self._labels(other) or other}"
+        return schema.TargetPart(
+            index=index, label=label, score=float(self.explanation.ledger.output[i]),
+            probability=None if math.isnan(chance) else chance,
+            quantity=self.explanation.quantity,  # type: ignore[arg-type]
+            minus=minus,
+        )  # fmt: skip
 
 
-def build(
-    model: Model,
-    explanation: Explanation,
-    i: int,
-    image: schema.ImagePart,
-    files: schema.FilesPart,
-    seconds: schema.SecondsPart,
-    inline: bool,
-) -> schema.Report:
-    """The report on image `i` of the batch; `inline`: with every pixel's relevance in it."""
-    pixels = pixel_values(explanation, i)
-    values = rounded(pixels).tolist() if inline else msgspec.UNSET
-    return schema.Report(
-        schema=schema.NAME,
-        version=heatcli.__version__,
-        image=image,
-        model=schema.ModelPart(
-            path=str(model.path),
-            sha256=model.sha256,
-            format=model.format,
-            input=msgspec.to_builtins(model.input),
-            passes=[*model.artifact.rewrites, *model.passes],
-        ),
-        method=schema.MethodPart(name=explanation.method.name, parameters=explanation.method.parameters),
-        baseline=schema.BaselinePart(name=explanation.reference.name, **explanation.reference.details),
-        target=_target(model, explanation, i),
-        ledger=_ledger(explanation, i),
-        biases=_biases(explanation, i),
-        pixels=schema.PixelsPart(shape=pixels.shape, values=values, file=files.pixels, **_sums(pixels)),
-        files=files,
-        seconds=seconds,
+def _model_part(model: Model) -> schema.ModelPart:
+    return schema.ModelPart(
+        path=str(model.path),
+        sha256=model.sha256,
+        format=model.format,
+        input=msgspec.to_builtins(model.input),
+        passes=[*model.artifact.rewrites, *model.passes],
     )
 
 
-def npz_bytes(explanation: Explanation, i: int) -> bytes:
-    """An `.npz` with `relevance`, float32 [C, H, W], of image `i`."""
-    return npz({"relevance": explanation.relevance[i].float().cpu().numpy()})
+class _Biases:
+    """Every bias of a batch, side by side: most networks have many small ones."""
 
+    def __init__(self, explanation: Explanation) -> None:
+        self._named = [(name, explanation.operators[name]) for name in explanation.biases]
+        own = [values.reshape(len(values), -1) for values in explanation.biases.values()]
+        self._whole = torch.cat(own, 1).double().cpu().numpy()
+        ends = np.cumsum([values.shape[1] for values in own])
+        self._starts = np.concatenate([[0], ends[:-1]])
+        self._spans = list(zip(self._starts.tolist(), ends.tolist(), strict=True))
 
-def _target(model: Model, explanation: Explanation, i: int) -> schema.TargetPart:
-    target, probability = explanation.target, explanation.probabilities[i]
-    index = int(target.index[i])
-    label, chance = model.label(index), float(probability[index])
-    minus: int | msgspec.UnsetType = msgspec.UNSET
-    if target.minus is not None:
-        other = int(target.minus[i])
-        minus, chance = other, chance - float(probability[other])
-        label = f"{label or index}-{model.label(other) or other}"
-    return schema.TargetPart(
-        index=index, label=label, score=float(explanation.ledger.output[i]),
-        probability=None if math.isnan(chance) else chance,
-        quantity=explanation.quantity,  # type: ignore[arg-type]
- minus=minus,
-    )  # fmt: skip
-
-
-def _ledger(explanation: Explanation, i: int) -> schema.LedgerPart:
-    ledger = explanation.ledger
-    return schema.LedgerPart(**{name: float(getattr(ledger, name)[i]) for name in schema.LedgerPart.__struct_fields__})
-
-
-def _biases(explanation: Explanation, i: int) -> list[schema.BiasPart]:
-    """Every bias of image `i`; all of them rounded at once, since most networks have many small ones."""
-    if not explanation.biases:
-        return []
-    own = [values[i].reshape(-1) for values in explanation.biases.values()]
-    whole = torch.cat(own).double().cpu().numpy()
-    ends = np.cumsum([len(values) for values in own])
-    starts, values = ends - [len(values) for values in own], rounded(whole).tolist()
-    sums = (np.add.reduceat(part, starts).tolist() for part in (whole, np.maximum(whole, 0), np.minimum(whole, 0)))
-    return [
-        schema.BiasPart(
-            name=name, operator=explanation.operators[name], size=end - start, values=values[start:end],
-            total=total, positive=positive, negative=negative,
-        )
-        for name, start, end, total, positive, negative in zip(
-            explanation.biases, starts.tolist(), ends.tolist(), *sums, strict=True
-        )
-    ]  # fmt: skip
+    def parts(self, i: int) -> list[schema.BiasPart]:
+        """Those of image `i`."""
+        whole, starts = self._whole[i], self._starts
+        values = rounded(whole).tolist()
+        sums = (np.add.reduceat(part, starts).tolist() for part in (whole, np.maximum(whole, 0), np.minimum(whole, 0)))
+        return [
+            schema.BiasPart(
+                name=name, operator=operator, size=end - start, values=values[start:end],
+                total=total, positive=positive, negative=negative,
+            )
+            for (name, operator), (start, end), total, positive, negative in zip(
+                self._named, self._spans, *sums, strict=True
+            )
+        ]  # fmt: skip
 
 
 def _sums(values: NDArray[np.float64]) -> Mapping[str, Any]:

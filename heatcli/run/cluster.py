@@ -7,22 +7,20 @@ import os
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from heatcli.artifact.model import Model, load
-from heatcli.artifact.sidecar import Input
-from heatcli.errors import HeatcliError, ImageError, ModelError, UsageError, first_line
+from heatcli.artifact.model import Model
+from heatcli.errors import ModelError, UsageError, first_line
 from heatcli.files import is_url, scratch
-from heatcli.run.index import Row
-from heatcli.run.pipeline import Outcome, Pipeline
-from heatcli.run.request import Done, Failed, Job, Request
+from heatcli.run.pipeline import Pipeline
+from heatcli.run.request import Job, Outcome, Request
+from heatcli.run.shipping import Recipe, packed, unpacked
 
 BATCHES = 4  # of the network in one block: what is done again if its actor is lost
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -31,54 +29,30 @@ WAVE = 100_000  # images whose names are with Ray at once
 
 @dataclass(frozen=True)
 class Shipped:
-    """A model as it travels: its files' bytes and what the driver made of its sidecar and options."""
+    """A model as it travels to another machine: its recipe, and its files' bytes."""
 
-    path: str
+    recipe: Recipe
     content: bytes
     mean: tuple[str, bytes] | None
     device: str
-    passes: tuple[str, ...]
-    others: dict[str, np.ndarray[Any, Any]]
-    head: int
-    input: Input
-    labels: tuple[str, ...]
 
     @classmethod
     def of(cls, model: Model, device: str) -> Shipped:
         """Everything that another machine needs to have the same model. `device` is for that machine to resolve."""
         mean = model.mean_file
-        return cls(
-            str(model.path), model.path.read_bytes(),
-            (mean.name, mean.read_bytes()) if mean is not None and mean.is_file() else None, device, model.passes,
-            {name: value.numpy() for name, value in model.others.items()}, model.head, model.input, model.labels,
-        )  # fmt: skip
+        found = (mean.name, mean.read_bytes()) if mean is not None and mean.is_file() else None
+        return cls(replace(Recipe.of(model), cached=False), model.path.read_bytes(), found, device)
 
     def model(self) -> Model:
         """The model, loaded here."""
-        import torch
-
         folder = Path(tempfile.mkdtemp(prefix="heatcli-"))  # goes with the machine; the mean is read later
-        path = folder / Path(self.path).name
+        path = folder / Path(self.recipe.path).name
         path.write_bytes(self.content)
-        others = {name: torch.from_numpy(value) for name, value in self.others.items()}
-        loaded = load(path, self.device, self.passes, others, self.head)
-        loaded.path, loaded.input, loaded.labels = Path(self.path), self.input, self.labels
-        if self.mean is not None:
-            loaded.mean_file = folder / self.mean[0]
-            loaded.mean_file.write_bytes(self.mean[1])
-        return loaded
-
-
-class Returned(msgspec.Struct, frozen=True):
-    """What comes back of an outcome; with `status`, of what ended the whole run."""
-
-    path: str = ""
-    part: str = ""
-    row: Row | None = None
-    last: bool = True
-    unexplained: dict[str, float] = {}
-    fatal: str = ""
-    status: int = 0
+        if self.mean is None:
+            return self.recipe.model(self.device, path)
+        mean = folder / self.mean[0]
+        mean.write_bytes(self.mean[1])
+        return self.recipe.model(self.device, path, mean)
 
 
 class Explainer:
@@ -97,36 +71,21 @@ class Explainer:
         self._pipeline: Pipeline | None = None  # kept from block to block, with the baseline that it has read
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Columns `path` and `part` in, a column of encoded outcomes out."""
+        """Columns `path` and `part` in, a column of one entry out: their packed outcomes."""
         out = str(self._request.out)
         jobs = [Job(str(path), out, str(part)) for path, part in zip(block["path"], block["part"], strict=True)]
-        try:
-            with ExitStack() as stack:
-                pipeline = self._pipeline = self._pipeline or Pipeline(self._model, self._request, self._load_seconds)
-                pipeline.scratch = None if is_url(out) else stack.enter_context(scratch(Path(out)))
-                returned = [_packed(outcome) for outcome in pipeline.run(jobs)]
-        except HeatcliError as error:
-            returned = [Returned(fatal=str(error), status=error.status)]
-        return {"outcome": np.array([msgspec.json.encode(one) for one in returned], dtype=object)}
+        return {"outcomes": np.array([packed(self._outcomes(jobs, out))], dtype=object)}
 
-
-def _packed(outcome: Outcome) -> Returned:
-    unexplained = dict(outcome.unexplained) if isinstance(outcome, Done) else {}
-    return Returned(outcome.job.path, outcome.job.part, outcome.row, outcome.last, unexplained)
-
-
-def _unpacked(content: bytes, out: str) -> Outcome:
-    one = msgspec.json.decode(content, type=Returned)
-    if one.row is None:
-        raise {UsageError.status: UsageError, ImageError.status: ImageError}.get(one.status, ModelError)(one.fatal)
-    job = Job(one.path, out, one.part)
-    if one.row.error is not None:
-        return Failed(job, ImageError(one.row.error))
-    return Done(job, one.row, f"{job.stem}.json", f"{job.stem}.png", None, one.unexplained, one.last)
+    def _outcomes(self, jobs: list[Job], out: str) -> Iterator[Outcome]:
+        pipeline = self._pipeline = self._pipeline or Pipeline(self._model, self._request, self._load_seconds)
+        with nullcontext() if is_url(out) else scratch(Path(out)) as pipeline.worker.scratch:
+            yield from pipeline.run(jobs)
 
 
 class Cluster:
     """Runs jobs on Ray: an actor a GPU if the cluster has any, or else a CPU. Same use as `Pipeline`."""
+
+    lost = 0  # Ray starts its own again
 
     def __init__(self, model: Model, request: Request) -> None:
         self.left: list[Outcome] = []
@@ -141,7 +100,7 @@ class Cluster:
         source = iter(jobs)
         while wave := list(islice(source, WAVE)):
             for content in self._wave(wave):
-                yield _unpacked(content, str(self._request.out))
+                yield from unpacked(content, str(self._request.out))
 
     def _wave(self, jobs: list[Job]) -> Iterator[bytes]:
         data = self._ray.data
@@ -164,7 +123,7 @@ class Cluster:
         )  # fmt: skip
         try:
             for row in outcomes.iter_rows():
-                yield row["outcome"]
+                yield row["outcomes"]
         except self._ray.exceptions.RayError as error:
             raise ModelError(f"Ray gave up: {first_line(error)}") from error
 

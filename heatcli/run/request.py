@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from heatcli.errors import HeatcliError, UsageError
@@ -30,7 +31,8 @@ class Request:
     too, and the outputs mirror the tree. `glob`: which files of a folder. `shard`: (k, n), the k-th of n parts, by
     name. `resume`: go on where an earlier run into `out` ended. `index`: `jsonl`, or `parquet` besides; None keeps an
     index where a folder, a pattern or a list is given. `workers`: threads, each with a batch that it reads, explains
-    and writes; None is one a core, from 2 to `WORKERS`.
+    and writes; None is one a core, from 2 to `WORKERS`. `processes`: whether as many processes may take the batches
+    over (`heatcli.run.processes`), which import the program's main module again.
     `engine`: `local`, or `ray` for the cluster's slots, whose models go to `device`. `progress` is told of the passes
     of methods that make many.
     """
@@ -51,6 +53,7 @@ class Request:
     resume: bool = False
     index: str | None = None
     workers: int | None = None
+    processes: bool = False
     engine: str = "local"
     device: str = "auto"
     progress: Progress | None = None
@@ -94,7 +97,7 @@ class Job:
     out: str
     part: str
 
-    @property
+    @cached_property
     def stem(self) -> str:
         """What the names of its outputs begin with."""
         return joined(self.out, self.part)
@@ -133,3 +136,6 @@ class Failed:
     def row(self) -> Row:
         """Its line in the index."""
         return Row(image=self.job.path, stem=self.job.part, error=str(self.error))
+
+
+Outcome = Done | Failed

@@ -13,10 +13,10 @@ from heatcli.files import is_url, joined, make_folder, scratch
 from heatcli.run.index import INDEX, Row
 from heatcli.run.inputs import is_many
 from heatcli.run.parquet import require
-from heatcli.run.pipeline import Outcome, Pipeline
+from heatcli.run.pipeline import Pipeline
 from heatcli.run.plan import plan, same_folder
 from heatcli.run.record import Record, record_of
-from heatcli.run.request import Request
+from heatcli.run.request import Outcome, Request
 from heatcli.run.runindex import RunIndex
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Run:
         self.model, self.request, self._load_seconds = model, request, load_seconds
         self.plan = plan(request)
         self.before = 0
+        self.lost = 0  # worker processes that died; what they had was explained again
         self.index: RunIndex | None = None
         for given in request.inputs:
             if is_many(given) and same_folder(given, request.out):
@@ -87,6 +88,7 @@ class Run:
                 stack.callback(self.index.close)
                 stack.callback(self._enter_left, self.index, pipeline)
             for outcome in stack.enter_context(closing(pipeline.run(self.plan))):
+                self.lost = pipeline.lost
                 if self.index is not None:
                     self.index.enter(outcome)
                 yield outcome
@@ -100,7 +102,7 @@ class Run:
             return Cluster(self.model, self.request)
         pipeline = Pipeline(self.model, self.request, self._load_seconds)
         if not is_url(self.request.out):
-            pipeline.scratch = stack.enter_context(scratch(Path(self.request.out)))
+            pipeline.worker.scratch = stack.enter_context(scratch(Path(self.request.out)))
         return pipeline
 
     def _enter_left(self, index: RunIndex, pipeline: Pipeline | Cluster) -> None:

@@ -17,21 +17,21 @@ from torch import Tensor
 
 from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, ModelError, UsageError
-from heatcli.explanation import Explanation, explain
+from heatcli.explanation import explain
 from heatcli.files import write
 from heatcli.images.overlay import overlay
 from heatcli.images.png import png_bytes
 from heatcli.images.preprocess import seen_box, to_pixels
 from heatcli.images.read import read_picture
 from heatcli.images.region import region_of
-from heatcli.report.build import build, npz_bytes, pixel_values
+from heatcli.report.build import Reports
 from heatcli.report.schema import FilesPart, ImagePart, SecondsPart, encode
 from heatcli.run.index import FileEntry, row_of
 from heatcli.run.request import Done, Failed, Job, Request
 
 RESULTS = 64  # explanations of one image that are held at once
 LARGE = 1 << 24  # pixels of a picture that is not held from reading to writing
-Turn = Callable[[int], AbstractContextManager[None]]
+Turn = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +51,10 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """An explained image that is still to be written: row `i` of a batch's explanation, `rank` of `of` classes."""
+    """An explained image that is still to be written: image `i` of a batch's reports, `rank` of `of` classes."""
 
     loaded: Loaded
-    result: Explanation
+    reports: Reports
     i: int
     rank: int | None
     of: int
@@ -77,16 +77,15 @@ def read_job(model: Model, job: Job) -> Loaded | Failed:
 
 
 def explain_all(
-    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn | None = None
+    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn = nullcontext
 ) -> Iterator[Ready | Failed]:
     """Explain a batch; where the model fails on it, one by one, so that one image does not take others with it.
 
-    `proven`: the model has explained an image before. `turn`: held, for a number of images, while the network runs.
+    `proven`: the model has explained an image before. `turn`: held while the network runs.
     Raises `ModelError` if it never has, and fails on all of these.
     """
     if not loaded:
         return
-    turn = turn or (lambda _: nullcontext())
     explained = _explained(model, request, loaded, turn)
     try:
         first = next(explained)
@@ -117,16 +116,17 @@ def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: T
     at_once = max(1, RESULTS // request.classes)
     for start in range(0, len(loaded), at_once):
         some = loaded[start : start + at_once]
-        with turn(len(some)):
+        with turn():
             batch = model.stack([one.pixels for one in some])
             region = _regions(model, request, some)
-            results = [
+            found = [
                 (rank, explain(model, batch, request.method, target, request.baseline, region, request.progress))
                 for rank, target in _targets(model, request, batch)
             ]
+        made = [(rank, Reports(model, explanation)) for rank, explanation in found]
         for i, one in enumerate(some):
-            for rank, result in results:
-                yield Ready(one, result, i, rank, len(results))
+            for rank, reports in made:
+                yield Ready(one, reports, i, rank, len(made))
 
 
 def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[int | None, Any]]:
@@ -153,20 +153,22 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     Raises `UsageError` where they cannot be written, `ImageError` where the picture cannot be read again.
     """
     started = time.perf_counter()
-    loaded, result, i = ready.loaded, ready.result, ready.i
+    loaded, reports, i = ready.loaded, ready.reports, ready.i
+    result = reports.explanation
     job, (width, height) = loaded.job.ranked(ready.rank), loaded.size
     grey = loaded.grey or read_picture(job.path, model.shape[0]).shown()
     box = seen_box(loaded.size, model.fit)
-    heatmap = overlay(grey, pixel_values(result, i), box, request.cmap, request.opacity)
+    heatmap = overlay(grey, reports.pixels(i), box, request.cmap, request.opacity)
     contents = {"overlay": (".png", png_bytes(heatmap))}
     if request.pixels == "npz":
-        contents["pixels"] = (".npz", npz_bytes(result, i))
+        contents["pixels"] = (".npz", reports.npz(i))
     for suffix, content in contents.values():
         write(job.stem + suffix, content, scratch)
-    named: dict[str, Any] = {what: Path(job.part).name + suffix for what, (suffix, _) in contents.items()}
+    name = Path(job.part).name
+    named: dict[str, Any] = {what: name + suffix for what, (suffix, _) in contents.items()}
     seconds = SecondsPart(load=load_seconds, write=time.perf_counter() - started, **result.seconds)
     part = ImagePart(path=job.path, sha256=loaded.sha256, width=width, height=height)
-    report = build(model, result, i, part, FilesPart(**named), seconds, inline=request.pixels == "json")
+    report = reports.report(i, part, FilesPart(**named), seconds, inline=request.pixels == "json")
     contents["report"] = (".json", encode(report))
     write(job.stem + ".json", contents["report"][1], scratch)
     files = {what: FileEntry(job.part + suffix, len(content)) for what, (suffix, content) in contents.items()}

@@ -12,10 +12,9 @@ import torch
 
 from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, UsageError
-from heatcli.explanation import Explanation
 from heatcli.files import make_folder, write_atomically
 from heatcli.methods.table import Method
-from heatcli.report.build import build, npz_bytes, pixel_values
+from heatcli.report.build import Reports
 from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, SequencePart, encode
 from heatcli.sequences.logo import logo
 from heatcli.sequences.read import Sequence, read_sequences, sequence_files
@@ -90,30 +89,30 @@ def _planned(request: Request, found: list[Sequence]) -> list[tuple[Sequence, Pa
 
 def _batch(model: Model, request: Request, chosen: list[tuple[Sequence, Path]], load_seconds: float) -> Iterator[Done]:
     batch = torch.stack([torch.from_numpy(one.onehot) for one, _ in chosen]).to(model.device, model.picture.dtype)
-    result = explain_sequences(model, batch, request.method, request.target, request.baseline)
+    reports = Reports(model, explain_sequences(model, batch, request.method, request.target, request.baseline))
     for i, (one, stem) in enumerate(chosen):
-        yield _write(model, request, one, stem, result, i, load_seconds)
+        yield _write(model, request, one, stem, reports, i, load_seconds)
 
 
 def _write(
-    model: Model, request: Request, one: Sequence, stem: Path, result: Explanation, i: int, load_seconds: float
+    model: Model, request: Request, one: Sequence, stem: Path, reports: Reports, i: int, load_seconds: float
 ) -> Done:
-    started = time.perf_counter()
+    started, result = time.perf_counter(), reports.explanation
     logo_path, report_path = (stem.with_name(stem.name + suffix) for suffix in (".png", ".json"))
     target = int(result.target.index[i])
     title = f"{one.name}: {model.label(target) or target}, {request.method.name}"
     if result.reference.name != "none":
         title += f" against {result.reference.name}"
-    write_atomically(logo_path, logo(one.letters, pixel_values(result, i)[0], title))
+    write_atomically(logo_path, logo(one.letters, reports.pixels(i)[0], title))
     files = FilesPart(overlay=logo_path.name)
     if request.pixels == "npz":
         files = FilesPart(overlay=logo_path.name, pixels=stem.name + ".npz")
-        write_atomically(stem.with_name(stem.name + ".npz"), npz_bytes(result, i))
+        write_atomically(stem.with_name(stem.name + ".npz"), reports.npz(i))
     seconds = SecondsPart(load=load_seconds, write=time.perf_counter() - started, **result.seconds)
     part = ImagePart(
         path=str(one.path), sha256=one.sha256, width=len(one.letters), height=1,
         sequence=SequencePart(name=one.name, letters=one.letters),
     )  # fmt: skip
-    report = build(model, result, i, part, files, seconds, inline=request.pixels == "json")
+    report = reports.report(i, part, files, seconds, inline=request.pixels == "json")
     write_atomically(report_path, encode(report))
     return Done(report, report_path, logo_path)

@@ -31,32 +31,30 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("two_threads")
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.integers(1, 3), min_size=1, max_size=12))
-def test_a_new_number_of_images_has_the_network_alone(sizes: list[int]) -> None:
-    """At most two at once, one thread each; the first of its size alone, on both."""
-    turns, inside, seen, lock = Turns(2), list[int](), list[tuple[bool, int, int]](), threading.Lock()
-    turns.batches = {0, 1}
+@given(st.integers(1, 8))
+def test_batches_share_the_network(users: int) -> None:
+    """At most two at once, one thread each; a lone batch has both."""
+    turns, inside, seen, lock = Turns(2), list[int](), list[tuple[int, int]](), threading.Lock()
+    turns.batches = set(range(users))
 
-    def use(size: int) -> None:
-        new = size not in turns.known
-        with turns.take(size):
+    def use(number: int) -> None:
+        with turns.take():
             with lock:
-                inside.append(size)
-                seen.append((new and size not in turns.known, len(inside), torch.get_num_threads()))
+                inside.append(number)
+                seen.append((len(inside), torch.get_num_threads()))
             time.sleep(0.001)
             with lock:
-                inside.remove(size)
+                inside.remove(number)
 
-    users = [threading.Thread(target=use, args=(size,)) for size in sizes]
-    for user in users:
-        user.start()
-    for user in users:
-        user.join()
-    assert len(seen) == len(sizes)
-    assert turns.known == set(sizes)
-    for new, together, threads in seen:
-        assert (together, threads) == (1, 2) if new else together <= 2
-        assert threads in (1, 2)
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(users)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == users
+    for together, share in seen:
+        assert together <= 2
+        assert share == (1 if users > 1 else 2)
 
 
 @pytest.mark.usefixtures("two_threads")

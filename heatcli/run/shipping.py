@@ -1,0 +1,96 @@
+"""What travels between processes: what a model was made of, and what came of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from heatcli.artifact.model import Model, load
+from heatcli.artifact.sidecar import Input
+from heatcli.errors import HeatcliError, ImageError, ModelError, UsageError
+from heatcli.run.index import Row
+from heatcli.run.request import Done, Failed, Job, Outcome
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model was made of, to make the same one elsewhere: its file's hash, its sidecar and options as read."""
+
+    path: str
+    sha256: str
+    passes: tuple[str, ...]
+    others: dict[str, np.ndarray[Any, Any]]
+    head: int
+    cached: bool
+    input: Input
+    labels: tuple[str, ...]
+    mean_file: Path | None
+
+    @classmethod
+    def of(cls, model: Model) -> Recipe:
+        """The recipe of a model."""
+        others = {name: value.cpu().numpy() for name, value in model.others.items()}
+        return cls(
+            str(model.path), model.sha256, model.passes, others, model.head, model.cache is not None, model.input,
+            model.labels, model.mean_file,
+        )  # fmt: skip
+
+    def model(self, device: str, path: Path | None = None, mean_file: Path | None = None) -> Model:
+        """The model on a device; `path`, `mean_file`: copies of its files, where it has moved.
+
+        Raises `ModelError` where the file is not the same any more.
+        """
+        import torch
+
+        others = {name: torch.from_numpy(value) for name, value in self.others.items()}
+        loaded = load(path or self.path, device, self.passes, others, self.head, cache=self.cached)
+        if loaded.sha256 != self.sha256:
+            raise ModelError(f"{self.path}: was changed while it was in use; run again")
+        loaded.path, loaded.input, loaded.labels = Path(self.path), self.input, self.labels
+        loaded.mean_file = mean_file or self.mean_file
+        return loaded
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """What comes back of an outcome; with `status`, of what ended the whole run."""
+
+    path: str = ""
+    part: str = ""
+    row: Row | None = None
+    last: bool = True
+    unexplained: dict[str, float] = {}
+    fatal: str = ""
+    status: int = 0
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Returned]).decode
+
+
+def packed(outcomes: Iterable[Outcome]) -> bytes:
+    """Outcomes as they travel, without their reports; what ends the run, raised between two of them, is the last."""
+    returned = list[Returned]()
+    try:
+        for one in outcomes:
+            unexplained = dict(one.unexplained) if isinstance(one, Done) else {}
+            returned.append(Returned(one.job.path, one.job.part, one.row, one.last, unexplained))
+    except HeatcliError as error:
+        returned.append(Returned(fatal=str(error), status=error.status))
+    return _encode(returned)
+
+
+def unpacked(content: bytes, out: str) -> Iterable[Outcome]:
+    """The outcomes that `packed` made these bytes of. Raises what ended the run where it did."""
+    for one in _decode(content):
+        if one.row is None:
+            raise {UsageError.status: UsageError, ImageError.status: ImageError}.get(one.status, ModelError)(one.fatal)
+        job = Job(one.path, out, one.part)
+        if one.row.error is not None:
+            yield Failed(job, ImageError(one.row.error), last=one.last)
+        else:
+            yield Done(job, one.row, f"{job.stem}.json", f"{job.stem}.png", None, one.unexplained, one.last)

@@ -1,0 +1,82 @@
+"""A worker: reads, explains and writes the images of one batch after another."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from heatcli.artifact.model import Model
+from heatcli.errors import ImageError
+from heatcli.images.baselines import read_once
+from heatcli.run.request import Failed, Job, Outcome, Request
+from heatcli.run.work import Loaded, Ready, explain_all, read_job, write_ready
+
+
+class StoppedError(Exception):
+    """Nobody wants the outcomes any more."""
+
+
+class Worker:
+    """A model, a request and its baseline, read once. Threads may share it, each with a batch of its own.
+
+    `stopped` is asked between two images, and between two passes of a method that makes many. `scratch`: a folder for
+    half-written files. `proven`: whether the model has explained an image. Raises `UsageError` for a baseline that
+    cannot be read.
+    """
+
+    def __init__(self, model: Model, request: Request, load_seconds: float, stopped: Callable[[], bool]) -> None:
+        baseline = read_once(model, request.method, request.baseline) if isinstance(request.baseline, str) else None
+        self.model, self.proven = model, False
+        self.scratch: Path | None = None
+        self.request = replace(request, progress=self._progress, baseline=baseline or request.baseline)
+        self._load_seconds, self._told, self._stopped = load_seconds, request.progress, stopped
+
+    def explain(
+        self, jobs: Iterable[Job], turn: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Iterator[Outcome]:
+        """What comes of each image of a batch, in order, as it is written; `turn` is held while the network runs.
+
+        Raises `StoppedError`; `ModelError` if the model is not proven and can explain none of them, `UsageError`.
+        """
+        read = [self._read(job) for job in jobs]
+        loaded = [one for one in read if isinstance(one, Loaded)]
+        for outcome in _in_order(read, explain_all(self.model, self.request, loaded, self.proven, turn)):
+            self._check()
+            if isinstance(outcome, Failed):
+                yield outcome
+            else:
+                self.proven = True
+                yield self._written(outcome)
+
+    def _read(self, job: Job) -> Loaded | Failed:
+        self._check()
+        return read_job(self.model, job)
+
+    def _written(self, ready: Ready) -> Outcome:
+        try:
+            return write_ready(self.model, self.request, ready, self._load_seconds, self.scratch)
+        except ImageError as error:  # a large picture, which is read again, has gone
+            return Failed(ready.loaded.job, error, ready.first)
+
+    def _check(self) -> None:
+        if self._stopped():
+            raise StoppedError
+
+    def _progress(self, done: int, total: int) -> None:
+        """Between two passes of a method that takes many."""
+        self._check()
+        if self._told is not None:
+            self._told(done, total)
+
+
+def _in_order(read: list[Loaded | Failed], explained: Iterable[Ready | Failed]) -> Iterator[Ready | Failed]:
+    """What was explained, with what could not be read at its place between."""
+    waiting = deque(read)
+    for outcome in explained:
+        while outcome.first and isinstance(one := waiting.popleft(), Failed):
+            yield one
+        yield outcome
+    yield from (one for one in waiting if isinstance(one, Failed))
