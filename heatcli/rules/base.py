@@ -100,9 +100,13 @@ class Step:
 
     def midpoints(self) -> list[Tensor]:
         """Halfway between each input and its reference."""
+        return [x / 2 for x in self.sums()]
+
+    def sums(self) -> list[Tensor]:
+        """Each input plus its reference."""
         if self.reference_inputs is None:
-            return [x / 2 for x in self.inputs]
-        return [(x + x0) / 2 for x, x0 in zip(self.inputs, self.reference_inputs, strict=True)]
+            return list(self.inputs)
+        return [x + x0 for x, x0 in zip(self.inputs, self.reference_inputs, strict=True)]
 
     @property
     def bias(self) -> Tensor | None:
@@ -201,17 +205,22 @@ def per_image(relevance: Tensor) -> Tensor:
     return relevance.sum(tuple(range(1, relevance.dim())), dtype=torch.float64)
 
 
-# Selection by sign in one vectorised pass: torch.where and masks take ten times as long on a CPU.
+# Selection by sign in one vectorised pass: torch.where and masks take longer on a CPU.
 
 
-def above_zero(m: Tensor, x: Tensor) -> Tensor:
-    """m where x ≥ 0, else 0."""
-    return torch.ops.aten.hardtanh_backward(m, x, -torch.finfo(x.dtype).tiny, math.inf)  # type: ignore[no-any-return]
+def above_zero(m: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+    """m where x ≥ 0, else 0; in the memory of `out` where that is given."""
+    return _between(m, x, -torch.finfo(x.dtype).tiny, math.inf, out)
 
 
-def below_zero(m: Tensor, x: Tensor) -> Tensor:
-    """m where x < 0, else 0."""
-    return torch.ops.aten.hardtanh_backward(m, x, -math.inf, 0.0)  # type: ignore[no-any-return]
+def below_zero(m: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+    """m where x < 0, else 0; in the memory of `out` where that is given."""
+    return _between(m, x, -math.inf, 0.0, out)
+
+
+def _between(m: Tensor, x: Tensor, low: float, high: float, out: Tensor | None) -> Tensor:
+    select = torch.ops.aten.hardtanh_backward
+    return select(m, x, low, high) if out is None else select.grad_input(m, x, low, high, grad_input=out)  # type: ignore[no-any-return]
 
 
 def over(a: Tensor, b: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -30,6 +30,8 @@ _FROM_ZERO: dict[str, Callable[[Tensor], Tensor]] = {
 _STEEP = frozenset("sqrt rsqrt reciprocal log log2 log10 log1p pow tan exp exp2 expm1 sinh cosh".split())
 # A slope whose rounding error would exceed a thousandth gives way to the derivative.
 _ROUNDING = 1e3
+# From this share of places on, derivatives are taken everywhere.
+_FEW = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,40 @@ def slope(step: Step) -> Tensor:
 
     In so small a step the derivative errs only in second order.
     """
-    title, dx, dy = step.operator.title, step.input_difference(0), step.difference
+    title, dx, y = step.operator.title, step.input_difference(0), step.output.detach()
     if title == "relu" and not step.blamed and not step.differentiable:
         return _relu_slope(step, dx.detach())
-    if step.blamed and step.bias is not None:
-        dy = dy - step.bias
     tolerance: Tensor | float = 0.0
     if title not in _EXACT and not (step.blamed and step.bias is None):
-        y, every = step.output.detach(), tuple(range(1, dy.dim()))
+        every = tuple(range(1, y.dim()))
         size = torch.maximum(y.amax(every, keepdim=True), -y.amin(every, keepdim=True)) if every else y.abs()
-        tolerance = size * (_ROUNDING * torch.finfo(dy.dtype).eps)
-    return quotient(dy, dx, _derivative(step).detach(), tolerance)
+        tolerance = size * (_ROUNDING * torch.finfo(y.dtype).eps)
+    if step.differentiable or step.blamed or dx.shape != y.shape:
+        dy = step.difference if step.bias is None else step.difference - step.bias
+        return quotient(dy, dx, _derivative(step).detach(), tolerance)
+    assert step.reference_output is not None
+    distance = dx.detach().abs()
+    near = distance <= tolerance
+    dy = torch.sub(y, step.reference_output.detach(), out=distance)
+    return _with_derivatives(step, dy.div_(dx.detach()), near)
+
+
+def _with_derivatives(step: Step, m: Tensor, near: Tensor) -> Tensor:
+    """m, but the derivative where `near`; of those places alone where they are few and f is the same everywhere."""
+    x = step.inputs[0].detach()
+    unary = step.operator.refs == step.operator.sources and not step.operator.constants and x.shape == m.shape
+    strides = m.stride()
+    in_memory = sorted(range(m.dim()), key=lambda d: -strides[d])
+    places = near.permute(in_memory).nonzero(as_tuple=True)
+    if not unary or len(places[0]) > _FEW * m.numel():
+        return torch.where(near, _derivative(step).detach(), m)
+    assert step.reference_inputs is not None
+    at, at0 = (v.permute(in_memory)[places] for v in (x, step.reference_inputs[0].expand_as(x)))
+    few = replace(step, inputs=[at], reference_inputs=[at0])
+    (point,) = few.midpoints() if step.operator.title in _STEEP else few.inputs
+    (found,) = step.adjoint_at([point], torch.ones_like(point))[1]
+    m.permute(in_memory)[places] = torch.zeros_like(point) if found is None else found
+    return m
 
 
 def _derivative(step: Step) -> Tensor:

@@ -29,6 +29,9 @@ class Share(Parameters):
         """Exact with either reference."""
         if step.operator.title == "div":
             return self._quotient(step, multiplier)
+        if step.operator.title == "mul" and len(step.inputs) == 2:
+            a, b = step.sums()
+            return Sent([_half(multiplier, b, step.inputs[0]), _half(multiplier, a, step.inputs[1])])
         if step.blamed:  # bilinear: halfway from 0 the derivatives are half of those here
             return Sent(step.adjoint(multiplier / 2), offsets_at=multiplier)
         _, multipliers = step.adjoint_at(step.midpoints(), multiplier)
@@ -42,6 +45,13 @@ class Share(Parameters):
         to_a = (multiplier * (1 / b + 1 / b0) / 2).sum_to_size(a.shape)
         to_b = (-multiplier * (a + a0) / 2 / (b * b0)).sum_to_size(b.shape)
         return Sent([to_a, to_b])
+
+
+def _half(multiplier: Tensor, other: Tensor, like: Tensor) -> Tensor:
+    """multiplier·other/2, of the shape of `like`; halved where that is least to do."""
+    if other.numel() < multiplier.numel():
+        return (multiplier * (other / 2)).sum_to_size(like.shape)
+    return (multiplier * other).sum_to_size(like.shape) / 2
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,9 @@ class Signs:
 
     @cached_property
     def _one_sided(self) -> bool:
-        return not self.step.differentiable and bool(self.x.amin() >= 0)
+        if self.step.differentiable or bool(self.x[0].amin() < 0):  # one image mostly tells
+            return False
+        return bool(self.x.amin() >= 0)
 
     def _apply(self, sign: int, x: Tensor) -> Tensor:
         """The layer with weights of that sign on x; the first run of each sign keeps a tape, for its adjoint."""
@@ -117,7 +119,8 @@ class Signs:
         if self._one_sided and not halved:
             return above
         below = self._back(to_negative, to_positive)
-        m = self._plus(above_zero(above, self.x), below_zero(below, self.x))
+        over, under = (None, None) if halved or self.step.differentiable else (above, below)
+        m = self._plus(above_zero(above, self.x, over), below_zero(below, self.x, under))
         return torch.where(self.x == 0, (above + below) / 2, m) if halved else m
 
     def _back(self, over_positive_weights: Tensor | None, over_negative_weights: Tensor | None) -> Tensor:
