@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -94,19 +94,20 @@ def slope(step: Step) -> Tensor:
 
 def _with_derivatives(step: Step, m: Tensor, near: Tensor) -> Tensor:
     """m, but the derivative where `near`; of those places alone where they are few and f is the same everywhere."""
-    x = step.inputs[0].detach()
+    (x,), (x0,) = step.inputs, step.reference_inputs or (None,)
     unary = step.operator.refs == step.operator.sources and not step.operator.constants and x.shape == m.shape
     strides = m.stride()
     in_memory = sorted(range(m.dim()), key=lambda d: -strides[d])
-    places = near.permute(in_memory).nonzero(as_tuple=True)
-    if not unary or len(places[0]) > _FEW * m.numel():
+    places = near.permute(in_memory).reshape(-1).nonzero()[:, 0]
+    if not unary or x0 is None or len(places) > _FEW * m.numel():
         return torch.where(near, _derivative(step).detach(), m)
-    assert step.reference_inputs is not None
-    at, at0 = (v.permute(in_memory)[places] for v in (x, step.reference_inputs[0].expand_as(x)))
-    few = replace(step, inputs=[at], reference_inputs=[at0])
-    (point,) = few.midpoints() if step.operator.title in _STEEP else few.inputs
+
+    def some(values: Tensor) -> Tensor:
+        return values.detach().permute(in_memory).reshape(-1)[places]
+
+    point = (some(x) + some(x0.expand_as(x))) / 2 if step.operator.title in _STEEP else some(x)
     (found,) = step.adjoint_at([point], torch.ones_like(point))[1]
-    m.permute(in_memory)[places] = torch.zeros_like(point) if found is None else found
+    m.permute(in_memory).view(-1)[places] = torch.zeros_like(point) if found is None else found
     return m
 
 
