@@ -13,6 +13,7 @@ TorchScript.
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import tempfile
 import warnings
@@ -42,9 +43,6 @@ def contestants(name: str, methods: list[str], with_peers: bool) -> dict[str, Jo
     """The eager gradient, heatcli's methods on the TorchScript, and the peers', for one network."""
     torch.manual_seed(0)
     module = torchvision.models.get_model(name, weights=None)
-    for part in module.modules():
-        if with_peers and hasattr(part, "inplace"):
-            part.inplace = False  # Captum's hooks refuse it
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     batch = torch.randn(BATCH, 3, SIZE, SIZE)
@@ -58,7 +56,7 @@ def contestants(name: str, methods: list[str], with_peers: bool) -> dict[str, Jo
         more = {"steps": STEPS} if method == INTEGRATED else {}
         return lambda: heatcli.explain(model, batch, method, **more)
 
-    theirs = peers_of(module, batch) if with_peers else {}
+    theirs = peers_of(out_of_place(module), batch) if with_peers else {}
     jobs: dict[str, Job] = {"eager": own_gradient(module, batch)}
     for method in methods:
         jobs[method] = explained(method)
@@ -66,6 +64,15 @@ def contestants(name: str, methods: list[str], with_peers: bool) -> dict[str, Jo
         if method == INTEGRATED and with_peers:
             jobs["captum IntegratedGradients"] = captums_integrated(module, batch)
     return jobs
+
+
+def out_of_place(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy for Captum, whose hooks refuse activations in place."""
+    copied = copy.deepcopy(module)
+    for part in copied.modules():
+        if hasattr(part, "inplace"):
+            part.inplace = False
+    return copied
 
 
 def standardise(module: torch.nn.Module, batch: torch.Tensor) -> None:
