@@ -207,7 +207,8 @@ def memory(few: int = 1_000, many: int = 100_000) -> None:
         folder = Path(name)
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
         torch.jit.script(net.eval()).save(folder / "tiny.pt")
-        for i in range(4):  # a file can have 65,000 names, not more
+        files = 4 + (few + many) // 50_000  # a file can have 65,000 names, not more
+        for i in range(files):
             Image.effect_noise((8, 8), 80).convert("RGB").save(folder / f"{i}.png")
         print("| images | seconds | processes | first one, MB | together, MB |\n|---|---|---|---|---|")
         for count in (few, many):
@@ -215,7 +216,7 @@ def memory(few: int = 1_000, many: int = 100_000) -> None:
             for i in range(count):
                 below = inputs / f"{i // 1000:04}"
                 below.mkdir(parents=True, exist_ok=True)
-                os.link(folder / f"{i % 4}.png", below / f"{i:07}.png")
+                os.link(folder / f"{i % files}.png", below / f"{i:07}.png")
             command = [sys.executable, "-m", "heatcli", "explain", inputs, "--recursive", "--out", out, "--quiet",
                        "--model", folder / "tiny.pt", "--size", "8", "--preset", "none", "--pixels", "none",
                        "--batch-size", "64"]  # fmt: skip
