@@ -164,53 +164,72 @@ def walk(
     Without `books` nothing is booked. Relevance that a first layer's rule hands to pixels directly is booked as
     `books.direct`. `keep` is filled with the multipliers of the values it has as keys. The steps are used up.
     """
-    multipliers: dict[str, Carried] = {tape.graph.output: seed}
-    summed: set[str] = set()  # multipliers that are sums made here, so that more can be added in place
-    direct: dict[str, Tensor] = {}
     for step in tape.steps:
         step.rule = rule_for(step.operator, rules)
+        del step  # it holds all those before it
+    back = _Back({tape.graph.output: seed}, books, {} if keep is None else keep)
     while tape.steps:
-        step = tape.steps.pop()
-        operator, rule = step.operator, step.rule
-        assert rule is not None
-        if operator.name in direct:
-            _hand_down(step, direct)
-        multiplier = multipliers.pop(operator.name, None)
-        if multiplier is None:
-            continue
-        with torch.set_grad_enabled(step.differentiable):
-            if not isinstance(multiplier, (Tensor, *getattr(rule, "takes", ()))):
-                multiplier, lost = _alone(step, multiplier)
-                if books is not None and lost is not None and bool(lost.any()):
-                    books.lose(operator, lost)
-            if keep is not None and operator.name in keep:
-                keep[operator.name] = _alone(step, multiplier)[0]
-            sent: Sent = rule(step, multiplier)  # type: ignore[arg-type]
-            if books is not None:
-                books.enter(operator, sent, blame=step.blamed)
-            if sent.relevance is not None:
-                (source,) = operator.sources
-                direct[source] = direct[source] + sent.relevance if source in direct else sent.relevance
-                continue
-            for name, part in zip(operator.sources, sent.multipliers, strict=True):
-                if part is None:
-                    continue
-                known = multipliers.get(name)
-                if name in summed and isinstance(known, Tensor) and isinstance(part, Tensor):
-                    known += part
-                    continue
-                multipliers[name] = part if known is None else known + part
-                if known is not None and not step.differentiable:
-                    summed.add(name)
-    if books is not None and tape.graph.input in direct:
-        books.direct = direct[tape.graph.input]
-    arrived = multipliers.get(tape.graph.input)
+        back.through(tape.steps.pop())  # what a step held is gone before the next one
+    if books is not None and tape.graph.input in back.direct:
+        books.direct = back.direct[tape.graph.input]
+    arrived = back.multipliers.get(tape.graph.input)
     if isinstance(arrived, Passed):
         arrived = arrived.multiplier()
     if isinstance(arrived, Pair):  # a pixel's difference is all positive or all negative
         rises = tape.input > (0 if tape.reference is None else tape.reference)
         arrived = torch.where(rises, arrived.positive, arrived.negative)
     return torch.zeros_like(tape.input) if arrived is None else arrived
+
+
+@dataclass(eq=False)
+class _Back:
+    """A walk on its way: what was carried to each value so far; behind first layers, relevance (`direct`).
+
+    `summed`: multipliers that are sums made here, so that more can be added in place.
+    """
+
+    multipliers: dict[str, Carried]
+    books: Books | None
+    keep: MutableMapping[str, Tensor]
+    direct: dict[str, Tensor] = field(default_factory=dict)
+    summed: set[str] = field(default_factory=set)
+
+    def through(self, step: Step) -> None:
+        """Carry what arrived at a step's output to its inputs, and book what stays."""
+        operator, rule = step.operator, step.rule
+        assert rule is not None
+        if operator.name in self.direct:
+            _hand_down(step, self.direct)
+        multiplier = self.multipliers.pop(operator.name, None)
+        if multiplier is None:
+            return
+        with torch.set_grad_enabled(step.differentiable):
+            if not isinstance(multiplier, (Tensor, *getattr(rule, "takes", ()))):
+                multiplier, lost = _alone(step, multiplier)
+                if self.books is not None and lost is not None and bool(lost.any()):
+                    self.books.lose(operator, lost)
+            if operator.name in self.keep:
+                self.keep[operator.name] = _alone(step, multiplier)[0]
+            sent: Sent = rule(step, multiplier)  # type: ignore[arg-type]
+            if self.books is not None:
+                self.books.enter(operator, sent, blame=step.blamed)
+            if sent.relevance is not None:
+                (source,) = operator.sources
+                own = self.direct.get(source)
+                self.direct[source] = sent.relevance if own is None else own + sent.relevance
+                return
+            for name, part in zip(operator.sources, sent.multipliers, strict=True):
+                if part is not None:
+                    self._add(name, part, step.differentiable)
+
+    def _add(self, name: str, part: Carried, differentiable: bool) -> None:
+        known = self.multipliers.get(name)
+        if name in self.summed and isinstance(known, Tensor) and isinstance(part, Tensor):
+            known += part
+            return
+        self.multipliers[name] = part if known is None else known + part
+        if known is not None and not differentiable:
+            self.summed.add(name)
 
 
 def _alone(step: Step, multiplier: Carried) -> tuple[Tensor, Tensor | None]:
