@@ -83,8 +83,9 @@ def forward(
     """
     references = values_of(graph, baseline) if isinstance(baseline, Tensor) else baseline
     batch = _laid_out(graph, batch)
-    plain = references is None and not differentiable and rules is not None
-    overwritten = overwritable(graph, rules, keep) if plain and rules is not None else {}
+    overwritten = dict[str, str]()
+    if rules is not None and references is None and not differentiable:
+        overwritten = overwritable(graph, rules, keep)
     in_place = set(overwritten.values())
     values: dict[str, Tensor] = {graph.input: batch}
     steps: list[Step] = []

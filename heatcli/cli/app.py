@@ -35,19 +35,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("explain")(options.debuggable(explain.command))
-app.command("methods")(options.debuggable(methods.command))
-app.command("inspect")(options.debuggable(inspect.command))
-app.command("mean")(options.debuggable(mean.command))
-app.command("bench")(options.debuggable(bench.command))
-app.command("check")(options.debuggable(check.command))
-app.command("compare")(options.debuggable(compare.command))
-app.command("evaluate")(options.debuggable(evaluate.command))
-app.command("merge")(options.debuggable(merge.command))
-app.command("activations")(options.debuggable(activations.command))
-app.command("filters")(options.debuggable(filters.command))
-app.command("prototype")(options.debuggable(prototype.command))
-app.command("fit-expert")(options.debuggable(fit_expert.command))
+for file in (
+    explain, methods, inspect, mean, bench, check, compare, evaluate, merge,
+    activations, filters, prototype, fit_expert,
+):  # fmt: skip
+    app.command(file.__name__.rpartition(".")[2].replace("_", "-"))(options.debuggable(file.command))
 
 
 def _version(wanted: bool) -> None:

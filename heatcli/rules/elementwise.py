@@ -94,12 +94,13 @@ def slope(step: Step) -> Tensor:
 
 def _with_derivatives(step: Step, m: Tensor, near: Tensor) -> Tensor:
     """m, but the derivative where `near`; of those places alone where they are few and f is the same everywhere."""
-    (x,), (x0,) = step.inputs, step.reference_inputs or (None,)
-    unary = step.operator.refs == step.operator.sources and not step.operator.constants and x.shape == m.shape
+    assert step.reference_inputs is not None
+    (x,), (x0,) = step.inputs, step.reference_inputs
+    unary = step.operator.refs == step.operator.sources and not step.operator.constants
     strides = m.stride()
     in_memory = sorted(range(m.dim()), key=lambda d: -strides[d])
     places = near.permute(in_memory).reshape(-1).nonzero()[:, 0]
-    if not unary or x0 is None or len(places) > _FEW * m.numel():
+    if not unary or len(places) > _FEW * m.numel():
         return torch.where(near, _derivative(step).detach(), m)
 
     def some(values: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def _by_index(step: Step, risen: Tensor, fallen: Tensor, half: Tensor) -> Tensor
     """
     assert step.reference_inputs is not None
     assert step.reference_output is not None
-    which, space = replace(step.operator, index=1), int(step.operator.title.split("pool")[1][0])
+    which, space = replace(step.operator, index=1), _dimensions(step.operator)
 
     def flat(values: Tensor) -> Tensor:
         """[N, positions, C], as channels last lie in memory."""
@@ -260,9 +260,14 @@ def candidates(operator: Operator, inputs: Sequence[Tensor]) -> Tensor:
     if title in ("amax", "amin", "max", "min"):
         return _along(x, operator)
     windows = _adaptive_windows if title.startswith("adaptive") else _pooling_windows
-    space = int(title[title.index("pool") + 4])
+    space = _dimensions(operator)
     tables = windows(operator, tuple(x.shape[-space:]), operator.shape[-space:])
     return _gathered(x, tables)
+
+
+def _dimensions(operator: Operator) -> int:
+    """How many dimensions, the last ones, a pooling's windows have."""
+    return int(operator.title[operator.title.index("pool") + 4])
 
 
 def _along(x: Tensor, operator: Operator) -> Tensor:
