@@ -45,7 +45,8 @@ class Pipeline:
     `request.threads` threads take a batch each, so reading and writing keep one core busy while the network runs on
     others; where it repays, they hand them to as many `processes`. A bounded number of batches is under way, so memory
     does not grow with the number of jobs. Closed early, by an interrupt too, it finishes what is being written, and
-    `left` holds the outcomes that nobody was given. Raises `UsageError` for a baseline that cannot be read.
+    `left` holds the last outcome that was given, if any, and those that were not. Raises `UsageError` for a baseline
+    that cannot be read.
     """
 
     def __init__(self, model: Model, request: Request, load_seconds: float) -> None:
@@ -84,9 +85,9 @@ class Pipeline:
                 future, outcomes = under_way[0]
                 future.result()
                 while outcomes:
-                    outcome = outcomes.popleft()
-                    done += outcome.last
-                    yield outcome
+                    done += outcomes[0].last
+                    yield outcomes[0]
+                    outcomes.popleft()  # what came of it is known to the caller now
                 under_way.popleft()
                 self.processes.consider(done, len(jobs) - done)
         finally:

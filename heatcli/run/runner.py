@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,7 @@ class Run:
         self.before = 0
         self.lost = 0  # worker processes that died; what they had was explained again
         self.index: RunIndex | None = None
+        self._entered: Outcome | None = None  # the last one
         for given in request.inputs:
             if is_many(given) and same_folder(given, request.out):
                 raise UsageError(f"{given}: is both the input and --out; give another --out folder")
@@ -90,7 +93,9 @@ class Run:
             for outcome in stack.enter_context(closing(pipeline.run(self.plan))):
                 self.lost = pipeline.lost
                 if self.index is not None:
-                    self.index.enter(outcome)
+                    with _undisturbed():
+                        self.index.enter(outcome)
+                        self._entered = outcome
                 yield outcome
             if self.index is not None:
                 self.index.finish(self.request.index == "parquet")
@@ -108,7 +113,25 @@ class Run:
     def _enter_left(self, index: RunIndex, pipeline: Pipeline | Cluster) -> None:
         """What was finished while an interrupt was on its way."""
         for outcome in pipeline.left:
-            index.enter(outcome)
+            if outcome is not self._entered:
+                index.enter(outcome)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block, so that it is done whole."""
+    if threading.current_thread() is not threading.main_thread():  # no other is ever interrupted
+        yield
+        return
+    came = list[int]()
+    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler or signal.SIG_DFL)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def open_index(out: str, record: Record) -> RunIndex:

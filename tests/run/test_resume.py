@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
 from conftest import Cli
 from folders import fill, link, rows, whole
+
+import heatcli
+from heatcli.methods.table import method
+from heatcli.run import Done, Failed, Request, Run, runner
+from heatcli.run.index import Row
+from heatcli.run.runindex import RunIndex
 
 COUNT = 240
 
@@ -66,6 +76,45 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, tiny: Path, cli: Cli, n
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.*") if p.name != "index.jsonl"} == {
         p: t for p, t in before.items() if p.name != "index.jsonl"
     }
+
+
+@pytest.mark.parametrize("at", ["before", "within", "after"])
+def test_an_interrupt_while_a_line_is_written(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Wherever it falls, each image whose files are there has its lines, once."""
+    link(tmp_path / "in", 60)
+    enter, append = RunIndex.enter, RunIndex.append
+    entered, appended = itertools.count(1), itertools.count(1)
+
+    def entering(index: RunIndex, outcome: Done | Failed) -> None:
+        enter(index, outcome)
+        if at == "after" and next(entered) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    def appending(index: RunIndex, lines: Iterable[Row]) -> None:
+        if at == "within" and next(appended) == 5:
+            signal.raise_signal(signal.SIGINT)
+        append(index, lines)
+
+    monkeypatch.setattr(RunIndex, "enter", entering)
+    monkeypatch.setattr(RunIndex, "append", appending)
+    if at == "before":
+
+        def disturbed() -> AbstractContextManager[None]:
+            if next(entered) == 5:
+                raise KeyboardInterrupt
+            return undisturbed()
+
+        undisturbed = runner._undisturbed
+        monkeypatch.setattr(runner, "_undisturbed", disturbed)
+    request = Request((tmp_path / "in",), tmp_path / "out", method("lrp-eps"), target="top:2", batch_size=4)
+    with pytest.raises(KeyboardInterrupt), closing(Run(heatcli.load(tiny), request).outcomes()) as outcomes:
+        deque(outcomes, maxlen=0)
+    found = [(row["image"], row["rank"]) for row in rows(tmp_path / "out")]
+    assert 4 <= len(found) < 120
+    assert len(set(found)) == len(found)
+    whole(tmp_path / "out")
 
 
 def test_what_a_power_cut_leaves(tmp_path: Path, tiny: Path, cli: Cli) -> None:
@@ -174,8 +223,8 @@ def test_shards_are_merged(tmp_path: Path, tiny: Path, cli: Cli) -> None:
 
 def test_what_cannot_be_merged(tmp_path: Path, tiny: Path, cli: Cli) -> None:
     fill(tmp_path / "in", ["a.png", "b.png"])
-    for out, method in (("one", "gradient"), ("two", "lrp-0")):
-        assert cli("explain", "in", "--model", tiny, "--out", out, "--method", method).status == 0
+    for out, name in (("one", "gradient"), ("two", "lrp-0")):
+        assert cli("explain", "in", "--model", tiny, "--out", out, "--method", name).status == 0
     ran = cli("merge", "one", "two")
     assert ran.status == 2
     assert "two: holds a run with other parameters than the folders before it (method lrp-0, not gradient" in ran.err
