@@ -59,7 +59,7 @@ def bench(
     jobs |= {method.name: _explained(model, batch, method) for method in methods}
     if peers:
         jobs |= peers_of(module, batch)
-    yield from timed(jobs, len(batch), repeats, model.device)
+    yield from timed(jobs, len(batch), repeats, model.device, runs=1 if model.compiler is None else 2)
 
 
 def _module(model: Model, batch: Tensor) -> Any:
@@ -142,11 +142,11 @@ def _silenced(job: Job) -> Job:
 
 
 def timed(
-    jobs: Mapping[str, Job], images: int, repeats: int, device: torch.device, yardstick: str = GRADIENT
+    jobs: Mapping[str, Job], images: int, repeats: int, device: torch.device, yardstick: str = GRADIENT, runs: int = 1
 ) -> Iterator[Timing]:
     """Time jobs on so many images, all in turn in every round; a `ratio` is that to `yardstick`.
 
-    Before, each one runs twice, and memory is measured in the second run: what happens once, such as capture, is
+    Before, each one runs `runs` times, and once more while memory is measured: what happens once, such as capture, is
     neither timed nor weighed.
     """
     peaks: dict[str, int | None] = {}
@@ -154,7 +154,8 @@ def timed(
     results: dict[str, object] = {}
     for name, job in jobs.items():
         try:
-            results[name] = job()
+            for _ in range(runs):
+                results[name] = job()
             with Peak(device) as peak:
                 job()
             peaks[name] = peak.most

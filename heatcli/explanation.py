@@ -16,12 +16,12 @@ from heatcli.errors import ModelError, UsageError
 from heatcli.graph.passes import probabilities, quantity
 from heatcli.images.baselines import Reference, reference
 from heatcli.ledger import Books, Ledger, total
+from heatcli.methods.method import OneWalk
 from heatcli.methods.question import Progress, Question, laid_out, score_of
 from heatcli.methods.table import Method
 from heatcli.methods.table import method as find_method
 from heatcli.rules.base import per_image
 from heatcli.targets import Target, choose, joined
-from heatcli.walk import forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def _explain(
     started = time.perf_counter()
     method.fits(graph)
     start = model.reference_values(origin) if method.procedure.compares else None
-    tape = forward(graph, batch, start, rules=method.rules)
+    tape = model.forward(batch, method.rules, start, compiled=method.kind == OneWalk.kind and not alone)
     between = time.perf_counter()
     output, n = tape.output, len(batch)
     if not bool(torch.isfinite(output).all()):

@@ -17,7 +17,7 @@ from torch import Tensor
 from heatcli.graph.kinds import FIRST, LAYOUT
 from heatcli.graph.operator import Graph, Operator
 from heatcli.ledger import Books
-from heatcli.rules.base import Booked, Carried, Pair, Passed, Rule, Sent, Step
+from heatcli.rules.base import Booked, Carried, Pair, Passed, Rule, Sent, Step, recorded
 from heatcli.rules.elementwise import Slope
 from heatcli.rules.reveal_cancel import single
 
@@ -36,6 +36,20 @@ class Tape:
     reference: Tensor | None = None
     reference_output: Tensor | None = None
     overwritten: Mapping[str, str] = field(default_factory=dict)  # values that a ReLU's took the place of → that ReLU
+
+    def serves(self, rules: Table, keep: Collection[str]) -> bool:
+        """Whether it can be walked by these rules, the values called `keep` kept."""
+        return self.overwritten.items() <= overwritable(self.graph, rules, keep).items()
+
+    def values(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The values of those names, [N, …]."""
+        return {s.operator.name: s.output.detach() for s in self.steps if s.operator.name in names}
+
+    def walk(
+        self, rules: Table, seed: Tensor, books: Books | None, keep: MutableMapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """As `walk` says."""
+        return walk(self, rules, seed, books, keep)
 
     def bound(self, low: Tensor, high: Tensor) -> None:
         """Tell first layers the range of their inputs, from that of the input: `low` and `high` [1 or N, …]."""
@@ -207,7 +221,7 @@ class _Back:
         with torch.set_grad_enabled(step.differentiable):
             if not isinstance(multiplier, (Tensor, *getattr(rule, "takes", ()))):
                 multiplier, lost = _alone(step, multiplier)
-                if self.books is not None and lost is not None and bool(lost.any()):
+                if self.books is not None and lost is not None and (recorded() or bool(lost.any())):
                     self.books.lose(operator, lost)
             if operator.name in self.keep:
                 self.keep[operator.name] = _alone(step, multiplier)[0]

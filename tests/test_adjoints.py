@@ -38,6 +38,42 @@ def test_closed_forms(case: str, channels_last: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "step", "padding", "channels"),
+    [(7, 2, 3, 3), (4, 4, 0, 3), ((5, 11), 4, (2, 1), 1), (6, 5, 0, 4), (4, 7, (3, 0), 2)],
+)
+def test_convolutions_of_pictures(
+    kernel: int | tuple[int, int], step: int, padding: int | tuple[int, int], channels: int, channels_last: bool
+) -> None:
+    """Wide windows some steps apart, and pixels at the far ends that none of them sees."""
+    layer = randomised(nn.Conv2d(channels, 5, kernel, step, padding), 6).double()
+    x = images(2, 1, (channels, 24, 19)).double()
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    step_ = forward(graph_of(layer, x), x).steps[-1]
+    m = torch.randn_like(step_.output)
+    found = closed(step_.operator, step_.inputs[0], m)
+    assert found is not None
+    (expected,) = step_.gradient(step_.output, step_.inputs, m)
+    assert expected is not None
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 4, 3, 2), nn.Conv2d(3, 4, 5, 1), nn.Conv2d(8, 4, 7, 2), nn.Conv2d(3, 6, 5, 2, groups=3),
+        nn.Conv2d(3, 4, 4, 2, dilation=2), nn.Conv2d(3, 4, 5, (2, 1)), nn.ConvTranspose2d(3, 4, 4, 2),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_other_convolutions_are_left_to_torch(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Narrow windows, no steps, many channels, groups, holes, uneven steps, transposed ones."""
+    x = images(2, 1, (layer.in_channels, 12, 12))
+    (step,) = (s for s in forward(graph_of(layer, x), x).steps if s.operator.title == "convolution")
+    assert closed(step.operator, step.inputs[0], torch.ones_like(step.output)) is None
+
+
 @pytest.mark.parametrize("function", [lambda x: x.mean((2, 3)), lambda x: x.mean(), nn.InstanceNorm2d(3), torch.tanh])
 def test_others_are_left_to_torch(function: Callable[[Tensor], Tensor]) -> None:
     """Means that lose their dimensions, norms by the input's own statistics, and what is not in the table."""

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MODELS, SAMPLES, Cli
+from networks import NETWORKS, graph_of, images, network
 from torch import Tensor, nn
 
 import heatcli
 from heatcli.errors import UsageError
-from heatcli.graph.passes import DEFAULT, PASSES
+from heatcli.graph.passes import DEFAULT, PASSES, apply
 from heatcli.images.read import read_picture
+from heatcli.walk import values_of
 
 UNFOLDED = tuple(name for name in DEFAULT if name != "fold-batch-norm")
 
@@ -210,3 +212,18 @@ def test_dtypes(tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
     assert torch.allclose(result.outputs, module(batch.to(dtype)), rtol=1e-2, atol=2e-3)
     assert result.ledger.pixels.dtype == torch.float64
     assert float(result.ledger.relative_error.max()) < tolerance
+
+
+def test_what_is_marked_as_nonnegative_is() -> None:
+    """On any image: what ReLUs give, and means, maxima, sums and layouts of that; nothing behind a layer."""
+    for name in NETWORKS:
+        graph = apply(graph_of(network(name), images(2)), ())
+        values = values_of(graph, 10 * images(2, 7))
+        marked = {op.name: op for op in graph.operators if op.nonnegative}
+        for op in marked.values():
+            assert float(values[op.name].min()) >= 0, (name, op.name)
+        assert all(op.nonnegative for op in graph.operators if op.title == "relu")
+        assert not any(op.role in ("convolution", "dense") for op in marked.values())
+        assert all(marked.keys() >= set(op.sources) for op in marked.values() if op.title in ("cat", "mean"))
+    inner = apply(graph_of(network("hourglass"), images(2)), ())
+    assert {"relu", "max_pool2d_with_indices"} <= {op.title for op in inner.operators if op.nonnegative}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -21,13 +21,15 @@ from heatcli.artifact.pt2 import load_pt2
 from heatcli.artifact.recognise import ONNX, PT2, TORCHSCRIPT, Format, recognise
 from heatcli.artifact.sidecar import Input, Labels, overridden, read_labels, read_sidecar
 from heatcli.artifact.torchscript import load_torchscript
+from heatcli.compiled import CompiledTape, Compiler
 from heatcli.errors import ModelError, UsageError, first_line, unknown_name
 from heatcli.files import digest
 from heatcli.graph.batch import rebatched
 from heatcli.graph.capture import capture
+from heatcli.graph.kinds import FIRST
 from heatcli.graph.operator import Graph
 from heatcli.graph.passes import DEFAULT, PASSES
-from heatcli.walk import values_of
+from heatcli.walk import Table, Tape, forward, values_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +51,8 @@ class Model:
     """An artifact ready to be explained.
 
     `picture` is the input that is explained, `others` are the values of the rest. `batch_size` is the number of images
-    it takes at once, None for any. `cache`: where its graphs are kept, None for nowhere.
+    it takes at once, None for any. `cache`: where its graphs are kept, None for nowhere. `compiler`: of walks that come
+    back, None for none.
     """
 
     path: Path
@@ -67,6 +70,7 @@ class Model:
     passes: tuple[str, ...] = DEFAULT
     head: int = 0
     cache: Cache | None = None
+    compiler: Compiler | None = None
     _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, repr=False)
     _lock: RLock = field(default_factory=RLock, repr=False)  # threads may ask for graphs at the same time
     _shared: tuple[Tensor | None, Mapping[str, Tensor]] = field(default=(None, {}), repr=False)
@@ -192,6 +196,25 @@ class Model:
         functional = self.artifact.functional
         return capture(run, example, names, str(self.path), self.passes, self.head, functional)
 
+    def forward(
+        self, batch: Tensor, rules: Table, baseline: Tensor | Mapping[str, Tensor] | None = None,
+        keep: Collection[str] = (), compiled: bool = True,
+    ) -> Tape | CompiledTape:  # fmt: skip
+        """A forward run on a batch [N, …] for a walk by `rules`, as `heatcli.walk.forward` says.
+
+        By machine code where the model compiles, it is allowed, nothing is kept, and such a run was asked for before.
+        """
+        graph = self.graph(batch.shape)
+        ends = self.pixel_range(batch) if FIRST in rules and batch.dim() == 4 else None
+        if self.compiler is not None and compiled and not keep:
+            found = self.compiler.forward(graph, batch, rules, baseline, ends)
+            if found is not None:
+                return found
+        tape = forward(graph, batch, baseline, rules=rules, keep=keep)
+        if ends is not None:
+            tape.bound(*ends)
+        return tape
+
     def reference_values(self, reference: Reference) -> Tensor | Mapping[str, Tensor] | None:
         """What a forward run takes as its baseline: the reference itself, or where all images share it, every value.
 
@@ -270,6 +293,7 @@ def load(
     inputs: Mapping[str, Tensor] | None = None,
     head: int = 0,
     cache: bool = False,
+    compiled: bool = False,
     **flags: Any,
 ) -> Model:
     """Load a TorchScript, ONNX or torch.export artifact; None is the embedded animals model.
@@ -277,7 +301,8 @@ def load(
     `passes` names the graph passes that its graph goes through (`heatcli.graph.passes.PASSES`). `inputs`: values of
     all inputs but the picture, [1, …] or [N, …], where the artifact takes several. `head`: which of its floating-point
     outputs is explained, where it returns several. `cache`: whether its graphs are kept in the user's cache folder, and
-    taken from there (`heatcli.artifact.cache`). `flags` override the sidecar's
+    taken from there (`heatcli.artifact.cache`). `compiled`: whether walks that come back are compiled
+    (`heatcli.compiled`). `flags` override the sidecar's
     `[input]`: size, channels, mean, std, resize, interpolation; `preset` names several of them
     (`heatcli.artifact.presets`), `labels` a file of labels. Raises `ModelError` if the artifact
     cannot be used, `UsageError` for a flag that makes no sense.
@@ -311,6 +336,7 @@ def load(
         passes=_known(passes),
         head=head,
         cache=known,
+        compiler=Compiler() if compiled else None,
     )
 
 

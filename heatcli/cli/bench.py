@@ -12,7 +12,7 @@ from heatcli.cli import options
 METHODS = "gradient,input-x-gradient,lrp-0,lrp-eps,lrp-z-plus,lrp-epsilon-plus,deeplift-rescale"
 
 
-@options.loads("device", "size", "channels", "no_cache")
+@options.loads("device", "size", "channels", "no_cache", "compiled")
 def command(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Default: the embedded animals model.")] = None,
     methods: Annotated[str, typer.Option(metavar="A,B,…", help="See `heatcli methods`.")] = METHODS,
@@ -34,6 +34,8 @@ def command(
     if threads is not None:
         torch.set_num_threads(options.at_least_one("--threads", threads))
     loaded = load(model)
+    if loaded.compiler is not None:
+        loaded.compiler.say = lambda text: print(f"heatcli: note: {text}", file=sys.stderr)
     timings = list(bench(loaded, chosen, batch_size, repeats, peers))
     if json:
         sys.stdout.buffer.write(options.as_json(timings))

@@ -13,7 +13,7 @@ import typer
 from heatcli.cli import options
 
 
-@options.loads("output", "with_passes", "without_passes", "head", "inputs", *options.INPUT)
+@options.loads("output", "with_passes", "without_passes", "head", "inputs", *options.INPUT, "compiled")
 def command(
     images: Annotated[
         list[str],
@@ -104,6 +104,8 @@ def command(
         return
     run = Run(loaded, request, time.perf_counter() - started)
     with interruptible() as signals, Talk(run.total, run.before, run.index is not None, quiet) as talk:
+        if loaded.compiler is not None:
+            loaded.compiler.say = talk.note
         if "dequantise" in loaded.artifact.rewrites:
             talk.once("dequantise", f"{loaded.path} is quantised; its dequantised graph is explained")
         try:

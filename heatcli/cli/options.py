@@ -80,6 +80,9 @@ class Load:
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Capture the graph anew, and keep nothing in the user's cache folder.")
     ] = False
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile what comes back: pays for long runs. Needs a C++ compiler.")
+    ] = False
 
     def __post_init__(self) -> None:
         self._input: dict[str, Any] = {
@@ -91,7 +94,9 @@ class Load:
         from heatcli.artifact.model import load
 
         passes = _passes(self.output, self.with_passes, self.without_passes)
-        return load(path, self.device, passes, _arrays(self.inputs), self.head, not self.no_cache, **self._input)
+        return load(
+            path, self.device, passes, _arrays(self.inputs), self.head, not self.no_cache, self.compiled, **self._input
+        )
 
 
 Command = Callable[..., None]

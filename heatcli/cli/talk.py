@@ -94,7 +94,11 @@ class Talk:
         """A note that is told only once."""
         if key not in self._told:
             self._told.add(key)
-            self.say(f"heatcli: note: {note}")
+            self.note(note)
+
+    def note(self, note: str) -> None:
+        """A note on the run as a whole."""
+        self.say(f"heatcli: note: {note}")
 
     def hear(self, outcome: Done | Failed) -> None:
         """An image is explained, or failed."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from heatcli.graph.kinds import batch_norm_scale_shift, uses_own_statistics
 from heatcli.graph.operator import Operator
@@ -36,8 +37,36 @@ def _batch_norm(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | N
     return multiplier * batch_norm_scale_shift(operator)[0].reshape(-1, *(1,) * (x.dim() - 2))
 
 
+def _convolution(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:
+    """Of one that sees a picture's few channels through wide windows, some steps apart: torch takes far longer.
+
+    Places between steps become channels of a convolution without steps (Shi et al. 2016, arXiv 1609.07009, sec. 2).
+    """
+    weight, steps, padding = operator.constant(1), operator.arg(3), operator.arg(4)
+    if weight is None or weight.value.dim() != 4 or x.device.type != "cpu" or tuple(operator.args[5:]) != _PLAIN:
+        return None
+    out, channels, *kernel = weight.value.shape
+    step = steps[0]
+    if channels > 4 or step < 2 or min(kernel) < 4 or list(steps) != [step, step] or len(padding) != 2:
+        return None
+    windows = [-(-k // step) for k in kernel]  # in steps, rounded up
+    high, wide = (step * n - k for n, k in zip(windows, kernel, strict=True))
+    phases = functional.pad(weight.value, (0, wide, 0, high)).reshape(out, channels, windows[0], step, windows[1], step)
+    phases = phases.flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(-1, out, *windows)
+    phases = phases.contiguous(memory_format=torch.channels_last)
+    between = functional.conv2d(multiplier, phases, padding=[n - 1 for n in windows])
+    found = functional.pixel_shuffle(between, step)
+    short = [max(0, p + n - m) for p, n, m in zip(padding, x.shape[2:], found.shape[2:], strict=True)]
+    if any(short):  # pixels at the far ends that no window sees
+        found = functional.pad(found, (0, short[1], 0, short[0]))
+    top, left = padding
+    return found[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+
+
+_PLAIN = ([1, 1], False, [0, 0], 1)  # dilation, transposed, output padding, groups
 _CLOSED: dict[str, Callable[[Operator, Tensor, Tensor], Tensor | None]] = {
     "mean": _mean,
+    "convolution": _convolution,
     "native_batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
 }

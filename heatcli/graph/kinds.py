@@ -113,6 +113,26 @@ def mark_first(graph: Graph) -> Graph:
     return replace(graph, operators=tuple(operators))
 
 
+_NONNEGATIVE = frozenset("relu sigmoid hardsigmoid softplus exp exp2 square abs _softmax _safe_softmax".split())
+_HANDS_ON = frozenset(  # means, sums and choices of what they are given
+    """mean sum avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d max_pool2d max_pool2d_with_indices
+    adaptive_max_pool2d amax amin cat stack mul view _unsafe_view reshape permute transpose t squeeze unsqueeze expand
+    flatten slice select split split_with_sizes chunk clone alias detach contiguous upsample_nearest2d
+    upsample_bilinear2d""".split()
+)
+
+
+def mark_nonnegative(graph: Graph) -> Graph:
+    """Mark the operators whose output is nowhere below 0, whatever the image."""
+    known: set[str] = set()
+    for op in graph.operators:
+        hands_on = op.title in _HANDS_ON or (op.title == "add" and not op.kwargs)
+        given = op.sources and op.sources == op.refs and not op.constants and all(name in known for name in op.sources)
+        if op.role == RECTIFIER or op.title in _NONNEGATIVE or (hands_on and given):
+            known.add(op.name)
+    return replace(graph, operators=tuple(replace(op, nonnegative=op.name in known) for op in graph.operators))
+
+
 # --- kinds that depend on which arguments carry the image -------------------------------------------------------
 
 

@@ -90,6 +90,7 @@ class Operator:
     role: str = ""  # a finer name within its kind, or "": see heatcli.graph.kinds.ROLES
     first: bool = False  # layers with weights that see the image itself
     near: bool = False  # operators between the image and its first layers
+    nonnegative: bool = False  # its output is nowhere below 0, whatever the image
     offsets: tuple[Offset, ...] = ()
     vanishes: bool = True  # its value at zero input is finite, so "blame the bias" has a reference
     refs: tuple[str, ...] = field(init=False)  # names of all values it reads, in order, sources and others

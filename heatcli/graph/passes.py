@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from heatcli.graph.kinds import LAYOUT, SUM, batch_norm_scale_shift, classified, mark_first
+from heatcli.graph.kinds import LAYOUT, SUM, batch_norm_scale_shift, classified, mark_first, mark_nonnegative
 from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref
 
 Pass = Callable[[Graph], Graph]
@@ -26,7 +26,7 @@ def apply(graph: Graph, names: Iterable[str]) -> Graph:
     for name, rewrite in PASSES.items():
         if name in wanted:
             graph = rewrite(graph)
-    return mark_first(channels_last(graph))
+    return mark_nonnegative(mark_first(channels_last(graph)))
 
 
 def channels_last(graph: Graph) -> Graph:

@@ -17,7 +17,7 @@ from heatcli.methods.method import Method, OneWalk
 from heatcli.methods.question import Question, laid_out, score_of
 from heatcli.methods.table import METHODS
 from heatcli.targets import Target, choose
-from heatcli.walk import forward, values_of
+from heatcli.walk import values_of
 
 By = Literal["activation", "relevance"]
 CONVOLUTIONS = ("*convolution*",)
@@ -84,10 +84,11 @@ def _maps(
     references = model.reference_values(origin)
     if isinstance(references, Tensor):
         references = values_of(graph, references)
-    tape = forward(graph, batch, references)
+    names = [layer.name for layer in layers]
+    tape = model.forward(batch, method.rules, references, names)
     goal = choose(target, laid_out(tape.output), model.labels)
     question = Question(model, graph, batch, origin, goal, tape, score_of(goal, tape.output))
-    walked = question.walk_batch(method.rules, books=False, keep=[layer.name for layer in layers])
+    walked = question.walk_batch(method.rules, books=False, keep=names)
     found = []
     for layer in layers:
         value, multiplier = walked.values[layer.name], walked.multipliers[layer.name]

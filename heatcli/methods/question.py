@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from heatcli.graph.kinds import FIRST
 from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
 from heatcli.rules.base import per_image, wide
 from heatcli.targets import Target
-from heatcli.walk import Table, Tape, forward, output_of, overwritable, values_of, walk
+from heatcli.walk import Table, Tape, output_of, values_of
 
 if TYPE_CHECKING:
     from heatcli.artifact.model import Model
+    from heatcli.compiled import CompiledTape
     from heatcli.images.baselines import Reference
 
 AT_ONCE = 8  # points that go through the network together, where the batch itself is not larger
@@ -66,7 +66,7 @@ class Question:
     batch: Tensor
     reference: Reference
     goal: Target
-    tape: Tape | None
+    tape: Tape | CompiledTape | None
     score: Tensor
     progress: Progress | None = None
     alone: bool = False
@@ -79,8 +79,8 @@ class Question:
     def walk_batch(self, rules: Table, books: bool = True, keep: Sequence[str] = ()) -> Walked:
         """Walk the batch back by `rules`, with its reference; the forward run that chose the target serves once."""
         tape, self.tape = self.tape, None
-        if tape is None or not tape.overwritten.items() <= overwritable(self.graph, rules, keep).items():
-            tape = forward(self.graph, self.batch, rules=rules, keep=keep)
+        if tape is None or not tape.serves(rules, keep):
+            tape = self.model.forward(self.batch, rules, keep=keep, compiled=not self.alone)
         return self._walk(tape, self.goal, rules, books, keep)
 
     def values(self, name: str) -> Tensor:
@@ -102,9 +102,8 @@ class Question:
         `references` are what they are compared with. Nothing is kept between one part and the next.
         """
         for rows, which, n in self._parts(points):
-            graph = self.model.graph((len(rows), *self.batch.shape[1:]))
             start = None if references is None else references(rows, which)
-            tape = forward(graph, points.make(rows, which), start, rules=rules)
+            tape = self.model.forward(points.make(rows, which), rules, start, compiled=not self.alone)
             goal = self.goal.rows(rows)
             yield rows[:n], which[:n], self._walk(tape, goal.first() if self.alone else goal, rules, books, (), n)
 
@@ -128,21 +127,18 @@ class Question:
                 self.progress(done, count)
 
     def _walk(
-        self, tape: Tape, goal: Target, rules: Table, book: bool, keep: Sequence[str],
+        self, tape: Tape | CompiledTape, goal: Target, rules: Table, book: bool, keep: Sequence[str],
         rows: int | None = None,
     ) -> Walked:  # fmt: skip
-        if FIRST in rules and self.batch.dim() == 4:
-            tape.bound(*self.model.pixel_range(self.batch))
         seed = goal.seed(laid_out(tape.output))
         score = score_of(goal, tape.output)
         start = tape.reference_output
         score0 = None if start is None else score_of(goal, start.expand_as(tape.output))
-        kept = dict.fromkeys(keep)
-        values = {s.operator.name: s.output.detach() for s in tape.steps if s.operator.name in kept}
+        values = tape.values(keep)
         books = Books.open(tape.graph, tape.input[:1] if self.alone else tape.input)
         multipliers: dict[str, Tensor] = {name: torch.zeros_like(value) for name, value in values.items()}
         shape = tape.output.shape
-        multiplier = walk(tape, rules, seed.reshape(shape), books if book else None, multipliers)
+        multiplier = tape.walk(rules, seed.reshape(shape), books if book else None, multipliers)
         rows = len(multiplier) if rows is None else rows
         return Walked(
             multiplier[:rows], books if rows == len(multiplier) else books.of(rows), score[:rows],

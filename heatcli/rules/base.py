@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -17,7 +19,23 @@ from heatcli.parameters import Parameters
 
 Multipliers = Sequence[Tensor | None]
 _ENGINE = torch.autograd.Variable._execution_engine
+_RECORDING = ContextVar("recording", default=False)
 _DOT = 1 << 15  # values of an image from which a call for each image costs less than its products' memory
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Within, walks are recorded to be compiled (`heatcli.compiled`)."""
+    token = _RECORDING.set(True)
+    try:
+        yield
+    finally:
+        _RECORDING.reset(token)
+
+
+def recorded() -> bool:
+    """Whether this walk is recorded: then no rule may decide by what values are, only by what is known beforehand."""
+    return _RECORDING.get()
 
 
 @dataclass(slots=True, eq=False)
@@ -254,7 +272,7 @@ def row_sums(x: Tensor) -> Tensor:
 
 def row_dots(x: Tensor, y: Tensor) -> Tensor:
     """Σ x·y over all but the first dimension, float64 [N], without room for the products where that pays."""
-    if x.device.type != "cpu" or x.stride() != y.stride() or x[0].numel() < _DOT:
+    if recorded() or x.device.type != "cpu" or x.stride() != y.stride() or x[0].numel() < _DOT:
         return row_sums(x * y)
     return wide(torch.stack([torch.dot(a, b) for a, b in zip(_flat(x), _flat(y), strict=True)]))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from heatcli.parameters import Parameters
-from heatcli.rules.base import Booked, Passed, Sent, Step, per_image, quotient
+from heatcli.rules.base import Booked, Passed, Sent, Step, per_image, quotient, recorded
 
 # f(c·x) = c·f(x) for c > 0, so the slope from 0 is the gradient.
 _HOMOGENEOUS = frozenset("relu leaky_relu _prelu_kernel prelu abs".split())
@@ -96,11 +96,12 @@ def _with_derivatives(step: Step, m: Tensor, near: Tensor) -> Tensor:
     """m, but the derivative where `near`; of those places alone where they are few and f is the same everywhere."""
     assert step.reference_inputs is not None
     (x,), (x0,) = step.inputs, step.reference_inputs
-    unary = step.operator.refs == step.operator.sources and not step.operator.constants
+    if recorded() or step.operator.refs != step.operator.sources or step.operator.constants:
+        return torch.where(near, _derivative(step).detach(), m)
     strides = m.stride()
     in_memory = sorted(range(m.dim()), key=lambda d: -strides[d])
     places = near.permute(in_memory).reshape(-1).nonzero()[:, 0]
-    if not unary or len(places) > _FEW * m.numel():
+    if len(places) > _FEW * m.numel():
         return torch.where(near, _derivative(step).detach(), m)
 
     def some(values: Tensor) -> Tensor:

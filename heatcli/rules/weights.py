@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from heatcli.graph.adjoints import closed
 from heatcli.graph.operator import Constant, Operator
-from heatcli.rules.base import Step, above_zero, below_zero
+from heatcli.rules.base import Step, above_zero, below_zero, recorded
 
 _ATEN = torch.ops.aten
 _WITHOUT_BIAS = {"addmm": _ATEN.mm.default, "baddbmm": _ATEN.bmm.default}
@@ -72,7 +73,12 @@ class Signs:
 
     @cached_property
     def _one_sided(self) -> bool:
-        if self.step.differentiable or bool(self.x[0].amin() < 0):  # one image mostly tells
+        producer = self.step.producers[0] if self.step.producers else None
+        if self.step.differentiable:
+            return False
+        if self.step.blamed and producer is not None and producer.operator.nonnegative:
+            return True
+        if recorded() or bool(self.x[0].amin() < 0):  # one image mostly tells
             return False
         return bool(self.x.amin() >= 0)
 
@@ -87,6 +93,9 @@ class Signs:
             return operator.run(self.step.others, [x])
 
     def _adjoint(self, sign: int, multiplier: Tensor) -> Tensor:
+        found = closed(bent(self.step.operator, sign), self.x, multiplier)
+        if found is not None:
+            return found
         if sign not in self._tapes:
             self._apply(sign, self.x)
         (found,) = self.step.gradient(*self._tapes[sign], multiplier)

@@ -27,6 +27,7 @@ class Recipe:
     others: dict[str, np.ndarray[Any, Any]]
     head: int
     cached: bool
+    compiled: bool
     input: Input
     labels: tuple[str, ...]
     mean_file: Path | None
@@ -36,7 +37,8 @@ class Recipe:
         """The recipe of a model."""
         others = {name: value.cpu().numpy() for name, value in model.others.items()}
         return cls(
-            str(model.path), model.sha256, model.passes, others, model.head, model.cache is not None, model.input,
+            str(model.path), model.sha256, model.passes, others, model.head, model.cache is not None,
+            model.compiler is not None, model.input,
             model.labels, model.mean_file,
         )  # fmt: skip
 
@@ -48,7 +50,7 @@ class Recipe:
         import torch
 
         others = {name: torch.from_numpy(value) for name, value in self.others.items()}
-        loaded = load(path or self.path, device, self.passes, others, self.head, cache=self.cached)
+        loaded = load(path or self.path, device, self.passes, others, self.head, self.cached, self.compiled)
         if loaded.sha256 != self.sha256:
             raise ModelError(f"{self.path}: was changed while it was in use; run again")
         loaded.path, loaded.input, loaded.labels = Path(self.path), self.input, self.labels

@@ -1,13 +1,14 @@
 """How long a method takes beside the eager input gradient and beside peers: prints the README's table.
 
     python tests/peers/measure_speed.py [--networks A,B] [--methods A,B] [--repeats 5] [--threads 2] [--no-peers]
-        [--memory]
+        [--memory] [--compile]
 
 float32 on the CPU, batch 8 at 224×224, random weights; BatchNorm has the statistics of the batch, or activations would
 vanish, and arithmetic with the smallest numbers there are is slow. Every round runs each contestant once, in turn; a
 ratio is the median over rounds of the ratio within a round. Captum and Zennit get the eager module; heatcli its
 TorchScript.
-`--memory`: peak memory above what was in use before, beside the eager gradient's, instead of time.
+`--memory`: peak memory above what was in use before, beside the eager gradient's, instead of time. `--compile`: every
+method once more, compiled.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ BATCH, SIZE, STEPS = 8, 224, 32
 INTEGRATED = "integrated-gradients"
 
 
-def contestants(name: str, methods: list[str], with_peers: bool) -> dict[str, Job]:
+def contestants(name: str, methods: list[str], with_peers: bool, compiled: bool = False) -> dict[str, Job]:
     """The eager gradient, heatcli's methods on the TorchScript, and the peers', for one network."""
     torch.manual_seed(0)
     module = torchvision.models.get_model(name, weights=None)
@@ -51,15 +52,18 @@ def contestants(name: str, methods: list[str], with_peers: bool) -> dict[str, Jo
         path = Path(folder) / "model.pt"
         torch.jit.script(module).save(str(path))
         model = heatcli.load(path, size=SIZE)
+        fast = heatcli.load(path, size=SIZE, compiled=True) if compiled else None
 
-    def explained(method: str) -> Job:
+    def explained(method: str, model: heatcli.Model) -> Job:
         more = {"steps": STEPS} if method == INTEGRATED else {}
         return lambda: heatcli.explain(model, batch, method, **more)
 
     theirs = peers_of(out_of_place(module), batch) if with_peers else {}
     jobs: dict[str, Job] = {"eager": own_gradient(module, batch)}
     for method in methods:
-        jobs[method] = explained(method)
+        jobs[method] = explained(method, model)
+        if fast is not None:
+            jobs[f"{method} --compile"] = explained(method, fast)
         jobs |= {name: theirs[name] for name in PEERS.get(method, ()) if name in theirs}
         if method == INTEGRATED and with_peers:
             jobs["captum IntegratedGradients"] = captums_integrated(module, batch)
@@ -110,15 +114,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, torch {torch.__version__}\n")
     rows: dict[str, dict[str, float]] = {}
     for name in options.networks.split(","):
-        jobs = contestants(name, options.methods.split(","), not (options.no_peers or options.memory))
+        with_peers = not (options.no_peers or options.memory)
+        jobs = contestants(name, options.methods.split(","), with_peers, options.compile)
         print(name, flush=True)
-        timings = list(timed(jobs, BATCH, 1 if options.memory else options.repeats, torch.device("cpu"), "eager"))
+        repeats, runs = 1 if options.memory else options.repeats, 2 if options.compile else 1
+        timings = list(timed(jobs, BATCH, repeats, torch.device("cpu"), "eager", runs))
         for timing in timings:
             if timing.refused:
                 print(f"  {timing.name}: {timing.refused}")
