@@ -17,7 +17,7 @@ from torch import Tensor
 from heatcli.graph.kinds import FIRST, LAYOUT
 from heatcli.graph.operator import Graph, Operator
 from heatcli.ledger import Books
-from heatcli.rules.base import Booked, Carried, Pair, Passed, Rule, Sent, Step, recorded
+from heatcli.rules.base import Adjoint, Booked, Carried, Pair, Passed, Rule, Sent, Step, recorded
 from heatcli.rules.elementwise import Slope
 from heatcli.rules.reveal_cancel import single
 
@@ -39,7 +39,7 @@ class Tape:
 
     def serves(self, rules: Table, keep: Collection[str]) -> bool:
         """Whether it can be walked by these rules, the values called `keep` kept."""
-        return self.overwritten.items() <= overwritable(self.graph, rules, keep).items()
+        return self.overwritten.items() <= overwritable(self.graph, rules, keep, self.reference is not None).items()
 
     def values(self, names: Collection[str]) -> dict[str, Tensor]:
         """The values of those names, [N, …]."""
@@ -98,8 +98,8 @@ def forward(
     references = values_of(graph, baseline) if isinstance(baseline, Tensor) else baseline
     batch = _laid_out(graph, batch)
     overwritten = dict[str, str]()
-    if rules is not None and references is None and not differentiable:
-        overwritten = overwritable(graph, rules, keep)
+    if rules is not None and not differentiable:
+        overwritten = overwritable(graph, rules, keep, compared=references is not None)
     in_place = set(overwritten.values())
     values: dict[str, Tensor] = {graph.input: batch}
     steps: list[Step] = []
@@ -124,19 +124,25 @@ def forward(
 
 # Their derivatives do not read their output, and it lies in memory of its own.
 _SPARE_OUTPUT = frozenset("convolution addmm mm linear add native_batch_norm".split())
+_CHEAP = frozenset("add native_batch_norm".split())  # to run again
 
 
-def overwritable(graph: Graph, rules: Table, keep: Collection[str] = ()) -> dict[str, str]:
+def overwritable(graph: Graph, rules: Table, keep: Collection[str] = (), compared: bool = False) -> dict[str, str]:
     """Values that nothing reads but a ReLU, which can so write in their place: name of the value → of the ReLU.
 
-    A walk by `rules` from no reference does not read them either.
+    A walk by `rules` does not read them either; `compared` with a reference, at most the ReLU's rule does, which makes
+    them once more.
     """
     uses = Counter([*(name for op in graph.operators for name in op.refs), graph.output, *keep])
     producers = {op.name: op for op in graph.operators if op.title in _SPARE_OUTPUT and uses[op.name] == 1}
     found = {}
     for relu in graph.operators:
         producer = producers.get(relu.sources[0]) if relu.title == "relu" and relu.sources else None
-        if producer is not None and producer.sources and _blind(rule_for(producer, rules), rule_for(relu, rules)):
+        if producer is None or not producer.sources:
+            continue
+        rule, after = rule_for(producer, rules), rule_for(relu, rules)
+        again = producer.title in _CHEAP and isinstance(rule, Adjoint) and isinstance(after, Slope)
+        if again if compared else _blind(rule, after):
             found[producer.name] = relu.name
     return found
 

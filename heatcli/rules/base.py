@@ -69,6 +69,13 @@ class Step:
         found = closed(self.operator, self.inputs[0], multiplier) if len(self.inputs) == 1 else None
         return self.gradient(self.output, self.inputs, multiplier) if found is None else [found]
 
+    def remade(self) -> Tensor:
+        """The input of a ReLU that wrote its output over it, once more."""
+        (producer,) = self.producers
+        assert producer is not None
+        with torch.no_grad():
+            return producer.operator.run(producer.others, producer.inputs)
+
     def adjoint_at(self, inputs: Sequence[Tensor], multiplier: Tensor) -> tuple[Tensor, Multipliers]:
         """Run the operator at other inputs: its output there, and the vector-Jacobian product there."""
         output, inputs = self.run(self.operator, inputs)

@@ -74,9 +74,10 @@ def slope(step: Step) -> Tensor:
 
     In so small a step the derivative errs only in second order.
     """
-    title, dx, y = step.operator.title, step.input_difference(0), step.output.detach()
+    title = step.operator.title
     if title == "relu" and not step.blamed and not step.differentiable:
-        return _relu_slope(step, dx.detach())
+        return _relu_slope(step)
+    dx, y = step.input_difference(0), step.output.detach()
     tolerance: Tensor | float = 0.0
     if title not in _EXACT and not (step.blamed and step.bias is None):
         every = tuple(range(1, y.dim()))
@@ -124,11 +125,13 @@ def _derivative(step: Step) -> Tensor:
     return torch.zeros_like(ones) if found is None else found
 
 
-def _relu_slope(step: Step, dx: Tensor) -> Tensor:
+def _relu_slope(step: Step) -> Tensor:
     """max(x, x0)/|x − x0| within 0 and 1: what the secant of a ReLU comes to, also where x = x0."""
     assert step.reference_inputs is not None
-    distance = dx.abs_().clamp_(min=torch.finfo(dx.dtype).tiny)
-    return torch.maximum(step.inputs[0].detach(), step.reference_inputs[0]).div_(distance).clamp_(0, 1)
+    (x0,) = step.reference_inputs
+    x = step.remade() if step.in_place else step.inputs[0].detach()
+    distance = (x - x0).abs_().clamp_(min=torch.finfo(x.dtype).tiny)
+    return torch.maximum(x, x0, out=x if step.in_place else None).div_(distance).clamp_(0, 1)
 
 
 @dataclass(frozen=True)

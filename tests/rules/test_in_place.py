@@ -31,18 +31,19 @@ def walked(tape: Tape, rules: Mapping[str, Rule]) -> tuple[Tensor, Books]:
 @pytest.mark.parametrize("which", list(NETWORKS))
 @pytest.mark.parametrize("name", BACKWARD)
 def test_nothing_changes(name: str, which: str) -> None:
-    """Output, multipliers and books, for every method of one walk."""
+    """Output, multipliers and books, for every method of one walk, with a baseline and without."""
     x, rules = images(2, 3), method(name).rules
     graph = graph_of(network(which), x)
-    own, plain = forward(graph, x, rules=rules), forward(graph, x)
-    assert not plain.overwritten
-    assert torch.equal(own.output, plain.output)
-    (m, books), (expected, others) = walked(own, rules), walked(plain, rules)
-    assert torch.equal(m, expected)
-    for part in ("biases", "absorbed", "unexplained"):
-        found, wanted = getattr(books, part), getattr(others, part)
-        assert found.keys() == wanted.keys()
-        assert all(torch.equal(found[entry], wanted[entry]) for entry in found), part
+    for baseline in (None, images(2, 4)):
+        own, plain = forward(graph, x, baseline, rules=rules), forward(graph, x, baseline)
+        assert not plain.overwritten
+        assert torch.equal(own.output, plain.output)
+        (m, books), (expected, others) = walked(own, rules), walked(plain, rules)
+        assert torch.equal(m, expected)
+        for part in ("biases", "absorbed", "unexplained"):
+            found, wanted = getattr(books, part), getattr(others, part)
+            assert found.keys() == wanted.keys()
+            assert all(torch.equal(found[entry], wanted[entry]) for entry in found), part
 
 
 def residual(x: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ def test_which_values_are_overwritten() -> None:
 
 
 def test_memory_is_shared() -> None:
-    """The ReLU's output lies where its input lay; with a baseline or a tape through the walk nothing is overwritten."""
+    """The ReLU's output lies where its input lay; with a baseline only what is cheap to make again is overwritten."""
     x, rules = images(2), method("lrp-eps").rules
     graph = graph_of(residual, x)
     tape = forward(graph, x, rules=rules)
@@ -88,7 +89,14 @@ def test_memory_is_shared() -> None:
         assert steps[value].output.data_ptr() == steps[relu].output.data_ptr()
         assert float(steps[value].output.detach().min()) == 0
     assert len(tape.overwritten) == 2
-    assert not forward(graph, x, torch.zeros_like(x), rules=rules).overwritten
+    compared = forward(graph, x, torch.zeros_like(x), rules=rules)
+    assert [name.rpartition("_")[0] for name in compared.overwritten] == ["add"]
+    (again,) = (step for step in compared.steps if step.in_place)
+    plain = {step.operator.name: step.output for step in forward(graph, x).steps}
+    assert torch.equal(again.remade(), plain[again.operator.sources[0]])
+    for changed in ("elementwise=pass", "elementwise=gradient"):
+        other = method("lrp-eps").with_rules([changed]).rules
+        assert not forward(graph, x, torch.zeros_like(x), rules=other).overwritten
     assert not forward(graph, x, differentiable=True, rules=rules).overwritten
 
 
