@@ -134,6 +134,7 @@ def _silenced(job: Job) -> Job:
     """The same job, without the warnings in which peers announce their hooks."""
 
     def run() -> object:
+        """What the job returns."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return job()

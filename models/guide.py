@@ -67,6 +67,7 @@ def live(graph: Graph, net: nn.Module) -> Graph:
     parameters = dict(net.named_parameters())
 
     def swapped(x: object) -> object:
+        """An argument, or the parameter that it is a copy of."""
         if not isinstance(x, Constant) or x.name not in parameters:
             return x
         parameter = parameters[x.name]

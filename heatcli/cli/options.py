@@ -81,7 +81,10 @@ class Load:
         bool, typer.Option("--no-cache", help="Capture the graph anew, and keep nothing in the user's cache folder.")
     ] = False
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile what comes back: pays for long runs. Needs a C++ compiler.")
+        bool,
+        typer.Option(
+            "--compile", help="Machine code from the second batch of a shape on, for long runs; needs a C++ compiler."
+        ),
     ] = False
 
     def __post_init__(self) -> None:
@@ -109,6 +112,8 @@ def loads(*names: str, **fixed: Any) -> Callable[[Command], Command]:
     offered = {name: (types[name], getattr(Load, name)) for name in names}
 
     def loading(command: Command) -> Command:
+        """The command as typer is to see it."""
+
         def run(**given: Any) -> None:
             load = Load(**fixed, **{name: given.pop(name) for name in offered})
             command(**given, load=load)

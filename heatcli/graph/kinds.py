@@ -237,6 +237,7 @@ def _bias_at(position: int, channels: bool) -> Callable[[Operator], tuple[Offset
     """What finds the bias among an operator's arguments; `channels`: it is [C], along dimension 1 of the output."""
 
     def offsets(op: Operator) -> tuple[Offset, ...]:
+        """The bias, if it is a constant."""
         bias = op.constant(position)
         if bias is None:
             return ()

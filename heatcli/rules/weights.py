@@ -49,6 +49,7 @@ def bent(operator: Operator, sign: int) -> Operator:
     """The same layer without a bias, with weights of one sign only: the positive (1) or the negative ones (−1)."""
 
     def cut(weights: Tensor) -> Tensor:
+        """The weights of that sign, others 0; made once."""
         known = _CUT.setdefault(weights, {})
         if sign not in known:
             known[sign] = weights.clamp(min=0) if sign > 0 else weights.clamp(max=0)

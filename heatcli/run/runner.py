@@ -62,6 +62,7 @@ class Run:
         count = 0
 
         def wanted(rows: list[Row]) -> bool:
+            """Whether an image's lines stay."""
             nonlocal count
             i = self.plan.find(rows[0].stem)
             if i is None:
