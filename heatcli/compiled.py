@@ -95,6 +95,11 @@ class Compiler:
     _asked: Counter[tuple[Any, ...]] = field(default_factory=Counter, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
+    @property
+    def made(self) -> int:
+        """How many walks it has compiled."""
+        return len(self._known)
+
     def forward(
         self, graph: Graph, batch: Tensor, rules: Table, baseline: Baseline = None, ends: Ends = None
     ) -> CompiledTape | None:
@@ -110,7 +115,8 @@ class Compiler:
             self._asked[key] += 1
             times, halves = self._asked[key], self._known.get(key)
         if times == 2:
-            self.say(f"compiling for batches of {len(batch)}; this can take minutes, and is kept for later runs")
+            size = "×".join(map(str, batch.shape))
+            self.say(f"compiling a walk for batches of {size}; this can take minutes, and is kept for later runs")
             halves = self._known[key] = _compiled(graph, inputs, form, rules, ends)
         if halves is None:
             return None

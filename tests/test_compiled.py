@@ -98,7 +98,7 @@ def test_what_is_compiled_says_the_same(tmp_path: Path, code_folder: Path, name:
             torch.testing.assert_close(getattr(own, part), getattr(other, part), rtol=1e-4, atol=1e-6)
         assert float(own.ledger.relative_error.max()) < 1e-5 or not METHODS[name].conserves
         assert len(said) == (i > 0 or "steps" in more)
-    assert said[0].startswith("compiling for batches of ")
+    assert said[0].startswith("compiling a walk for batches of ")
 
 
 def test_one_image_pays_for_nothing(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_command(tmp_path: Path) -> None:
     for flags in (["--compile"], []):
         ran = explained(tmp_path, "--workers", "1", "--pixels", "npz", *flags)
         assert ran.returncode == 0, ran.stderr
-        assert ("compiling for batches of 1" in ran.stderr) == bool(flags)
+        assert ("compiling a walk for batches of 1×3×96×96" in ran.stderr) == bool(flags)
         files = sorted((tmp_path / "out").glob("*.npz"))
         assert len(files) == len(samples)
         found.append([np.load(file)["relevance"] for file in files])

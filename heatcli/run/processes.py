@@ -52,13 +52,17 @@ class Processes:
     _free: deque[_Child] = field(default_factory=deque)
     _lock: Lock = field(default_factory=Lock)
     _since: tuple[float, int] | None = None
+    _compiled: int = 0
     _judged: bool = False
 
     def consider(self, done: int, left: int) -> None:
         """Start them if that repays: `done` images are, `left` are to come. Asked after every batch."""
         if self._judged:
             return
-        self._since = self._since or (time.monotonic(), done)
+        compiler = self.worker.model.compiler
+        compiled = 0 if compiler is None else compiler.made
+        if self._since is None or compiled != self._compiled:  # what was compiled took time that is not taken again
+            self._since, self._compiled = (time.monotonic(), done), compiled
         seconds, images = time.monotonic() - self._since[0], done - self._since[1]
         wanted = self.request.processes and self.request.progress is None and self.request.threads > 1
         if not wanted or self.worker.model.device.type != "cpu":

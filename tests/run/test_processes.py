@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from heatcli.images.baselines import Reference
 from heatcli.methods.smooth import smoothed
 from heatcli.methods.table import METHODS, method
 from heatcli.run import Request, Run, processes
+from heatcli.run.worker import Worker
 
 # The command, with processes that start after the first batch and are waited for; `handed` grows with their batches.
 AT_ONCE = """
@@ -157,6 +159,28 @@ def test_an_ended_run_ends_its_workers_and_is_continued(tmp_path: Path, tiny: Pa
     assert f"{done} images are done already, {120 - done} are left" in ran.err
     assert sorted(row["image"] for row in rows(tmp_path / "out")) == sorted(f"in/{i}.png" for i in range(120))
     whole(tmp_path / "out")
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself
+def test_what_is_compiled_once_makes_no_run_slow(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether processes repay is judged by the time after it."""
+    started: list[bool] = []
+    monkeypatch.setattr(processes.Processes, "_start", lambda _: started.append(True))
+    monkeypatch.setattr(processes, "WATCHED", 0.0)
+    monkeypatch.setattr(processes, "LONG", 0.0)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "code"))
+    model = heatcli.load(tiny, compiled=True)
+    request = Request((tmp_path,), tmp_path, method("lrp-eps"), workers=2, processes=True)
+    of_run = processes.Processes(request, Worker(model, request, 0.0, lambda: False), lambda: False)
+    of_run.consider(1, 1000)
+    for _ in range(2):
+        heatcli.explain(model, torch.zeros(8, 3, 8, 8))
+    assert model.compiler is not None
+    assert model.compiler.made == 1
+    of_run.consider(2, 999)
+    of_run.consider(1000, 1)
+    assert started == [True]
 
 
 def test_another_model_under_its_name_is_not_used(tmp_path: Path, tiny: Path) -> None:
