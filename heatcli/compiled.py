@@ -213,7 +213,7 @@ def _cut(whole: GraphModule, outputs: int) -> tuple[GraphModule, GraphModule]:
     (returned,) = nodes.pop().args
     inputs = [node for node in nodes if node.op == "placeholder"]
     before = {*inputs}
-    ahead: list[Node] = [node for node in returned[:outputs] if node is not None]
+    ahead: list[Node] = list(returned[:outputs])
     while ahead:
         node = ahead.pop()
         if node not in before:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +25,11 @@ PEERS = [
     pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations:UserWarning"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients:UserWarning"),
 ]
+
+needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, and all that it starts, ignores it
 
 
 @dataclass(frozen=True)

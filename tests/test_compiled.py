@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import SAMPLES, needs_compiler
 from networks import NETWORKS, graph_of, images, load, network
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -25,7 +26,6 @@ from heatcli.methods.table import METHODS, Method, method
 from heatcli.walk import forward, values_of, walk
 
 BACKWARD = [name for name, m in METHODS.items() if m.kind == "backward"]
-needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
 
 
 def assert_recorded(graph: Graph, x: Tensor, chosen: Method, baseline: Baseline) -> None:
@@ -114,7 +114,7 @@ def test_one_image_pays_for_nothing(tmp_path: Path) -> None:
 def test_without_a_compiler_it_says_so(tmp_path: Path) -> None:
     """In one line, at the second batch; what was done stays."""
     names = ["1.png", "2.png", "3.png"]
-    picture = Path(__file__).parents[1] / "samples" / "wolf-on-snow.png"
+    picture = SAMPLES / "wolf-on-snow.png"
     (tmp_path / "in").mkdir()
     for name in names:
         shutil.copy(picture, tmp_path / "in" / name)
@@ -139,7 +139,7 @@ def explained(folder: Path, *flags: str, **environment: str) -> subprocess.Compl
 @needs_compiler
 def test_the_command(tmp_path: Path) -> None:
     """Reports of a folder are the same, but for rounding."""
-    samples = sorted((Path(__file__).parents[1] / "samples").glob("*.png"))[:4]
+    samples = sorted(SAMPLES.glob("*.png"))[:4]
     (tmp_path / "in").mkdir()
     for sample in samples:
         shutil.copy(sample, tmp_path / "in" / sample.name)

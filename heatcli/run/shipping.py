@@ -38,8 +38,7 @@ class Recipe:
         others = {name: value.cpu().numpy() for name, value in model.others.items()}
         return cls(
             str(model.path), model.sha256, model.passes, others, model.head, model.cache is not None,
-            model.compiler is not None, model.input,
-            model.labels, model.mean_file,
+            model.compiler is not None, model.input, model.labels, model.mean_file,
         )  # fmt: skip
 
     def model(self, device: str, path: Path | None = None, mean_file: Path | None = None) -> Model:

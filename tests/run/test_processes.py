@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
+from conftest import Cli, needs_compiler
 from folders import fill, link, rows, whole
 
 import heatcli
@@ -161,7 +160,7 @@ def test_an_ended_run_ends_its_workers_and_is_continued(tmp_path: Path, tiny: Pa
     whole(tmp_path / "out")
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+@needs_compiler
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself
 def test_what_is_compiled_once_makes_no_run_slow(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether processes repay is judged by the time after it."""
