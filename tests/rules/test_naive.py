@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pytest
@@ -238,7 +238,7 @@ def secant(function: Function, x: Tensor, x0: Tensor) -> Tensor:
     rise = function(x) - function(x0)
     out = torch.zeros_like(x).flatten()
     for i, (dy, dx) in enumerate(zip(rise.flatten().tolist(), (x - x0).flatten().tolist(), strict=True)):
-        out[i] = dy / dx
+        out[i] = dy / dx if dx else torch.nan
     return out.reshape(x.shape)
 
 
@@ -274,6 +274,37 @@ def test_slope_where_nothing_differs_is_the_derivative(name: str) -> None:
     y = x.clone().requires_grad_()
     (derivative,) = torch.autograd.grad(function(y).sum(), y)
     assert_same(Slope()(step, m).multipliers[0], m * derivative)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "channels first": lambda x: x,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "images inside": lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+}
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("places", [[0, -1], [63, 64, 65], range(0, 500, 41), range(400)])
+@pytest.mark.parametrize("shape", [(5, 2, 3), (4, 16, 4), (7, 9, 11)])
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_slope_where_few_places_are_at_the_reference(
+    layout: str, shape: tuple[int, ...], places: Iterable[int], rows: int
+) -> None:
+    """The derivative there, the secant elsewhere, wherever in memory they lie."""
+    x, x0 = images(3, 0, shape).double(), images(3, 1, shape).double()[:rows]
+    at = sorted({place % x[0].numel() for place in places})
+    same = torch.zeros_like(x[0], dtype=torch.bool)
+    same.view(-1)[at] = True
+    x[1] = torch.where(same, x0[1 % rows], x[1])
+    if rows == 3:
+        x0 = LAYOUTS[layout](x0)
+    step = next(s for s in steps_of(functional.silu, LAYOUTS[layout](x), x0))
+    m = multiplier_for(step)
+    expected = m * secant(functional.silu, x, x0.expand_as(x))
+    sigmoid = x.sigmoid()
+    derivative = sigmoid * (1 + x * (1 - sigmoid))
+    expected[1] = torch.where(same, m[1] * derivative[1], expected[1])
+    assert_same(Slope()(step, m).multipliers[0], expected)
 
 
 @pytest.mark.parametrize("name", list(NO_VALUE_AT_ZERO))
