@@ -1,6 +1,6 @@
 """What folders cost: images a second beside the engine alone, bytes an image, peak memory; as Markdown.
 
-python tests/measure_folders.py speed [IMAGES] | large [IMAGES] | stages | memory [FEW MANY]
+python tests/measure_folders.py speed [IMAGES ROUNDS] | large [IMAGES ROUNDS] | stages | memory [FEW MANY]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 BATCH = 8
 
 
-def speed(count: int = 1600) -> None:
+def speed(count: int = 1600, rounds: int = 5) -> None:
     """The embedded network, with worker processes as the command starts them; their start is not counted."""
     import heatcli
     from heatcli.run import pipeline, processes
@@ -41,10 +41,10 @@ def speed(count: int = 1600) -> None:
         model = heatcli.load(cache=True)
         for folder in [_pictures(Path(name), size, "png", count) for size in ((96, 96), (256, 256))]:
             for pixels in ("json", "npz", "none"):
-                _row("embedded", model, folder, pixels, 16 * BATCH)
+                _row("embedded", model, folder, pixels, 16 * BATCH, rounds)
 
 
-def large(count: int = 192) -> None:
+def large(count: int = 192, rounds: int = 3) -> None:
     """ResNet-50, for which the command starts no processes; the whole run, but for the first batch."""
     import heatcli
 
@@ -55,7 +55,7 @@ def large(count: int = 192) -> None:
             _pictures(Path(name), (500, 375), "jpg", count),
         )
         for pixels in ("json", "npz", "none"):
-            _row("resnet50", model, folder, pixels, BATCH)
+            _row("resnet50", model, folder, pixels, BATCH, rounds)
 
 
 def _head() -> None:
@@ -89,8 +89,11 @@ def _resnet50(folder: str) -> str:
     return f"{folder}/resnet50.pt"
 
 
-def _row(title: str, model: Any, folder: Path, pixels: str, first: int) -> None:
-    """A run from image `first` on; before and after it, `explain` on a batch that lies ready, with all threads."""
+def _row(title: str, model: Any, folder: Path, pixels: str, first: int, rounds: int) -> None:
+    """Runs from image `first` on; before and after each, `explain` on a batch that lies ready, with all threads.
+
+    Medians; of the ratios, too.
+    """
     from PIL import Image
 
     import heatcli
@@ -115,13 +118,16 @@ def _row(title: str, model: Any, folder: Path, pixels: str, first: int) -> None:
         (start, used), (end, later) = marks
         return (last - first) / (end - start), 1000 * (later - used) / (last - first)
 
-    out = tempfile.mkdtemp(dir=folder.parent)
-    engine = alone()
-    found = whole(out)
-    engine = tuple(map(statistics.mean, zip(engine, alone(), strict=True)))  # type: ignore[assignment]
+    found = []
+    for _ in range(rounds):
+        out = tempfile.mkdtemp(dir=folder.parent)
+        before, run, after = alone(), whole(out), alone()
+        engine = [statistics.mean(pair) for pair in zip(before, after, strict=True)]
+        found.append((*engine, *run, run[0] / engine[0]))
     stored = sum(path.stat().st_size for path in Path(out).iterdir()) / len(files) / 1000
-    rates = " | ".join(f"{rate:.3g}" for rate in (*engine, *found))
-    print(f"| {title} | {folder.name} | {pixels} | {rates} | {found[0] / engine[0]:.2f} | {stored:.0f} |", flush=True)
+    *rates, ratio = map(statistics.median, zip(*found, strict=True))
+    shown = " | ".join(f"{rate:.3g}" for rate in rates)
+    print(f"| {title} | {folder.name} | {pixels} | {shown} | {ratio:.2f} | {stored:.0f} |", flush=True)
 
 
 def _tree(pid: int) -> Iterator[int]:

@@ -45,7 +45,7 @@ def overlay(image: Image.Image, relevance: NDArray[np.float64], box: Box, cmap: 
     np.sqrt(signed, out=signed)
     signed *= 255 * opacity
     signed += 0.5  # rounds
-    backdrop = Image.fromarray(FADED[np.asarray(image.convert("L"))])
+    backdrop = Image.fromarray(FADED.take(np.asarray(image.convert("L"))))
     return Image.composite(colours.convert("RGB"), backdrop.convert("RGB"), Image.fromarray(signed.astype(np.uint8)))
 
 
