@@ -114,9 +114,9 @@ def _explain(
         books = books.of(1)
         output, scores, score, relevance = output[:1], scores[:1], score[:1], relevance[:1]
         goal, score0 = goal.rows(torch.zeros_like(goal.index[:1])), None if score0 is None else score0[:1]
-    if not bool(torch.isfinite(relevance).all()):
-        raise ModelError(f"{model.path}: the relevance of {method.name} is not finite; try another method")
     ledger = _ledger(score, score0, relevance, books, method)
+    if not bool(torch.isfinite(ledger.pixels).all()):
+        raise ModelError(f"{model.path}: the relevance of {method.name} is not finite; try another method")
     seconds = {"forward": (between - started) / n, "backward": (time.perf_counter() - between) / n}
     at = goal.region[:, None].to(scores)
     chances = (laid_out(probabilities(graph, output)) * at).sum(2) / at.sum(2).clamp(min=1)

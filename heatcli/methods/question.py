@@ -138,7 +138,7 @@ class Question:
         books = Books.open(tape.graph, tape.input[:1] if self.alone else tape.input)
         multipliers: dict[str, Tensor] = {name: torch.zeros_like(value) for name, value in values.items()}
         shape = tape.output.shape
-        multiplier = tape.walk(rules, seed.reshape(shape), books if book else None, multipliers)
+        multiplier = tape.walk(rules, seed.reshape(shape), books if book else None, multipliers).contiguous()
         rows = len(multiplier) if rows is None else rows
         return Walked(
             multiplier[:rows], books if rows == len(multiplier) else books.of(rows), score[:rows],
