@@ -1,6 +1,7 @@
 """What folders cost: images a second beside the engine alone, bytes an image, peak memory; as Markdown.
 
-python tests/measure_folders.py speed [IMAGES ROUNDS] | large [IMAGES ROUNDS] | stages | memory [FEW MANY]
+python tests/measure_folders.py speed [IMAGES ROUNDS] | large [IMAGES ROUNDS] | stages | bound [ROUNDS]
+    | memory [FEW MANY]
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 BATCH = 8
 
 
-def speed(count: int = 1600, rounds: int = 5) -> None:
+def speed(count: int = 3200, rounds: int = 5) -> None:
     """The embedded network, with worker processes as the command starts them; their start is not counted."""
     import heatcli
     from heatcli.run import pipeline, processes
@@ -188,6 +190,59 @@ def stages() -> None:
                   f"| {', '.join(f'{w:.3g}' for w in writing)} |", flush=True)  # fmt: skip
 
 
+def bound(rounds: int = 10) -> None:
+    """What two processes make of two cores that only explain, a thread each, beside one with both threads."""
+    import torch
+
+    warnings.simplefilter("ignore")
+    spawn = get_context("spawn")
+    go, done = spawn.Queue(), spawn.Queue()
+    other = spawn.Process(target=_other, args=(go, done), daemon=True)
+    other.start()
+    done.get()
+    work, ratios = _batches(), []
+    for _ in range(rounds):
+        torch.set_num_threads(2)
+        alone = work()
+        torch.set_num_threads(1)
+        go.put(True)
+        ratios.append((work() + done.get()) / alone)
+    print(f"two processes, a thread each: {statistics.median(ratios):.2f} × one with two threads, images/s")
+
+
+def _other(go: Any, done: Any) -> None:
+    """The second process: explains whenever it is told to."""
+    import torch
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    work = _batches()
+    done.put(True)
+    while go.get():
+        done.put(work())
+
+
+def _batches() -> Callable[[], float]:
+    """Explains a batch that lies ready for a second and a half: images a second."""
+    from PIL import Image
+
+    import heatcli
+
+    model = heatcli.load()
+    with Image.open(next((ROOT / "samples").glob("*.png"))) as picture:
+        batch = model.preprocess([picture.convert("RGB").resize((96, 96))] * BATCH)
+
+    def work() -> float:
+        heatcli.explain(model, batch)  # with as many threads as there are now
+        count, started = 0, time.perf_counter()
+        while time.perf_counter() - started < 1.5:
+            heatcli.explain(model, batch)
+            count += BATCH
+        return count / (time.perf_counter() - started)
+
+    return work
+
+
 def _best(work: Callable[[], object], times: int = 30) -> float:
     taken = []
     for _ in range(times):
@@ -253,4 +308,6 @@ def _share(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    {"speed": speed, "large": large, "stages": stages, "memory": memory}[sys.argv[1]](*map(int, sys.argv[2:]))
+    wanted, *numbers = sys.argv[1:]
+    commands = {"speed": speed, "large": large, "stages": stages, "bound": bound, "memory": memory}
+    commands[wanted](*map(int, numbers))

@@ -157,12 +157,12 @@ def _numbers(array: Any) -> msgspec.Raw:
     return msgspec.Raw(orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-_encode = msgspec.json.Encoder(enc_hook=_numbers).encode
+_encoded = msgspec.json.Encoder(enc_hook=_numbers).encode_lines
 
 
 def encode(report: Report) -> bytes:
     """The report as one line of JSON, newline at the end; its lists may be arrays, C-contiguous."""
-    return _encode(report) + b"\n"
+    return _encoded([report])
 
 
 if __name__ == "__main__":
