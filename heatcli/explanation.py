@@ -115,7 +115,7 @@ def _explain(
         output, scores, score, relevance = output[:1], scores[:1], score[:1], relevance[:1]
         goal, score0 = goal.rows(torch.zeros_like(goal.index[:1])), None if score0 is None else score0[:1]
     ledger = _ledger(score, score0, relevance, books, method)
-    if not bool(torch.isfinite(ledger.pixels).all()):
+    if not bool(torch.isfinite(ledger.pixels).all()):  # a sum is finite only where all that it sums is
         raise ModelError(f"{model.path}: the relevance of {method.name} is not finite; try another method")
     seconds = {"forward": (between - started) / n, "backward": (time.perf_counter() - between) / n}
     at = goal.region[:, None].to(scores)

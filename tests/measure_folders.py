@@ -230,7 +230,7 @@ def _batches() -> Callable[[], float]:
 
     model = heatcli.load()
     with Image.open(next((ROOT / "samples").glob("*.png"))) as picture:
-        batch = model.preprocess([picture.convert("RGB").resize((96, 96))] * BATCH)
+        batch = model.preprocess([picture] * BATCH)
 
     def work() -> float:
         heatcli.explain(model, batch)  # with as many threads as there are now

@@ -28,7 +28,7 @@ class Reports:
         self._baseline = schema.BaselinePart(name=explanation.reference.name, **explanation.reference.details)
         self._relevance, self._probabilities = _array(explanation.relevance), _array(explanation.probabilities)
         self._pixels = self._relevance.sum(1, dtype=np.float64)
-        self._index, self._score = target.index.tolist(), explanation.ledger.output.tolist()
+        self._index = target.index.tolist()
         self._minus = None if target.minus is None else target.minus.tolist()
         columns = {name: getattr(explanation.ledger, name).tolist() for name in schema.LedgerPart.__struct_fields__}
         self._ledger = [
@@ -78,7 +78,7 @@ class Reports:
             chance -= float(probability[other])
             label = f"{label or index}-{self._labels(other) or other}"
         return schema.TargetPart(
-            index=index, label=label, score=self._score[i],
+            index=index, label=label, score=self._ledger[i].output,
             probability=None if math.isnan(chance) else chance,
             quantity=self.explanation.quantity,  # type: ignore[arg-type]
             minus=minus,

@@ -107,15 +107,15 @@ def _few_below(distance: Tensor, limit: Tensor | float) -> Tensor | None:
     if order[0]:  # images are interleaved
         return None
     rows = distance.permute(order).reshape(len(distance), -1)
-    limits = torch.as_tensor(limit, dtype=rows.dtype, device=rows.device).reshape(-1, 1).expand(len(rows), 1)
-    whole = rows.shape[1] - rows.shape[1] % _STRETCH
-    stretches = rows[:, :whole].reshape(len(rows), whole // _STRETCH, _STRETCH)
+    count, size = rows.shape
+    limits = torch.as_tensor(limit, dtype=rows.dtype, device=rows.device).reshape(-1, 1).expand(count, 1)
+    whole = size - size % _STRETCH
+    stretches = rows[:, :whole].reshape(count, whole // _STRETCH, _STRETCH)
     image, stretch = (stretches.amin(2) <= limits).nonzero(as_tuple=True)
     if len(image) * _STRETCH > rows.numel() / 2:
         return None
     found, at = (stretches[image, stretch] <= limits[image]).nonzero(as_tuple=True)
     last, end = (rows[:, whole:] <= limits).nonzero(as_tuple=True)
-    size = rows.shape[1]
     places = torch.cat([image[found] * size + stretch[found] * _STRETCH + at, last * size + whole + end])
     return None if len(places) > _FEW * rows.numel() else places
 

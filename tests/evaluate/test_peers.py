@@ -42,7 +42,7 @@ def quantus_says(metric: object, heatmaps: Tensor, **more: object) -> Tensor:
     return torch.as_tensor(np.asarray(found, dtype=np.float64))
 
 
-def agree(found: Tensor, expected: Tensor) -> None:
+def assert_agree(found: Tensor, expected: Tensor) -> None:
     assert float((found - expected).abs().max()) <= AGREE, (found, expected)
 
 
@@ -50,8 +50,8 @@ def agree(found: Tensor, expected: Tensor) -> None:
 def test_complexity_and_sparseness(name: str) -> None:
     heatmaps = animals().heatmaps(Explainer.parse(name))
     options = {"abs": True, "normalise": False, **QUIET}
-    agree(complexity.entropy(heatmaps), quantus_says(quantus.Complexity(**options), heatmaps))
-    agree(complexity.sparseness(heatmaps), quantus_says(quantus.Sparseness(**options), heatmaps))
+    assert_agree(complexity.entropy(heatmaps), quantus_says(quantus.Complexity(**options), heatmaps))
+    assert_agree(complexity.sparseness(heatmaps), quantus_says(quantus.Sparseness(**options), heatmaps))
 
 
 @EACH
@@ -60,7 +60,7 @@ def test_inside_mask_is_relevance_mass_accuracy_of_positive_relevance(name: str)
     heatmaps = subject.heatmaps(Explainer.parse(name)).clamp(min=0)
     mask = (subject.mask >= 0.5).float()
     mass = quantus.RelevanceMassAccuracy(abs=False, normalise=False, **QUIET)
-    agree(location.inside_share(heatmaps, mask), quantus_says(mass, heatmaps, s_batch=mask[:, None].numpy() > 0))
+    assert_agree(location.inside_share(heatmaps, mask), quantus_says(mass, heatmaps, s_batch=mask[:, None].numpy() > 0))
 
 
 @EACH
@@ -69,7 +69,7 @@ def test_the_pointing_game(name: str) -> None:
     heatmaps = subject.heatmaps(Explainer.parse(name))
     mask = (subject.mask >= 0.5).float()
     game = quantus.PointingGame(abs=False, normalise=False, weighted=False, **QUIET)
-    agree(location.pointing(heatmaps, mask), quantus_says(game, heatmaps, s_batch=mask[:, None].numpy() > 0))
+    assert_agree(location.pointing(heatmaps, mask), quantus_says(game, heatmaps, s_batch=mask[:, None].numpy() > 0))
 
 
 @EACH
@@ -107,7 +107,7 @@ def test_pixel_flipping_in_blocks_of_pixels(name: str) -> None:
         model=Logits().eval(), x_batch=subject.batch.numpy(), y_batch=subject.target.index.numpy(),
         a_batch=heatmaps[:, None].numpy(), softmax=False,
     )  # fmt: skip
-    agree(ours[:, 1:], torch.as_tensor(np.asarray(theirs, dtype=np.float64)))
+    assert_agree(ours[:, 1:], torch.as_tensor(np.asarray(theirs, dtype=np.float64)))
 
 
 @pytest.mark.parametrize("name", ["gradient", "input-x-gradient", "deeplift-rescale"])
