@@ -22,9 +22,9 @@ class StoppedError(Exception):
 class Worker:
     """A model, a request and its baseline, read once. Threads may share it, each with a batch of its own.
 
-    `stopped` is asked between two images, and between two passes of a method that makes many. `scratch`: a folder for
-    half-written files. `proven`: whether the model has explained an image. Raises `UsageError` for a baseline that
-    cannot be read.
+    `stopped` is asked between two images, and between two passes of a method that makes many; an image of which one
+    class is written is written whole. `scratch`: a folder for half-written files. `proven`: whether the model has
+    explained an image. Raises `UsageError` for a baseline that cannot be read.
     """
 
     def __init__(self, model: Model, request: Request, load_seconds: float, stopped: Callable[[], bool]) -> None:
@@ -44,7 +44,8 @@ class Worker:
         read = [self._read(job) for job in jobs]
         loaded = [one for one in read if isinstance(one, Loaded)]
         for outcome in _in_order(read, explain_all(self.model, self.request, loaded, self.proven, turn)):
-            self._check()
+            if outcome.first:
+                self._check()
             if isinstance(outcome, Failed):
                 yield outcome
             else:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,10 @@ import heatcli
 from heatcli.methods.table import method
 from heatcli.run import Done, Failed, Request, Run, runner
 from heatcli.run.index import Row
+from heatcli.run.plan import plan
+from heatcli.run.request import Outcome
 from heatcli.run.runindex import RunIndex
+from heatcli.run.worker import StoppedError, Worker
 
 COUNT = 240
 
@@ -115,6 +118,21 @@ def test_an_interrupt_while_a_line_is_written(
     assert 4 <= len(found) < 120
     assert len(set(found)) == len(found)
     whole(tmp_path / "out")
+
+
+@pytest.mark.parametrize("written", range(1, 7))
+def test_an_image_is_written_whole(tmp_path: Path, tiny: Path, written: int) -> None:
+    """Stopped after any of its classes, it gets those that are left; the next image gets none."""
+    fill(tmp_path / "in", ["0.png", "1.png", "2.png"])
+    out = tmp_path / "out"
+    request = Request((tmp_path / "in",), out, method("lrp-eps"), target="top:2")
+    jobs, outcomes = list(plan(request)), list[Outcome]()
+    out.mkdir()
+    worker = Worker(heatcli.load(tiny), request, 0.0, lambda: len(list(out.glob("*.json"))) >= written)
+    with suppress(StoppedError):
+        outcomes.extend(worker.explain(jobs))
+    assert [outcome.last for outcome in outcomes] == [False, True] * ((written + 1) // 2)
+    assert len(list(out.glob("*.json"))) == len(outcomes)
 
 
 def test_what_a_power_cut_leaves(tmp_path: Path, tiny: Path, cli: Cli) -> None:
