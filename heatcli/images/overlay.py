@@ -17,6 +17,7 @@ DIVERGING = (
     "berlin", "managua", "vanimo",
 )  # fmt: skip
 FADED = np.rint(0.25 * 255 + 0.6 * np.arange(256)).astype(np.uint8)  # the backdrop: paler, and with less contrast
+GREYS = np.repeat(FADED, 4).view(np.uint32)  # as `_palette` has colours
 CLIP = 98.5  # percentile of |relevance| that gets the full colour, so that a single pixel does not bleach the rest
 
 
@@ -39,14 +40,19 @@ def overlay(image: Image.Image, relevance: NDArray[np.float64], box: Box, cmap: 
     if not 0 <= opacity <= 1:
         raise UsageError(f"opacity {opacity:g} is not allowed; it is a number from 0 to 1")
     signed = _onto_picture(relevance / _scale(relevance), image.size, box)
-    colours = Image.fromarray((127 * signed + 128.5).astype(np.uint8))
-    colours.putpalette(_palette(cmap))
+    colours = _coloured((127 * signed + 128.5).astype(np.uint8), _palette(cmap))
     np.abs(signed, out=signed)
     np.sqrt(signed, out=signed)
     signed *= 255 * opacity
     signed += 0.5  # rounds
-    backdrop = Image.fromarray(FADED.take(np.asarray(image.convert("L"))))
-    return Image.composite(colours.convert("RGB"), backdrop.convert("RGB"), Image.fromarray(signed.astype(np.uint8)))
+    picture = _coloured(np.asarray(image.convert("L")), GREYS)
+    picture.paste(colours, mask=Image.fromarray(signed.astype(np.uint8)))
+    return picture
+
+
+def _coloured(values: NDArray[np.uint8], colours: NDArray[np.uint32]) -> Image.Image:
+    """The RGB picture of `values` [H, W], each in its one of 256 colours: faster than Pillow's palettes."""
+    return Image.frombytes("RGB", values.shape[::-1], colours.take(values), "raw", "RGBX")
 
 
 def _scale(relevance: NDArray[np.float64]) -> float:
@@ -59,20 +65,21 @@ def _scale(relevance: NDArray[np.float64]) -> float:
 
 
 @lru_cache(maxsize=8)
-def _palette(cmap: str) -> list[int]:
-    """Red, green, blue (0..255) for the values −128/127 … 1."""
+def _palette(cmap: str) -> NDArray[np.uint32]:
+    """The colours of the values −128/127 … 1, one number each: red, green, blue and a byte that says nothing."""
     values = (np.arange(256) - 128) / 127
-    colours: list[int] = np.rint(255 * colour_map(cmap)(0.5 + values / 2)[:, :3]).astype(int).ravel().tolist()
-    return colours
+    colours: NDArray[np.uint8] = np.rint(255 * colour_map(cmap)(0.5 + values / 2)).astype(np.uint8, order="C")
+    return colours.view(np.uint32).ravel()
 
 
 def _onto_picture(values: NDArray[np.float64], size: tuple[int, int], box: Box) -> NDArray[np.float32]:
     """`values` [H, W], cut off at ±1, over `box` of a picture of `size` (width, height); 0 outside: [height, width]."""
     left, top, right, bottom = (round(edge) for edge in box)
     inside = (max(1, right - left), max(1, bottom - top))
-    small = Image.fromarray(np.clip(values, -1, 1, dtype=np.float32, casting="same_kind"))
-    stretched = small if small.size == inside else small.resize(inside, Image.Resampling.BILINEAR)
+    stretched = np.clip(values, -1, 1, dtype=np.float32, casting="same_kind")
+    if stretched.shape[::-1] != inside:
+        stretched = np.asarray(Image.fromarray(stretched).resize(inside, Image.Resampling.BILINEAR))
     canvas = np.zeros((size[1], size[0]), np.float32)
-    part = np.asarray(stretched)[max(0, -top) : size[1] - top, max(0, -left) : size[0] - left]
+    part = stretched[max(0, -top) : size[1] - top, max(0, -left) : size[0] - left]
     canvas[max(0, top) :, max(0, left) :][: part.shape[0], : part.shape[1]] = part
     return canvas

@@ -79,7 +79,8 @@ class Explainer:
     def _outcomes(self, jobs: list[Job], out: str) -> Iterator[Outcome]:
         pipeline = self._pipeline = self._pipeline or Pipeline(self._model, self._request, self._load_seconds)
         with nullcontext() if is_url(out) else scratch(Path(out)) as pipeline.worker.scratch:
-            yield from pipeline.run(jobs)
+            for outcomes in pipeline.run(jobs):
+                yield from outcomes
 
 
 class Cluster:
@@ -88,19 +89,22 @@ class Cluster:
     lost = 0  # Ray starts its own again
 
     def __init__(self, model: Model, request: Request) -> None:
-        self.left: list[Outcome] = []
+        self.left: list[list[Outcome]] = []
         self._request = replace(request, progress=None)
         self._ray = require()
         if not self._ray.is_initialized():
             self._ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         self._shipped = self._ray.put(Shipped.of(model, request.device))  # kept, for actors that start again
 
-    def run(self, jobs: Iterable[Job]) -> Generator[Outcome, None, None]:
-        """Explain all jobs, in order; blocks of lost actors are explained again. Raises as `Pipeline.run` does."""
+    def run(self, jobs: Iterable[Job]) -> Generator[list[Outcome], None, None]:
+        """Explain all jobs, in order, block by block; blocks of lost actors are explained again. Raises as `Pipeline.run` does."""
         source = iter(jobs)
         while wave := list(islice(source, WAVE)):
             for content in self._wave(wave):
-                yield from unpacked(content, str(self._request.out))
+                outcomes = list[Outcome]()
+                self.left = [outcomes]
+                outcomes.extend(unpacked(content, str(self._request.out)))
+                yield outcomes
 
     def _wave(self, jobs: list[Job]) -> Iterator[bytes]:
         data = self._ray.data

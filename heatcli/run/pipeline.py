@@ -45,12 +45,12 @@ class Pipeline:
     `request.threads` threads take a batch each, so reading and writing keep one core busy while the network runs on
     others; where it repays, they hand them to as many `processes`. A bounded number of batches is under way, so memory
     does not grow with the number of jobs. Closed early, by an interrupt too, it finishes what is being written, and
-    `left` holds the last outcome that was given, if any, and those that were not. Raises `UsageError` for a baseline
+    `left` holds the last batch that was given, if any, and those that were not. Raises `UsageError` for a baseline
     that cannot be read.
     """
 
     def __init__(self, model: Model, request: Request, load_seconds: float) -> None:
-        self.left: list[Outcome] = []
+        self.left: list[list[Outcome]] = []
         self._stopped = Event()
         self.worker = Worker(model, request, load_seconds, self._stopped.is_set)
         self.processes = Processes(request, self.worker, self._stopped.is_set)
@@ -63,11 +63,14 @@ class Pipeline:
         """How many processes died."""
         return self.processes.lost
 
-    def run(self, jobs: Plan | list[Job]) -> Generator[Outcome, None, None]:
-        """Explain all jobs. Raises `ModelError` if the model can explain none of the first batch, `UsageError`."""
+    def run(self, jobs: Plan | list[Job]) -> Generator[list[Outcome], None, None]:
+        """Explain all jobs; what came of each batch, as a list.
+
+        Raises `ModelError` if the model can explain none of the first batch, `UsageError`.
+        """
         self._stopped.clear()
         batches = enumerate(_batched(jobs, self._request.batch_size))
-        under_way: deque[tuple[Future[None], deque[Outcome]]] = deque()
+        under_way: deque[tuple[Future[None], list[Outcome]]] = deque()
         pool = ThreadPoolExecutor(self._request.threads, thread_name_prefix="heatcli")
         done = 0
         try:
@@ -75,7 +78,7 @@ class Pipeline:
                 # the first batch shows that the model works; then every thread has one, and one to go on with
                 most = 2 * self._request.threads if self.worker.proven else 1
                 for number, batch in islice(batches, most - len(under_way)):
-                    outcomes = deque[Outcome]()
+                    outcomes = list[Outcome]()
                     self._turns.batches.add(number)
                     future = pool.submit(self._batch, batch, outcomes)
                     future.add_done_callback(lambda _, number=number: self._turns.batches.discard(number))  # type: ignore[misc]
@@ -84,22 +87,20 @@ class Pipeline:
                     return
                 future, outcomes = under_way[0]
                 future.result()
-                while outcomes:
-                    done += outcomes[0].last
-                    yield outcomes[0]
-                    outcomes.popleft()  # what came of it is known to the caller now
-                under_way.popleft()
+                yield outcomes
+                under_way.popleft()  # what came of it is known to the caller now
+                done += sum(outcome.last for outcome in outcomes)
                 self.processes.consider(done, len(jobs) - done)
         finally:
             self._stopped.set()
             try:
                 pool.shutdown(wait=True, cancel_futures=True)
-                self.left = [outcome for _, outcomes in under_way for outcome in outcomes]
+                self.left = [outcomes for _, outcomes in under_way]
             finally:
                 self.processes.end()
             torch.set_num_threads(self._turns.threads)  # for threads that are yet to start
 
-    def _batch(self, jobs: list[Job], outcomes: deque[Outcome]) -> None:
+    def _batch(self, jobs: list[Job], outcomes: list[Outcome]) -> None:
         """All that is done for a batch; what comes of each image goes to `outcomes`."""
         outcomes.extend(self.processes.explain(jobs) or self.worker.explain(jobs, self._turns.take))
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from heatcli.files import joined
 from heatcli.run.index import Index, Row
 from heatcli.run.parquet import write_parquet
 from heatcli.run.record import RECORD, Record, agree, claim
-from heatcli.run.request import Done, Failed
+from heatcli.run.request import Outcome
 
 
 class RunIndex(Index):
@@ -30,13 +30,17 @@ class RunIndex(Index):
             claim(self._folder, self._record)
             self._claimed = True
 
-    def enter(self, outcome: Done | Failed) -> None:
-        """Write an image's lines once its last outcome is here."""
-        rows = self._open.setdefault(outcome.row.stem, [])
-        rows.append(outcome.row)
-        if outcome.last:
+    def enter(self, outcomes: Iterable[Outcome]) -> None:
+        """Write the lines of each image whose last outcome is here."""
+        finished = list[Row]()
+        for outcome in outcomes:
+            row = outcome.row
+            self._open.setdefault(row.stem, []).append(row)
+            if outcome.last:
+                finished += self._open.pop(row.stem)
+        if finished:
             self.claim()
-            self.append(self._open.pop(outcome.row.stem))
+            self.append(finished)
 
     def take_over(self, wanted: Callable[[list[Row]], bool]) -> None:
         """Keep what earlier runs have left where it is `wanted`."""

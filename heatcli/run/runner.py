@@ -41,7 +41,7 @@ class Run:
         self.before = 0
         self.lost = 0  # worker processes that died; what they had was explained again
         self.index: RunIndex | None = None
-        self._entered: Outcome | None = None  # the last one
+        self._entered: list[Outcome] | None = None  # the last ones
         for given in request.inputs:
             if is_many(given) and same_folder(given, request.out):
                 raise UsageError(f"{given}: is both the input and --out; give another --out folder")
@@ -91,13 +91,13 @@ class Run:
             if self.index is not None:
                 stack.callback(self.index.close)
                 stack.callback(self._enter_left, self.index, pipeline)
-            for outcome in stack.enter_context(closing(pipeline.run(self.plan))):
+            for outcomes in stack.enter_context(closing(pipeline.run(self.plan))):
                 self.lost = pipeline.lost
                 if self.index is not None:
                     with _undisturbed():
-                        self.index.enter(outcome)
-                        self._entered = outcome
-                yield outcome
+                        self.index.enter(outcomes)
+                        self._entered = outcomes
+                yield from outcomes
             if self.index is not None:
                 self.index.finish(self.request.index == "parquet")
 
@@ -113,9 +113,9 @@ class Run:
 
     def _enter_left(self, index: RunIndex, pipeline: Pipeline | Cluster) -> None:
         """What was finished while an interrupt was on its way."""
-        for outcome in pipeline.left:
-            if outcome is not self._entered:
-                index.enter(outcome)
+        for outcomes in pipeline.left:
+            if outcomes is not self._entered:
+                index.enter(outcomes)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from folders import fill, link, rows, whole
 
 import heatcli
 from heatcli.methods.table import method
-from heatcli.run import Done, Failed, Request, Run, runner
+from heatcli.run import Request, Run, runner
 from heatcli.run.index import Row
 from heatcli.run.plan import plan
 from heatcli.run.request import Outcome
@@ -90,8 +90,8 @@ def test_an_interrupt_while_a_line_is_written(
     enter, append = RunIndex.enter, RunIndex.append
     entered, appended = itertools.count(1), itertools.count(1)
 
-    def entering(index: RunIndex, outcome: Done | Failed) -> None:
-        enter(index, outcome)
+    def entering(index: RunIndex, outcomes: Iterable[Outcome]) -> None:
+        enter(index, outcomes)
         if at == "after" and next(entered) == 5:
             signal.raise_signal(signal.SIGINT)
 
