@@ -55,6 +55,7 @@ def test_convolutions_of_pictures(
     assert_torchs(layer, images(2, 1, (channels, 24, 19)), channels_last, atol=1e-13)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(
     "layer",
     [
@@ -63,11 +64,17 @@ def test_convolutions_of_pictures(
     ],
     ids=repr,
 )  # fmt: skip
-def test_other_convolutions_are_left_to_torch(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+def test_other_convolutions(layer: nn.Conv2d | nn.ConvTranspose2d, channels_last: bool) -> None:
     """Narrow windows, no steps, many channels, groups, holes, uneven steps, transposed ones."""
-    x = images(2, 1, (layer.in_channels, 12, 12))
-    (step,) = (s for s in forward(graph_of(layer, x), x).steps if s.operator.title == "convolution")
-    assert closed(step.operator, step.inputs[0], torch.ones_like(step.output)) is None
+    assert_torchs(randomised(layer, 7).double(), images(2, 1, (layer.in_channels, 12, 12)), channels_last, atol=1e-13)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_dense_layers(transposed: bool) -> None:
+    """Rows times a matrix, and times its transpose as a linear layer has it."""
+    matrix = torch.randn(5, 5, dtype=torch.float64)
+    function = (lambda x: nn.functional.linear(x, matrix)) if transposed else (lambda x: torch.mm(x, matrix))
+    assert_torchs(function, images(2, 1, (5,)), channels_last=False, atol=1e-13)
 
 
 @pytest.mark.parametrize("function", [lambda x: x.mean((2, 3)), lambda x: x.mean(), nn.InstanceNorm2d(3), torch.tanh])

@@ -11,6 +11,8 @@ from torch.nn import functional
 from heatcli.graph.kinds import batch_norm_scale_shift, uses_own_statistics
 from heatcli.graph.operator import Operator
 
+_BACKWARD = torch.ops.aten.convolution_backward.default
+
 
 def relu_from_output(output: Tensor, multiplier: Tensor) -> Tensor:
     """Of a ReLU, from its output alone."""
@@ -37,21 +39,38 @@ def _batch_norm(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | N
     return multiplier * batch_norm_scale_shift(operator)[0].reshape(-1, *(1,) * (x.dim() - 2))
 
 
+def _matrix(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:  # noqa: ARG001
+    """Of rows times a matrix."""
+    matrix = operator.constant(1)
+    return None if matrix is None else multiplier @ (matrix.value if operator.title == "linear" else matrix.value.mT)
+
+
 def _convolution(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:
-    """Of one that sees a picture's few channels through wide windows, some steps apart: torch takes far longer.
+    """What torch's tape calls, without a tape; of pictures, whose channels are few, what takes less time."""
+    weights = operator.constant(1)
+    if weights is None:
+        return None
+    found = _of_pictures(operator, weights.value, x, multiplier)
+    if found is None:
+        found = _BACKWARD(multiplier, x.detach(), weights.value, None, *operator.args[3:], [True, False, False])[0]
+    return found
+
+
+def _of_pictures(operator: Operator, weights: Tensor, x: Tensor, multiplier: Tensor) -> Tensor | None:
+    """Of one that sees few channels through wide windows, some steps apart: torch takes far longer.
 
     Places between steps become channels of a convolution without steps (Shi et al. 2016, arXiv 1609.07009, sec. 2).
     """
-    weight, steps, padding = operator.constant(1), operator.arg(3), operator.arg(4)
-    if weight is None or weight.value.dim() != 4 or x.device.type != "cpu" or tuple(operator.args[5:]) != _PLAIN:
+    steps, padding = operator.arg(3), operator.arg(4)
+    if weights.dim() != 4 or x.device.type != "cpu" or tuple(operator.args[5:]) != _PLAIN:
         return None
-    out, channels, *kernel = weight.value.shape
+    out, channels, *kernel = weights.shape
     step = steps[0]
     if channels > 4 or step < 2 or min(kernel) < 4 or list(steps) != [step, step] or len(padding) != 2:
         return None
     windows = [-(-k // step) for k in kernel]  # in steps, rounded up
     high, wide = (step * n - k for n, k in zip(windows, kernel, strict=True))
-    phases = functional.pad(weight.value, (0, wide, 0, high)).reshape(out, channels, windows[0], step, windows[1], step)
+    phases = functional.pad(weights, (0, wide, 0, high)).reshape(out, channels, windows[0], step, windows[1], step)
     phases = phases.flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(-1, out, *windows)
     phases = phases.contiguous(memory_format=torch.channels_last)
     between = functional.conv2d(multiplier, phases, padding=[n - 1 for n in windows])
@@ -69,6 +88,8 @@ _PLAIN = ([1, 1], False, [0, 0], 1)  # dilation, transposed, output padding, gro
 _CLOSED: dict[str, Callable[[Operator, Tensor, Tensor], Tensor | None]] = {
     "mean": _mean,
     "convolution": _convolution,
+    "linear": _matrix,
+    "mm": _matrix,
     "native_batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
 }

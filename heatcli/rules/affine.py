@@ -20,11 +20,11 @@ from heatcli.rules.base import (
     Step,
     above_zero,
     below_zero,
-    over,
     per_image,
     relevance,
     row_dots,
     row_sums,
+    shared,
     signed,
     wide,
 )  # fmt: skip
@@ -124,13 +124,14 @@ class AlphaBeta(Parameters):
 
     def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
         """Relevance of the output is multiplied out: R = m·(z − z0)."""
-        r = relevance(step, multiplier)
         signs, bias = Signs(step), step.bias if self.bias == "book" else None
-        to_positive = over(self.alpha * r if self.alpha != 1 else r, signs.positive(bias, self.stabilizer))
+        to_positive = shared(step, multiplier, signs.positive(bias, self.stabilizer))
+        if self.alpha != 1:
+            to_positive = to_positive * self.alpha
         positive, to_negative, negative = summed(to_positive, bias), None, None
         absorbed = row_sums(positive) * self.stabilizer
         if self.beta:
-            to_negative = over(-self.beta * r, signs.negative(bias, self.stabilizer))
+            to_negative = shared(step, multiplier, signs.negative(bias, self.stabilizer)) * -self.beta
             negative = summed(to_negative, bias)
             absorbed = absorbed - row_sums(negative) * self.stabilizer
         return Sent([signs.back(to_positive, to_negative)], offsets_at(bias, positive, negative), absorbed)
@@ -185,7 +186,7 @@ class Gamma(Parameters):
         base = z if bias is not None or whole is None else z - whole
         denominator = base + self.gamma * own
         stabiliser = signed(self.stabilizer, denominator)
-        s = relevance(step, multiplier) / (denominator + stabiliser)
+        s = shared(step, multiplier, denominator + stabiliser)
         more = self.gamma * s
         up, down = above_zero(more, z), below_zero(more, z)
         extra = signs.back(up, down)

@@ -187,6 +187,14 @@ def relevance(step: Step, multiplier: Tensor | Passed) -> Tensor:
     return multiplier * step.difference
 
 
+def shared(step: Step, multiplier: Tensor | Passed, by: Tensor) -> Tensor:
+    """The relevance of a step's output divided `by` a tensor of its shape, in whose memory where no tape holds it."""
+    m, of = (multiplier.m, multiplier.step) if isinstance(multiplier, Passed) else (multiplier, step)
+    if by.requires_grad or m.requires_grad or by.dtype.itemsize < 4:  # m/by is out of the range of half precision
+        return relevance(step, multiplier) / by
+    return torch.div(m, by, out=by).mul_(of.difference)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent:
     """What a rule answers.
@@ -206,6 +214,7 @@ class Sent:
 class Rule(Protocol):
     """A frozen dataclass whose fields are its parameters. `source` names the paper and equation.
 
+    It is called with torch's gradients off unless the step is `differentiable`.
     Class variables, where they differ from the defaults: `takes` = () names what it can be given beside a tensor,
     `Pair` or `Passed`. `reads_output` = True: without a reference it reads its step's output, even if that goes to a
     ReLU alone and the rule is given what the ReLU passed on. `reads_input` = True: it reads the input of a ReLU.
@@ -246,11 +255,6 @@ def below_zero(m: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
 def _between(m: Tensor, x: Tensor, low: float, high: float, out: Tensor | None) -> Tensor:
     select = torch.ops.aten.hardtanh_backward
     return select(m, x, low, high) if out is None else select.grad_input(m, x, low, high, grad_input=out)  # type: ignore[no-any-return]
-
-
-def over(a: Tensor, b: Tensor) -> Tensor:
-    """a/b, in b's memory where no tape holds it."""
-    return a / b if b.requires_grad or a.requires_grad else torch.div(a, b, out=b)
 
 
 def quotient(top: Tensor, bottom: Tensor, level: Tensor, tolerance: Tensor | float = 0.0) -> Tensor:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -70,7 +70,6 @@ class Signs:
     def __init__(self, step: Step) -> None:
         self.step = step
         self.x = step.input_difference(0) if step.differentiable else step.input_difference(0).detach()
-        self._tapes: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}
 
     @cached_property
     def _one_sided(self) -> bool:
@@ -84,22 +83,15 @@ class Signs:
         return bool(self.x.amin() >= 0)
 
     def _apply(self, sign: int, x: Tensor) -> Tensor:
-        """The layer with weights of that sign on x; the first run of each sign keeps a tape, for its adjoint."""
-        operator = bent(self.step.operator, sign)
-        if sign not in self._tapes:
-            self._tapes[sign] = self.step.run(operator, [x])
-            output = self._tapes[sign][0]
-            return output if self.step.differentiable else output.detach()
+        """The layer with weights of that sign on x."""
         with torch.set_grad_enabled(self.step.differentiable):
-            return operator.run(self.step.others, [x])
+            return bent(self.step.operator, sign).run(self.step.others, [x])
 
     def _adjoint(self, sign: int, multiplier: Tensor) -> Tensor:
-        found = closed(bent(self.step.operator, sign), self.x, multiplier)
-        if found is not None:
-            return found
-        if sign not in self._tapes:
-            self._apply(sign, self.x)
-        (found,) = self.step.gradient(*self._tapes[sign], multiplier)
+        operator = bent(self.step.operator, sign)
+        found = closed(operator, self.x, multiplier)
+        if found is None:
+            (found,) = self.step.gradient(*self.step.run(operator, [self.x]), multiplier)
         assert found is not None
         return found
 
@@ -114,8 +106,10 @@ class Signs:
     def _sum(self, sign: int, more: Tensor | float) -> Tensor:
         if self._one_sided:
             return self._plus(self._apply(sign, self.x), more)
-        found = self._apply(sign, self.x.clamp(min=0))
-        return self._plus(self._plus(found, self._apply(-sign, self.x.clamp(max=0))), more)
+        part = self.x.clamp(min=0)
+        found = self._apply(sign, part)
+        part = self.x.clamp(max=0) if self.step.differentiable else torch.clamp(self.x, max=0, out=part)
+        return self._plus(self._plus(found, self._apply(-sign, part)), more)
 
     def _plus(self, own: Tensor, more: Tensor | float) -> Tensor:
         return own + more if self.step.differentiable else own.add_(more)

@@ -97,7 +97,7 @@ class Cluster:
         self._shipped = self._ray.put(Shipped.of(model, request.device))  # kept, for actors that start again
 
     def run(self, jobs: Iterable[Job]) -> Generator[list[Outcome], None, None]:
-        """Explain all jobs, in order, block by block; blocks of lost actors are explained again. Raises as `Pipeline.run` does."""
+        """As `Pipeline.run`, in blocks; those of lost actors are explained again."""
         source = iter(jobs)
         while wave := list(islice(source, WAVE)):
             for content in self._wave(wave):

@@ -91,7 +91,8 @@ def prepared(layer: str, based: bool, positive: bool) -> tuple[Step, Tensor, Ten
 def test_shares_are_those_of_the_formula(layer: str, rule: str, positive: bool, based: bool) -> None:
     """Relevance of every input, what biases take in all, and what is absorbed."""
     step, dx, w, b, m, r = prepared(layer, based, positive)
-    sent = RULES[rule][0](step, m)
+    with torch.no_grad():  # as a walk calls it
+        sent = RULES[rule][0](step, m)
     shares, to_bias = RULES[rule][1](dx[:, :, None] * w, b, r)
     (found,) = sent.multipliers
     assert isinstance(found, Tensor)
@@ -115,7 +116,8 @@ def test_first_layers_answer_in_relevance(layer: str, based: bool) -> None:
     def agrees(rule: Rule, table: Tensor, bias: Tensor) -> None:
         total = table.sum(1) + bias
         expected = (table * (r / (total + sign(total)))[:, None]).sum(2)
-        found = rule(step, m).relevance
+        with torch.no_grad():  # as a walk calls it
+            found = rule(step, m).relevance
         assert found is not None
         assert_same(found.flatten(1), expected, repr(rule))
 
@@ -132,7 +134,8 @@ def test_first_layers_answer_in_relevance(layer: str, based: bool) -> None:
 def test_an_ignored_bias_gets_nothing(rule: Rule) -> None:
     """As published variants do: it is left out of denominators, and the inputs share everything."""
     step, dx, w, b, m, r = prepared("convolution", based=False, positive=False)
-    sent = rule(step, m)
+    with torch.no_grad():  # as a walk calls it
+        sent = rule(step, m)
     assert sent.offsets_at is None
     (found,) = sent.multipliers
     assert isinstance(found, Tensor)

@@ -101,7 +101,8 @@ def claims(operator: Operator) -> dict[str, Callable[..., Rule]]:
 def imbalance(step: Step, rule: Rule, m: Tensor) -> tuple[Tensor, Tensor]:
     """m·dz less all that the rule passes on and books at this one operator, [N]; and the size of what it handled."""
     step.rule, step.parts = rule, None
-    sent = rule(step, m)
+    with torch.no_grad():  # as a walk calls it
+        sent = rule(step, m)
     n = len(m)
     books = Books(n, {o.name: m.new_zeros(n, o.size) for o in step.operator.offsets})
     books.enter(step.operator, sent, blame=step.reference_inputs is None)
