@@ -33,6 +33,7 @@ _ROUNDING = 1e3
 # From this share of places on, derivatives are taken everywhere.
 _FEW = 1 / 16
 _STRETCH = 64  # places in memory that are looked at together
+_LARGE = 1 << 17  # values of an image that is worked on alone
 
 
 @dataclass(frozen=True)
@@ -65,37 +66,69 @@ def _times_slope(step: Step, multiplier: Tensor) -> Tensor:
         return torch.zeros_like(x) if m is None else m
     if step.blamed and title in _FROM_ZERO:
         return multiplier * _FROM_ZERO[title](x)
-    m = slope(step)
-    m = multiplier * m if step.differentiable else m.mul_(multiplier)
+    m = slope(step, multiplier)
     return m if m.shape == x.shape else m.sum_to_size(x.shape)
 
 
-def slope(step: Step) -> Tensor:
+def slope(step: Step, times: Tensor | None = None) -> Tensor:
     """(f(x) − f(x0)) / (x − x0), of the output's shape; the derivative where that would be 0/0 or rounding.
 
-    In so small a step the derivative errs only in second order.
+    In so small a step the derivative errs only in second order. `times`: what it is multiplied by.
     """
-    title = step.operator.title
-    if title == "relu" and not step.blamed and not step.differentiable:
-        return _relu_slope(step)
-    dx, y = step.input_difference(0), step.output.detach()
-    tolerance: Tensor | float = 0.0
-    if title not in _EXACT and not (step.blamed and step.bias is None):
-        z = y if step.reference_output is None else step.reference_output.detach()  # so near to it, y is no larger
-        every = tuple(range(1, z.dim()))
-        size = torch.maximum(z.amax(every, keepdim=True), -z.amin(every, keepdim=True)) if every else z.abs()
-        tolerance = size * (_ROUNDING * torch.finfo(y.dtype).eps)
-    if step.differentiable or step.blamed or dx.shape != y.shape:
-        dy = step.difference if step.bias is None else step.difference - step.bias
-        return quotient(dy, dx, _derivative(step).detach(), tolerance)
+    if not step.blamed and not step.differentiable and step.inputs[0].shape == step.output.shape:
+        if step.operator.title == "relu":
+            return _relu_slopes(step, times)
+        everywhere_alike = step.operator.refs == step.operator.sources and not step.operator.constants
+        found = _secants(step, times) if everywhere_alike and not recorded() else None
+        if found is not None:
+            return found
+    dy = step.difference if step.bias is None else step.difference - step.bias
+    m = quotient(dy, step.input_difference(0), _derivative(step).detach(), _tolerance(step))
+    return m if times is None else times * m
+
+
+def _tolerance(step: Step) -> Tensor | float:
+    """Steps from the reference at which a slope gives way to the derivative, [1 or N, 1, …]."""
+    if step.operator.title in _EXACT or (step.blamed and step.bias is None):
+        return 0.0
+    # so near to the reference, the output is no larger
+    y = step.output.detach() if step.reference_output is None else step.reference_output.detach()
+    every = tuple(range(1, y.dim()))
+    size = torch.maximum(y.amax(every, keepdim=True), -y.amin(every, keepdim=True)) if every else y.abs()
+    return size * (_ROUNDING * torch.finfo(y.dtype).eps)
+
+
+def _at_once(values: Tensor) -> list[slice]:
+    """Which images are worked on together: large ones one by one, so that what is made of them stays in the caches."""
+    if recorded() or values.device.type != "cpu" or values[0].numel() < _LARGE:
+        return [slice(None)]
+    return [slice(i, i + 1) for i in range(len(values))]
+
+
+def _rows(values: Tensor, rows: slice) -> Tensor:
+    """Those rows; of what has one row for all, that one."""
+    return values if len(values) == 1 else values[rows]
+
+
+def _secants(step: Step, times: Tensor | None) -> Tensor | None:
+    """The slope where derivatives are wanted at few places; None where at many."""
+    assert step.reference_inputs is not None
     assert step.reference_output is not None
-    distance = dx.detach().abs()
-    everywhere_alike = step.operator.refs == step.operator.sources and not step.operator.constants
-    places = _few_below(distance, tolerance) if everywhere_alike and not recorded() else None
-    if places is None:
-        near = distance <= tolerance
-    m = torch.sub(y, step.reference_output.detach(), out=distance).div_(dx.detach())
-    return torch.where(near, _derivative(step).detach(), m) if places is None else _with_derivatives(step, m, places)
+    x, y, x0, y0 = (v.detach() for v in (step.inputs[0], step.output, step.reference_inputs[0], step.reference_output))
+    limit, parts = _tolerance(step), _at_once(x)
+    m, places = torch.empty_like(x), list[Tensor]()
+    dx, distance = (torch.empty_like(m[parts[0]]) for _ in range(2))
+    for number, rows in enumerate(parts):
+        torch.sub(x[rows], _rows(x0, rows), out=dx)
+        torch.abs(dx, out=distance)
+        few = _few_below(distance, _rows(limit, rows) if isinstance(limit, Tensor) else limit)
+        if few is None:
+            return None
+        places.append(few + number * dx.numel())
+        torch.sub(y[rows], _rows(y0, rows), out=m[rows]).div_(dx)
+        if times is not None:
+            m[rows].mul_(times[rows])
+    return _with_derivatives(step, m, torch.cat(places), times)
 
 
 def _few_below(distance: Tensor, limit: Tensor | float) -> Tensor | None:
@@ -126,8 +159,10 @@ def _in_memory(values: Tensor) -> list[int]:
     return sorted(range(values.dim()), key=lambda d: -strides[d])
 
 
-def _with_derivatives(step: Step, m: Tensor, places: Tensor) -> Tensor:
-    """m, but at those places in memory the derivative."""
+def _with_derivatives(step: Step, m: Tensor, places: Tensor, times: Tensor | None) -> Tensor:
+    """m, but at those places in memory the derivative, times what m was."""
+    if not len(places):
+        return m
     assert step.reference_inputs is not None
     (x,), (x0,) = step.inputs, step.reference_inputs
     order = _in_memory(m)
@@ -137,7 +172,8 @@ def _with_derivatives(step: Step, m: Tensor, places: Tensor) -> Tensor:
 
     point = (some(x) + some(x0.expand_as(x))) / 2 if step.operator.title in _STEEP else some(x)
     (found,) = step.adjoint_at([point], torch.ones_like(point))[1]
-    m.permute(order).view(-1)[places] = torch.zeros_like(point) if found is None else found
+    found = torch.zeros_like(point) if found is None else found
+    m.permute(order).view(-1)[places] = found if times is None else found * some(times)
     return m
 
 
@@ -152,13 +188,19 @@ def _derivative(step: Step) -> Tensor:
     return torch.zeros_like(ones) if found is None else found
 
 
-def _relu_slope(step: Step) -> Tensor:
+def _relu_slopes(step: Step, times: Tensor | None) -> Tensor:
     """max(x, x0)/|x − x0| within 0 and 1: what the secant of a ReLU comes to, also where x = x0."""
     assert step.reference_inputs is not None
     (x0,) = step.reference_inputs
     x = step.remade() if step.in_place else step.inputs[0].detach()
-    distance = (x - x0).abs_().clamp_(min=torch.finfo(x.dtype).tiny)
-    return torch.maximum(x, x0, out=x if step.in_place else None).div_(distance).clamp_(0, 1)
+    m, parts, tiny = x if step.in_place else torch.empty_like(x), _at_once(x), torch.finfo(x.dtype).tiny
+    distance = torch.empty_like(m[parts[0]])
+    for rows in parts:
+        torch.sub(x[rows], _rows(x0, rows), out=distance).abs_().clamp_(min=tiny)
+        torch.maximum(x[rows], _rows(x0, rows), out=m[rows]).div_(distance).clamp_(0, 1)
+        if times is not None:
+            m[rows].mul_(times[rows])
+    return m
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from networks import images, randomised, step_of
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatcli.rules import elementwise
 from heatcli.rules.affine import Epsilon
 from heatcli.rules.base import Adjoint, Booked, Sent, Step
 from heatcli.rules.elementwise import Slope
@@ -242,7 +243,15 @@ def secant(function: Function, x: Tensor, x0: Tensor) -> Tensor:
     return out.reshape(x.shape)
 
 
+@pytest.fixture(params=[False, True], ids=["together", "one by one"])
+def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images as small as they are, and as if they were large."""
+    if request.param:
+        monkeypatch.setattr(elementwise, "_LARGE", 1)
+
+
 @REFERENCES
+@pytest.mark.usefixtures("_size")
 @pytest.mark.parametrize("name", [*ELEMENTWISE, *POSITIVE])
 def test_slope(name: str, based: bool) -> None:
     """Rescale: m·(f(x) − f(x0))/(x − x0); from reference 0 the bias f(0) is booked, channel by channel."""
@@ -263,6 +272,7 @@ def test_slope(name: str, based: bool) -> None:
     assert_same(found, torch.zeros_like(found) if based else (m * at_zero).flatten(2).sum(2))
 
 
+@pytest.mark.usefixtures("_size")
 @pytest.mark.parametrize("name", [*ELEMENTWISE, *POSITIVE, *NO_VALUE_AT_ZERO])
 def test_slope_where_nothing_differs_is_the_derivative(name: str) -> None:
     """The limit x → x0."""
@@ -283,6 +293,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.usefixtures("_size")
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("places", [[0, -1], [63, 64, 65], range(0, 500, 41), range(400)])
 @pytest.mark.parametrize("shape", [(5, 2, 3), (4, 16, 4), (7, 9, 11)])
