@@ -21,7 +21,6 @@ from heatcli.rules.base import (
     above_zero,
     below_zero,
     per_image,
-    relevance,
     row_dots,
     row_sums,
     shared,
@@ -55,7 +54,7 @@ class Epsilon(Parameters):
         """Absorbs s·ε·sign(z)."""
         if self.bias == "ignore" and step.bias is not None:
             alone = step.difference - step.bias
-            s = relevance(step, multiplier) / (alone + signed(self.epsilon, alone))
+            s = shared(step, multiplier, alone + signed(self.epsilon, alone))
             return Sent(step.adjoint(s), absorbed=per_image(s * signed(self.epsilon, alone)))
         if self.epsilon == 0:
             s = multiplier if isinstance(multiplier, Tensor) else multiplier.multiplier()
@@ -216,7 +215,7 @@ class WSquare(Parameters):
         bias = step.bias if self.bias == "book" else None
         squares, ones = step.run(linear(step.operator, torch.square), [torch.ones_like(step.inputs[0])])
         denominator = squares if bias is None else squares + bias**2
-        s = relevance(step, multiplier) / (denominator + self.stabilizer)
+        s = shared(step, multiplier, denominator + self.stabilizer)
         (r,) = step.gradient(squares, ones, s)
         return Sent([None], None if bias is None else s * bias, per_image(s) * self.stabilizer, relevance=r)
 
@@ -233,7 +232,7 @@ class Flat(Parameters):
     def __call__(self, step: Step, multiplier: Tensor | Passed) -> Sent:
         """Biases get nothing."""
         counts, ones = step.run(linear(step.operator, torch.ones_like), [torch.ones_like(step.inputs[0])])
-        s = relevance(step, multiplier) / (counts + self.stabilizer)
+        s = shared(step, multiplier, counts + self.stabilizer)
         (r,) = step.gradient(counts, ones, s)
         return Sent([None], None, per_image(s) * self.stabilizer, relevance=r)
 
@@ -256,7 +255,7 @@ class ZBox(Parameters):
         plain = step.output if bias is None else step.output - bias
         z = plain - bounds[0][0] - bounds[1][0]
         stabiliser = signed(self.stabilizer, z)
-        s = relevance(step, multiplier) / (z + stabiliser)
+        s = shared(step, multiplier, z + stabiliser)
         ends = [(step.output, step.inputs), *bounds]
         to_x, to_low, to_high = (step.gradient(out, leaves, s)[0] for out, leaves in ends)
         assert to_x is not None and to_low is not None and to_high is not None  # noqa: PT018

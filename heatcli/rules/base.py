@@ -180,18 +180,11 @@ class Passed:
 Carried = Tensor | Pair | Passed
 
 
-def relevance(step: Step, multiplier: Tensor | Passed) -> Tensor:
-    """The relevance of a step's output, m·(z − z0), of its shape."""
-    if isinstance(multiplier, Passed):
-        return multiplier.m * multiplier.step.difference
-    return multiplier * step.difference
-
-
 def shared(step: Step, multiplier: Tensor | Passed, by: Tensor) -> Tensor:
-    """The relevance of a step's output divided `by` a tensor of its shape, in whose memory where no tape holds it."""
+    """The relevance of a step's output, m·(z − z0), divided `by` a tensor of its shape; in its memory but for tapes."""
     m, of = (multiplier.m, multiplier.step) if isinstance(multiplier, Passed) else (multiplier, step)
     if by.requires_grad or m.requires_grad or by.dtype.itemsize < 4:  # m/by is out of the range of half precision
-        return relevance(step, multiplier) / by
+        return m * of.difference / by
     return torch.div(m, by, out=by).mul_(of.difference)
 
 

@@ -75,15 +75,17 @@ def slope(step: Step, times: Tensor | None = None) -> Tensor:
 
     In so small a step the derivative errs only in second order. `times`: what it is multiplied by.
     """
-    if not step.blamed and not step.differentiable and step.inputs[0].shape == step.output.shape:
-        if step.operator.title == "relu":
-            return _relu_slopes(step, times)
-        everywhere_alike = step.operator.refs == step.operator.sources and not step.operator.constants
-        found = _secants(step, times) if everywhere_alike and not recorded() else None
+    compared = not step.blamed and not step.differentiable and step.inputs[0].shape == step.output.shape
+    if compared and step.operator.title == "relu":
+        return _relu_slopes(step, times)
+    tolerance = _tolerance(step)
+    everywhere_alike = step.operator.refs == step.operator.sources and not step.operator.constants
+    if compared and everywhere_alike and not recorded():
+        found = _secants(step, tolerance, times)
         if found is not None:
             return found
     dy = step.difference if step.bias is None else step.difference - step.bias
-    m = quotient(dy, step.input_difference(0), _derivative(step).detach(), _tolerance(step))
+    m = quotient(dy, step.input_difference(0), _derivative(step).detach(), tolerance)
     return m if times is None else times * m
 
 
@@ -110,13 +112,12 @@ def _rows(values: Tensor, rows: slice) -> Tensor:
     return values if len(values) == 1 else values[rows]
 
 
-def _secants(step: Step, times: Tensor | None) -> Tensor | None:
+def _secants(step: Step, limit: Tensor | float, times: Tensor | None) -> Tensor | None:
     """The slope where derivatives are wanted at few places; None where at many."""
     assert step.reference_inputs is not None
     assert step.reference_output is not None
     x, y, x0, y0 = (v.detach() for v in (step.inputs[0], step.output, step.reference_inputs[0], step.reference_output))
-    limit, parts = _tolerance(step), _at_once(x)
-    m, places = torch.empty_like(x), list[Tensor]()
+    parts, m, places = _at_once(x), torch.empty_like(x), list[Tensor]()
     dx, distance = (torch.empty_like(m[parts[0]]) for _ in range(2))
     for number, rows in enumerate(parts):
         torch.sub(x[rows], _rows(x0, rows), out=dx)
