@@ -131,20 +131,30 @@ def overwritable(graph: Graph, rules: Table, keep: Collection[str] = (), compare
     """Values that nothing reads but a ReLU, which can so write in their place: name of the value → of the ReLU.
 
     A walk by `rules` does not read them either; `compared` with a reference, at most the ReLU's rule does, which makes
-    them once more.
+    them once more. Nor is the ReLU's output read behind the walk, which in its turn writes over it.
     """
+    held = _held(graph, keep)
     uses = Counter([*(name for op in graph.operators for name in op.refs), graph.output, *keep])
     producers = {op.name: op for op in graph.operators if op.title in _SPARE_OUTPUT and uses[op.name] == 1}
     found = {}
     for relu in graph.operators:
         producer = producers.get(relu.sources[0]) if relu.title == "relu" and relu.sources else None
-        if producer is None or not producer.sources:
+        if producer is None or not producer.sources or relu.name in held:
             continue
         rule, after = rule_for(producer, rules), rule_for(relu, rules)
         again = producer.title in _CHEAP and isinstance(rule, Adjoint) and isinstance(after, Slope)
         if again if compared else _blind(rule, after):
             found[producer.name] = relu.name
     return found
+
+
+def _held(graph: Graph, keep: Collection[str]) -> set[str]:
+    """Values whose memory outlives a walk: the output, those to be kept, and what they may be views of."""
+    held = {graph.output, *keep}
+    for operator in reversed(graph.operators):
+        if operator.name in held and operator.kind == LAYOUT:
+            held.update(operator.sources)
+    return held
 
 
 def _blind(rule: Rule, after: Rule) -> bool:

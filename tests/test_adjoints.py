@@ -9,7 +9,7 @@ import torch
 from networks import graph_of, images, randomised
 from torch import Tensor, nn
 
-from heatcli.graph.adjoints import closed, relu_from_output
+from heatcli.graph.adjoints import closed, relu_over_output
 from heatcli.walk import forward
 
 NORM = randomised(nn.BatchNorm2d(3), 3).double()
@@ -87,5 +87,8 @@ def test_others_are_left_to_torch(function: Callable[[Tensor], Tensor]) -> None:
 
 
 def test_relu_from_its_output() -> None:
-    """Nothing where it is 0."""
-    assert relu_from_output(torch.tensor([0.0, 2.0]), torch.tensor([3.0, 4.0])).tolist() == [0, 4]
+    """Nothing where it is 0; the output is gone."""
+    output = torch.tensor([0.0, 2.0])
+    found = relu_over_output(output, torch.tensor([3.0, 4.0]))
+    assert found is output
+    assert found.tolist() == [0, 4]

@@ -14,9 +14,9 @@ from heatcli.graph.operator import Operator
 _BACKWARD = torch.ops.aten.convolution_backward.default
 
 
-def relu_from_output(output: Tensor, multiplier: Tensor) -> Tensor:
-    """Of a ReLU, from its output alone."""
-    return torch.ops.aten.threshold_backward(multiplier, output, 0)  # type: ignore[no-any-return]
+def relu_over_output(output: Tensor, multiplier: Tensor) -> Tensor:
+    """Of a ReLU, from its output alone and in its memory."""
+    return torch.ops.aten.threshold_backward.grad_input(multiplier, output, 0, grad_input=output)  # type: ignore[no-any-return]
 
 
 def closed(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:

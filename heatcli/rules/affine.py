@@ -81,9 +81,9 @@ class Epsilon(Parameters):
         if dtype.itemsize < 4:  # m/ε is out of their range
             z, y, m = z.float(), y.float(), m.float()
         if isinstance(multiplier, Passed) and step.blamed and multiplier.step.operator.title == "relu":
-            s = torch.add(y, self.epsilon)  # where it is not |z| + ε, y is 0, and so is what arrives
-            torch.addcdiv(m, m, s, value=-self.epsilon, out=s)  # m·y/(y + ε), rounded once
-            torch.ops.aten.threshold_backward.grad_input(s, y, 0, grad_input=s)
+            many = min(1 / self.epsilon, torch.finfo(y.dtype).max)
+            s = torch.add(y.new_ones(()), y, alpha=many, out=y if multiplier.step.in_place else None)
+            torch.addcdiv(m, m, s, value=-1, out=s)  # m·y/(y + ε), rounded once; 0 where y is
             booked = summed(s, step.bias)
             return Sent(step.adjoint(s.to(dtype)), booked, row_sums(booked) * self.epsilon)
         if y is z:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import ModelError, first_line
-from heatcli.graph.adjoints import closed, relu_from_output
+from heatcli.graph.adjoints import closed, relu_over_output
 from heatcli.graph.operator import Operator
 from heatcli.parameters import Parameters
 
@@ -46,7 +46,8 @@ class Step:
     A reference may have one row that stands for all images. `producers` are the steps that its inputs came from (None:
     the image), `bounds` the lowest and highest values that its first input can take (first layers only), `rule` the one
     that the walk chose for it, `parts` the positive and negative part of its difference, once they were asked for.
-    `in_place`: a ReLU that wrote its output over its input, which is gone.
+    `in_place`: a ReLU that wrote its output over its input, which is gone; the rule that it passes relevance on to, or its
+    own, may write over it in turn, since nothing else reads it once the walk is there.
     """
 
     operator: Operator
@@ -65,7 +66,7 @@ class Step:
     def adjoint(self, multiplier: Tensor) -> Multipliers:
         """The exact vector-Jacobian product of the operator at its inputs, for each of them."""
         if self.in_place:
-            return [relu_from_output(self.output, multiplier)]
+            return [relu_over_output(self.output, multiplier)]
         found = closed(self.operator, self.inputs[0], multiplier) if len(self.inputs) == 1 else None
         return self.gradient(self.output, self.inputs, multiplier) if found is None else [found]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -98,6 +98,25 @@ def test_memory_is_shared() -> None:
         other = method("lrp-eps").with_rules([changed]).rules
         assert not forward(graph, x, torch.zeros_like(x), rules=other).overwritten
     assert not forward(graph, x, differentiable=True, rules=rules).overwritten
+
+
+@pytest.mark.parametrize("end", [lambda y: y, lambda y: y.flatten(1), lambda y: y.flatten(2).transpose(1, 2)[:, :2]])
+def test_what_is_read_behind_the_walk_stays(end: Callable[[Tensor], Tensor]) -> None:
+    """A walk writes over the ReLUs it has passed, but not over the output or what is kept, nor what they are views of."""
+    x, first = images(2), CONVOLUTIONS[0]
+    rules = method("lrp-eps").rules
+    graph = graph_of(lambda x: end(torch.relu(first(x))), x)
+    assert overwritten_by(graph, rules) == []
+    behind = graph_of(lambda x: end(torch.relu(first(x))).sum(1), x)
+    for keep in ([], [behind.operators[-2].name]):
+        tape = forward(behind, x, rules=rules, keep=keep)
+        assert bool(tape.overwritten) is not bool(keep)
+        (relu,) = (step.output for step in tape.steps if step.operator.title == "relu")
+        seen, before = tape.values(keep), relu.detach().clone()
+        kept = {name: value.clone() for name, value in seen.items()}
+        walked(tape, rules)
+        assert torch.equal(relu, before) is bool(keep)
+        assert all(torch.equal(seen[name], kept[name]) for name in keep)
 
 
 @REFERENCES
