@@ -175,6 +175,24 @@ def test_captums_deeplift_loses_relevance_at_overlapping_max_pooling(tmp_path: P
     assert worst_sum(heatmap(module, tmp_path, batch, "deeplift-rescale"), rise) < 1e-4
 
 
+def test_captums_deeplift_takes_the_gradient_of_silu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And of whatever else is not in its table of activations, silently. Told of it, it is what heatcli is."""
+    from captum.attr._core import deep_lift
+
+    module, batch = built(nn.Conv2d(3, 8, 3, stride=2), nn.SiLU(), nn.Flatten(), nn.Linear(392, CLASSES)), images(3)
+    zero, found = torch.zeros_like(batch), heatmap(module, tmp_path, batch, "deeplift-rescale")
+
+    def peer() -> Tensor:
+        return captum.DeepLift(module).attribute(batch.clone().requires_grad_(), zero, target=TARGET).detach()  # type: ignore[no-any-return]
+
+    rise = rise_of(module, batch)
+    assert worst_sum(peer(), rise) > 0.05
+    assert worst_sum(found, rise) < 1e-4
+    table = {**deep_lift.SUPPORTED_NON_LINEAR, nn.SiLU: deep_lift.nonlinear}
+    monkeypatch.setattr(deep_lift, "SUPPORTED_NON_LINEAR", table)
+    assert apart(found, peer()) <= 1e-4
+
+
 def test_zennits_rules_are_the_plain_gradient_on_a_script_module(tmp_path: Path) -> None:
     """It knows layers by their Python class, which a ScriptModule has not: nothing is hooked and nothing is said."""
     module, batch = vgg_like(), images(3)

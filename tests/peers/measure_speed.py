@@ -7,6 +7,8 @@ float32 on the CPU, batch 8 at 224×224, random weights; BatchNorm has the stati
 vanish, and arithmetic with the smallest numbers there are is slow. Every round runs each contestant once, in turn; a
 ratio is the median over rounds of the ratio within a round. Captum and Zennit get the eager module; heatcli its
 TorchScript.
+Captum's DeepLift runs a second time where a network has activations that it takes the gradient of (SiLU, hardswish),
+told of them: then it is the same method, and as slow as that makes it.
 `--memory`: peak memory above what was in use before, beside the eager gradient's, instead of time. `--compile`: every
 method once more, compiled.
 """
@@ -38,6 +40,7 @@ PEERS = {
 }
 BATCH, SIZE, STEPS = 8, 224, 32
 INTEGRATED = "integrated-gradients"
+UNTOLD = (torch.nn.SiLU, torch.nn.Hardswish, torch.nn.Hardsigmoid)  # Captum's DeepLift takes their gradient
 
 
 def contestants(name: str, methods: list[str], with_peers: bool, compiled: bool = False) -> dict[str, Job]:
@@ -65,6 +68,8 @@ def contestants(name: str, methods: list[str], with_peers: bool, compiled: bool 
         if fast is not None:
             jobs[f"{method} --compile"] = explained(method, fast)
         jobs |= {name: theirs[name] for name in PEERS.get(method, ()) if name in theirs}
+        if method == "deeplift-rescale" and with_peers and any(isinstance(m, UNTOLD) for m in module.modules()):
+            jobs["captum DeepLift, told"] = captums_secants(module, batch)
         if method == INTEGRATED and with_peers:
             jobs["captum IntegratedGradients"] = captums_integrated(module, batch)
     return jobs
@@ -97,6 +102,24 @@ def captums_integrated(module: torch.nn.Module, batch: torch.Tensor) -> Job:
     return lambda: IntegratedGradients(module).attribute(
         batch, zero, target=top, n_steps=STEPS, internal_batch_size=BATCH
     )
+
+
+def captums_secants(module: torch.nn.Module, batch: torch.Tensor) -> Job:
+    """Captum's DeepLift, told that `UNTOLD` are activations too, whose slope from the baseline counts."""
+    from captum.attr._core import deep_lift
+
+    job = peers_of(out_of_place(module), batch)["captum DeepLift"]
+    told = {**deep_lift.SUPPORTED_NON_LINEAR, **dict.fromkeys(UNTOLD, deep_lift.nonlinear)}
+
+    def run() -> object:
+        """As it answers with that table in place of its own."""
+        own, deep_lift.SUPPORTED_NON_LINEAR = deep_lift.SUPPORTED_NON_LINEAR, told
+        try:
+            return job()
+        finally:
+            deep_lift.SUPPORTED_NON_LINEAR = own
+
+    return run
 
 
 def memory(timing: Timing) -> int:
