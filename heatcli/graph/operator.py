@@ -94,6 +94,7 @@ class Operator:
     offsets: tuple[Offset, ...] = ()
     vanishes: bool = True  # its value at zero input is finite, so "blame the bias" has a reference
     refs: tuple[str, ...] = field(init=False)  # names of all values it reads, in order, sources and others
+    title: str = field(init=False)  # its ATen name, such as `convolution`
     _plain: tuple[tuple[Any, ...], Mapping[str, Any]] = field(init=False, repr=False)  # constants as their tensors
 
     def __post_init__(self) -> None:
@@ -101,12 +102,8 @@ class Operator:
         object.__setattr__(self, "_plain", plain)
         refs = tuple(x.name for x in pytree.tree_leaves(plain) if isinstance(x, Ref))
         object.__setattr__(self, "refs", refs)
-
-    @property
-    def title(self) -> str:
-        """The operator's ATen name, such as `convolution`."""
         packet = getattr(self.target, "overloadpacket", self.target)
-        return str(getattr(packet, "__name__", packet))
+        object.__setattr__(self, "title", str(getattr(packet, "__name__", packet)))
 
     def reads(self, position: int) -> bool:
         """Whether the top-level argument at `position` carries the image."""

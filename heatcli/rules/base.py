@@ -46,8 +46,8 @@ class Step:
     A reference may have one row that stands for all images. `producers` are the steps that its inputs came from (None:
     the image), `bounds` the lowest and highest values that its first input can take (first layers only), `rule` the one
     that the walk chose for it, `parts` the positive and negative part of its difference, once they were asked for.
-    `in_place`: a ReLU that wrote its output over its input, which is gone; the rule that it passes relevance on to, or its
-    own, may write over it in turn, since nothing else reads it once the walk is there.
+    `in_place`: a ReLU that wrote its output over its input, which is gone. Nothing reads it once the walk is there, so
+    its own rule, or that which it passes relevance on to, may write over it in turn.
     """
 
     operator: Operator

@@ -102,7 +102,7 @@ def test_memory_is_shared() -> None:
 
 @pytest.mark.parametrize("end", [lambda y: y, lambda y: y.flatten(1), lambda y: y.flatten(2).transpose(1, 2)[:, :2]])
 def test_what_is_read_behind_the_walk_stays(end: Callable[[Tensor], Tensor]) -> None:
-    """A walk writes over the ReLUs it has passed, but not over the output or what is kept, nor what they are views of."""
+    """A walk writes over the ReLUs it has passed, not over the output or what is kept, nor what these are views of."""
     x, first = images(2), CONVOLUTIONS[0]
     rules = method("lrp-eps").rules
     graph = graph_of(lambda x: end(torch.relu(first(x))), x)
