@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from heatcli.graph.in_place import over, writes_over
 from heatcli.graph.kinds import FIRST, LAYOUT
 from heatcli.graph.operator import Graph, Operator
 from heatcli.ledger import Books
@@ -35,7 +36,7 @@ class Tape:
     output: Tensor
     reference: Tensor | None = None
     reference_output: Tensor | None = None
-    overwritten: Mapping[str, str] = field(default_factory=dict)  # values that a ReLU's took the place of → that ReLU
+    overwritten: Mapping[str, str] = field(default_factory=dict)  # values whose place another took → that one
 
     def serves(self, rules: Table, keep: Collection[str]) -> bool:
         """Whether it can be walked by these rules, the values called `keep` kept."""
@@ -107,7 +108,7 @@ def forward(
     for operator in graph.operators:
         with torch.set_grad_enabled(bool(operator.sources)):
             inputs = [_leaf(values[name], differentiable) for name in operator.sources]
-            output = inputs[0].detach().relu_() if operator.name in in_place else operator.run(values, inputs)
+            output = over(operator, inputs[0]) if operator.name in in_place else operator.run(values, inputs)
         values[operator.name] = output if differentiable else output.detach()
         if operator.sources:
             step = Step(operator, inputs, output, {n: values[n] for n in operator.refs if n not in operator.sources})
@@ -123,28 +124,30 @@ def forward(
 
 
 # Their derivatives do not read their output, and it lies in memory of its own.
-_SPARE_OUTPUT = frozenset("convolution addmm mm linear add native_batch_norm".split())
+_SPARE_OUTPUT = frozenset("convolution addmm mm linear add cat native_batch_norm".split())
 _CHEAP = frozenset("add native_batch_norm".split())  # to run again
 
 
 def overwritable(graph: Graph, rules: Table, keep: Collection[str] = (), compared: bool = False) -> dict[str, str]:
-    """Values that nothing reads but a ReLU, which can so write in their place: name of the value → of the ReLU.
+    """Values that nothing reads but an operator that can write in their place: name of the value → of the operator.
 
-    A walk by `rules` does not read them either; `compared` with a reference, at most the ReLU's rule does, which makes
-    them once more. Nor is the ReLU's output read behind the walk, which in its turn writes over it.
+    A walk by `rules` does not read them either; `compared` with a reference, only those of ReLUs, whose rule at most
+    makes them once more. Nor is that operator's output read behind the walk, which may write over it in its turn.
     """
     held = _held(graph, keep)
     uses = Counter([*(name for op in graph.operators for name in op.refs), graph.output, *keep])
     producers = {op.name: op for op in graph.operators if op.title in _SPARE_OUTPUT and uses[op.name] == 1}
     found = {}
-    for relu in graph.operators:
-        producer = producers.get(relu.sources[0]) if relu.title == "relu" and relu.sources else None
-        if producer is None or not producer.sources or relu.name in held:
+    for taker in graph.operators:
+        producer = producers.get(taker.sources[0]) if writes_over(taker) and taker.sources else None
+        if producer is None or not producer.sources or taker.name in held:
             continue
-        rule, after = rule_for(producer, rules), rule_for(relu, rules)
+        rule, after = rule_for(producer, rules), rule_for(taker, rules)
+        if isinstance(after, Slope) and taker.title != "relu":  # it reads both ends of what is not a ReLU
+            continue
         again = producer.title in _CHEAP and isinstance(rule, Adjoint) and isinstance(after, Slope)
         if again if compared else _blind(rule, after):
-            found[producer.name] = relu.name
+            found[producer.name] = taker.name
     return found
 
 
@@ -158,7 +161,7 @@ def _held(graph: Graph, keep: Collection[str]) -> set[str]:
 
 
 def _blind(rule: Rule, after: Rule) -> bool:
-    """Whether neither a value's rule reads it nor that of the ReLU after it.
+    """Whether neither a value's rule reads it nor that of the operator after it.
 
     One that can take what a ReLU passed on would read it if it were given a multiplier.
     """

@@ -43,6 +43,7 @@ class Epsilon(Parameters):
     epsilon: float = number(1e-6, 0)
     bias: str = choice("book", BIAS)
     takes: ClassVar[tuple[type, ...]] = (Passed,)
+    reads_input: ClassVar[bool] = False
     source: ClassVar[str] = "Bach et al. 2015, eq. 58"
 
     @property

@@ -46,8 +46,8 @@ class Step:
     A reference may have one row that stands for all images. `producers` are the steps that its inputs came from (None:
     the image), `bounds` the lowest and highest values that its first input can take (first layers only), `rule` the one
     that the walk chose for it, `parts` the positive and negative part of its difference, once they were asked for.
-    `in_place`: a ReLU that wrote its output over its input, which is gone. Nothing reads it once the walk is there, so
-    its own rule, or that which it passes relevance on to, may write over it in turn.
+    `in_place`: it wrote its output over its input, which is gone. Nothing reads a ReLU's once the walk is there, so its
+    own rule, or that which it passes relevance on to, may write over it in turn.
     """
 
     operator: Operator
@@ -65,7 +65,7 @@ class Step:
 
     def adjoint(self, multiplier: Tensor) -> Multipliers:
         """The exact vector-Jacobian product of the operator at its inputs, for each of them."""
-        if self.in_place:
+        if self.in_place and self.operator.title == "relu":
             return [relu_over_output(self.output, multiplier)]
         found = closed(self.operator, self.inputs[0], multiplier) if len(self.inputs) == 1 else None
         return self.gradient(self.output, self.inputs, multiplier) if found is None else [found]
@@ -211,7 +211,8 @@ class Rule(Protocol):
     It is called with torch's gradients off unless the step is `differentiable`.
     Class variables, where they differ from the defaults: `takes` = () names what it can be given beside a tensor,
     `Pair` or `Passed`. `reads_output` = True: without a reference it reads its step's output, even if that goes to a
-    ReLU alone and the rule is given what the ReLU passed on. `reads_input` = True: it reads the input of a ReLU.
+    ReLU alone and the rule is given what the ReLU passed on. `reads_input` = True: it reads the input of operators that
+    can write over it (`heatcli.graph.in_place`).
     """
 
     source: ClassVar[str]

@@ -142,7 +142,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, torch {torch.__version__}\n")
-    rows: dict[str, dict[str, float]] = {}
+    shown: dict[str, dict[str, str]] = {}
     for name in options.networks.split(","):
         with_peers = not (options.no_peers or options.memory)
         jobs = contestants(name, options.methods.split(","), with_peers, options.compile)
@@ -152,15 +152,16 @@ def main() -> None:
         for timing in timings:
             if timing.refused:
                 print(f"  {timing.name}: {timing.refused}")
+                shown.setdefault(timing.name, {})[name] = "refuses"
                 continue
             ratio = memory(timing) / memory(timings[0]) if options.memory else timing.ratio
             assert ratio is not None
-            rows.setdefault(timing.name, {})[name] = ratio
+            shown.setdefault(timing.name, {})[name] = f"{ratio:.2f}"
             print(f"  {timing.name}: {ratio:.2f}", flush=True)
     names = options.networks.split(",")
     print(f"\n| method | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    for job, found in rows.items():
-        print(f"| {job} | {' | '.join(f'{found[n]:.2f}' if n in found else 'refuses' for n in names)} |")
+    for job, found in shown.items():
+        print(f"| {job} | {' | '.join(found.get(n, '–') for n in names)} |")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,15 @@ from networks import NETWORKS, graph_of, images, network, randomised
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatcli.graph.in_place import over, writes_over
+from heatcli.graph.kinds import AFFINE
 from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
 from heatcli.methods.table import METHODS, method
 from heatcli.rules import maximum
+from heatcli.rules.affine import AlphaBeta
 from heatcli.rules.base import Rule
+from heatcli.rules.elementwise import Slope
 from heatcli.rules.maximum import Winner
 from heatcli.walk import Tape, forward, overwritable, walk
 
@@ -28,12 +32,32 @@ def walked(tape: Tape, rules: Mapping[str, Rule]) -> tuple[Tensor, Books]:
     return walk(tape, rules, torch.ones_like(tape.output), books), books
 
 
-@pytest.mark.parametrize("which", list(NETWORKS))
+class Dense(nn.Module):
+    """As in a DenseNet: what was concatenated goes through a BatchNorm and a ReLU to a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm1, self.conv1 = nn.BatchNorm2d(9), nn.Conv2d(9, 4, 3, padding=1)
+        self.norm2, self.conv2 = nn.BatchNorm2d(13), nn.Conv2d(13, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [x, self.stem(x)]
+        parts.append(self.conv1(functional.relu(self.norm1(torch.cat(parts, 1)))))
+        return self.conv2(functional.relu(self.norm2(torch.cat(parts, 1)))).mean((2, 3))
+
+
+def dense() -> nn.Module:
+    torch.manual_seed(0)
+    return randomised(Dense(), 1)
+
+
+@pytest.mark.parametrize("which", [*NETWORKS, "dense"])
 @pytest.mark.parametrize("name", BACKWARD)
 def test_nothing_changes(name: str, which: str) -> None:
     """Output, multipliers and books, for every method of one walk, with a baseline and without."""
     x, rules = images(2, 3), method(name).rules
-    graph = graph_of(network(which), x)
+    graph = graph_of(dense() if which == "dense" else network(which), x)
     for baseline in (None, images(2, 4)):
         own, plain = forward(graph, x, baseline, rules=rules), forward(graph, x, baseline)
         assert not plain.overwritten
@@ -77,6 +101,61 @@ def test_which_values_are_overwritten() -> None:
     assert overwritten_by(graph, eps.with_rules(["elementwise=gradient"]).rules) == ["add"], "undivided, ε divides by z"
     kept = next(iter(overwritable(graph, eps.rules)))
     assert overwritten_by(graph, eps.rules, kept) == ["add"]
+
+
+def test_what_is_concatenated_is_overwritten_twice() -> None:
+    """By the BatchNorm, then by the ReLU, unless a rule reads it; with a baseline, not by the BatchNorm."""
+    x = images(2)
+    graph = graph_of(dense(), x)
+    for name in ("gradient", "guided-backprop", "lrp-0", "lrp-eps", "lrp-z-plus"):
+        assert overwritten_by(graph, method(name).rules) == ["cat", "native_batch_norm"] * 2
+    rules = method("lrp-eps").rules
+    for changed in ({AFFINE: AlphaBeta()}, {AFFINE: Slope()}):
+        assert "cat" not in overwritten_by(graph, {**rules, **changed})
+    tape = forward(graph, x, rules=rules)
+    steps = {step.operator.name: step for step in tape.steps}
+    for value, taker in tape.overwritten.items():
+        assert steps[value].output.data_ptr() == steps[taker].output.data_ptr()
+    compared = forward(graph, x, torch.zeros_like(x), rules=method("deeplift-rescale").rules)
+    assert [name.rpartition("_")[0] for name in compared.overwritten] == ["native_batch_norm"] * 2
+
+
+NORMS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "pictures": (nn.BatchNorm2d(3), (3, 4, 5)),
+    "signals": (nn.BatchNorm1d(3), (3, 7)),
+    "features": (nn.BatchNorm1d(5), (5,)),
+    "volumes": (nn.BatchNorm3d(2), (2, 3, 4, 5)),
+    "no weights": (nn.BatchNorm2d(3, affine=False), (3, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("case", list(NORMS))
+def test_batch_norm_over_its_input(case: str, last: bool) -> None:
+    """The same to the last bit, in that memory, wherever the channels lie; so too what torch.export makes of it."""
+    module, shape = NORMS[case]
+    x = torch.randn(2, *shape)
+    x = x.contiguous(memory_format=torch.channels_last) if last and x.dim() == 4 else x
+    randomised(module, 1)
+    weights = (module.weight, module.bias, module.running_mean, module.running_var)
+    for function in (module, lambda x: LEGIT(x, *weights, 0.1, module.eps)[0]):
+        (operator,) = graph_of(function, x).operators
+        assert writes_over(operator)
+        given = x.clone(memory_format=torch.preserve_format)
+        written = over(operator, given)
+        assert written.data_ptr() == given.data_ptr()
+        assert written.stride() == x.stride()
+        assert torch.equal(written, operator.run({}, [x]))
+
+
+LEGIT = torch.ops.aten._native_batch_norm_legit_no_training
+
+
+def test_what_cannot_be_written_over() -> None:
+    """A BatchNorm with statistics of its own: its derivative reads its input."""
+    x = images(2)
+    (operator,) = graph_of(lambda x: functional.batch_norm(x, None, None, training=True), x).operators
+    assert not writes_over(operator)
 
 
 def test_memory_is_shared() -> None:
