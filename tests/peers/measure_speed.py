@@ -9,8 +9,8 @@ ratio is the median over rounds of the ratio within a round. Captum and Zennit g
 TorchScript.
 Captum's DeepLift runs a second time where a network has activations that it takes the gradient of (SiLU, hardswish),
 told of them: then it is the same method, and as slow as that makes it.
-`--memory`: peak memory above what was in use before, beside the eager gradient's, instead of time. `--compile`: every
-method once more, compiled.
+`--memory`: peak memory above what was in use before, beside the eager gradient's, instead of time; medians, too.
+`--compile`: every method once more, compiled.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import platform
+import statistics
 import tempfile
 import warnings
 from pathlib import Path
@@ -70,6 +71,8 @@ def contestants(name: str, methods: list[str], with_peers: bool, compiled: bool 
         jobs |= {name: theirs[name] for name in PEERS.get(method, ()) if name in theirs}
         if method == "deeplift-rescale" and with_peers and any(isinstance(m, UNTOLD) for m in module.modules()):
             jobs["captum DeepLift, told"] = captums_secants(module, batch)
+            low, high = sums(theirs["captum DeepLift"], module, batch)
+            print(f"{name}: Captum's relevances come to {low:.1f} to {high:.1f} × what the score gains")
         if method == INTEGRATED and with_peers:
             jobs["captum IntegratedGradients"] = captums_integrated(module, batch)
     return jobs
@@ -122,6 +125,17 @@ def captums_secants(module: torch.nn.Module, batch: torch.Tensor) -> Job:
     return run
 
 
+def sums(deeplift: Job, module: torch.nn.Module, batch: torch.Tensor) -> tuple[float, float]:
+    """The least and the most that an image's relevances come to, over what its top score gains on the zero baseline."""
+    with torch.no_grad():
+        outputs, zero = module(batch), module(torch.zeros_like(batch))
+    top = outputs.argmax(1, keepdim=True)
+    relevance = deeplift()
+    assert isinstance(relevance, torch.Tensor)
+    found = relevance.flatten(1).sum(1) / (outputs - zero).gather(1, top)[:, 0]
+    return float(found.min()), float(found.max())
+
+
 def memory(timing: Timing) -> int:
     """Its peak, in bytes."""
     assert timing.peak is not None, "this system does not say"
@@ -147,21 +161,23 @@ def main() -> None:
         with_peers = not (options.no_peers or options.memory)
         jobs = contestants(name, options.methods.split(","), with_peers, options.compile)
         print(name, flush=True)
-        repeats, runs = 1 if options.memory else options.repeats, 2 if options.compile else 1
-        timings = list(timed(jobs, BATCH, repeats, torch.device("cpu"), "eager", runs))
-        for timing in timings:
+        runs = 2 if options.compile else 1
+        rounds, repeats = (options.repeats, 1) if options.memory else (1, options.repeats)
+        found = [list(timed(jobs, BATCH, repeats, torch.device("cpu"), "eager", runs)) for _ in range(rounds)]
+        for i, timing in enumerate(found[0]):
             if timing.refused:
                 print(f"  {timing.name}: {timing.refused}")
                 shown.setdefault(timing.name, {})[name] = "refuses"
                 continue
-            ratio = memory(timing) / memory(timings[0]) if options.memory else timing.ratio
+            peaks = [memory(timings[i]) / memory(timings[0]) for timings in found] if options.memory else []
+            ratio = statistics.median(peaks) if peaks else timing.ratio
             assert ratio is not None
             shown.setdefault(timing.name, {})[name] = f"{ratio:.2f}"
             print(f"  {timing.name}: {ratio:.2f}", flush=True)
     names = options.networks.split(",")
     print(f"\n| method | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    for job, found in shown.items():
-        print(f"| {job} | {' | '.join(found.get(n, '–') for n in names)} |")
+    for job, cells in shown.items():
+        print(f"| {job} | {' | '.join(cells.get(n, '–') for n in names)} |")
 
 
 if __name__ == "__main__":
