@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.graph.kinds import batch_norm_scale_shift, uses_own_statistics
+from heatcli.graph.kinds import batch_norm_scale_shift, has_fixed_statistics
 from heatcli.graph.operator import Operator
 
 _BACKWARD = torch.ops.aten.convolution_backward.default
@@ -34,7 +34,7 @@ def _mean(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:  
 
 def _batch_norm(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:
     """In eval mode a factor for each channel; torch takes twice as long with channels last."""
-    if uses_own_statistics(operator) or operator.index not in (None, 0):
+    if not has_fixed_statistics(operator):
         return None
     return multiplier * batch_norm_scale_shift(operator)[0].reshape(-1, *(1,) * (x.dim() - 2))
 

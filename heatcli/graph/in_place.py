@@ -5,18 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from heatcli.graph.kinds import uses_own_statistics
+from heatcli.graph.kinds import has_fixed_statistics
 from heatcli.graph.operator import Operator
-
-_BATCH_NORM = frozenset("native_batch_norm _native_batch_norm_legit_no_training".split())
 
 
 def writes_over(operator: Operator) -> bool:
     """Whether it can, and its vector-Jacobian product reads no more than its output."""
-    if operator.title in _BATCH_NORM:
-        plain = not operator.kwargs and operator.index in (None, 0) and not uses_own_statistics(operator)
-        return plain and len(operator.refs) == 1
-    return operator.title == "relu"
+    plain = has_fixed_statistics(operator) and not operator.kwargs and len(operator.refs) == 1
+    return plain or operator.title == "relu"
 
 
 def over(operator: Operator, x: Tensor) -> Tensor:

@@ -182,6 +182,14 @@ def uses_own_statistics(op: Operator) -> bool:
     return op.title == "native_batch_norm" and bool(op.arg(5))
 
 
+_BATCH_NORM = frozenset("native_batch_norm _native_batch_norm_legit_no_training".split())
+
+
+def has_fixed_statistics(op: Operator) -> bool:
+    """Whether it is a batch norm that scales and shifts each channel by constants (eval mode)."""
+    return op.title in _BATCH_NORM and op.index in (None, 0) and not uses_own_statistics(op)
+
+
 _CONDITIONAL: dict[str, Callable[[Operator], str]] = {
     "add": _two(AFFINE, SUM),
     "sub": _two(AFFINE, SUM),

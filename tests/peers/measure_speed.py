@@ -8,7 +8,7 @@ vanish, and arithmetic with the smallest numbers there are is slow. Every round 
 ratio is the median over rounds of the ratio within a round. Captum and Zennit get the eager module; heatcli its
 TorchScript.
 Captum's DeepLift runs a second time where a network has activations that it takes the gradient of (SiLU, hardswish),
-told of them: then it is the same method, and as slow as that makes it.
+told of them: then their slopes count, as in DeepLIFT; products of two values it still takes the gradient of.
 `--memory`: peak memory above what was in use before, beside the eager gradient's, instead of time; medians, too.
 `--compile`: every method once more, compiled.
 """
@@ -69,10 +69,12 @@ def contestants(name: str, methods: list[str], with_peers: bool, compiled: bool 
         if fast is not None:
             jobs[f"{method} --compile"] = explained(method, fast)
         jobs |= {name: theirs[name] for name in PEERS.get(method, ()) if name in theirs}
-        if method == "deeplift-rescale" and with_peers and any(isinstance(m, UNTOLD) for m in module.modules()):
-            jobs["captum DeepLift, told"] = captums_secants(module, batch)
-            low, high = sums(theirs["captum DeepLift"], module, batch)
-            print(f"{name}: Captum's relevances come to {low:.1f} to {high:.1f} × what the score gains")
+        deeplift = theirs.get("captum DeepLift") if any(isinstance(m, UNTOLD) for m in module.modules()) else None
+        if method == "deeplift-rescale" and deeplift is not None:
+            jobs["captum DeepLift, told"] = captums_secants(deeplift)
+            for title in ("captum DeepLift", "captum DeepLift, told"):
+                low, high = sums(jobs[title], module, batch)
+                print(f"{name}, {title}: relevances come to {low:.3g} to {high:.3g} × what the score gains")
         if method == INTEGRATED and with_peers:
             jobs["captum IntegratedGradients"] = captums_integrated(module, batch)
     return jobs
@@ -107,11 +109,10 @@ def captums_integrated(module: torch.nn.Module, batch: torch.Tensor) -> Job:
     )
 
 
-def captums_secants(module: torch.nn.Module, batch: torch.Tensor) -> Job:
+def captums_secants(job: Job) -> Job:
     """Captum's DeepLift, told that `UNTOLD` are activations too, whose slope from the baseline counts."""
     from captum.attr._core import deep_lift
 
-    job = peers_of(out_of_place(module), batch)["captum DeepLift"]
     told = {**deep_lift.SUPPORTED_NON_LINEAR, **dict.fromkeys(UNTOLD, deep_lift.nonlinear)}
 
     def run() -> object:

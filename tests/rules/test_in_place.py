@@ -120,6 +120,7 @@ def test_what_is_concatenated_is_overwritten_twice() -> None:
     assert [name.rpartition("_")[0] for name in compared.overwritten] == ["native_batch_norm"] * 2
 
 
+LEGIT = torch.ops.aten._native_batch_norm_legit_no_training
 NORMS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "pictures": (nn.BatchNorm2d(3), (3, 4, 5)),
     "signals": (nn.BatchNorm1d(3), (3, 7)),
@@ -146,9 +147,6 @@ def test_batch_norm_over_its_input(case: str, last: bool) -> None:
         assert written.data_ptr() == given.data_ptr()
         assert written.stride() == x.stride()
         assert torch.equal(written, operator.run({}, [x]))
-
-
-LEGIT = torch.ops.aten._native_batch_norm_legit_no_training
 
 
 def test_what_cannot_be_written_over() -> None:
