@@ -91,9 +91,9 @@ def test_deep_shap_is_the_mean_of_deeplifts(tmp_path: Path) -> None:
 
 
 def test_deep_shap_takes_any_rules_and_one_baseline(tmp_path: Path) -> None:
-    model, batch, zero = load(network("plain"), tmp_path), images(2), torch.zeros(3, 16, 16)
-    eps = heatcli.explain(model, batch, method("deep-shap").with_rules(["affine=epsilon:epsilon=0.1"]), 0, zero)
-    same = heatcli.explain(model, batch, method("lrp-eps", epsilon=0.1), 0, zero)
+    model, batch, start = load(network("plain"), tmp_path), images(2), images(1, 12)[0]
+    eps = heatcli.explain(model, batch, method("deep-shap").with_rules(["affine=epsilon:epsilon=0.1"]), 0, start)
+    same = heatcli.explain(model, batch, method("lrp-eps", epsilon=0.1), 0, start)
     assert torch.allclose(eps.relevance, same.relevance, atol=1e-6)
     assert torch.allclose(eps.ledger.absorbed, same.ledger.absorbed, atol=1e-6)
 
@@ -146,9 +146,9 @@ def test_smoothgrad_squared_and_variance_are_moments_of_gradients_at_noisy_image
         assert float((found - map_).abs().max() / map_.abs().max()) < 1e-4, name
 
 
-@pytest.mark.parametrize("baseline", ["none", "zero"])
+@pytest.mark.parametrize("baseline", ["none", images(1, 12)], ids=["none", "image"])
 @pytest.mark.parametrize("name", ["lrp-eps", "lrp-zb", "deeplift-reveal-cancel"])
-def test_a_smoothed_method_books_everything(tmp_path: Path, name: str, baseline: str) -> None:
+def test_a_smoothed_method_books_everything(tmp_path: Path, name: str, baseline: str | Tensor) -> None:
     """To pixels, biases and ε on average, and what the score differs by around the image to the noise."""
     model, batch = load(network("plain"), tmp_path), images(2)
     found = heatcli.explain(model, batch, smooth.smoothed(method(name), "7:0.1"), 0, baseline)
