@@ -89,7 +89,8 @@ def test_contrast_and_batches_agree_with_single_images(cli: Cli, tmp_path: Path)
             json.loads((tmp_path / out / f"{picture.stem}.lrp-eps.json").read_text()) for out in ("one", "many")
         )
         assert one["target"]["label"] == "wolf-dog"
-        assert one["ledger"]["pixels"] == pytest.approx(many["ledger"]["pixels"], rel=1e-3, abs=1e-4)
+        # ε = 1e-6 divides by values as small as their rounding, so what biases take depends on it
+        assert one["ledger"]["pixels"] == pytest.approx(many["ledger"]["pixels"], rel=1e-2)
         assert one["ledger"]["output"] == pytest.approx(many["ledger"]["output"], rel=1e-4)
 
 
@@ -147,3 +148,21 @@ def test_inputs_are_never_overwritten(cli: Cli, tmp_path: Path) -> None:
     assert ran.status == 2
     assert "is itself an input" in ran.err
     assert (tmp_path / "x.lrp-eps.png").read_bytes() == before
+
+
+def test_no_garbage_is_looked_for_while_torch_is_imported(tmp_path: Path) -> None:
+    """It took an eighth of the start; from the first image on it is looked for as ever, but not among imports."""
+    script = f"""
+import gc, sys
+from heatcli.cli.app import main
+usual, looked = gc.get_threshold(), []
+gc.callbacks.append(lambda phase, _: looked.append(gc.get_freeze_count()))
+sys.argv = ["heatcli", "explain", {str(WOLF)!r}, "--quiet"]
+try:
+    main()
+finally:
+    print(0 in looked, gc.get_freeze_count() > 100_000, gc.get_threshold() == usual)
+"""
+    command = [sys.executable, "-c", script]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "True", "True"]

@@ -59,6 +59,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; every error ends in one line on stderr and its documented exit status."""
+    options.start()
     try:
         app()
     except HeatcliError as error:
