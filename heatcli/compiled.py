@@ -24,8 +24,8 @@ from torch.utils import _pytree as pytree
 from heatcli.errors import UsageError, first_line
 from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
-from heatcli.rules.base import recording
-from heatcli.walk import Table, forward, walk
+from heatcli.rules.base import Table, recording
+from heatcli.walk import forward, walk
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node

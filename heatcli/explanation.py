@@ -122,7 +122,7 @@ def _explain(
     chances = (laid_out(probabilities(graph, output)) * at).sum(2) / at.sum(2).clamp(min=1)
     return Explanation(
         relevance, books.biases, ledger, books.absorbed, books.unexplained, (scores * at).sum(2), chances, goal, method,
-        origin, {name: operator for name, (operator, _) in graph.offsets().items()}, quantity(graph), seconds,
+        origin, {name: operator for name, (operator, _) in graph.offsets.items()}, quantity(graph), seconds,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def inspect(model: Model) -> dict[str, Any]:
     shape = (model.batch_size or 1, *model.input_shape)
     graph = model.graph(shape)
     counts = Counter((op.kind or "given", op.title) for op in graph.operators)
-    biases = graph.offsets()
+    biases = graph.offsets
     constants = {id(c.value): c for op in graph.operators for c in op.constants}.values()
     return {
         "path": str(model.path),

@@ -53,7 +53,9 @@ class Books:
     @classmethod
     def open(cls, graph: Graph, batch: Tensor) -> Books:
         """Books with a zero entry for every bias of the network, in forward order."""
-        return cls(len(batch), {name: batch.new_zeros(len(batch), size) for name, (_, size) in graph.offsets().items()})
+        sizes = [size for _, size in graph.offsets.values()]
+        entries = batch.new_zeros(len(batch), sum(sizes)).split_with_sizes(sizes, 1)
+        return cls(len(batch), dict(zip(graph.offsets, entries, strict=True)))
 
     def of(self, images: int) -> Books:
         """What was booked for the first `images`."""
@@ -81,7 +83,7 @@ class Books:
                 shape = tuple(offset.value.shape)
                 if shape not in collected:
                     collected[shape] = offset.collect(sent.offsets_at)
-                self.biases[offset.name] = self.biases[offset.name] + self._by_image(offset.book(collected[shape]))
+                self.biases[offset.name] = offset.book(collected[shape], self.biases[offset.name])
         if sent.absorbed is not None:
             self.absorbed[operator.name] = self._by_image(sent.absorbed)
         if sent.unexplained is not None:

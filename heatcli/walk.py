@@ -1,29 +1,26 @@
 """The two loops: forward over the operators, and the walk back.
 
-Forward runs each operator on detached inputs with a small autograd tape of its own, so its exact vector-Jacobian
-product is at hand for the rules. The walk carries a multiplier from the output to the input; the relevance of any
-value z is m·(z − z0).
+Forward runs each operator on detached inputs, with a small autograd tape of its own where its exact vector-Jacobian
+product has no closed form, so that either is at hand for the rules. The walk carries a multiplier from the output to
+the input; the relevance of any value z is m·(z − z0).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from heatcli.graph.in_place import over, writes_over
-from heatcli.graph.kinds import FIRST, LAYOUT
-from heatcli.graph.operator import Graph, Operator
+from heatcli.graph.adjoints import closed_form
+from heatcli.graph.in_place import over
+from heatcli.graph.kinds import LAYOUT
+from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
-from heatcli.rules.base import Adjoint, Booked, Carried, Pair, Passed, Rule, Sent, Step, recorded
-from heatcli.rules.elementwise import Slope
+from heatcli.rules.base import Carried, Pair, Passed, Sent, Step, Table, recorded
 from heatcli.rules.reveal_cancel import single
-
-Table = Mapping[str, Rule]
-_FALLBACK = Booked()
+from heatcli.walkplan import plan
 
 
 @dataclass(eq=False)
@@ -37,10 +34,11 @@ class Tape:
     reference: Tensor | None = None
     reference_output: Tensor | None = None
     overwritten: Mapping[str, str] = field(default_factory=dict)  # values whose place another took → that one
+    differentiable: bool = False
 
     def serves(self, rules: Table, keep: Collection[str]) -> bool:
         """Whether it can be walked by these rules, the values called `keep` kept."""
-        return self.overwritten.items() <= overwritable(self.graph, rules, keep, self.reference is not None).items()
+        return self.overwritten.items() <= plan(self.graph, rules, keep, self.reference is not None).overwritten.items()
 
     def values(self, names: Collection[str]) -> dict[str, Tensor]:
         """The values of those names, [N, …]."""
@@ -98,18 +96,19 @@ def forward(
     """
     references = values_of(graph, baseline) if isinstance(baseline, Tensor) else baseline
     batch = _laid_out(graph, batch)
-    overwritten = dict[str, str]()
+    overwritten: Mapping[str, str] = {}
     if rules is not None and not differentiable:
-        overwritten = overwritable(graph, rules, keep, compared=references is not None)
+        overwritten = plan(graph, rules, keep, compared=references is not None).overwritten
     in_place = set(overwritten.values())
     values: dict[str, Tensor] = {graph.input: batch}
     steps: list[Step] = []
     by_name: dict[str, Step] = {}
     for operator in graph.operators:
-        with torch.set_grad_enabled(bool(operator.sources)):
-            inputs = [_leaf(values[name], differentiable) for name in operator.sources]
+        taped = bool(operator.sources) and (differentiable or closed_form(operator) is None)
+        with torch.set_grad_enabled(taped):
+            inputs = [_leaf(values[name], differentiable) if taped else values[name] for name in operator.sources]
             output = over(operator, inputs[0]) if operator.name in in_place else operator.run(values, inputs)
-        values[operator.name] = output if differentiable else output.detach()
+        values[operator.name] = output.detach() if taped and not differentiable else output
         if operator.sources:
             step = Step(operator, inputs, output, {n: values[n] for n in operator.refs if n not in operator.sources})
             step.differentiable, step.in_place = differentiable, operator.name in in_place
@@ -120,53 +119,7 @@ def forward(
             steps.append(step)
             by_name[operator.name] = step
     start, end = (None, None) if references is None else (references[graph.input], references[graph.output])
-    return Tape(graph, batch, steps, values[graph.output], start, end, overwritten)
-
-
-# Their derivatives do not read their output, and it lies in memory of its own.
-_SPARE_OUTPUT = frozenset("convolution addmm mm linear add cat native_batch_norm".split())
-_CHEAP = frozenset("add native_batch_norm".split())  # to run again
-
-
-def overwritable(graph: Graph, rules: Table, keep: Collection[str] = (), compared: bool = False) -> dict[str, str]:
-    """Values that nothing reads but an operator that can write in their place: name of the value → of the operator.
-
-    A walk by `rules` does not read them either; `compared` with a reference, only those of ReLUs, whose rule at most
-    makes them once more. Nor is that operator's output read behind the walk, which may write over it in its turn.
-    """
-    held = _held(graph, keep)
-    uses = Counter([*(name for op in graph.operators for name in op.refs), graph.output, *keep])
-    producers = {op.name: op for op in graph.operators if op.title in _SPARE_OUTPUT and uses[op.name] == 1}
-    found = {}
-    for taker in graph.operators:
-        producer = producers.get(taker.sources[0]) if writes_over(taker) and taker.sources else None
-        if producer is None or not producer.sources or taker.name in held:
-            continue
-        rule, after = rule_for(producer, rules), rule_for(taker, rules)
-        if isinstance(after, Slope) and taker.title != "relu":  # it reads both ends of what is not a ReLU
-            continue
-        again = producer.title in _CHEAP and isinstance(rule, Adjoint) and isinstance(after, Slope)
-        if again if compared else _blind(rule, after):
-            found[producer.name] = taker.name
-    return found
-
-
-def _held(graph: Graph, keep: Collection[str]) -> set[str]:
-    """Values whose memory outlives a walk: the output, those to be kept, and what they may be views of."""
-    held = {graph.output, *keep}
-    for operator in reversed(graph.operators):
-        if operator.name in held and operator.kind == LAYOUT:
-            held.update(operator.sources)
-    return held
-
-
-def _blind(rule: Rule, after: Rule) -> bool:
-    """Whether neither a value's rule reads it nor that of the operator after it.
-
-    One that can take what a ReLU passed on would read it if it were given a multiplier.
-    """
-    passed = isinstance(after, Slope) or Passed not in getattr(rule, "takes", ())
-    return passed and not getattr(rule, "reads_output", True) and not getattr(after, "reads_input", True)
+    return Tape(graph, batch, steps, values[graph.output], start, end, overwritten, differentiable)
 
 
 def _laid_out(graph: Graph, batch: Tensor) -> Tensor:
@@ -181,15 +134,6 @@ def _leaf(value: Tensor, differentiable: bool) -> Tensor:
     return value.detach().requires_grad_()
 
 
-def rule_for(operator: Operator, rules: Table) -> Rule:
-    """The rule that a method's table has for an operator: for first layers, else for its role, else for its kind.
-
-    An operator whose kind is not in the table goes by its exact adjoint, and what that leaves is booked.
-    """
-    names = (FIRST if operator.first else "", operator.role, operator.kind)
-    return next((rules[name] for name in names if name in rules), _FALLBACK)
-
-
 def walk(
     tape: Tape, rules: Table, seed: Tensor, books: Books | None, keep: MutableMapping[str, Tensor] | None = None
 ) -> Tensor:
@@ -198,12 +142,14 @@ def walk(
     Without `books` nothing is booked. Relevance that a first layer's rule hands to pixels directly is booked as
     `books.direct`. `keep` is filled with the multipliers of the values it has as keys. The steps are used up.
     """
+    chosen = plan(tape.graph, rules).rules
     for step in tape.steps:
-        step.rule = rule_for(step.operator, rules)
+        step.rule = chosen[step.operator.name]
         del step  # it holds all those before it
     back = _Back({tape.graph.output: seed}, books, {} if keep is None else keep)
-    while tape.steps:
-        back.through(tape.steps.pop())  # what a step held is gone before the next one
+    with torch.set_grad_enabled(tape.differentiable):
+        while tape.steps:
+            back.through(tape.steps.pop())  # what a step held is gone before the next one
     if books is not None and tape.graph.input in back.direct:
         books.direct = back.direct[tape.graph.input]
     arrived = back.multipliers.get(tape.graph.input)
@@ -237,24 +183,23 @@ class _Back:
         multiplier = self.multipliers.pop(operator.name, None)
         if multiplier is None:
             return
-        with torch.set_grad_enabled(step.differentiable):
-            if not isinstance(multiplier, (Tensor, *getattr(rule, "takes", ()))):
-                multiplier, lost = _alone(step, multiplier)
-                if self.books is not None and lost is not None and (recorded() or bool(lost.any())):
-                    self.books.lose(operator, lost)
-            if operator.name in self.keep:
-                self.keep[operator.name] = _alone(step, multiplier)[0]
-            sent: Sent = rule(step, multiplier)  # type: ignore[arg-type]
-            if self.books is not None:
-                self.books.enter(operator, sent, blame=step.blamed)
-            if sent.relevance is not None:
-                (source,) = operator.sources
-                own = self.direct.get(source)
-                self.direct[source] = sent.relevance if own is None else own + sent.relevance
-                return
-            for name, part in zip(operator.sources, sent.multipliers, strict=True):
-                if part is not None:
-                    self._add(name, part, step.differentiable)
+        if not isinstance(multiplier, (Tensor, *getattr(rule, "takes", ()))):
+            multiplier, lost = _alone(step, multiplier)
+            if self.books is not None and lost is not None and (recorded() or bool(lost.any())):
+                self.books.lose(operator, lost)
+        if operator.name in self.keep:
+            self.keep[operator.name] = _alone(step, multiplier)[0]
+        sent: Sent = rule(step, multiplier)  # type: ignore[arg-type]
+        if self.books is not None:
+            self.books.enter(operator, sent, blame=step.blamed)
+        if sent.relevance is not None:
+            (source,) = operator.sources
+            own = self.direct.get(source)
+            self.direct[source] = sent.relevance if own is None else own + sent.relevance
+            return
+        for name, part in zip(operator.sources, sent.multipliers, strict=True):
+            if part is not None:
+                self._add(name, part, step.differentiable)
 
     def _add(self, name: str, part: Carried, differentiable: bool) -> None:
         known = self.multipliers.get(name)

@@ -8,8 +8,10 @@ import pytest
 import torch
 from networks import graph_of, images, randomised
 from torch import Tensor, nn
+from torch.nn import functional
 
-from heatcli.graph.adjoints import closed, relu_over_output
+from heatcli.graph.adjoints import closed_form, relu_over_output
+from heatcli.graph.kinds import LAYOUT
 from heatcli.walk import forward
 
 NORM = randomised(nn.BatchNorm2d(3), 3).double()
@@ -20,19 +22,37 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "batch norm": NORM,
     "batch norm of rows": lambda x: randomised(nn.BatchNorm1d(3), 4).double()(x[:, :, 0]),
     "batch norm without weights": randomised(nn.BatchNorm2d(3, affine=False), 5).double(),
+    "sum": lambda x: x + x.mean(1, keepdim=True),
+    "sum with a constant": lambda x: x + torch.arange(5.0),
+    "sum of a value with itself": lambda x: x + x,
+    "product": lambda x: x * x.mean((2, 3), keepdim=True),
+    "product of a value with itself": lambda x: x * x,
+    "channels side by side": lambda x: torch.cat([x, x.relu(), x[:, :1]], 1),
+    "rows side by side": lambda x: torch.cat([x, x[:, :, 1:]], dim=-2),
+    "flattened": lambda x: x.flatten(1),
+    "one dimension more": lambda x: x.unsqueeze(1),
+    "one dimension less": lambda x: x.mean((2, 3), keepdim=True).squeeze(-1),
+    "relu": torch.relu,
+    "sigmoid": lambda x: x.sigmoid().unsqueeze(1),  # at the end it would be taken off
+    "tanh": torch.tanh,
+    "silu": functional.silu,
+    "hardswish": functional.hardswish,
+    "hardsigmoid": functional.hardsigmoid,
 }
 
 
 def assert_torchs(function: Callable[[Tensor], Tensor], x: Tensor, channels_last: bool, atol: float) -> None:
-    """The last operator's closed form is torch's product, in float64, of a random multiplier."""
+    """The last operator has a closed form; each that has one has torch's products, in float64, of a multiplier."""
     x = x.double().contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    step = forward(graph_of(function, x), x).steps[-1]
-    m = torch.randn_like(step.output)
-    found = closed(step.operator, step.inputs[0], m)
-    assert found is not None
-    (expected,) = step.gradient(step.output, step.inputs, m)
-    assert expected is not None
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=atol)
+    steps = forward(graph_of(function, x), x).steps
+    products = [closed_form(step.operator) for step in steps]
+    assert products[-1] is not None
+    for step, product in zip(steps, products, strict=True):
+        m = torch.randn_like(step.output)
+        expected = step.gradient(*step.run(step.operator, step.inputs), m)
+        found = expected if product is None else product(step.operator, step.inputs, step.output, m)
+        for own, torchs in zip(found, expected, strict=True):
+            torch.testing.assert_close(own, torchs, rtol=1e-12, atol=atol)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -77,13 +97,39 @@ def test_dense_layers(transposed: bool) -> None:
     assert_torchs(function, images(2, 1, (5,)), channels_last=False, atol=1e-13)
 
 
-@pytest.mark.parametrize("function", [lambda x: x.mean((2, 3)), lambda x: x.mean(), nn.InstanceNorm2d(3), torch.tanh])
-def test_others_are_left_to_torch(function: Callable[[Tensor], Tensor]) -> None:
-    """Means that lose their dimensions, norms by the input's own statistics, and what is not in the table."""
+OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a mean that loses dimensions": lambda x: x.mean((2, 3)),
+    "a mean of all": torch.mean,
+    "a norm by the image's own statistics": nn.InstanceNorm2d(3),
+    "a sum with a factor": lambda x: torch.add(x, x.relu(), alpha=2),
+    "a product with a constant": lambda x: x * 2,
+    "a constant beside the image": lambda x: torch.cat([x, torch.ones(len(x), 1, 4, 5)], 1),
+    "a convolution by weights of the image": lambda x: functional.conv2d(torch.ones(1, 3, 4, 5), x[:1]),
+    "a matrix of the image": lambda x: torch.mm(torch.ones(2, 3), x[:, 0, 0, :3].mT),
+    "not in the table": torch.erf,
+}
+
+
+@pytest.mark.parametrize("case", list(OTHERS))
+def test_others_are_left_to_torch(case: str) -> None:
+    """What is like them, but that the form does not fit."""
     x = images(2, 1, (3, 4, 5))
-    for step in forward(graph_of(function, x), x).steps:
-        if step.operator.title in ("mean", "native_batch_norm", "tanh"):
-            assert closed(step.operator, step.inputs[0], torch.ones_like(step.output)) is None
+    step = next(s for s in reversed(forward(graph_of(OTHERS[case], x), x).steps) if s.operator.kind != LAYOUT)
+    assert closed_form(step.operator) is None
+    assert step.output.requires_grad  # it has a tape
+    assert step.adjoint(torch.ones_like(step.output))[0] is not None
+
+
+def test_what_has_a_closed_form_needs_no_tape() -> None:
+    """Nothing of an ordinary network but its max pooling keeps one, and a second walk's tape is whole."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 2)
+    )
+    x = images(2, 1, (3, 4, 5))
+    graph = graph_of(network.eval(), x)
+    taped = {s.operator.title for s in forward(graph, x).steps if s.output.requires_grad}
+    assert taped == {"max_pool2d_with_indices"}
+    assert all(s.output.requires_grad for s in forward(graph, x, differentiable=True).steps)
 
 
 def test_relu_from_its_output() -> None:

@@ -29,7 +29,8 @@ from heatcli.graph.capture import capture
 from heatcli.graph.kinds import FIRST
 from heatcli.graph.operator import Graph
 from heatcli.graph.passes import DEFAULT, PASSES
-from heatcli.walk import Table, Tape, forward, values_of
+from heatcli.rules.base import Table
+from heatcli.walk import Tape, forward, values_of
 
 if TYPE_CHECKING:
     import numpy as np

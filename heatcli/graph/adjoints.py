@@ -1,59 +1,89 @@
-"""Vector-Jacobian products in closed form, of operators for which torch's own takes longer."""
+"""Vector-Jacobian products in closed form: they spare a tape, and some take less time than torch's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from heatcli.graph.kinds import batch_norm_scale_shift, has_fixed_statistics
-from heatcli.graph.operator import Operator
+from heatcli.graph.operator import Operator, Ref
 
-_BACKWARD = torch.ops.aten.convolution_backward.default
+_ATEN = torch.ops.aten
+# Of an operator at its inputs, one for each source, where it has this output: a multiplier for each of them.
+Product = Callable[[Operator, Sequence[Tensor], Tensor, Tensor], list[Tensor]]
 
 
 def relu_over_output(output: Tensor, multiplier: Tensor) -> Tensor:
     """Of a ReLU, from its output alone and in its memory."""
-    return torch.ops.aten.threshold_backward.grad_input(multiplier, output, 0, grad_input=output)  # type: ignore[no-any-return]
+    return _ATEN.threshold_backward.grad_input(multiplier, output, 0, grad_input=output)  # type: ignore[no-any-return]
 
 
-def closed(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:
-    """Of `operator` at its input `x`: a tensor of the shape of x. None where there is no such form."""
-    found = _CLOSED.get(operator.title)
-    return None if found is None or operator.kwargs else found(operator, x, multiplier)
+def closed_form(operator: Operator) -> Product | None:
+    """The product of `operator`, whatever its inputs; None where there is no such form."""
+    applies, product = _CLOSED.get(operator.title, (None, None))
+    return product if applies is not None and not operator.kwargs and applies(operator) else None
 
 
-def _mean(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:  # noqa: ARG001 - they share a signature
+def _always(operator: Operator) -> bool:  # noqa: ARG001 - they share a signature
+    return True
+
+
+def _alone(operator: Operator) -> bool:
+    """One tensor carries the image, once."""
+    return len(operator.sources) == len(operator.refs) == 1
+
+
+def _weighted(position: int) -> Callable[[Operator], bool]:
+    """Its argument there is a constant, and the one before alone carries the image."""
+
+    def applies(operator: Operator) -> bool:
+        x = operator.args[position - 1]
+        return isinstance(x, Ref) and operator.sources == (x.name,) and operator.constant(position) is not None
+
+    return applies
+
+
+def _keeps_dimensions(operator: Operator) -> bool:
+    return _alone(operator) and len(operator.shape) == len(operator.source_shapes[0])
+
+
+def _of_all(operator: Operator) -> bool:
+    """All that it joins carries the image."""
+    return len(operator.args[0]) == len(operator.sources)
+
+
+def _mean(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
     """Each input's share, not written out; torch lays it out as if channels came first."""
-    if multiplier.dim() != x.dim():
-        return None
-    return (multiplier / (x.numel() // multiplier.numel())).expand_as(x)
+    (x,) = inputs
+    return [(m / (x.numel() // m.numel())).expand_as(x)]
 
 
-def _batch_norm(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:
-    """In eval mode a factor for each channel; torch takes twice as long with channels last."""
-    if not has_fixed_statistics(operator):
-        return None
-    return multiplier * batch_norm_scale_shift(operator)[0].reshape(-1, *(1,) * (x.dim() - 2))
+def _batch_norm(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+    """A factor for each channel; torch takes twice as long with channels last."""
+    return [m * batch_norm_scale_shift(operator)[0].reshape(-1, *(1,) * (m.dim() - 2))]
 
 
-def _matrix(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:  # noqa: ARG001
-    """Of rows times a matrix."""
-    matrix = operator.constant(1)
-    return None if matrix is None else multiplier @ (matrix.value if operator.title == "linear" else matrix.value.mT)
+def _matrix(position: int) -> Product:
+    """Of rows times a matrix, the argument there."""
+
+    def product(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+        matrix = operator.args[position].value
+        return [m @ (matrix if operator.title == "linear" else matrix.mT)]
+
+    return product
 
 
-def _convolution(operator: Operator, x: Tensor, multiplier: Tensor) -> Tensor | None:
-    """What torch's tape calls, without a tape; of pictures, whose channels are few, what takes less time."""
-    weights = operator.constant(1)
-    if weights is None:
-        return None
-    found = _of_pictures(operator, weights.value, x, multiplier)
+def _convolution(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+    """What torch's tape calls; of pictures, whose channels are few, what takes less time."""
+    (x,), weights = inputs, operator.args[1].value
+    found = _of_pictures(operator, weights, x, m)
     if found is None:
-        found = _BACKWARD(multiplier, x.detach(), weights.value, None, *operator.args[3:], [True, False, False])[0]
-    return found
+        only_input = [True, False, False]
+        found = _ATEN.convolution_backward.default(m, x.detach(), weights, None, *operator.args[3:], only_input)[0]
+    return [found]
 
 
 def _of_pictures(operator: Operator, weights: Tensor, x: Tensor, multiplier: Tensor) -> Tensor | None:
@@ -85,11 +115,52 @@ def _of_pictures(operator: Operator, weights: Tensor, x: Tensor, multiplier: Ten
 
 
 _PLAIN = ([1, 1], False, [0, 0], 1)  # dilation, transposed, output padding, groups
-_CLOSED: dict[str, Callable[[Operator, Tensor, Tensor], Tensor | None]] = {
-    "mean": _mean,
-    "convolution": _convolution,
-    "linear": _matrix,
-    "mm": _matrix,
-    "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": _batch_norm,
+
+
+def _sum(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+    return [m.sum_to_size(x.shape) for x in inputs]
+
+
+def _join(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+    dim = operator.arg(1, 0)
+    return list(m.split_with_sizes([x.shape[dim] for x in inputs], dim))
+
+
+def _layout(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+    return [m.reshape(x.shape) for x in inputs]
+
+
+def _product(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+    a, b = inputs
+    return [(m * b).sum_to_size(a.shape), (m * a).sum_to_size(b.shape)]
+
+
+def _by_input(backward: Callable[..., Tensor]) -> Product:
+    """Of y = f(x), by a function of the multiplier and x."""
+    return lambda operator, inputs, output, m: [backward(m, inputs[0])]  # noqa: ARG005
+
+
+def _by_output(backward: Callable[..., Tensor]) -> Product:
+    """Of y = f(x), by a function of the multiplier and y."""
+    return lambda operator, inputs, output, m: [backward(m, output)]  # noqa: ARG005
+
+
+_CLOSED: dict[str, tuple[Callable[[Operator], bool], Product]] = {
+    "convolution": (_weighted(1), _convolution),
+    "linear": (_weighted(1), _matrix(1)),
+    "mm": (_weighted(1), _matrix(1)),
+    "addmm": (_weighted(2), _matrix(2)),
+    "native_batch_norm": (has_fixed_statistics, _batch_norm),
+    "_native_batch_norm_legit_no_training": (has_fixed_statistics, _batch_norm),
+    "mean": (_keeps_dimensions, _mean),
+    "add": (_always, _sum),
+    "cat": (_of_all, _join),
+    "mul": (lambda operator: len(operator.sources) == 2, _product),
+    **dict.fromkeys("view _unsafe_view reshape flatten squeeze unsqueeze".split(), (_alone, _layout)),
+    "relu": (_alone, _by_output(lambda m, y: _ATEN.threshold_backward(m, y, 0))),
+    "sigmoid": (_alone, _by_output(_ATEN.sigmoid_backward)),
+    "tanh": (_alone, _by_output(_ATEN.tanh_backward)),
+    "silu": (_alone, _by_input(_ATEN.silu_backward)),
+    "hardswish": (_alone, _by_input(_ATEN.hardswish_backward)),
+    "hardsigmoid": (_alone, _by_input(_ATEN.hardsigmoid_backward)),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,21 +52,19 @@ class Offset:
         """The operator's multiplier [N, …] summed over the positions that share an element of the offset."""
         return collect(multiplier, self.value)
 
-    def book(self, collected: Tensor) -> Tensor:
-        """What `collect` returned times the offset: [N, size]."""
-        booked = collected * self.value.reshape(_shape(self.value, collected))
-        return booked.flatten(1) if collected.dim() > 1 else booked.reshape(-1, 1)
+    def book(self, collected: Tensor, onto: Tensor) -> Tensor:
+        """`onto` [N, size] and what `collect` returned times the offset, of all rows that an image has there."""
+        rows, value = collected.reshape(-1, self.size), self.value.reshape(-1, self.size)
+        if len(rows) == len(onto):
+            return torch.addcmul(onto, rows, value)
+        return onto + (rows * value).reshape(len(onto), -1, self.size).sum(1)
 
 
 def collect(multiplier: Tensor, bias: Tensor) -> Tensor:
     """A multiplier [N, …] summed over the positions that share an element of a bias that broadcasts against it."""
-    shape = _shape(bias, multiplier)
+    shape = (1,) * (multiplier.dim() - bias.dim()) + tuple(bias.shape)
     reduced = [d for d in range(1, multiplier.dim()) if shape[d] == 1 and multiplier.shape[d] != 1]
     return multiplier.sum(reduced, keepdim=True) if reduced else multiplier
-
-
-def _shape(bias: Tensor, multiplier: Tensor) -> tuple[int, ...]:
-    return (1,) * (multiplier.dim() - bias.dim()) + tuple(bias.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +95,16 @@ class Operator:
     refs: tuple[str, ...] = field(init=False)  # names of all values it reads, in order, sources and others
     title: str = field(init=False)  # its ATen name, such as `convolution`
     _plain: tuple[tuple[Any, ...], Mapping[str, Any]] = field(init=False, repr=False)  # constants as their tensors
+    _open: tuple[int | str, ...] = field(init=False, repr=False)  # which arguments hold a `Ref`
 
     def __post_init__(self) -> None:
         plain = pytree.tree_map(lambda x: x.value if isinstance(x, Constant) else x, (self.args, dict(self.kwargs)))
         object.__setattr__(self, "_plain", plain)
         refs = tuple(x.name for x in pytree.tree_leaves(plain) if isinstance(x, Ref))
         object.__setattr__(self, "refs", refs)
+        arguments = [*enumerate(plain[0]), *plain[1].items()]
+        held = tuple(at for at, x in arguments if any(isinstance(leaf, Ref) for leaf in pytree.tree_leaves(x)))
+        object.__setattr__(self, "_open", held)
         packet = getattr(self.target, "overloadpacket", self.target)
         object.__setattr__(self, "title", str(getattr(packet, "__name__", packet)))
 
@@ -133,11 +136,11 @@ class Operator:
     def run(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None = None) -> Tensor:
         """Call it; `inputs`, one for each source, stand in for the values of the sources."""
         stand_in = iter(inputs) if inputs is not None else None
-        args, kwargs = self._plain
-        returned = self.target(
-            *[self._given(x, values, stand_in) for x in args],
-            **{name: self._given(x, values, stand_in) for name, x in kwargs.items()},
-        )
+        args, kwargs = list(self._plain[0]), dict(self._plain[1])
+        for at in self._open:
+            held: Any = args if isinstance(at, int) else kwargs
+            held[at] = self._given(held[at], values, stand_in)
+        returned = self.target(*args, **kwargs)
         output: Tensor = returned if self.index is None else returned[self.index]
         return output
 
@@ -172,6 +175,7 @@ class Graph:
         n = self.input_shape[:1]
         return self.output_shape[:1] == n and all(op.shape[:1] == n for op in self.operators if op.sources)
 
+    @cached_property
     def offsets(self) -> dict[str, tuple[str, int]]:
         """Every bias of the network in forward order: name → (ATen operator, size)."""
         found: dict[str, tuple[str, int]] = {}

@@ -16,9 +16,9 @@ from heatcli.graph.kinds import (
     RECTIFIER,
     SUM,
 )  # fmt: skip
-from heatcli.methods.method import MULTIPLIER, SQUARE, Method, Table
+from heatcli.methods.method import MULTIPLIER, SQUARE, Method
 from heatcli.rules.affine import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
-from heatcli.rules.base import Adjoint, Rule
+from heatcli.rules.base import Adjoint, Rule, Table
 from heatcli.rules.elementwise import Deconvnet, Guided, Slope
 from heatcli.rules.maximum import Winner
 from heatcli.rules.normaliser import HeldStatistics

@@ -17,10 +17,11 @@ from heatcli.errors import UsageError
 from heatcli.graph.kinds import RECTIFIER
 from heatcli.graph.layers import LAST, find_layer
 from heatcli.methods.backward import GRADIENT
-from heatcli.methods.method import ANY, ONE, Answer, Method, Table
+from heatcli.methods.method import ANY, ONE, Answer, Method
 from heatcli.methods.path import mean_score
 from heatcli.methods.question import Question
 from heatcli.parameters import Parameters, text
+from heatcli.rules.base import Table
 from heatcli.rules.elementwise import Guided
 
 NAMED = "an operator, a layer of the artifact, or last: before the image is pooled away"

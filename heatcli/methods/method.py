@@ -14,11 +14,10 @@ from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
 from heatcli.methods.question import Question
 from heatcli.parameters import Parameters
-from heatcli.rules.base import Rule
+from heatcli.rules.base import Rule, Table
 from heatcli.rules.registry import RULES
 from heatcli.rules.reveal_cancel import Parts, RevealCancel
 
-Table = Mapping[str, Rule]
 RELEVANCE, MULTIPLIER, SQUARE = "relevance", "multiplier", "square"
 ANY, ONE, POOL, FOLDER = "any", "one", "pool", "folder"
 TAKES = {ANY: "an image or none", ONE: "an image", POOL: "an image or a folder", FOLDER: "a folder"}

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
-from heatcli.rules.base import per_image, wide
+from heatcli.rules.base import Table, per_image, wide
 from heatcli.targets import Target
-from heatcli.walk import Table, Tape, output_of, values_of
+from heatcli.walk import Tape, output_of, values_of
 
 if TYPE_CHECKING:
     from heatcli.artifact.model import Model

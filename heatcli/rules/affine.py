@@ -257,8 +257,7 @@ class ZBox(Parameters):
         z = plain - bounds[0][0] - bounds[1][0]
         stabiliser = signed(self.stabilizer, z)
         s = shared(step, multiplier, z + stabiliser)
-        ends = [(step.output, step.inputs), *bounds]
-        to_x, to_low, to_high = (step.gradient(out, leaves, s)[0] for out, leaves in ends)
+        (to_x,), (to_low,), (to_high,) = step.adjoint(s), *(step.gradient(*bound, s) for bound in bounds)
         assert to_x is not None and to_low is not None and to_high is not None  # noqa: PT018
         r = step.inputs[0] * to_x - low * to_low - high * to_high
         return Sent([None], None, per_image(s * stabiliser), relevance=r)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import ModelError, first_line
-from heatcli.graph.adjoints import closed, relu_over_output
+from heatcli.graph.adjoints import closed_form, relu_over_output
 from heatcli.graph.operator import Operator
 from heatcli.parameters import Parameters
 
@@ -67,8 +67,11 @@ class Step:
         """The exact vector-Jacobian product of the operator at its inputs, for each of them."""
         if self.in_place and self.operator.title == "relu":
             return [relu_over_output(self.output, multiplier)]
-        found = closed(self.operator, self.inputs[0], multiplier) if len(self.inputs) == 1 else None
-        return self.gradient(self.output, self.inputs, multiplier) if found is None else [found]
+        product = closed_form(self.operator)
+        if product is None:
+            return self.gradient(self.output, self.inputs, multiplier)
+        found = product(self.operator, self.inputs, self.output, multiplier)
+        return [m if m.dtype == x.dtype else m.to(x.dtype) for x, m in zip(self.inputs, found, strict=True)]
 
     def remade(self) -> Tensor:
         """The input of a ReLU that wrote its output over it, once more."""
@@ -222,6 +225,9 @@ class Rule(Protocol):
         ...
 
 
+Table = Mapping[str, Rule]  # of a method: kinds and roles of operators (`heatcli.graph.kinds`) → their rule
+
+
 def wide(x: Tensor) -> Tensor:
     """In float64, which sums are booked in; on the CPU where the device has none (MPS)."""
     return x.cpu().double() if x.device.type == "mps" else x.double()
@@ -273,12 +279,14 @@ def row_sums(x: Tensor) -> Tensor:
 
     For what has the size of activations, where float32 sums of single channels are exact enough.
     """
-    return wide(x.sum(tuple(range(2, x.dim()))) if x.dim() > 2 else x).reshape(len(x), -1).sum(1)
+    if x.dim() <= 2 or x.shape[:2].numel() == x.numel():
+        return per_image(x)
+    return wide(x.sum(tuple(range(2, x.dim())))).sum(1)
 
 
 def row_dots(x: Tensor, y: Tensor) -> Tensor:
     """Σ x·y over all but the first dimension, float64 [N], without room for the products where that pays."""
-    if recorded() or x.device.type != "cpu" or x.stride() != y.stride() or x[0].numel() < _DOT:
+    if recorded() or x.device.type != "cpu" or x.stride() != y.stride() or x.shape[1:].numel() < _DOT:
         return row_sums(x * y)
     return wide(torch.stack([torch.dot(a, b) for a, b in zip(_flat(x), _flat(y), strict=True)]))
 
@@ -291,7 +299,7 @@ def _flat(x: Tensor) -> Tensor:
 
 def signed(size: float, x: Tensor) -> Tensor:
     """`size` with the sign of x."""
-    return torch.copysign(x.new_tensor(size), x)
+    return torch.copysign(x.new_full((), size), x)
 
 
 @dataclass(frozen=True)

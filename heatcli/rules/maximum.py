@@ -82,7 +82,7 @@ def _by_index(step: Step, risen: Tensor, fallen: Tensor, half: Tensor) -> Tensor
 
 def _adjoints(step: Step, references: Sequence[Tensor], at_image: Tensor, at_baseline: Tensor) -> list[Tensor]:
     """For each input, `at_image` taken back from the image's output and `at_baseline` from the baseline's, summed."""
-    found = step.gradient(step.output, step.inputs, at_image)
+    found = step.adjoint(at_image)
     other = step.gradient(*step.run(step.operator, references), at_baseline)
     return [_total(a, b) for a, b in zip(found, other, strict=True)]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from heatcli.graph.adjoints import closed
+from heatcli.graph.adjoints import closed_form
 from heatcli.graph.operator import Constant, Operator
 from heatcli.rules.base import Step, above_zero, below_zero, recorded
 
@@ -89,9 +89,10 @@ class Signs:
 
     def _adjoint(self, sign: int, multiplier: Tensor) -> Tensor:
         operator = bent(self.step.operator, sign)
-        found = closed(operator, self.x, multiplier)
-        if found is None:
-            (found,) = self.step.gradient(*self.step.run(operator, [self.x]), multiplier)
+        product = closed_form(operator)
+        if product is not None:
+            return product(operator, [self.x], self.step.output, multiplier)[0]
+        (found,) = self.step.gradient(*self.step.run(operator, [self.x]), multiplier)
         assert found is not None
         return found
 

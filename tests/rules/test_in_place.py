@@ -21,7 +21,8 @@ from heatcli.rules.affine import AlphaBeta
 from heatcli.rules.base import Rule
 from heatcli.rules.elementwise import Slope
 from heatcli.rules.maximum import Winner
-from heatcli.walk import Tape, forward, overwritable, walk
+from heatcli.walk import Tape, forward, walk
+from heatcli.walkplan import plan
 
 BACKWARD = [name for name, m in METHODS.items() if m.kind == "backward"]
 
@@ -84,7 +85,7 @@ CONVOLUTIONS = [randomised(nn.Conv2d(3, 3, 3, padding=1), seed) for seed in (1, 
 
 def overwritten_by(graph: Graph, rules: Mapping[str, Rule], *keep: str) -> list[str]:
     by_name = {op.name: op.title for op in graph.operators}
-    return [by_name[name] for name in overwritable(graph, rules, keep)]
+    return [by_name[name] for name in plan(graph, rules, keep).overwritten]
 
 
 def test_which_values_are_overwritten() -> None:
@@ -99,7 +100,7 @@ def test_which_values_are_overwritten() -> None:
     for changed in ("elementwise=repeat", "elementwise=pass"):
         assert overwritten_by(graph, eps.with_rules([changed]).rules) == []
     assert overwritten_by(graph, eps.with_rules(["elementwise=gradient"]).rules) == ["add"], "undivided, ε divides by z"
-    kept = next(iter(overwritable(graph, eps.rules)))
+    kept = next(iter(plan(graph, eps.rules).overwritten))
     assert overwritten_by(graph, eps.rules, kept) == ["add"]
 
 
