@@ -62,6 +62,21 @@ def test_closed_forms(case: str, channels_last: bool) -> None:
     assert_torchs(CASES[case], images(2, 1, (3, 4, 5)), channels_last, atol=1e-15)
 
 
+@pytest.mark.parametrize("case", ["product", "sigmoid", "tanh", "silu", "batch norm", "flattened"])
+def test_products_have_derivatives_where_they_are_wanted(case: str) -> None:
+    """By the input, for losses on relevance."""
+    x = images(2, 1, (3, 2, 2)).double()
+    graph, m = graph_of(CASES[case], x), torch.randn(30, dtype=torch.float64)
+
+    def products(x: Tensor) -> tuple[Tensor, ...]:
+        """Of each operator, of its output times numbers: none is constant."""
+        steps = forward(graph, x, differentiable=True).steps
+        found = [step.adjoint(m[: step.output.numel()].reshape(step.output.shape) * step.output) for step in steps]
+        return tuple(part.contiguous() for parts in found for part in parts if part is not None)
+
+    assert torch.autograd.gradcheck(products, x.requires_grad_())
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(
     ("kernel", "step", "padding", "channels"),

@@ -21,13 +21,15 @@ def relu_over_output(output: Tensor, multiplier: Tensor) -> Tensor:
     return _ATEN.threshold_backward.grad_input(multiplier, output, 0, grad_input=output)  # type: ignore[no-any-return]
 
 
-def closed_form(operator: Operator) -> Product | None:
-    """The product of `operator`, whatever its inputs; None where there is no such form."""
+def closed_form(operator: Operator, differentiable: bool = False) -> Product | None:
+    """The product of `operator`, whatever its inputs; None where there is no such form, or it has no derivative."""
     applies, product = _CLOSED.get(operator.title, (None, None))
+    if product is None and not differentiable and operator.title in _FUNCTIONS:
+        applies, product = _alone, _FUNCTIONS[operator.title]
     return product if applies is not None and not operator.kwargs and applies(operator) else None
 
 
-def _always(operator: Operator) -> bool:  # noqa: ARG001 - they share a signature
+def _always(operator: Operator) -> bool:
     return True
 
 
@@ -51,17 +53,22 @@ def _keeps_dimensions(operator: Operator) -> bool:
 
 
 def _of_all(operator: Operator) -> bool:
-    """All that it joins carries the image."""
-    return len(operator.args[0]) == len(operator.sources)
+    """All that it joins carries the image, and is of as many dimensions."""
+    return len(operator.args[0]) == len(operator.sources) and len({len(s) for s in operator.source_shapes}) == 1
 
 
-def _mean(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+def _scales(operator: Operator) -> bool:
+    """It is a batch norm that multiplies each channel by a constant."""
+    return _alone(operator) and has_fixed_statistics(operator)
+
+
+def _mean(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
     """Each input's share, not written out; torch lays it out as if channels came first."""
     (x,) = inputs
     return [(m / (x.numel() // m.numel())).expand_as(x)]
 
 
-def _batch_norm(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+def _batch_norm(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
     """A factor for each channel; torch takes twice as long with channels last."""
     return [m * batch_norm_scale_shift(operator)[0].reshape(-1, *(1,) * (m.dim() - 2))]
 
@@ -69,14 +76,14 @@ def _batch_norm(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m:
 def _matrix(position: int) -> Product:
     """Of rows times a matrix, the argument there."""
 
-    def product(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+    def product(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
         matrix = operator.args[position].value
         return [m @ (matrix if operator.title == "linear" else matrix.mT)]
 
     return product
 
 
-def _convolution(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+def _convolution(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
     """What torch's tape calls; of pictures, whose channels are few, what takes less time."""
     (x,), weights = inputs, operator.args[1].value
     found = _of_pictures(operator, weights, x, m)
@@ -117,32 +124,32 @@ def _of_pictures(operator: Operator, weights: Tensor, x: Tensor, multiplier: Ten
 _PLAIN = ([1, 1], False, [0, 0], 1)  # dilation, transposed, output padding, groups
 
 
-def _sum(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+def _sum(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
     return [m.sum_to_size(x.shape) for x in inputs]
 
 
-def _join(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+def _join(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
     dim = operator.arg(1, 0)
     return list(m.split_with_sizes([x.shape[dim] for x in inputs], dim))
 
 
-def _layout(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+def _layout(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
     return [m.reshape(x.shape) for x in inputs]
 
 
-def _product(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
+def _product(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
     a, b = inputs
     return [(m * b).sum_to_size(a.shape), (m * a).sum_to_size(b.shape)]
 
 
 def _by_input(backward: Callable[..., Tensor]) -> Product:
     """Of y = f(x), by a function of the multiplier and x."""
-    return lambda operator, inputs, output, m: [backward(m, inputs[0])]  # noqa: ARG005
+    return lambda operator, inputs, output, m: [backward(m, inputs[0])]
 
 
 def _by_output(backward: Callable[..., Tensor]) -> Product:
     """Of y = f(x), by a function of the multiplier and y."""
-    return lambda operator, inputs, output, m: [backward(m, output)]  # noqa: ARG005
+    return lambda operator, inputs, output, m: [backward(m, output)]
 
 
 _CLOSED: dict[str, tuple[Callable[[Operator], bool], Product]] = {
@@ -150,17 +157,19 @@ _CLOSED: dict[str, tuple[Callable[[Operator], bool], Product]] = {
     "linear": (_weighted(1), _matrix(1)),
     "mm": (_weighted(1), _matrix(1)),
     "addmm": (_weighted(2), _matrix(2)),
-    "native_batch_norm": (has_fixed_statistics, _batch_norm),
-    "_native_batch_norm_legit_no_training": (has_fixed_statistics, _batch_norm),
+    "native_batch_norm": (_scales, _batch_norm),
+    "_native_batch_norm_legit_no_training": (_scales, _batch_norm),
     "mean": (_keeps_dimensions, _mean),
     "add": (_always, _sum),
     "cat": (_of_all, _join),
     "mul": (lambda operator: len(operator.sources) == 2, _product),
     **dict.fromkeys("view _unsafe_view reshape flatten squeeze unsqueeze".split(), (_alone, _layout)),
-    "relu": (_alone, _by_output(lambda m, y: _ATEN.threshold_backward(m, y, 0))),
-    "sigmoid": (_alone, _by_output(_ATEN.sigmoid_backward)),
-    "tanh": (_alone, _by_output(_ATEN.tanh_backward)),
-    "silu": (_alone, _by_input(_ATEN.silu_backward)),
-    "hardswish": (_alone, _by_input(_ATEN.hardswish_backward)),
-    "hardsigmoid": (_alone, _by_input(_ATEN.hardsigmoid_backward)),
+}
+_FUNCTIONS: dict[str, Product] = {
+    "relu": _by_output(lambda m, y: _ATEN.threshold_backward(m, y, 0)),
+    "sigmoid": _by_output(_ATEN.sigmoid_backward),
+    "tanh": _by_output(_ATEN.tanh_backward),
+    "silu": _by_input(_ATEN.silu_backward),
+    "hardswish": _by_input(_ATEN.hardswish_backward),
+    "hardsigmoid": _by_input(_ATEN.hardsigmoid_backward),
 }

@@ -67,7 +67,7 @@ class Step:
         """The exact vector-Jacobian product of the operator at its inputs, for each of them."""
         if self.in_place and self.operator.title == "relu":
             return [relu_over_output(self.output, multiplier)]
-        product = closed_form(self.operator)
+        product = closed_form(self.operator, self.differentiable)
         if product is None:
             return self.gradient(self.output, self.inputs, multiplier)
         found = product(self.operator, self.inputs, self.output, multiplier)
