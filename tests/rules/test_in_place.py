@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -102,6 +104,20 @@ def test_which_values_are_overwritten() -> None:
     assert overwritten_by(graph, eps.with_rules(["elementwise=gradient"]).rules) == ["add"], "undivided, ε divides by z"
     kept = next(iter(plan(graph, eps.rules).overwritten))
     assert overwritten_by(graph, eps.rules, kept) == ["add"]
+
+
+def test_a_plan_is_made_once_and_goes_with_its_graph() -> None:
+    """For equal tables of rules, and the same values to keep in any order."""
+    graph, rules = graph_of(residual, images(2)), method("lrp-eps").rules
+    first = plan(graph, rules, ["relu_1", "add_3"])
+    assert plan(graph, dict(method("lrp-eps").rules), ["add_3", "relu_1"]) is first
+    assert plan(graph, rules) is not first
+    assert plan(graph, rules, compared=True) is not plan(graph, rules)
+    assert plan(graph, method("lrp-eps", epsilon=0.1).rules) is not plan(graph, rules)
+    gone = weakref.ref(first)
+    del graph, first
+    gc.collect()
+    assert gone() is None
 
 
 def test_what_is_concatenated_is_overwritten_twice() -> None:
