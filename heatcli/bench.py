@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from heatcli.allocator import give_back
 from heatcli.artifact.model import Model
 from heatcli.errors import HeatcliError, UsageError, first_line
 from heatcli.explanation import explain
@@ -200,7 +199,8 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
         else:
-            _give_back()
+            gc.collect()
+            give_back()
             try:
                 _RESET.write_text("5", encoding="ascii")
             except OSError:
@@ -214,14 +214,6 @@ class Peak:
             self.most = torch.cuda.max_memory_allocated(self.device) - self._before
         elif self.device.type == "cpu":
             self.most = _resident("VmHWM") - self._before
-
-
-def _give_back() -> None:
-    """Let the C library hand memory that nobody uses back, so that the next peak is seen."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def _resident(what: str) -> int:

@@ -21,6 +21,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from heatcli.allocator import keep_freed
+
 ROOT = Path(__file__).parents[1]
 BATCH = 8
 
@@ -215,6 +217,7 @@ def _other(go: Any, done: Any) -> None:
     import torch
 
     warnings.simplefilter("ignore")
+    keep_freed()
     torch.set_num_threads(1)
     work = _batches()
     done.put(True)
@@ -309,5 +312,6 @@ def _share(pid: int) -> float:
 
 if __name__ == "__main__":
     wanted, *numbers = sys.argv[1:]
+    keep_freed()  # as the command does
     commands = {"speed": speed, "large": large, "stages": stages, "bound": bound, "memory": memory}
     commands[wanted](*map(int, numbers))

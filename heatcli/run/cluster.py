@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from heatcli.allocator import keep_freed
 from heatcli.artifact.model import Model
 from heatcli.errors import ModelError, UsageError, first_line
 from heatcli.files import is_url, scratch
@@ -64,6 +65,7 @@ class Explainer:
 
         if Path(folder).is_dir():
             os.chdir(folder)  # so that paths mean what they do for the driver
+        keep_freed()
         started = time.perf_counter()
         self._model: Model = ray.get(shipped).model()
         self._request = replace(request, workers=request.workers or 2, progress=None)

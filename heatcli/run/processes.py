@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from heatcli.allocator import keep_freed
 from heatcli.run.request import Job, Outcome, Request
 from heatcli.run.shipping import Recipe, packed, unpacked
 from heatcli.run.worker import StoppedError, Worker
@@ -155,6 +156,7 @@ def serve(pipe: Connection, order: bytes) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        keep_freed()
         recipe, request, scratch, threads = pickle.loads(order)
         torch.set_num_threads(threads)
         started = time.perf_counter()

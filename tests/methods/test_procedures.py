@@ -23,6 +23,7 @@ FEW: dict[str, Any] = {
 }  # fmt: skip
 MANY = [name for name, m in METHODS.items() if not isinstance(m.procedure, OneWalk)]
 EVERY = pytest.mark.parametrize("name", [*MANY, "smoothed"])
+CLOSE = {"prediction-difference": 1e-4}  # log-odds of about 1 in float32, whose differences are some thousandths
 SEEDED = [name for name in MANY if "seed" in METHODS[name].parameters]
 
 
@@ -87,7 +88,7 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> list[heatcli.Model]:
 def test_every_format_gives_the_same_numbers(formats: list[heatcli.Model], name: str) -> None:
     first, *others = (explained(model, images(2), name).relevance for model in formats)
     for other in others:
-        assert apart(other, first) < 1e-4
+        assert apart(other, first) < CLOSE.get(name, 1e-5)
 
 
 @pytest.fixture(scope="module")

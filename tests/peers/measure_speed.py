@@ -6,7 +6,7 @@
 float32 on the CPU, batch 8 at 224×224, random weights; BatchNorm has the statistics of the batch, or activations would
 vanish, and arithmetic with the smallest numbers there are is slow. Every round runs each contestant once, in turn; a
 ratio is the median over rounds of the ratio within a round. Captum and Zennit get the eager module; heatcli its
-TorchScript.
+TorchScript. The process keeps what is freed, as heatcli's commands do, so it is there for all of them.
 Captum's DeepLift runs a second time where a network has activations that it takes the gradient of (SiLU, hardswish),
 told of them: then their slopes count, as in DeepLIFT; products of two values it still takes the gradient of.
 `--memory`: peak memory above what was in use before, beside the eager gradient's, instead of time; medians, too.
@@ -27,6 +27,7 @@ import torch
 import torchvision
 
 import heatcli
+from heatcli.allocator import keep_freed
 from heatcli.bench import Job, Timing, own_gradient, peers_of, timed
 
 NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v3_large", "efficientnet_b0")
@@ -156,6 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
+    keep_freed()
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, torch {torch.__version__}\n")
     shown: dict[str, dict[str, str]] = {}
     for name in options.networks.split(","):

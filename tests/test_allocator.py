@@ -1,0 +1,71 @@
+"""Memory that a walk frees is there for the next one, in processes of heatcli's own."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SIZES = """
+import json, re, sys
+from pathlib import Path
+from heatcli.allocator import give_back, keep_freed
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+def left():
+    "Mebibytes in use that were not before, once 3 blocks of 40 are freed."
+    before = resident()
+    blocks = [b"x" * (40 << 20) for _ in range(3)]
+    del blocks
+    return resident() - before
+"""
+
+
+def run(script: str, tmp_path: Path) -> list[float]:
+    command = [sys.executable, "-c", SIZES + script]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found: list[float] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc"
+)
+class TestKept:
+    """In mebibytes."""
+
+    def test_what_is_freed_stays_until_it_is_given_back(self, tmp_path: Path) -> None:
+        script = "print(json.dumps([left(), keep_freed() or left(), left(), give_back() or left()]))"
+        usual, kept, again, anew = run(script, tmp_path)
+        assert usual < 10
+        assert kept > 80
+        assert abs(again) < 10
+        assert anew > 80
+
+    def test_a_command_keeps_it(self, tmp_path: Path) -> None:
+        script = """
+from heatcli.cli.app import main
+sys.argv = ["heatcli", "methods"]
+try:
+    main()
+except SystemExit:
+    pass
+finally:
+    print(json.dumps([left()]))
+"""
+        assert run(script, tmp_path)[0] > 80
+
+
+def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    from heatcli import allocator
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", None)  # not even looked at
+    allocator.keep_freed()
+    allocator.give_back()
