@@ -6,9 +6,8 @@ import ctypes
 import sys
 from typing import Any
 
-# mallopt(3): parameters, and sizes of which some versions of glibc take the second only
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_MOST = (1 << 30, 1 << 25)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # parameters of mallopt(3)
+_MOST = (1 << 30, 1 << 25)  # some versions of glibc take the second only
 _NEVER = -1
 
 
@@ -16,11 +15,13 @@ def keep_freed() -> None:
     """Keep what is freed, up to blocks of a gigabyte; for programs of heatcli's own, as it holds for the whole process.
 
     Every walk needs as much memory as the last. By default glibc gives it back in between, and the system hands it out
-    anew, cleared, page by page: up to a third of a walk's time. The peak is what it was. Does nothing elsewhere.
+    anew, cleared, page by page: up to a third of a walk's time. Threads draw on the same memory, as what each had for
+    itself would be given back all the same. The peak is what it was. Does nothing elsewhere.
     """
     mallopt = _function("mallopt")
     if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, size) for size in _MOST):
         mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(_ARENA_MAX, 1)
 
 
 def give_back() -> None:

@@ -48,6 +48,19 @@ class TestKept:
         assert abs(again) < 10
         assert anew > 80
 
+    def test_a_thread_keeps_it_too(self, tmp_path: Path) -> None:
+        script = """
+from concurrent.futures import ThreadPoolExecutor
+keep_freed()
+with ThreadPoolExecutor(1) as pool:
+    found = [pool.submit(left).result(), pool.submit(left).result(), left()]
+print(json.dumps(found))
+"""
+        first, again, elsewhere = run(script, tmp_path)
+        assert first > 80
+        assert abs(again) < 10
+        assert abs(elsewhere) < 10
+
     def test_a_command_keeps_it(self, tmp_path: Path) -> None:
         script = """
 from heatcli.cli.app import main

@@ -1,16 +1,17 @@
 """How long a method takes beside the eager input gradient and beside peers: prints the README's table.
 
     python tests/peers/measure_speed.py [--networks A,B] [--methods A,B] [--repeats 5] [--threads 2] [--no-peers]
-        [--memory] [--compile]
+        [--memory] [--compile] [--keep-freed]
 
 float32 on the CPU, batch 8 at 224×224, random weights; BatchNorm has the statistics of the batch, or activations would
 vanish, and arithmetic with the smallest numbers there are is slow. Every round runs each contestant once, in turn; a
 ratio is the median over rounds of the ratio within a round. Captum and Zennit get the eager module; heatcli its
-TorchScript. The process keeps what is freed, as heatcli's commands do, so it is there for all of them.
+TorchScript.
 Captum's DeepLift runs a second time where a network has activations that it takes the gradient of (SiLU, hardswish),
 told of them: then their slopes count, as in DeepLIFT; products of two values it still takes the gradient of.
 `--memory`: peak memory above what was in use before, beside the eager gradient's, instead of time; medians, too.
 `--compile`: every method once more, compiled.
+`--keep-freed`: the process keeps memory that is freed, as heatcli's commands do; all of the contestants find it there.
 """
 
 from __future__ import annotations
@@ -154,10 +155,12 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--keep-freed", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
-    keep_freed()
+    if options.keep_freed:
+        keep_freed()
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, torch {torch.__version__}\n")
     shown: dict[str, dict[str, str]] = {}
     for name in options.networks.split(","):
