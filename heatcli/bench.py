@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.allocator import give_back
 from heatcli.artifact.model import Model
 from heatcli.errors import HeatcliError, UsageError, first_line
 from heatcli.explanation import explain
+from heatcli.memory import give_back, resident
 from heatcli.methods.table import Method
 
 Job = Callable[[], object]
 GRADIENT = "torch.autograd.grad"
-_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -206,16 +206,11 @@ class Peak:
             except OSError:
                 self.device = torch.device("meta")  # nobody says
                 return self
-            self._before = _resident("VmRSS")
+            self._before = resident()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.device.type == "cuda":
             self.most = torch.cuda.max_memory_allocated(self.device) - self._before
         elif self.device.type == "cpu":
-            self.most = _resident("VmHWM") - self._before
-
-
-def _resident(what: str) -> int:
-    line = next(line for line in _STATUS.read_text(encoding="ascii").splitlines() if line.startswith(what))
-    return int(line.split()[1]) * 1024
+            self.most = resident("VmHWM") - self._before

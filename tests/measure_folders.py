@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from heatcli.allocator import keep_freed
+from heatcli.memory import keep_freed
 
 ROOT = Path(__file__).parents[1]
 BATCH = 8

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from heatcli.allocator import keep_freed
+from heatcli.memory import keep_freed
 
 if TYPE_CHECKING:
     from heatcli.artifact.model import Model

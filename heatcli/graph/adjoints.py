@@ -23,10 +23,11 @@ def relu_over_output(output: Tensor, multiplier: Tensor) -> Tensor:
 
 def closed_form(operator: Operator, differentiable: bool = False) -> Product | None:
     """The product of `operator`, whatever its inputs; None where there is no such form, or it has no derivative."""
-    applies, product = _CLOSED.get(operator.title, (None, None))
-    if product is None and not differentiable and operator.title in _FUNCTIONS:
-        applies, product = _alone, _FUNCTIONS[operator.title]
-    return product if applies is not None and not operator.kwargs and applies(operator) else None
+    found = _CLOSED.get(operator.title) or (None if differentiable else _FUNCTIONS.get(operator.title))
+    if found is None or operator.kwargs:
+        return None
+    applies, product = found
+    return product if applies(operator) else None
 
 
 def _always(operator: Operator) -> bool:
@@ -152,7 +153,8 @@ def _by_output(backward: Callable[..., Tensor]) -> Product:
     return lambda operator, inputs, output, m: [backward(m, output)]
 
 
-_CLOSED: dict[str, tuple[Callable[[Operator], bool], Product]] = {
+Form = tuple[Callable[[Operator], bool], Product]  # where it applies, and what it is
+_CLOSED: dict[str, Form] = {
     "convolution": (_weighted(1), _convolution),
     "linear": (_weighted(1), _matrix(1)),
     "mm": (_weighted(1), _matrix(1)),
@@ -165,11 +167,11 @@ _CLOSED: dict[str, tuple[Callable[[Operator], bool], Product]] = {
     "mul": (lambda operator: len(operator.sources) == 2, _product),
     **dict.fromkeys("view _unsafe_view reshape flatten squeeze unsqueeze".split(), (_alone, _layout)),
 }
-_FUNCTIONS: dict[str, Product] = {
-    "relu": _by_output(lambda m, y: _ATEN.threshold_backward(m, y, 0)),
-    "sigmoid": _by_output(_ATEN.sigmoid_backward),
-    "tanh": _by_output(_ATEN.tanh_backward),
-    "silu": _by_input(_ATEN.silu_backward),
-    "hardswish": _by_input(_ATEN.hardswish_backward),
-    "hardsigmoid": _by_input(_ATEN.hardsigmoid_backward),
+_FUNCTIONS: dict[str, Form] = {  # ATen's backwards, of which not all have a derivative
+    "relu": (_alone, _by_output(lambda m, y: _ATEN.threshold_backward(m, y, 0))),
+    "sigmoid": (_alone, _by_output(_ATEN.sigmoid_backward)),
+    "tanh": (_alone, _by_output(_ATEN.tanh_backward)),
+    "silu": (_alone, _by_input(_ATEN.silu_backward)),
+    "hardswish": (_alone, _by_input(_ATEN.hardswish_backward)),
+    "hardsigmoid": (_alone, _by_input(_ATEN.hardsigmoid_backward)),
 }

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from heatcli.allocator import keep_freed
 from heatcli.artifact.model import Model
 from heatcli.errors import ModelError, UsageError, first_line
 from heatcli.files import is_url, scratch
+from heatcli.memory import keep_freed
 from heatcli.run.pipeline import Pipeline
 from heatcli.run.request import Job, Outcome, Request
 from heatcli.run.shipping import Recipe, packed, unpacked

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from heatcli.allocator import keep_freed
+from heatcli.memory import keep_freed
 from heatcli.run.request import Job, Outcome, Request
 from heatcli.run.shipping import Recipe, packed, unpacked
 from heatcli.run.worker import StoppedError, Worker

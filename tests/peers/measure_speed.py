@@ -28,8 +28,8 @@ import torch
 import torchvision
 
 import heatcli
-from heatcli.allocator import keep_freed
 from heatcli.bench import Job, Timing, own_gradient, peers_of, timed
+from heatcli.memory import keep_freed
 
 NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v3_large", "efficientnet_b0")
 METHODS = (
