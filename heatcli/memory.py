@@ -4,25 +4,65 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # parameters of mallopt(3)
 _MOST = (1 << 30, 1 << 25)  # some versions of glibc take the second only
 _NEVER = -1
+_USUAL = 1 << 25  # as far as glibc raises the threshold by itself when it frees larger blocks; it trims at twice that
+
+
+class _Keeping:
+    """How many want what is freed to be kept: the first makes it so, the last gives it back."""
+
+    def __init__(self) -> None:
+        self._wanted, self._lock = 0, Lock()
+
+    def enter(self) -> None:
+        """One more."""
+        with self._lock:
+            self._wanted += 1
+            if self._wanted == 1 and any(_set(_MMAP_THRESHOLD, size) for size in _MOST):
+                _set(_TRIM_THRESHOLD, _NEVER)
+
+    def leave(self) -> None:
+        """One less."""
+        with self._lock:
+            self._wanted -= 1
+            if self._wanted == 0 and _set(_MMAP_THRESHOLD, _USUAL):
+                _set(_TRIM_THRESHOLD, 2 * _USUAL)
+                give_back()
+
+
+_keeping = _Keeping()
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Keep what is freed, up to blocks of a gigabyte, until the block ends: for walks that follow one another.
+
+    Every walk needs as much memory as the last. By default glibc gives it back in between, and the system hands it out
+    anew, cleared, page by page: up to half of a walk's time. The peak is what it was. Afterwards it is given back, and
+    glibc's thresholds are the highest that it takes of its own accord. Does nothing without glibc.
+    """
+    _keeping.enter()
+    try:
+        yield
+    finally:
+        _keeping.leave()
 
 
 def keep_freed() -> None:
-    """Keep what is freed, up to blocks of a gigabyte; for programs of heatcli's own, as it holds for the whole process.
+    """Keep what is freed from now on, as `kept` does; for programs of heatcli's own, as it holds for the whole process.
 
-    Every walk needs as much memory as the last. By default glibc gives it back in between, and the system hands it out
-    anew, cleared, page by page: up to half of a walk's time. Threads draw on the same memory, as what each had for
-    itself would be given back all the same. The peak is what it was. Does nothing without glibc.
+    Threads draw on the same memory, as what each had for itself would be given back all the same.
     """
-    mallopt = _function("mallopt")
-    if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, size) for size in _MOST):
-        mallopt(_TRIM_THRESHOLD, _NEVER)
-        mallopt(_ARENA_MAX, 1)
+    _keeping.enter()
+    _set(_ARENA_MAX, 1)
 
 
 def give_back() -> None:
@@ -36,6 +76,11 @@ def resident(what: str = "VmRSS") -> int:
     """Bytes in use, or by `VmHWM` the most that were. Raises `OSError` where Linux's `/proc` is not."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+
+
+def _set(parameter: int, value: int) -> bool:
+    mallopt = _function("mallopt")
+    return mallopt is not None and bool(mallopt(parameter, value))
 
 
 def _function(name: str) -> Any:

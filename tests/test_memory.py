@@ -14,7 +14,7 @@ from heatcli import memory
 
 SIZES = """
 import json, sys
-from heatcli.memory import give_back, keep_freed, resident
+from heatcli.memory import give_back, keep_freed, kept, resident
 
 def left():
     "Mebibytes in use that were not before, once 3 blocks of 40 are freed."
@@ -59,6 +59,51 @@ print(json.dumps(found))
         assert abs(again) < 10
         assert abs(elsewhere) < 10
 
+    def test_for_a_while(self, tmp_path: Path) -> None:
+        script = """
+with kept():
+    with kept():
+        first = left()
+    again = left()
+print(json.dumps([first, again, left(), left()]))
+"""
+        first, again, *after = run(script, tmp_path)
+        assert first > 80
+        assert abs(again) < 10
+        assert max(after) < 10
+
+    def test_for_a_while_within_a_program_that_keeps_it(self, tmp_path: Path) -> None:
+        script = """
+keep_freed()
+with kept():
+    first = left()
+print(json.dumps([first, left()]))
+"""
+        first, again = run(script, tmp_path)
+        assert first > 80
+        assert abs(again) < 10
+
+    @pytest.mark.parametrize(("steps", "is_kept"), [(33, True), (8, False)])
+    def test_between_the_walks_of_a_method(self, steps: int, is_kept: bool, tmp_path: Path) -> None:
+        """Of 33 steps each walk takes eight; of eight there is one walk, and nothing to keep memory for."""
+        script = f"""
+import torch, heatcli
+from heatcli.methods.path import Integrated
+torch.jit.script(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2)).eval()).save("tiny.pt")
+model = heatcli.load("tiny.pt", size=8)
+found, make = [], model.forward
+def watched(*args, **more):
+    found.append(left())
+    return make(*args, **more)
+model.forward = watched
+heatcli.explain(model, torch.ones(1, 3, 8, 8), "integrated-gradients", steps={steps})
+print(json.dumps([*found[1:], left()]))
+"""
+        *between, after = run(script, tmp_path)
+        assert len(between) == -(-steps // 8)
+        assert (between[0] > 80) == is_kept
+        assert max(map(abs, [*between[1:], after])) < 10
+
     def test_a_command_keeps_it(self, tmp_path: Path) -> None:
         script = """
 from heatcli.cli.app import main
@@ -73,8 +118,8 @@ finally:
         assert run(script, tmp_path)[0] > 80
 
 
-@pytest.mark.parametrize(("system", "looks"), [("linux", 2), ("darwin", 0), ("win32", 0)])
-def test_elsewhere_nothing_happens(system: str, looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("system", "looks"), [("linux", True), ("darwin", False), ("win32", False)])
+def test_elsewhere_nothing_happens(system: str, looks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the C library has no such functions, as musl; on other systems it is not even looked at."""
     looked_at: list[object] = []
 
@@ -84,6 +129,8 @@ def test_elsewhere_nothing_happens(system: str, looks: int, monkeypatch: pytest.
 
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(ctypes, "CDLL", library)
-    memory.keep_freed()
-    memory.give_back()
-    assert len(looked_at) == looks
+    monkeypatch.setattr(memory, "_keeping", memory._Keeping())
+    with memory.kept():
+        memory.keep_freed()
+        memory.give_back()
+    assert bool(looked_at) == looks

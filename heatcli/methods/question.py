@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
+from heatcli.memory import kept
 from heatcli.rules.base import Table, per_image, wide
 from heatcli.targets import Target
 from heatcli.walk import Tape, output_of, values_of
@@ -120,11 +122,13 @@ class Question:
     def _parts(self, points: Points) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Images and numbers of points that go together, and how many of these count; `progress` is told of each."""
         count, done = len(points.rows), 0
-        for at, n in self.model.parts((count, *self.batch.shape[1:]), max(AT_ONCE, len(self.batch)), self.alone):
-            yield points.rows[at], points.which[at], n
-            done += n
-            if self.progress is not None and n < count:
-                self.progress(done, count)
+        parts = list(self.model.parts((count, *self.batch.shape[1:]), max(AT_ONCE, len(self.batch)), self.alone))
+        with kept() if len(parts) > 1 else nullcontext():
+            for at, n in parts:
+                yield points.rows[at], points.which[at], n
+                done += n
+                if self.progress is not None and n < count:
+                    self.progress(done, count)
 
     def _walk(
         self, tape: Tape | CompiledTape, goal: Target, rules: Table, book: bool, keep: Sequence[str],
