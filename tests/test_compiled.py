@@ -20,6 +20,8 @@ from torch.utils import _pytree as pytree
 
 from heatcli.compiled import Baseline, Compiler, record
 from heatcli.explanation import explain
+from heatcli.graph.kinds import mark_first
+from heatcli.graph.mixed_precision import mixed_precision
 from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
 from heatcli.methods.table import METHODS, Method, method
@@ -68,6 +70,13 @@ def test_every_kind_of_operator_is_recorded(name: str, which: str) -> None:
     x, chosen = images(2, 3), method(name)
     shared = values_of(graph_of(network(which), x[:1]), torch.zeros_like(x[:1]))
     assert_recorded(graph_of(network(which), x), x, chosen, shared if "deeplift" in name else None)
+
+
+@pytest.mark.parametrize("name", ["lrp-eps", "deep-taylor", "deeplift-rescale"])
+def test_mixed_precision_is_recorded(name: str) -> None:
+    x, chosen = images(2, 3), method(name)
+    graph = mixed_precision(graph_of(network("residual"), x))
+    assert_recorded(mark_first(graph), x, chosen, torch.zeros_like(x) if "deeplift" in name else None)
 
 
 @pytest.fixture(scope="module")

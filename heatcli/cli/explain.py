@@ -13,7 +13,7 @@ import typer
 from heatcli.cli import options
 
 
-@options.loads("output", "with_passes", "without_passes", "head", "inputs", *options.INPUT, "compiled")
+@options.loads("output", "with_passes", "without_passes", "head", "inputs", *options.INPUT, "compiled", "amp")
 def command(
     images: Annotated[
         list[str],

@@ -90,6 +90,13 @@ class Load:
         ),
     ] = False
 
+    amp: Annotated[
+        bool,
+        typer.Option(
+            "--amp", help="Convolutions and dense layers in bfloat16: coarser, and faster where the hardware has it."
+        ),
+    ] = False
+
     def __post_init__(self) -> None:
         self._input: dict[str, Any] = {
             "size": shape(self.size), "channels": self.channels, "mean": _numbers("--mean", self.mean),
@@ -99,7 +106,8 @@ class Load:
     def __call__(self, path: str | Path | None) -> Model:
         from heatcli.artifact.model import load
 
-        passes = _passes(self.output, self.with_passes, self.without_passes)
+        more = [*(self.with_passes or []), *(["mixed-precision"] if self.amp else [])]
+        passes = _passes(self.output, more, self.without_passes)
         loaded = load(
             path, self.device, passes, _arrays(self.inputs), self.head, not self.no_cache, self.compiled, **self._input
         )
@@ -161,14 +169,14 @@ def _signed(run: Command, command: Command, added: Mapping[str, tuple[Any, Any]]
     return run
 
 
-def _passes(output: str, more: list[str] | None, less: list[str] | None) -> tuple[str, ...]:
+def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, ...]:
     """The graph passes that `--output`, `--pass` and `--no-pass` stand for. Raises `UsageError`."""
     from heatcli.errors import unknown_name
     from heatcli.graph.passes import DEFAULT, OUTPUTS
 
     if output not in OUTPUTS:
         raise unknown_name("output", output, OUTPUTS)
-    chosen = [*(name for name in DEFAULT if name != "logit"), *OUTPUTS[output], *(more or [])]
+    chosen = [*(name for name in DEFAULT if name != "logit"), *OUTPUTS[output], *more]
     return tuple(name for name in chosen if name not in (less or []))
 
 

@@ -117,7 +117,7 @@ _NONNEGATIVE = frozenset("relu sigmoid hardsigmoid softplus exp exp2 square abs 
 _HANDS_ON = frozenset(  # means, sums and choices of what they are given
     """mean sum avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d max_pool2d max_pool2d_with_indices
     adaptive_max_pool2d amax amin cat stack mul view _unsafe_view reshape permute transpose t squeeze unsqueeze expand
-    flatten slice select split split_with_sizes chunk clone alias detach contiguous upsample_nearest2d
+    flatten slice select split split_with_sizes chunk clone alias detach contiguous _to_copy upsample_nearest2d
     upsample_bilinear2d""".split()
 )
 

@@ -7,7 +7,7 @@ Every format (TorchScript, ONNX, torch.export) ends here. An operator knows whic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -149,6 +149,18 @@ class Operator:
         if isinstance(x, Ref):
             return next(stand_in) if stand_in is not None and x.name in self.sources else values[x.name]
         return [self._given(y, values, stand_in) for y in x] if isinstance(x, list | tuple) else x
+
+
+def renamed(op: Operator, names: Mapping[str, str]) -> Operator:
+    """The same operator, reading other values under the names that `names` maps its own to."""
+    if not any(name in names for name in op.refs):
+        return op
+
+    def swap(x: object) -> object:
+        return Ref(names[x.name]) if isinstance(x, Ref) and x.name in names else x
+
+    args, kwargs = pytree.tree_map(swap, (op.args, dict(op.kwargs)))
+    return replace(op, args=args, kwargs=kwargs, sources=tuple(names.get(s, s) for s in op.sources))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,15 +7,15 @@ output on purpose). Passes name no architecture: they match operators.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from heatcli.graph.kinds import LAYOUT, SUM, batch_norm_scale_shift, classified, mark_first, mark_nonnegative
-from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref
+from heatcli.graph.mixed_precision import mixed_precision
+from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref, renamed
 
 Pass = Callable[[Graph], Graph]
 
@@ -53,18 +53,6 @@ def needed_for(output: str, operators: Iterable[Operator]) -> tuple[Operator, ..
             needed.update(op.refs)
             kept.append(op)
     return tuple(reversed(kept))
-
-
-def renamed(op: Operator, names: Mapping[str, str]) -> Operator:
-    """The same operator, reading other values under the names that `names` maps its own to."""
-    if not any(name in names for name in op.refs):
-        return op
-
-    def swap(x: object) -> object:
-        return Ref(names[x.name]) if isinstance(x, Ref) and x.name in names else x
-
-    args, kwargs = pytree.tree_map(swap, (op.args, dict(op.kwargs)))
-    return replace(op, args=args, kwargs=kwargs, sources=tuple(names.get(s, s) for s in op.sources))
 
 
 # --- drop-identities ----------------------------------------------------------------------------------------------
@@ -276,6 +264,7 @@ PASSES: dict[str, Pass] = {
     "join-prelu": join_prelu,
     "fold-batch-norm": fold_batch_norm,
     "logit": logit,
+    "mixed-precision": mixed_precision,
     "centre-logits": centre_logits,
 }
 DEFAULT = ("drop-identities", "join-matrix-bias", "join-gates", "join-prelu", "fold-batch-norm", "logit")

@@ -1,7 +1,7 @@
 """How long a method takes beside the eager input gradient and beside peers: prints the README's table.
 
     python tests/peers/measure_speed.py [--networks A,B] [--methods A,B] [--repeats 5] [--threads 2] [--no-peers]
-        [--memory] [--compile] [--keep-freed]
+        [--memory] [--compile] [--amp] [--keep-freed]
 
 float32 on the CPU, batch 8 at 224×224, random weights; BatchNorm has the statistics of the batch, or activations would
 vanish, and arithmetic with the smallest numbers there are is slow. Every round runs each contestant once, in turn; a
@@ -10,7 +10,7 @@ TorchScript.
 Captum's DeepLift runs a second time where a network has activations that it takes the gradient of (SiLU, hardswish),
 told of them: then their slopes count, as in DeepLIFT; products of two values it still takes the gradient of.
 `--memory`: peak memory above what was in use before, beside the eager gradient's, instead of time; medians, too.
-`--compile`: every method once more, compiled.
+`--compile`, `--amp`: every method once more, compiled, or in mixed precision.
 `--keep-freed`: the process keeps memory that is freed, as heatcli's commands do; all of the contestants find it there.
 """
 
@@ -22,13 +22,16 @@ import platform
 import statistics
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
 
 import heatcli
 from heatcli.bench import Job, Timing, own_gradient, peers_of, timed
+from heatcli.graph.passes import DEFAULT
 from heatcli.memory import keep_freed
 
 NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v3_large", "efficientnet_b0")
@@ -43,10 +46,13 @@ PEERS = {
 }
 BATCH, SIZE, STEPS = 8, 224, 32
 INTEGRATED = "integrated-gradients"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {}, "compile": {"compiled": True}, "amp": {"passes": (*DEFAULT, "mixed-precision")}
+}  # fmt: skip
 UNTOLD = (torch.nn.SiLU, torch.nn.Hardswish, torch.nn.Hardsigmoid)  # Captum's DeepLift takes their gradient
 
 
-def contestants(name: str, methods: list[str], with_peers: bool, compiled: bool = False) -> dict[str, Job]:
+def contestants(name: str, methods: list[str], with_peers: bool, variants: Sequence[str] = ("",)) -> dict[str, Job]:
     """The eager gradient, heatcli's methods on the TorchScript, and the peers', for one network."""
     torch.manual_seed(0)
     module = torchvision.models.get_model(name, weights=None)
@@ -57,8 +63,7 @@ def contestants(name: str, methods: list[str], with_peers: bool, compiled: bool 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"
         torch.jit.script(module).save(str(path))
-        model = heatcli.load(path, size=SIZE)
-        fast = heatcli.load(path, size=SIZE, compiled=True) if compiled else None
+        models = {variant: heatcli.load(path, size=SIZE, **VARIANTS[variant]) for variant in variants}
 
     def explained(method: str, model: heatcli.Model) -> Job:
         more = {"steps": STEPS} if method == INTEGRATED else {}
@@ -67,9 +72,8 @@ def contestants(name: str, methods: list[str], with_peers: bool, compiled: bool 
     theirs = peers_of(out_of_place(module), batch) if with_peers else {}
     jobs: dict[str, Job] = {"eager": own_gradient(module, batch)}
     for method in methods:
-        jobs[method] = explained(method, model)
-        if fast is not None:
-            jobs[f"{method} --compile"] = explained(method, fast)
+        for variant, model in models.items():
+            jobs[f"{method} --{variant}" if variant else method] = explained(method, model)
         jobs |= {name: theirs[name] for name in PEERS.get(method, ()) if name in theirs}
         deeplift = theirs.get("captum DeepLift") if any(isinstance(m, UNTOLD) for m in module.modules()) else None
         if method == "deeplift-rescale" and deeplift is not None:
@@ -155,6 +159,7 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--amp", action="store_true")
     parser.add_argument("--keep-freed", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -162,10 +167,11 @@ def main() -> None:
     if options.keep_freed:
         keep_freed()
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, torch {torch.__version__}\n")
+    variants = ["", *(variant for variant in ("compile", "amp") if getattr(options, variant))]
     shown: dict[str, dict[str, str]] = {}
     for name in options.networks.split(","):
         with_peers = not (options.no_peers or options.memory)
-        jobs = contestants(name, options.methods.split(","), with_peers, options.compile)
+        jobs = contestants(name, options.methods.split(","), with_peers, variants)
         print(name, flush=True)
         runs = 2 if options.compile else 1
         rounds, repeats = (options.repeats, 1) if options.memory else (1, options.repeats)
