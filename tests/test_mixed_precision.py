@@ -142,4 +142,4 @@ def test_on_the_command_line(process: Cli, tmp_path: Path) -> None:
     assert all("mixed-precision" in report["model"]["passes"] for report in reports)
     ran = process(*command, "--resume")
     assert ran.status == 2
-    assert "out: holds a run with other parameters (" in ran.err
+    assert 'out: holds a run with other parameters (passes ["mixed-precision"], not [])' in ran.err

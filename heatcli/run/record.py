@@ -61,7 +61,8 @@ def agree(own: Record, content: bytes, where: str, otherwise: str = "holds a run
     here, there = _flat(msgspec.json.decode(msgspec.json.encode(own.parameters))), _flat(other.parameters)
     different = [name for name in here | there if here.get(name) != there.get(name)]
     if different:
-        told = "; ".join(f"{name} {_short(there.get(name))}, not {_short(here.get(name))}" for name in different[:3])
+        pairs = [(name, *_apart(there.get(name), here.get(name))) for name in different[:3]]
+        told = "; ".join(f"{name} {_short(theirs)}, not {_short(ours)}" for name, theirs, ours in pairs)
         folder = where.removesuffix(RECORD).rstrip("/") or "."
         raise UsageError(f"{folder}: {otherwise} ({told}); {_WAY_OUT}")
 
@@ -114,6 +115,14 @@ def _digest(content: bytes) -> str:
 
 def _bytes(value: Tensor) -> bytes:
     return repr((value.dtype, tuple(value.shape))).encode() + value.detach().cpu().contiguous().numpy().tobytes()
+
+
+def _apart(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two values that differ; of lists of names, what only one of them has."""
+    lists = all(isinstance(x, list) and all(isinstance(item, str) for item in x) for x in (a, b))
+    if not lists or set(a) == set(b):
+        return a, b
+    return [item for item in a if item not in b], [item for item in b if item not in a]
 
 
 def _short(value: Any) -> str:

@@ -170,6 +170,8 @@ def test_other_parameters_into_the_same_folder_are_refused(tmp_path: Path, tiny:
         (["--mean", "0.4", "--resume"], "input mean [0.5], not [0.4]"),
         (["--baseline", "in/a.png"], "baseline"),
         (["--pixels", "npz"], "pixels json, not npz"),
+        (["--amp"], 'passes [], not ["mixed-precision"])'),
+        (["--no-pass", "logit", "--pass", "centre-logits"], 'passes ["logit"], not ["centre-logits"])'),
     ):
         ran = cli(*run, *options)
         assert ran.status == 2
