@@ -1,4 +1,4 @@
-"""Memory that a walk frees is there for the next one, in processes of heatcli's own."""
+"""Memory that a walk frees is there for the next one: in processes of heatcli's own, elsewhere within a method."""
 
 from __future__ import annotations
 
@@ -88,7 +88,6 @@ print(json.dumps([first, left()]))
         """Of 33 steps each walk takes eight; of eight there is one walk, and nothing to keep memory for."""
         script = f"""
 import torch, heatcli
-from heatcli.methods.path import Integrated
 torch.jit.script(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2)).eval()).save("tiny.pt")
 model = heatcli.load("tiny.pt", size=8)
 found, make = [], model.forward

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MODELS, SAMPLES, Cli
-from networks import CONSERVING, NETWORKS, SIZE, graph_of, images, network, save
+from networks import CONSERVING, NETWORKS, SIZE, architecture, graph_of, images, network, save
 from torch import Tensor, nn
 
 import heatcli
+from heatcli.graph.layers import find_layer, parameters_of, spatial
 from heatcli.graph.mixed_precision import mixed_precision
 from heatcli.graph.passes import DEFAULT, apply
 from heatcli.images.read import read_picture
@@ -37,7 +38,7 @@ class Branched(nn.Module):
 
 
 def test_what_is_low() -> None:
-    """What a grouped layer, a curve or a norm is given is raised; so is the output, whose layer stays as it is."""
+    """What a grouped layer, a curve or a norm is given is raised; the last layer stays as it is."""
     graph = mixed_precision(graph_of(Branched().eval(), images(2)))
     dtypes = [(op.title, str(op.dtype).removeprefix("torch.")) for op in graph.operators if op.sources]
     low = [title for title, dtype in dtypes if dtype == "bfloat16"]
@@ -124,6 +125,27 @@ def test_any_graph_is_explained(which: str, method: str, tmp_path: Path) -> None
     assert float(torch.cosine_similarity(one, other).median()) > 0.9
     assert near.relevance.dtype == torch.float32
     assert {entry.dtype for entry in near.biases.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("which", [*NETWORKS, "mobilenet_v3_small", "efficientnet_b0"])
+def test_layers_are_what_they_were(which: str) -> None:
+    """By name and by default, whatever was cast on the way."""
+    small = which in NETWORKS
+    module, x = (network(which), images(2)) if small else (architecture(which), images(2, shape=(3, 64, 64)))
+    plain, mixed = (apply(graph_of(module, x), passes) for passes in (DEFAULT, AMP))
+    assert spatial(plain)
+    assert find_layer(mixed, "last").name == find_layer(plain, "last").name
+    for name in {name.rpartition(".")[0] for op in spatial(plain) for name in parameters_of(op)} - {""}:
+        assert find_layer(mixed, name).name == find_layer(plain, name).name
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "grad-cam-plus-plus", "layer-cam", "score-cam", "guided-grad-cam"])
+def test_maps_of_a_layer(method: str, animals: tuple[heatcli.Model, heatcli.Model, Tensor]) -> None:
+    """Of a layer in bfloat16, in float32."""
+    plain, mixed, batch = animals
+    exact, near = (heatcli.explain(m, batch[:2], method, layer="stage3").relevance for m in (plain, mixed))
+    assert near.dtype == torch.float32
+    assert float(torch.cosine_similarity(exact.flatten(1), near.flatten(1)).min()) > 0.98
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

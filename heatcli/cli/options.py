@@ -89,7 +89,6 @@ class Load:
             "--compile", help="Machine code from the second batch of a shape on, for long runs; needs a C++ compiler."
         ),
     ] = False
-
     amp: Annotated[
         bool,
         typer.Option(

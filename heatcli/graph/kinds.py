@@ -101,6 +101,11 @@ def is_diagonal(op: Operator) -> bool:
     return op.kind == AFFINE and op.title in _DIAGONAL and len(op.sources) == 1
 
 
+def has_weights(op: Operator) -> bool:
+    """Whether it is a layer with weights: a convolution or a dense one."""
+    return op.role in (CONVOLUTION, DENSE)
+
+
 def mark_first(graph: Graph) -> Graph:
     """Mark the layers with weights that see the image itself, and what lies between: layouts, scales and shifts."""
     near, operators = {graph.input}, []
@@ -109,7 +114,7 @@ def mark_first(graph: Graph) -> Graph:
         between = seen and (op.kind == LAYOUT or is_diagonal(op) or op.title in ("cat", "stack"))
         if between:
             near.add(op.name)
-        operators.append(replace(op, first=seen and op.role in (CONVOLUTION, DENSE), near=between))
+        operators.append(replace(op, first=seen and has_weights(op), near=between))
     return replace(graph, operators=tuple(operators))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from heatcli.errors import UsageError, unknown_name
-from heatcli.graph.kinds import CONVOLUTION, DENSE, LAYOUT
-from heatcli.graph.operator import Graph, Operator
+from heatcli.graph.kinds import CONVOLUTION, LAYOUT, has_weights
+from heatcli.graph.operator import Graph, Operator, bypassed
 
 LAST = "last"
 _PLANAR = ("2d", "2d_with_indices", "2d_aa")
@@ -47,6 +47,7 @@ def find_layer(graph: Graph, name: str) -> Operator:
     layer with `features.28.weight` gives, with a batch norm that was folded into it; a block such as `layer4` ends with
     what follows its last layer and has no parameters (the sum, the ReLU).
     """
+    graph = bypassed(graph, lambda op, _: op.title == "_to_copy")  # the same values in another dtype
     maps = spatial(graph)
     if not maps:
         raise UsageError("this network has no maps [N, C, h, w] between image and output, so CAM methods say nothing")
@@ -85,6 +86,6 @@ def parameters_of(op: Operator) -> list[str]:
 def _last(graph: Graph, maps: list[Operator]) -> Operator:
     if len(graph.output_shape) != 4 or graph.output_shape[2] * graph.output_shape[3] == 1:
         return maps[-1]
-    weighted = [i for i, op in enumerate(graph.operators) if op.role in (CONVOLUTION, DENSE)]
+    weighted = [i for i, op in enumerate(graph.operators) if has_weights(op)]
     before = {op.name for op in graph.operators[: weighted[-1]]} if weighted else set()
     return next((op for op in reversed(maps) if op.name in before), maps[0])

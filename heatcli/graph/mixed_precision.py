@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from heatcli.graph.kinds import CONVOLUTION, DENSE, LAYOUT, classified
+from heatcli.graph.kinds import LAYOUT, classified, has_weights
 from heatcli.graph.operator import Constant, Graph, Operator, Ref, renamed
 
 _LOW = torch.bfloat16  # of as wide a range as float32, so that nothing has to be scaled
-_AS_GOOD_LOW = frozenset("relu hardtanh max_pool2d max_pool2d_with_indices add cat".split())
+_AS_GOOD = frozenset("relu hardtanh max_pool2d max_pool2d_with_indices add cat".split())
 
 
 def mixed_precision(graph: Graph) -> Graph:
@@ -22,8 +22,8 @@ def mixed_precision(graph: Graph) -> Graph:
     that curve, whose slopes are quotients of small differences. Grouped convolutions do on the CPU, where they are
     slower in bfloat16.
     """
-    if any(op.title == "as_strided" for op in graph.operators):
-        return graph  # reads memory as it lies
+    if graph.reads_memory:
+        return graph
     last, operators = _last_layers(graph), dict[str, Operator]()
 
     def is_low(name: str) -> bool:
@@ -43,21 +43,19 @@ def mixed_precision(graph: Graph) -> Graph:
 
     for op in graph.operators:
         if op.sources and op.dtype == torch.float32:
-            down = (_gains(op) and op.name not in last) or (_hands_on(op) and all(map(is_low, op.refs)))
+            down = (_gains(op) and op.name not in last) or (_is_as_good(op) and all(map(is_low, op.refs)))
             dtype = _LOW if down else torch.float32
             names = {s: cast(s, shape, dtype) for s, shape in zip(op.sources, op.source_shapes, strict=True)}
             op = _lowered(renamed(op, names)) if down else renamed(op, names)
         operators[op.name] = op
-    dtypes = {op.name: op.dtype for op in graph.operators}
-    output = cast(graph.output, graph.output_shape, dtypes.get(graph.output, torch.float32))
-    return replace(graph, operators=tuple(operators.values()), output=output)
+    return replace(graph, operators=tuple(operators.values()))
 
 
 def _last_layers(graph: Graph) -> set[str]:
     """Layers with weights between which and the output there are no others."""
     behind, last = {graph.output}, set()
     for op in reversed(graph.operators):
-        if op.name in behind and op.role in (CONVOLUTION, DENSE):
+        if op.name in behind and has_weights(op):
             last.add(op.name)
         elif op.name in behind:
             behind.update(op.refs)
@@ -68,12 +66,12 @@ def _gains(op: Operator) -> bool:
     """Whether it takes less time in bfloat16."""
     if op.title == "convolution" and op.arg(8) > 1 and op.constants[0].value.device.type == "cpu":
         return False
-    return op.role in (CONVOLUTION, DENSE)
+    return has_weights(op)
 
 
-def _hands_on(op: Operator) -> bool:
+def _is_as_good(op: Operator) -> bool:
     """Whether what it gives is as good in bfloat16, if what it is given is so already."""
-    return (op.title in _AS_GOOD_LOW or op.kind == LAYOUT) and not op.constants and "dtype" not in op.kwargs
+    return (op.title in _AS_GOOD or op.kind == LAYOUT) and not op.constants and "dtype" not in op.kwargs
 
 
 def _lowered(op: Operator) -> Operator:

@@ -182,6 +182,11 @@ class Graph:
     channels_last: bool = False
 
     @property
+    def reads_memory(self) -> bool:
+        """Whether some operator reads memory as it lies, so that every copy and layout counts."""
+        return any(op.title == "as_strided" for op in self.operators)
+
+    @property
     def keeps_images_apart(self) -> bool:
         """Whether every value that carries the image has one row an image, so that books can be kept an image."""
         n = self.input_shape[:1]
@@ -195,3 +200,19 @@ class Graph:
             for offset in operator.offsets:
                 found.setdefault(offset.name, (operator.title, offset.size))
         return found
+
+
+def bypassed(graph: Graph, idle: Callable[[Operator, Operator | None], bool]) -> Graph:
+    """The graph without operators of one source that are `idle`: what read them reads their source.
+
+    `idle` is asked with the operator and the one that its source came from, None for the image.
+    """
+    names: dict[str, str] = {}
+    kept: dict[str, Operator] = {}
+    for operator in graph.operators:
+        op = renamed(operator, names)
+        if len(op.sources) == 1 and idle(op, kept.get(op.sources[0])):
+            names[op.name] = op.sources[0]
+        else:
+            kept[op.name] = op
+    return replace(graph, operators=tuple(kept.values()), output=names.get(graph.output, graph.output))

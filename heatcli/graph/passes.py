@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heatcli.graph.kinds import LAYOUT, SUM, batch_norm_scale_shift, classified, mark_first, mark_nonnegative
 from heatcli.graph.mixed_precision import mixed_precision
-from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref, renamed
+from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref, bypassed, renamed
 
 Pass = Callable[[Graph], Graph]
 
@@ -31,8 +31,8 @@ def apply(graph: Graph, names: Iterable[str]) -> Graph:
 
 def channels_last(graph: Graph) -> Graph:
     """Lay the weights of 2-D convolutions out channels last, which their kernels are faster with; no value changes."""
-    if any(op.title == "as_strided" for op in graph.operators):
-        return graph  # reads memory as it lies
+    if graph.reads_memory:
+        return graph
 
     def with_weight_last(op: Operator) -> Operator:
         """A 2-D convolution with its weight so in memory; any other operator as it is."""
@@ -63,23 +63,11 @@ _RESHAPES = frozenset("view _unsafe_view reshape expand _to_copy squeeze flatten
 
 def drop_identities(graph: Graph) -> Graph:
     """Remove operators that hand their only source on unchanged: clones, dropout, `·1`, `+0`, idle views."""
-    if any(op.title == "as_strided" for op in graph.operators):
-        return graph  # reads memory as it lies: every copy counts
-    names: dict[str, str] = {}
-    kept: list[Operator] = []
-    dtypes: dict[str, torch.dtype] = {}
-    for operator in graph.operators:
-        op = renamed(operator, names)
-        if _is_identity(op) and dtypes.get(op.sources[0], op.dtype) == op.dtype:
-            names[op.name] = op.sources[0]
-        else:
-            kept.append(op)
-            dtypes[op.name] = op.dtype
-    return replace(graph, operators=tuple(kept), output=names.get(graph.output, graph.output))
+    return graph if graph.reads_memory else bypassed(graph, _is_identity)
 
 
-def _is_identity(op: Operator) -> bool:
-    if len(op.sources) != 1 or op.source_shapes[0] != op.shape:
+def _is_identity(op: Operator, of: Operator | None) -> bool:
+    if op.source_shapes[0] != op.shape or (of is not None and of.dtype != op.dtype):
         return False
     if op.title in _COPIES or op.title in _RESHAPES:
         return True

@@ -68,7 +68,7 @@ class GradCam(Parameters):
         """The map, [N, 1, H, W]."""
         name = layer_name(question, self.layer)
         walked = question.walk_batch(rules, books=False, keep=(name,))
-        values, gradients = walked.values[name], walked.multipliers[name]
+        values, gradients = (kept[name].to(question.batch) for kept in (walked.values, walked.multipliers))
         return enlarged(self.weighted(values, gradients).sum(1, keepdim=True).relu(), question)
 
     def weighted(self, values: Tensor, gradients: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class ScoreCam(GradCam):
     def cam(self, question: Question, rules: Table) -> Tensor:
         """The map, [N, 1, H, W]."""
         name = layer_name(question, self.layer)
-        values = question.values(name)
+        values = question.values(name).to(question.batch)
         count = values.shape[1]
         flat = values.flatten(2)
         low, high = flat.amin(2)[..., None, None], flat.amax(2)[..., None, None]

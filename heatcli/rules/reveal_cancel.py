@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from heatcli.graph.kinds import AFFINE, CONVOLUTION, DENSE, ELEMENTWISE, LAYOUT, SUM, is_diagonal
+from heatcli.graph.kinds import AFFINE, CONVOLUTION, DENSE, ELEMENTWISE, LAYOUT, SUM, has_weights, is_diagonal
 from heatcli.parameters import Parameters, choice
 from heatcli.rules.affine import offsets_at
 from heatcli.rules.base import Pair, Sent, Step, per_image, quotient
@@ -39,7 +39,7 @@ class Parts(Parameters):
             return Sent(step.adjoint(multiplier), offsets_at=multiplier)
         up, down = multiplier.positive, multiplier.negative
         booked = offsets_at(step.bias, up, down)
-        if step.operator.role in (CONVOLUTION, DENSE):
+        if has_weights(step.operator):
             return Sent([Signs(step).back(up, down, halved=True)], booked)
         rise, fall = step.adjoint(up), step.adjoint(down)
         swapped = _falling(step)
@@ -107,7 +107,7 @@ def parts(step: Step) -> Two:
 
 def _parts(step: Step) -> Two:
     operator, bias = step.operator, step.bias
-    if operator.role in (CONVOLUTION, DENSE):
+    if has_weights(operator):
         signs = Signs(step)
         return signs.positive(bias), signs.negative(bias)
     if operator.kind == ELEMENTWISE and isinstance(step.rule, RevealCancel):
