@@ -36,8 +36,7 @@ class Artifact:
     `module_for`: the torch module that runs inputs of given shapes, called with them in the order of `inputs`.
     `embedded`: the text of a sidecar inside the file, or "". `renamed`: the module's names of parameters and buffers →
     the artifact's own, where they differ. `rewrites`: what was changed before it runs, such as `dequantise`.
-    `functional`: whether it can be captured with its in-place writes made functional. `parts`: the other files that it
-    consists of, relative to its folder, as they were before they were read.
+    `parts`: the other files that it consists of, relative to its folder, as they were before they were read.
     """
 
     module_for: Callable[[Shapes], Any]
@@ -45,7 +44,6 @@ class Artifact:
     embedded: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     rewrites: tuple[str, ...] = ()
-    functional: bool = True
     parts: Mapping[str, Stamp | None] = field(default_factory=dict)
 
     def names(self, module: Any) -> dict[str, Tensor]:

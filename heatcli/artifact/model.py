@@ -194,8 +194,7 @@ class Model:
 
         example = torch.zeros(shape, device=self.device, dtype=self.picture.dtype)
         names = {**self.artifact.names(module), **others}
-        functional = self.artifact.functional
-        return capture(run, example, names, str(self.path), self.passes, self.head, functional)
+        return capture(run, example, names, str(self.path), self.passes, self.head)
 
     def forward(
         self, batch: Tensor, rules: Table, baseline: Tensor | Mapping[str, Tensor] | None = None,

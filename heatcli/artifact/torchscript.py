@@ -17,7 +17,7 @@ from heatcli.files import stamp
 def load_torchscript(path: Path) -> Artifact:
     """A scripted or traced module; the C++ loader reads tensors and TorchScript code, no Python pickle runs."""
     before = stamp(path)
-    module, text, functional = _opened(path)
+    module, text = _opened(path)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
     inputs = tuple(InputInfo(name, dtype=dtype) for name in required)
@@ -32,11 +32,11 @@ def load_torchscript(path: Path) -> Artifact:
         ran = True
         return module
 
-    return Artifact(module_for, inputs, text, functional=functional)
+    return Artifact(module_for, inputs, text)
 
 
-def _opened(path: Path) -> tuple[Any, str, bool]:
-    """The module, the sidecar inside the file, and whether the module can be captured under `functionalize`."""
+def _opened(path: Path) -> tuple[Any, str]:
+    """The module, and the sidecar inside the file."""
     extra = {EMBEDDED: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated; that is no news to its users
@@ -47,35 +47,4 @@ def _opened(path: Path) -> tuple[Any, str, bool]:
     if not hasattr(module, "forward"):
         raise ModelError(f"{path}: has no forward method, so there is nothing to run")
     text = extra[EMBEDDED]
-    return module, text if isinstance(text, str) else bytes(text).decode(), _settle_tensors(module)
-
-
-def _settle_tensors(module: Any) -> bool:
-    """Compute calls of `torch.tensor(…)` in the code beforehand, or write them otherwise; whether none is left.
-
-    Met under `functionalize` they crash the interpreter.
-    """
-    graph = module.forward.graph
-    torch._C._jit_pass_inline(graph)
-    if graph.findNode("aten::tensor"):
-        torch._C._jit_pass_constant_propagation(graph)
-    for node in graph.findAllNodes("aten::tensor"):
-        _as_scalar_tensor(graph, node)
-    return not graph.findNode("aten::tensor")
-
-
-def _as_scalar_tensor(graph: Any, node: Any) -> None:
-    """`torch.tensor(number)` as `torch.scalar_tensor(number)`; of anything else it is left as it is."""
-    number, dtype, device, _ = node.inputs()
-    default = {"IntType": torch.int64, "FloatType": torch.get_default_dtype(), "BoolType": torch.bool}
-    own = default.get(number.type().kind())
-    if own is None:
-        return
-    with graph.insert_point_guard(node):
-        nothing = graph.insertConstant(None)
-        kind = graph.insertConstant(own) if dtype.type().kind() == "NoneType" else dtype
-        other = graph.create("aten::scalar_tensor", [number, kind, nothing, device, nothing], 1)
-        other.insertBefore(node)
-    other.output().setType(node.output().type())
-    node.output().replaceAllUsesWith(other.output())
-    node.destroy()
+    return module, text if isinstance(text, str) else bytes(text).decode()

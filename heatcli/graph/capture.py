@@ -1,34 +1,25 @@
 """From any callable torch module to the flat ATen graph, by watching it run once on an example input.
 
-A dispatch mode sees every ATen call that a ScriptModule, an ONNX conversion or an exported program makes; under
-`functionalize` there are no in-place writes among them. Running on real tensors, sizes that the artifact computes with
-tensors are just numbers. (`make_fx` yields the same graph, at the price of three seconds of imports, and stops at
-such sizes.)
+Running on real tensors (`heatcli.graph.recorder`), sizes that the artifact computes with tensors are just numbers.
+(`make_fx` yields the same graph, at the price of three seconds of imports, and stops at such sizes.)
 """
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functionalize
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from heatcli.errors import ModelError, UsageError, first_line
-from heatcli.graph.fused import FUSED
 from heatcli.graph.kinds import classify
 from heatcli.graph.operator import Constant, Graph, Operator, Ref
 from heatcli.graph.passes import DEFAULT, apply, needed_for
-
-# Functionalizing an in-place call checks its shapes with torch's Python references, which import sympy: two seconds.
-os.environ.setdefault("TORCH_DISABLE_FUNCTIONALIZATION_META_REFERENCE", "1")
+from heatcli.graph.recorder import Call, Recorder
 
 INPUT = "input"
 _ATEN = torch.ops.aten
@@ -38,34 +29,6 @@ _SHAPE_ONLY = frozenset("new_zeros new_ones new_full new_empty zeros_like ones_l
 _STRIDE_FREE = {_ATEN.view.default: _ATEN.reshape.default, _ATEN._unsafe_view.default: _ATEN.reshape.default}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Call:
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: Any
-
-
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps every call with its tensors alive, so that a tensor's identity is a name for it."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[_Call] = []
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # there is no dynamo here to be kept out; keeping it out would import it
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if _title(func) in FUSED:
-            with self:
-                return FUSED[_title(func)](*args, **(kwargs or {}))
-        output = func(*args, **(kwargs or {}))
-        self.calls.append(_Call(func, args, kwargs or {}, output))
-        return output
-
-
 def capture(
     module: Callable[[Tensor], Any],
     example: Tensor,
@@ -73,37 +36,27 @@ def capture(
     where: str,
     passes: Iterable[str] = DEFAULT,
     head: int = 0,
-    functional: bool = True,
 ) -> Graph:
     """Run `module` once on `example` [N, C, H, W] and return what it did as a `Graph`, rewritten by `passes`.
 
     `names` are the artifact's parameters and buffers, whose names the graph keeps; `head` says which of several outputs
-    is explained; `functional`: whether in-place writes are made functional (else they are refused). Raises
-    `ModelError`, naming `where`, if it cannot be run, returns no scores, or its scores do not depend on the image.
+    is explained. Raises `ModelError`, naming `where`, if it cannot be run, draws random numbers, returns no scores, or
+    its scores do not depend on the image.
     """
-    try:
-        returned, calls = _watched(module, example, where, functional)
-    except ModelError:  # sizes that are computed from values are numbers only outside `functionalize`
-        if not functional:
-            raise
-        functional = False
-        returned, calls = _watched(module, example, where, functional)
-    graph = _flatten(calls, example, _scores(returned, head, where), names, where, functional)
-    return apply(classify(graph), passes)
-
-
-def _watched(module: Callable[[Tensor], Any], example: Tensor, where: str, functional: bool) -> tuple[Any, list[_Call]]:
-    """What `module` returns for `example`, and every call it made."""
-    recorder = _Recorder()
+    recorder = Recorder()
     try:
         with torch.no_grad(), warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), recorder:
             warnings.simplefilter("ignore")
-            returned = functionalize(lambda x: module(x))(example) if functional else module(example)
+            returned = module(example)
     except Exception as error:  # whatever the artifact's own code raises
+        if recorder.refused is not None:
+            raise ModelError(f"{where}: {recorder.refused}") from error
         raise ModelError(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error)}"
         ) from error
-    return returned, recorder.calls
+    output = recorder.value_of(_scores(returned, head, where))
+    graph = _flatten(recorder.calls, example, output, names, where)
+    return apply(classify(graph), passes)
 
 
 def _cause(error: Exception) -> str:
@@ -124,13 +77,8 @@ def _scores(returned: Any, head: int, where: str) -> Tensor:
     return found[head]
 
 
-def _flatten(
-    calls: list[_Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str, functional: bool
-) -> Graph:
-    """Operators in order, one for each output tensor of each call; what the image does not reach is a constant.
-
-    Calls that are not functional must not write into what the image reaches.
-    """
+def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str) -> Graph:
+    """Operators in order, one for each output tensor of each call; what the image does not reach is a constant."""
     known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
     values: dict[int, Ref | Constant] = {id(example): Ref(INPUT)}
     active = {INPUT: tuple(example.shape)}
@@ -140,11 +88,6 @@ def _flatten(
         for tensor in leaves:
             if isinstance(tensor, Tensor) and id(tensor) not in values:
                 values[id(tensor)] = Constant(known.get(_address(tensor), f"constant_{len(values)}"), tensor.detach())
-        if not functional and call.target._schema.is_mutable and isinstance(values[id(leaves[0])], Ref):
-            raise ModelError(
-                f"{where}: writes in place ({call.target}) and calls torch.tensor(…), which torch cannot trace; "
-                "export it with torch.export or to ONNX"
-            )
         read = leaves if _title(call.target) not in _SHAPE_ONLY else ()
         origins = [values[id(x)] for x in read if isinstance(x, Tensor)]
         several = isinstance(call.output, (tuple, list))
@@ -167,7 +110,7 @@ def _flatten(
 
 
 def _operator(
-    call: _Call, name: str, index: int | None, output: Tensor,
+    call: Call, name: str, index: int | None, output: Tensor,
     values: Mapping[int, Ref | Constant], active: Mapping[str, tuple[int, ...]],
 ) -> Operator:  # fmt: skip
     def named(x: Any) -> Any:

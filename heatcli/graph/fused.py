@@ -1,7 +1,7 @@
-"""Fused attention operators, taken apart: they are shortcuts without a derivative.
+"""Fused operators, taken apart: they are shortcuts without a derivative.
 
-nn.MultiheadAttention and nn.TransformerEncoderLayer take them while nobody asks for gradients, and a trace keeps them.
-Each function computes what its operator does by operators that have rules.
+nn.MultiheadAttention, nn.TransformerEncoderLayer and nn.LSTM take them while nobody asks for gradients, and a trace
+keeps the first two. Each function computes what its operator does by operators that have rules.
 """
 
 from __future__ import annotations
@@ -72,6 +72,26 @@ def encoder_layer(
     return x
 
 
+def lstm_layer(
+    x: Tensor, input_weight: Tensor, hidden_weight: Tensor, input_bias: Tensor, hidden_bias: Tensor, hidden: Tensor,
+    cell: Tensor, reverse: bool, batch_sizes: list[int], mode: int, hidden_size: int, num_layers: int,
+    has_biases: bool, bidirectional: bool, batch_first: bool, train: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """One direction of one LSTM layer on x [T, N, features], step by step; the gates are i, f, g, o."""
+    driven = _dense(x, input_weight, input_bias) if has_biases else _ATEN.matmul(x, _ATEN.t(input_weight))
+    steps = _ATEN.unbind.int(driven)
+    recurrent = _ATEN.t(hidden_weight)
+    h, c, outputs = hidden, cell, []
+    for step in reversed(steps) if reverse else steps:
+        fed_back = _ATEN.addmm(hidden_bias, h, recurrent) if has_biases else _ATEN.mm(h, recurrent)
+        i, f, g, o = _ATEN.split.Tensor(_ATEN.add.Tensor(step, fed_back), hidden_size, 1)
+        kept = _ATEN.mul.Tensor(_ATEN.sigmoid(f), c)
+        c = _ATEN.add.Tensor(kept, _ATEN.mul.Tensor(_ATEN.sigmoid(i), _ATEN.tanh(g)))
+        h = _ATEN.mul.Tensor(_ATEN.sigmoid(o), _ATEN.tanh(c))
+        outputs.append(h)
+    return _ATEN.stack(outputs[::-1] if reverse else outputs), h, c, x
+
+
 def _dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A dense layer on [N, T, features], as `addmm` on its rows."""
     n, tokens, features = x.shape
@@ -91,4 +111,5 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 FUSED: dict[str, Callable[..., Any]] = {
     "native_multi_head_attention": multi_head_attention,
     "transformer_encoder_layer_fwd": encoder_layer,
+    "mkldnn_rnn_layer": lstm_layer,
 }

@@ -1,0 +1,379 @@
+"""Watches a module run and keeps every ATen call it makes, with in-place writes turned into values.
+
+A dispatch mode sees every ATen call of a ScriptModule, an ONNX graph or an exported program. No memory is ever written:
+a call that would write in place computes a new value, which stands from then on for the tensor written to, for the
+tensor it is a view of, and for all other views of that. So no call depends on when memory was read, parameters keep
+their values, and two runs of one module are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from heatcli.graph.fused import FUSED
+
+_ATEN = torch.ops.aten
+
+
+class NotFollowedError(RuntimeError):
+    """A call that cannot be turned into one that only computes values, or whose value is random."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """A call that writes nowhere; its tensors are kept, so that a tensor's identity is a name for it."""
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+@dataclass(slots=True, eq=False)
+class _Memory:
+    """What views of one another share: how often it was written, and the tensors of the artifact that lie in it."""
+
+    version: int = 0
+    roots: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Value:
+    """What a tensor of the module stands for: `now`, as of a `version` of its memory.
+
+    Of a view: the tensor that it is a view of, what makes the view from that, and what puts a value back there.
+    """
+
+    now: Tensor
+    memory: _Memory
+    version: int = 0
+    base: _Value | None = None
+    view: Callable[[Tensor], Tensor] | None = None
+    put_back: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """`calls`: what was called, in order, on values; `value_of` says what a tensor of the module stands for.
+
+    `refused`: why recording stopped, if it did; what the module's interpreter makes of the error is another one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[Call] = []
+        self.refused: NotFollowedError | None = None
+        self._values: dict[int, _Value] = {}
+        self._seen: list[Tensor] = []  # kept alive, or another tensor could take a known identity
+        self._memories: dict[int, _Memory] = {}  # of tensors that no call made, by their address
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # there is no dynamo here to be kept out; keeping it out would import it
+
+    def value_of(self, tensor: Tensor) -> Tensor:
+        """The tensor that holds the present value of `tensor`, which a module's code holds."""
+        return self._current(self._known(tensor))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return self._recorded(func, args, kwargs or {})
+        except NotFollowedError as error:
+            self.refused = error
+            raise
+
+    def _recorded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if _title(func) in FUSED:
+            with self:
+                return FUSED[_title(func)](*args, **kwargs)
+        if _is_random(func, args, kwargs):
+            raise NotFollowedError(f"draws random numbers ({func}); export it in evaluation mode, without them")
+        if torch.Tag.inplace_view in func.tags:
+            return self._in_shape(func, args, kwargs)
+        if func._schema.is_mutable:
+            return self._written(func, args, kwargs)
+        given, named = pytree.tree_map_only(Tensor, self.value_of, (args, kwargs))
+        output = self._call(func, _without_statistics(func, given), named)
+        own = {id(now): tensor for now, tensor in zip(_tensors(given, named), _tensors(args, kwargs), strict=True)}
+        if func.is_view:
+            self._note_views(func, args, kwargs, output)
+        return pytree.tree_map_only(Tensor, lambda x: own.get(id(x), x), output)
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = func(*args, **kwargs)
+        self.calls.append(Call(func, args, kwargs, output))
+        if not func.is_view:
+            for x in _tensors(output):
+                if id(x) not in self._values:
+                    self._keep(x, _Value(x, _Memory()))
+        return output
+
+    # --- what tensors stand for -----------------------------------------------------------------------------------
+
+    def _known(self, tensor: Tensor) -> _Value:
+        """The value of a tensor; one that no call made, a parameter, is a root of its own memory."""
+        value = self._values.get(id(tensor))
+        if value is None:
+            memory = self._memories.setdefault(_address(tensor), _Memory()) if tensor.numel() else _Memory()
+            twin = next((root for root in memory.roots if _same_place(root, tensor)), None)
+            if memory.version and twin is None:
+                raise NotFollowedError("reads memory that was written through another tensor")
+            memory.roots.append(tensor)
+            value = _Value(tensor, memory) if twin is None else self._known(twin)
+            self._keep(tensor, value)
+        return value
+
+    def _keep(self, tensor: Tensor, value: _Value) -> None:
+        self._values[id(tensor)] = value
+        self._seen.append(tensor)
+
+    def _current(self, value: _Value) -> Tensor:
+        if value.version != value.memory.version and value.base is not None and value.view is not None:
+            value.now = value.view(self._current(value.base))
+            value.version = value.memory.version
+        return value.now
+
+    def _note_views(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Remember of what the outputs are views, for when either is written to."""
+        base = self._known(_viewed(func, args, kwargs))
+        others = args[1:]
+        for index, tensor in enumerate(output if isinstance(output, list | tuple) else [output]):
+            if id(tensor) in self._values or tensor is base.now:
+                continue
+
+            def view(x: Tensor, index: int = index) -> Tensor:
+                made = self._call(func, (x, *others), kwargs)
+                return made[index] if isinstance(made, list | tuple) else made  # type: ignore[no-any-return]
+
+            def put_back(whole: Tensor, part: Tensor, index: int = index) -> Tensor:
+                return self._inverse(func, whole, part, others, kwargs, index)
+
+            self._keep(tensor, _Value(tensor, base.memory, base.memory.version, base, view, put_back))
+
+    # --- what is written in place ---------------------------------------------------------------------------------
+
+    def _written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that would write into some of its arguments: the same without, whose outputs stand for them."""
+        arguments = _bound(func, args, kwargs)
+        targets = [
+            a.name for a in func._schema.arguments if _is_written(a) and isinstance(arguments.get(a.name), Tensor)
+        ]
+        if not targets or func._opname in _RESIZING:
+            raise _unfollowed(func)
+        outputs, news = self._computed(func, arguments, targets)
+        for name, new in zip(targets, news, strict=True):
+            self._write(arguments[name], new)
+        left = iter(outputs)
+        changed = iter([arguments[name] for name in targets])
+        returned = [next(changed) if r.alias_info else next(left) for r in func._schema.returns]
+        return None if not returned else returned[0] if len(returned) == 1 else tuple(returned)
+
+    def _computed(
+        self, func: Any, arguments: dict[str, Any], targets: list[str]
+    ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+        """What the call returns beside what it writes, and what it would write into each target."""
+        first = arguments[targets[0]]
+        if func is _ATEN.copy_.default:
+            return [], [self.value_of(arguments["src"])]
+        if func in (_ATEN.fill_.Scalar, _ATEN.zero_.default):
+            return [], [self._call(_ATEN.full_like.default, (self.value_of(first), arguments.get("value", 0)), {})]
+        if func is _ATEN.fill_.Tensor:
+            return [], [self.value_of(arguments["value"])]
+        pure = _pure(func)
+        if pure is None:
+            raise _unfollowed(func)
+        given = {n: pytree.tree_map_only(Tensor, self.value_of, x) for n, x in arguments.items()}
+        positional = [given[a.name] for a in pure._schema.arguments if not a.kwarg_only and a.name in given]
+        named = {a.name: given[a.name] for a in pure._schema.arguments if a.kwarg_only and a.name in given}
+        outputs = _tensors(self._call(pure, tuple(positional), named))
+        beside = sum(r.alias_info is None for r in func._schema.returns)
+        return outputs[:beside], outputs[beside : beside + len(targets)]
+
+    def _write(self, tensor: Tensor, new: Tensor) -> None:
+        """`new` stands for `tensor` from now on, and what it changes for all that share its memory."""
+        value = self._known(tensor)
+        if any(not _same_place(root, value.memory.roots[0]) for root in value.memory.roots[1:]):
+            raise NotFollowedError("writes into memory that several parameters share")
+        value.now = self._like(self._current(value), new)
+        value.memory.version += 1
+        value.version = value.memory.version
+        while value.base is not None and value.put_back is not None:
+            base = value.base
+            whole = base.now if base.version == value.memory.version - 1 else self._before(base)
+            base.now = self._like(whole, value.put_back(whole, value.now))
+            base.version = value.version
+            value = base
+
+    def _before(self, base: _Value) -> Tensor:
+        """The value of a tensor before the write under way."""
+        base.memory.version -= 1
+        try:
+            return self._current(base)
+        finally:
+            base.memory.version += 1
+
+    def _like(self, old: Tensor, new: Tensor) -> Tensor:
+        """`new` with the dtype, shape and strides of `old`, which it takes the place of."""
+        if new.dtype != old.dtype:
+            new = self._call(_ATEN._to_copy.default, (new,), {"dtype": old.dtype})
+        if new.shape != old.shape:
+            new = self._call(_ATEN.expand.default, (new, list(old.shape)), {})
+        if new.stride() != old.stride() and old.numel():
+            laid_out = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=old.device).copy_(new)
+            self.calls.append(Call(_ATEN.clone.default, (new,), {}, laid_out))
+            new = laid_out
+        return new
+
+    def _in_shape(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """A call that changes how its argument is seen (`squeeze_`): from then on the argument is a view of itself."""
+        pure = _pure(func)
+        tensor, others = args[0], args[1:]
+        value = self._known(tensor)
+        if pure is None or any(root is tensor for root in value.memory.roots):
+            raise _unfollowed(func)
+        if value.now is tensor:  # what was called so far keeps a tensor of the old shape
+            value.now = self._replaced(tensor)
+        before = _Value(value.now, value.memory, value.version, value.base, value.view, value.put_back)
+        func(tensor, *others, **kwargs)
+        now = self._call(pure, (self._current(before), *others), kwargs)
+        self._values[id(tensor)] = _Value(
+            now, before.memory, before.version, before,
+            lambda x: self._call(pure, (x, *others), kwargs),
+            lambda whole, part: self._inverse(pure, whole, part, others, kwargs, 0),
+        )  # fmt: skip
+        return tensor  # type: ignore[no-any-return]
+
+    def _replaced(self, tensor: Tensor) -> Tensor:
+        """Another tensor of the same value in place of `tensor` in all calls so far."""
+        twin = tensor.detach()
+
+        def own(x: Any) -> Any:
+            return twin if x is tensor else x
+
+        for number, call in enumerate(self.calls):
+            if any(x is tensor for x in _tensors(call.args, call.kwargs, call.output)):
+                self.calls[number] = Call(call.target, *pytree.tree_map(own, (call.args, call.kwargs, call.output)))
+        return twin
+
+    def _inverse(
+        self, func: Any, whole: Tensor, part: Tensor, others: tuple[Any, ...], kwargs: dict[str, Any], index: int
+    ) -> Tensor:
+        """`whole` with `part` in the place of the view that `func` makes of it."""
+        title = func._opname
+        if title in _SCATTERS:
+            return self._call(_SCATTERS[title], (whole, part, *others), kwargs)  # type: ignore[no-any-return]
+        if title in ("split", "split_with_sizes", "unbind"):
+            named = _bound(func, (whole, *others), kwargs)
+            dim = named.get("dim", 0)
+            if title == "unbind":
+                return self._call(_ATEN.select_scatter.default, (whole, part, dim, index), {})  # type: ignore[no-any-return]
+            sizes = named.get("split_sizes")
+            start = sum(sizes[:index]) if sizes is not None else named["split_size"] * index
+            end = start + part.shape[dim]
+            return self._call(_ATEN.slice_scatter.default, (whole, part, dim, start, end), {})  # type: ignore[no-any-return]
+        if title == "as_strided" and whole.is_contiguous():  # as_strided_scatter's derivative in torch is wrong
+            return self._put_strided(whole, part, *others, **kwargs)
+        if title == "permute":
+            back = sorted(range(whole.dim()), key=lambda d: [x % whole.dim() for x in others[0]][d])
+            return self._call(func, (part, back), {})  # type: ignore[no-any-return]
+        if title in ("transpose", "t", "alias", "detach", "lift_fresh"):
+            return self._call(func, (part, *others), kwargs)  # type: ignore[no-any-return]
+        if whole.numel() == part.numel():  # view, squeeze, unsqueeze, an expand that expands nothing
+            return self._call(_ATEN.reshape.default, (part, list(whole.shape)), {})  # type: ignore[no-any-return]
+        raise NotFollowedError(f"writes into a view made by {func}, which heatcli cannot put back")
+
+    def _put_strided(
+        self, whole: Tensor, part: Tensor, size: list[int], stride: list[int], storage_offset: int | None = None
+    ) -> Tensor:
+        """`whole` with `part` at the places in its memory that strides name."""
+        start = (storage_offset if storage_offset is not None else whole.storage_offset()) - whole.storage_offset()
+        places = torch.arange(whole.numel(), device=whole.device).as_strided(size, stride, start).reshape(-1)
+        flat = self._call(_ATEN.reshape.default, (whole, [1, -1]), {})  # a row, as of one image
+        values = self._call(_ATEN.reshape.default, (part, [1, -1]), {})
+        written = self._call(_ATEN.index_put.default, (flat, [None, places], values), {})
+        return self._call(_ATEN.reshape.default, (written, list(whole.shape)), {})  # type: ignore[no-any-return]
+
+
+_SCATTERS = {
+    "slice": _ATEN.slice_scatter.default,
+    "select": _ATEN.select_scatter.default,
+    "diagonal": _ATEN.diagonal_scatter.default,
+}
+_RESIZING = frozenset("resize_ resize_as_ set_".split())
+
+
+def _title(func: Any) -> str:
+    return str(func._opname).lstrip("_")
+
+
+def _tensors(*trees: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(trees) if isinstance(x, Tensor)]
+
+
+def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    return {**{a.name: x for a, x in zip(func._schema.arguments, args, strict=False)}, **kwargs}
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def _unfollowed(func: Any) -> NotFollowedError:
+    return NotFollowedError(f"writes in place by {func}, which heatcli cannot turn into a value")
+
+
+def _viewed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The argument that the outputs of a view are views of."""
+    name = next(a.name for a in func._schema.arguments if a.alias_info)
+    return _bound(func, args, kwargs)[name]  # type: ignore[no-any-return]
+
+
+def _is_out(func: Any) -> bool:
+    return torch.Tag.out in func.tags
+
+
+def _pure(func: Any) -> Any:
+    """The operator that computes what `func` would write: `add` of `add_`, `add.Tensor` of `add.out`."""
+    schema = func._schema
+    writes = {a.name for a in schema.arguments if _is_written(a)} if _is_out(func) else set()
+    wanted = [(a.name, str(a.type)) for a in schema.arguments if a.name not in writes]
+    name = func._opname if _is_out(func) else func._opname.removesuffix("_")
+    for packet in (getattr(_ATEN, name, None), getattr(_ATEN, f"{func._opname}_functional", None)):
+        for overload in packet.overloads() if packet is not None else ():
+            pure = getattr(packet, overload)
+            found = [(a.name, str(a.type)) for a in pure._schema.arguments]
+            if found == wanted and not pure._schema.is_mutable:
+                return pure
+    return None
+
+
+def _is_random(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call draws random numbers: not dropout that is switched off."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    named = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    named |= _bound(func, args, kwargs)
+    off = [named.get("train", True), named.get("training", True), named.get("p", 1), named.get("dropout_p", 1)]
+    return all(off) and named.get("dropout", 1) != 0
+
+
+def _without_statistics(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A batch norm in training mode writes into its running statistics, which its output does not depend on."""
+    if func is _ATEN.native_batch_norm.default and args[5]:
+        return (*args[:3], None, None, *args[5:])
+    return args
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _same_place(a: Tensor, b: Tensor) -> bool:
+    return (a.data_ptr(), a.shape, a.stride(), a.dtype) == (b.data_ptr(), b.shape, b.stride(), b.dtype)
