@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,9 @@ class Artifact:
     `embedded`: the text of a sidecar inside the file, or "". `renamed`: the module's names of parameters and buffers →
     the artifact's own, where they differ. `rewrites`: what was changed before it runs, such as `dequantise`.
     `parts`: the other files that it consists of, relative to its folder, as they were before they were read.
+    `runtime`: runs the artifact as deployed,
+    on inputs in the order of `inputs`, and returns all outputs; `against`: what runs it there. `differs`: the first
+    node whose value is another one there, in words; None where none is.
     """
 
     module_for: Callable[[Shapes], Any]
@@ -45,6 +48,9 @@ class Artifact:
     renamed: Mapping[str, str] = field(default_factory=dict)
     rewrites: tuple[str, ...] = ()
     parts: Mapping[str, Stamp | None] = field(default_factory=dict)
+    runtime: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
+    against: str = ""
+    differs: Callable[[Sequence[Tensor]], str | None] | None = None
 
     def names(self, module: Any) -> dict[str, Tensor]:
         """Parameters and buffers of `module` under the artifact's own names."""

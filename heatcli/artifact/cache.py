@@ -34,7 +34,7 @@ FOLDER = "HEATCLI_CACHE"  # the environment variable that names another folder
 LIMIT = 2 << 30  # bytes; what was not used for longest goes first
 _OWN = re.compile(r"[0-9a-f]{64}\.(artifact|graph)")  # nothing else in the folder is ever removed
 _HALF_WRITTEN = re.compile(rf"\.{_OWN.pattern}\.\d+\.\d+\.tmp")  # left by a process that was killed
-_CAPTURED_BY = "onnx onnx2fx onnxslim".split()
+_CAPTURED_BY = "onnx onnxruntime".split()
 _T = TypeVar("_T")
 
 
@@ -52,6 +52,7 @@ class _Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     renamed: dict[str, str]
     rewrites: tuple[str, ...]
     parts: dict[str, str]
+    against: str
 
 
 class Cache:
@@ -74,7 +75,14 @@ class Cache:
         self._stamps |= {self.path.parent / name: before for name, before in artifact.parts.items()}
         self._parts = {name: digest(self.path.parent / name) for name in artifact.parts}
         inputs = tuple(_Input(i.name, i.shape, str(i.dtype)) for i in artifact.inputs)
-        record = _Artifact(inputs, artifact.embedded, dict(artifact.renamed), artifact.rewrites, self._parts)
+        record = _Artifact(
+            inputs,
+            artifact.embedded,
+            dict(artifact.renamed),
+            artifact.rewrites,
+            self._parts,
+            artifact.against,
+        )
         self._write(key, [msgspec.msgpack.encode(record)])
         return artifact
 
@@ -98,14 +106,29 @@ class Cache:
         self._stamps |= stamps
         self._parts = known.parts
         inputs = tuple(InputInfo(i.name, i.shape, stored.torch_name(i.dtype)) for i in known.inputs)
-        return Artifact(self._module_for, inputs, known.embedded, known.renamed, known.rewrites)
+        runtime, differs = (self._run, self._differs) if known.against else (None, None)
+        return Artifact(
+            self._module_for, inputs, known.embedded, known.renamed, known.rewrites,
+            runtime=runtime, against=known.against, differs=differs,
+        )  # fmt: skip
 
-    def _module_for(self, shapes: Shapes) -> Any:
+    def _open(self) -> Artifact:
         if self._opened is None:
             self._opened = self._load(self.path)
             if not self._unchanged():
                 raise ModelError(f"{self.path}: was changed while it was in use; run again")
-        return self._opened.module_for(shapes)
+        return self._opened
+
+    def _module_for(self, shapes: Shapes) -> Any:
+        return self._open().module_for(shapes)
+
+    def _run(self, values: Sequence[Tensor]) -> list[Tensor]:
+        runtime = self._open().runtime
+        return runtime(values) if runtime else []
+
+    def _differs(self, values: Sequence[Tensor]) -> str | None:
+        differs = self._open().differs
+        return differs(values) if differs else None
 
     def _key(self, what: str, **about: Any) -> str:
         """The name of the file that holds `what`: the SHA-256 of all that it depends on."""
@@ -190,7 +213,7 @@ def _captured_by() -> list[str]:
     """All but the artifact that a graph depends on: the code that captures, its libraries, the CPU that folds."""
     code = hashlib.sha256()
     for room in ("artifact", "graph"):
-        for source in sorted((Path(__file__).parents[1] / room).glob("*.py")):
+        for source in sorted((Path(__file__).parents[1] / room).rglob("*.py")):
             code.update(source.read_bytes())
     libraries = [f"{name} {version(name)}" for name in _CAPTURED_BY]
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

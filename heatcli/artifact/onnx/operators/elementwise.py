@@ -1,0 +1,227 @@
+"""Operators that work on each element by itself, and on pairs of them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from heatcli.artifact.onnx.node import Call, Operator, RefusedError, Value
+from heatcli.artifact.onnx.quantised import Quantised, Scaled, whole
+from heatcli.artifact.onnx.tensors import HALF_BYTES, dtype_of
+
+_ATEN = torch.ops.aten
+_NARROW = (torch.uint16, torch.uint32, torch.uint64)  # torch has few kernels for these
+
+
+def _one(function: Callable[[Tensor], Tensor]) -> Operator:
+    return lambda call, x: function(x)
+
+
+def _two(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
+    """An operator of two tensors that are broadcast."""
+
+    def run(call: Call, a: Tensor, b: Tensor) -> Tensor:
+        if call.opset < 7:
+            raise RefusedError("broadcasts as before opset 7")
+        if a.dtype in _NARROW:
+            found = function(a.long(), b.long())
+            return found if found.dtype == torch.bool else found.to(a.dtype)
+        return function(a, b)
+
+    return run
+
+
+def _many(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
+    pair = _two(function)
+    return lambda call, *values: functools.reduce(functools.partial(pair, call), values)
+
+
+def _mean(call: Call, *values: Tensor) -> Tensor:
+    return _many(torch.add)(call, *values) / len(values)  # type: ignore[no-any-return]
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
+    if a.dtype.is_floating_point or a.is_complex():
+        return torch.div(a, b)
+    return torch.div(a, b, rounding_mode="trunc")
+
+
+def _power(call: Call, x: Tensor, y: Tensor) -> Tensor:
+    exponent = call.number(1, y)
+    if not x.dtype.is_floating_point and y.dtype.is_floating_point:
+        return torch.pow(x.to(y.dtype), y).to(x.dtype)
+    return torch.pow(x, exponent).to(x.dtype)
+
+
+def _modulo(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    function = torch.fmod if call.get("fmod", 0) else torch.remainder
+    return _two(function)(call, a, b)  # type: ignore[no-any-return]
+
+
+def _shift(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    x, by = a.long(), b.long()
+    moved = x << by if call.get("direction") == "LEFT" else x >> by
+    return moved.to(a.dtype)
+
+
+def _not_finite(call: Call, x: Tensor) -> Tensor:
+    found = torch.zeros_like(x, dtype=torch.bool)
+    for sign, name in ((1, "detect_positive"), (-1, "detect_negative")):
+        found = found | (x == sign * math.inf) if call.get(name, 1) else found
+    return found
+
+
+def _clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    ends: list[Any] = [call.get("min"), call.get("max")] if call.opset < 11 else [
+        None if end is None else call.number(i, end) for i, end in ((1, low), (2, high))
+    ]  # fmt: skip
+    limits = torch.finfo(x.dtype) if x.dtype.is_floating_point else torch.iinfo(x.dtype)
+    for i, limit in enumerate((limits.min, limits.max)):  # the ends of the numbers are no bounds
+        if not isinstance(ends[i], Tensor) and ends[i] is not None and (ends[i] == limit or math.isinf(ends[i])):
+            ends[i] = None
+    if ends == [None, None]:
+        return x
+    if isinstance(ends[0], Tensor) == isinstance(ends[1], Tensor) or None in ends:
+        return torch.clamp(x, *ends)
+    return torch.clamp(torch.clamp(x, min=ends[0]), max=ends[1])
+
+
+def _gelu(call: Call, x: Tensor) -> Tensor:
+    return functional.gelu(x, approximate=call.get("approximate", "none"))
+
+
+def _hard_sigmoid(call: Call, x: Tensor) -> Tensor:
+    alpha, beta = call.get("alpha", 0.2), call.get("beta", 0.5)
+    if abs(alpha - 1 / 6) < 1e-7 and beta == 0.5:
+        return functional.hardsigmoid(x)
+    return torch.clamp(x * alpha + beta, 0, 1)
+
+
+def _shrink(call: Call, x: Tensor) -> Tensor:
+    at, by = call.get("lambd", 0.5), call.get("bias", 0.0)
+    if x.dtype.is_floating_point and by in (0, at) and at >= 0:
+        return functional.hardshrink(x, at) if by == 0 else functional.softshrink(x, at)
+    zero = torch.zeros_like(x)
+    return torch.where(x < -at, x + by, torch.where(x > at, x - by, zero)).to(x.dtype)
+
+
+def _swish(call: Call, x: Tensor) -> Tensor:
+    alpha = call.get("alpha", 1.0)
+    return functional.silu(x) if alpha == 1 else x * torch.sigmoid(x * alpha)
+
+
+def _swiglu(call: Call, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    if gate is None:
+        x, gate = torch.chunk(x, 2, -1)
+    return _swish(call, x) * gate
+
+
+def _selu(call: Call, x: Tensor) -> Tensor:
+    alpha, gamma = call.get("alpha", 1.67326319217681884765625), call.get("gamma", 1.05070102214813232421875)
+    return _ATEN.elu(x, alpha, gamma, 1)  # type: ignore[no-any-return]
+
+
+def _prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
+    if not x.dtype.is_floating_point:
+        return torch.where(x >= 0, x, x * slope)
+    return _ATEN._prelu_kernel(x, slope)  # type: ignore[no-any-return]
+
+
+def _where(call: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(condition, x, y)
+
+
+def cast(x: Tensor, number: int, saturate: bool = True) -> Tensor:
+    """`x` as the ONNX type of that number; float8 and half bytes are cut to their range."""
+    dtype = dtype_of(number)
+    if number in HALF_BYTES:
+        low, high = HALF_BYTES[number]
+        whole = torch.trunc(x.float()).to(torch.int64) & 15
+        return torch.where(whole > high, whole - 16, whole).to(dtype) if low < 0 else whole.to(dtype)
+    if dtype.is_floating_point and dtype.itemsize == 1:
+        return _float8(x, dtype, saturate)
+    return x.to(dtype)
+
+
+def _float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
+    ends = torch.finfo(dtype)
+    wide = x.float()
+    if not saturate:
+        lost = math.nan if "fn" in str(dtype) else math.inf
+        over = wide.to(dtype).float()
+        beyond = (wide.abs() > ends.max) & (over.abs() >= ends.max) & ~torch.isnan(wide)
+        step = torch.where(beyond & _rounds_beyond(wide, ends), torch.sign(wide) * lost, wide)
+        return step.to(dtype)
+    finite = torch.where(torch.isnan(wide), wide, wide.clamp(ends.min, ends.max))
+    return finite.to(dtype)
+
+
+def _rounds_beyond(x: Tensor, ends: torch.finfo) -> Tensor:
+    """Whether the nearest number, were there no largest one, is beyond the largest."""
+    step = 2.0 ** math.floor(math.log2(ends.max)) * ends.eps
+    return x.abs() >= ends.max + step / 2
+
+
+def _cast(call: Call, x: Value) -> Value:
+    if isinstance(x, Scaled) and dtype_of(call.get("to")) == x.real.dtype:
+        return x  # whole numbers that are held as real ones already
+    if isinstance(x, Quantised) and dtype_of(call.get("to")).is_floating_point:
+        return x.counts.to(dtype_of(call.get("to")))
+    return cast(whole(x), call.get("to"), bool(call.get("saturate", 1)))
+
+
+def _multiply(call: Call, a: Value, b: Value) -> Value:
+    if isinstance(a, Scaled) or isinstance(b, Scaled):
+        return a.times(whole(b)) if isinstance(a, Scaled) and not isinstance(b, Scaled) else b.times(a)
+    return _two(torch.mul)(call, whole(a), whole(b))
+
+
+def _cast_like(call: Call, x: Tensor, like: Tensor) -> Tensor:
+    if like.dtype.is_floating_point and like.dtype.itemsize == 1:
+        return _float8(x, like.dtype, bool(call.get("saturate", 1)))
+    return x.to(like.dtype)
+
+
+def _random(call: Call, *values: Tensor) -> Tensor:
+    raise RefusedError("is a random operator; an explanation needs a network that always says the same")
+
+
+def _dropout(call: Call, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> Any:
+    if training is not None and bool(training) and (ratio is None or float(ratio) > 0):
+        raise RefusedError("is a random operator (Dropout in training mode); export the network for inference")
+    return (x, torch.ones_like(x, dtype=torch.bool)) if call.wants(1) else x
+
+
+OPERATORS: dict[str, Operator] = {
+    "Abs": _one(torch.abs), "Acos": _one(torch.acos), "Acosh": _one(torch.acosh), "Asin": _one(torch.asin),
+    "Asinh": _one(torch.asinh), "Atan": _one(torch.atan), "Atanh": _one(torch.atanh), "Ceil": _one(torch.ceil),
+    "Cos": _one(torch.cos), "Cosh": _one(torch.cosh), "Erf": _one(torch.erf), "Exp": _one(torch.exp),
+    "Floor": _one(torch.floor), "HardSwish": _one(functional.hardswish), "Identity": lambda call, x: x,
+    "IsNaN": _one(torch.isnan), "Log": _one(torch.log), "Mish": _one(functional.mish), "Neg": _one(torch.neg),
+    "Not": _one(torch.logical_not), "BitwiseNot": _one(torch.bitwise_not), "Reciprocal": _one(torch.reciprocal),
+    "Relu": _one(torch.relu), "Round": _one(torch.round), "Sigmoid": _one(torch.sigmoid), "Sign": _one(torch.sign),
+    "Sin": _one(torch.sin), "Sinh": _one(torch.sinh), "Softplus": _one(functional.softplus),
+    "Softsign": _one(functional.softsign), "Sqrt": _one(torch.sqrt), "Tan": _one(torch.tan), "Tanh": _one(torch.tanh),
+    "Add": _two(torch.add), "Sub": _two(torch.sub), "Mul": _multiply, "Div": _two(_divide),
+    "Pow": _power, "Mod": _modulo, "And": _two(torch.logical_and), "Or": _two(torch.logical_or),
+    "Xor": _two(torch.logical_xor), "BitwiseAnd": _two(torch.bitwise_and), "BitwiseOr": _two(torch.bitwise_or),
+    "BitwiseXor": _two(torch.bitwise_xor), "BitShift": _shift, "Equal": _two(torch.eq), "Less": _two(torch.lt),
+    "Greater": _two(torch.gt), "LessOrEqual": _two(torch.le), "GreaterOrEqual": _two(torch.ge),
+    "Max": _many(torch.maximum), "Min": _many(torch.minimum), "Sum": _many(torch.add), "Mean": _mean,
+    "Where": _where, "Clip": _clip, "IsInf": _not_finite, "PRelu": _prelu, "Selu": _selu, "Gelu": _gelu,
+    "Elu": lambda call, x: functional.elu(x, call.get("alpha", 1.0)),
+    "Celu": lambda call, x: torch.celu(x, call.get("alpha", 1.0)),
+    "LeakyRelu": lambda call, x: functional.leaky_relu(x, call.get("alpha", 0.01)),
+    "ThresholdedRelu": lambda call, x: functional.threshold(x, call.get("alpha", 1.0), 0.0),
+    "HardSigmoid": _hard_sigmoid, "Shrink": _shrink, "Swish": _swish, "SwiGLU": _swiglu,
+    "Cast": _cast, "CastLike": _cast_like, "Dropout": _dropout,
+    **dict.fromkeys(
+        "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split(), _random
+    ),
+}  # fmt: skip

@@ -1,0 +1,134 @@
+"""Normalisation by fixed statistics, by the picture's own, and softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from heatcli.artifact.onnx.node import Call, Operator, RefusedError, axes_of
+
+
+def _channelwise(x: Tensor, like: Tensor) -> Tensor:
+    return x.reshape(1, -1, *(1,) * (like.dim() - 2))
+
+
+def _batch_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    if call.get("training_mode", 0) or (call.opset >= 14 and call.wants(1)):
+        raise RefusedError("normalises in training mode, by all images together; export the network for inference")
+    if call.get("spatial", 1) != 1:
+        raise RefusedError("has statistics for every pixel (spatial = 0), which heatcli does not know")
+    scale, bias, mean, variance = (value.to(mean.dtype) for value in (scale, bias, mean, variance))
+    epsilon = call.get("epsilon", 1e-5)
+    wide = torch.batch_norm(x.to(mean.dtype), scale, bias, mean, variance, False, 0.0, epsilon, False)
+    return wide.to(x.dtype)
+
+
+def _instance_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return torch.group_norm(x, x.shape[1], scale, bias, call.get("epsilon", 1e-5))
+
+
+def _group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    groups, wide = call.get("num_groups"), _stash(call, x)
+    if call.opset < 21:  # one of each for a group
+        y = torch.group_norm(wide, groups, None, None, call.get("epsilon", 1e-5)).to(x.dtype)
+        each = x.shape[1] // groups
+        more = [torch.repeat_interleave(v, each) if v.numel() != x.shape[1] else v for v in (scale, bias)]
+        return y * _channelwise(more[0], x) + _channelwise(more[1], x)
+    scale, bias = scale.to(wide.dtype), bias.to(wide.dtype)
+    return torch.group_norm(wide, groups, scale, bias, call.get("epsilon", 1e-5)).to(x.dtype)
+
+
+def _stash(call: Call, x: Tensor) -> Tensor:
+    """`x` at the precision in which statistics are to be computed."""
+    return x.float() if call.get("stash_type", 1) == 1 and x.dtype.itemsize < 4 else x
+
+
+def layer_norm(
+    x: Tensor, axis: int, scale: Tensor | None, bias: Tensor | None, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised over the dimensions from `axis` on, with mean and reciprocal deviation."""
+    shape = x.shape[axis:]
+    own = all(value is None or value.shape == shape for value in (scale, bias))
+    y, mean, deviation = torch.native_layer_norm(x, list(shape), *((scale, bias) if own else (None, None)), epsilon)
+    if not own:
+        y = y if scale is None else y * scale
+        y = y if bias is None else y + bias
+    return y, mean, deviation
+
+
+def _layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
+    wide = _stash(call, x)
+    scale, bias = scale.to(wide.dtype), None if bias is None else bias.to(wide.dtype)
+    (axis,) = axes_of([call.get("axis", -1)], x.dim())
+    y, mean, deviation = layer_norm(wide, axis, scale, bias, call.get("epsilon", 1e-5))
+    return y.to(x.dtype), mean, deviation
+
+
+def _rms_norm(call: Call, x: Tensor, scale: Tensor) -> Tensor:
+    wide = _stash(call, x)
+    (axis,) = axes_of([call.get("axis", -1)], x.dim())
+    square = torch.mean(torch.square(wide), list(range(axis, x.dim())), True)
+    return (wide * torch.rsqrt(square + call.get("epsilon", 1e-5))).to(x.dtype) * scale
+
+
+def _mean_variance(call: Call, x: Tensor) -> Tensor:
+    axes = list(call.get("axes") or [0, 2, 3])
+    apart = x - torch.mean(x, axes, True)
+    return apart / torch.sqrt(torch.mean(torch.square(x), axes, True) - torch.square(torch.mean(x, axes, True)) + 1e-9)
+
+
+def _local_response(call: Call, x: Tensor) -> Tensor:
+    size = call.get("size")
+    squares = torch.nn.functional.pad(
+        torch.square(x), [0, 0] * (x.dim() - 2) + [(size - 1) // 2, size - 1 - (size - 1) // 2]
+    )
+    sums = squares.narrow(1, 0, x.shape[1])
+    for start in range(1, size):
+        sums = sums + squares.narrow(1, start, x.shape[1])
+    scaled = call.get("bias", 1.0) + sums * (call.get("alpha", 1e-4) / size)
+    return x / torch.pow(scaled, call.get("beta", 0.75))
+
+
+def _norm(call: Call, x: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(x, call.get("p", 2), [call.get("axis", -1)], True)
+    return x / torch.where(norm == 0, torch.ones_like(norm), norm)
+
+
+def _over_classes(function: Callable[[Tensor, int], Tensor]) -> Operator:
+    """Softmax and its like: over one axis, or before opset 13 over all from the axis on."""
+
+    def run(call: Call, x: Tensor) -> Tensor:
+        if call.opset >= 13:
+            return function(x, call.get("axis", -1))
+        (axis,) = axes_of([call.get("axis", 1)], x.dim()) if call.get("axis", 1) != x.dim() else (x.dim(),)
+        if math.prod(x.shape[axis + 1 :]) == 1 and axis < x.dim():
+            return function(x, axis)
+        rows = x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+        return function(rows, 1).reshape(x.shape)
+
+    return run
+
+
+def _hardmax(x: Tensor, axis: int) -> Tensor:
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    places = torch.arange(x.shape[axis], device=x.device).reshape(shape)
+    return (places == torch.argmax(x, axis, True)).to(x.dtype)
+
+
+OPERATORS: dict[str, Operator] = {
+    "BatchNormalization": _batch_norm,
+    "InstanceNormalization": _instance_norm,
+    "GroupNormalization": _group_norm,
+    "LayerNormalization": _layer_norm,
+    "RMSNormalization": _rms_norm,
+    "MeanVarianceNormalization": _mean_variance,
+    "LRN": _local_response,
+    "LpNormalization": _norm,
+    "Softmax": _over_classes(torch.softmax),
+    "LogSoftmax": _over_classes(torch.log_softmax),
+    "Hardmax": _over_classes(_hardmax),
+}
