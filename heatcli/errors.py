@@ -3,6 +3,8 @@
 HeatcliError            base; ``status`` is the command's exit status
 ├── UsageError     (2)  a wrong flag, name, parameter or path to write to
 ├── ModelError     (3)  the artifact cannot be used
+│   ├── DiffersError        its captured graph is another function than the artifact
+│   └── OtherBranchError    it decides otherwise on these values than on the image it was captured on
 └── ImageError     (1)  one image (or baseline image) cannot be used; the others still can
 """
 
@@ -28,6 +30,14 @@ class ModelError(HeatcliError):
     """The artifact cannot be loaded, captured or run."""
 
     status = 3
+
+
+class DiffersError(ModelError):
+    """The graph that was captured computes something else than the artifact on its own runtime."""
+
+
+class OtherBranchError(ModelError):
+    """The artifact decides by the picture's values, and here it decides otherwise than where it was captured."""
 
 
 class ImageError(HeatcliError):

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from heatcli.artifact.model import Model
-from heatcli.errors import ModelError, UsageError
+from heatcli.errors import ModelError, OtherBranchError, UsageError
+from heatcli.graph.operator import Verified
 from heatcli.graph.passes import probabilities, quantity
 from heatcli.images.baselines import Reference, reference
 from heatcli.ledger import Books, Ledger, total
@@ -34,7 +35,8 @@ class Explanation:
     final activation (softmax where the artifact ends in none).
     `operators`: bias name → ATen operator. `quantity`: what the score is, as
     `heatcli.graph.passes.quantity` says it.
-    `seconds`: forward and backward an image.
+    `seconds`: forward and backward an image. `verified`: how the explained graph compares with the artifact on its own
+    runtime, None where that could not be asked.
     """
 
     relevance: Tensor
@@ -50,6 +52,7 @@ class Explanation:
     operators: dict[str, str]
     quantity: str
     seconds: dict[str, float]
+    verified: Verified | None = None
 
 
 def explain(
@@ -76,17 +79,27 @@ def explain(
         raise UsageError(f"a batch [N, …] of at least one image is needed, this one has the shape {tuple(batch.shape)}")
     batch = batch.to(model.device, model.picture.dtype)
     origin = reference(model, batch, chosen, baseline)
+    if model.sample is None:
+        model.sample = batch[:1].detach()
     size = model.fixed_batch(batch.shape)
     alone = size is not None and size > 1 and not model.graph((size, *batch.shape[1:])).keeps_images_apart
     if size is None or (size == len(batch) and not alone):
-        return _explain(model, batch, chosen, target, origin, region, progress)
+        return _retried(model, batch, chosen, target, origin, region, progress)
     parts = []
     for index, n in model.parts(batch.shape, alone=alone):
         own = target if target is None or isinstance(target, str | int) else torch.as_tensor(target).cpu()[index.cpu()]
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
-        part = _explain(model, batch[index], chosen, own, origin.rows(index), area, progress, alone)
-        parts.append((part, n))
+        parts.append((_retried(model, batch[index], chosen, own, origin.rows(index), area, progress, alone), n))
     return _joined(parts)
+
+
+def _retried(model: Model, batch: Tensor, *rest: Any) -> Explanation:
+    """As `_explain`; where the artifact decides otherwise on this batch, by the graph that was captured on it."""
+    try:
+        return _explain(model, batch, *rest)
+    except OtherBranchError:
+        model.recapture(batch)
+        return _explain(model, batch, *rest)
 
 
 def _explain(
@@ -123,6 +136,7 @@ def _explain(
     return Explanation(
         relevance, books.biases, ledger, books.absorbed, books.unexplained, (scores * at).sum(2), chances, goal, method,
         origin, {name: operator for name, (operator, _) in graph.offsets.items()}, quantity(graph), seconds,
+        graph.verified,
     )  # fmt: skip
 
 

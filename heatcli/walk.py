@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from heatcli.errors import OtherBranchError
 from heatcli.graph.adjoints import closed_form
 from heatcli.graph.in_place import over
 from heatcli.graph.kinds import LAYOUT
@@ -65,7 +66,7 @@ class Tape:
 
 def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
     """Every value of the graph on `batch`, without a tape."""
-    values = {graph.input: _laid_out(graph, batch)}
+    values = {graph.input: _entered(graph, batch)}
     with torch.no_grad():
         for operator in graph.operators:
             values[operator.name] = operator.run(values)
@@ -75,7 +76,7 @@ def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
 def output_of(graph: Graph, batch: Tensor) -> Tensor:
     """The graph's output on `batch`, without a tape; each value is dropped where nothing needs it any more."""
     last = {name: i for i, operator in enumerate(graph.operators) for name in operator.refs}
-    values = {graph.input: _laid_out(graph, batch)}
+    values = {graph.input: _entered(graph, batch)}
     with torch.no_grad():
         for i, operator in enumerate(graph.operators):
             values[operator.name] = operator.run(values)
@@ -95,7 +96,7 @@ def forward(
     `rules`: those of the walk to come; values that it will not read, and that are not to be kept, are overwritten.
     """
     references = values_of(graph, baseline) if isinstance(baseline, Tensor) else baseline
-    batch = _laid_out(graph, batch)
+    batch = _entered(graph, batch)
     overwritten: Mapping[str, str] = {}
     if rules is not None and not differentiable:
         overwritten = plan(graph, rules, keep, compared=references is not None).overwritten
@@ -122,8 +123,14 @@ def forward(
     return Tape(graph, batch, steps, values[graph.output], start, end, overwritten, differentiable)
 
 
-def _laid_out(graph: Graph, batch: Tensor) -> Tensor:
-    """The batch as it lies in memory that the graph's convolutions like best."""
+def _entered(graph: Graph, batch: Tensor) -> Tensor:
+    """The batch as it lies in memory that the graph's convolutions like best. Raises `OtherBranchError`."""
+    for guard, number in graph.guards:
+        if output_of(guard, batch).item() != number:
+            raise OtherBranchError(
+                f"decides by the picture (operator {guard.output}), and here otherwise than on the image explained; "
+                "choose a baseline or a method that stays on the image's own side"
+            )
     return batch.contiguous(memory_format=torch.channels_last) if graph.channels_last and batch.dim() == 4 else batch
 
 

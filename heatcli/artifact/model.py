@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from threading import RLock
@@ -21,14 +21,15 @@ from heatcli.artifact.pt2 import load_pt2
 from heatcli.artifact.recognise import ONNX, PT2, TORCHSCRIPT, Format, recognise
 from heatcli.artifact.sidecar import Input, Labels, overridden, read_labels, read_sidecar
 from heatcli.artifact.torchscript import load_torchscript
+from heatcli.artifact.verification import QUANTISED, first_difference, verify
 from heatcli.compiled import CompiledTape, Compiler
-from heatcli.errors import ModelError, UsageError, first_line, unknown_name
+from heatcli.errors import DiffersError, ModelError, UsageError, first_line, unknown_name
 from heatcli.files import digest
 from heatcli.graph.batch import rebatched
-from heatcli.graph.capture import capture
+from heatcli.graph.capture import record, scores
 from heatcli.graph.kinds import FIRST
-from heatcli.graph.operator import Graph
-from heatcli.graph.passes import DEFAULT, PASSES
+from heatcli.graph.operator import Graph, Verified
+from heatcli.graph.passes import DEFAULT, KEEPING_OUTPUT, PASSES, apply
 from heatcli.rules.base import Table
 from heatcli.walk import Tape, forward, values_of
 
@@ -52,8 +53,9 @@ class Model:
     """An artifact ready to be explained.
 
     `picture` is the input that is explained, `others` are the values of the rest. `batch_size` is the number of images
-    it takes at once, None for any. `cache`: where its graphs are kept, None for nowhere. `compiler`: of walks that come
-    back, None for none.
+    it takes at once, None for any. `unverified`: whether graphs that compute something else than the artifact are let
+    by. `cache`: where its graphs are kept, None for nowhere. `compiler`: of walks that come back, None for none.
+    `sample`: the first input that was explained, [1, …], which graphs are verified on.
     """
 
     path: Path
@@ -70,8 +72,10 @@ class Model:
     batch_size: int | None = None
     passes: tuple[str, ...] = DEFAULT
     head: int = 0
+    unverified: bool = False
     cache: Cache | None = None
     compiler: Compiler | None = None
+    sample: Tensor | None = field(default=None, repr=False)
     _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, repr=False)
     _lock: RLock = field(default_factory=RLock, repr=False)  # threads may ask for graphs at the same time
     _shared: tuple[Tensor | None, Mapping[str, Tensor]] = field(default=(None, {}), repr=False)
@@ -167,7 +171,8 @@ class Model:
         if n < 3 or self.batch_size is not None:
             return None
         try:
-            return rebatched(self.graph((1, *rest)), self.graph((2, *rest)), n)
+            one = self.graph((1, *rest))
+            return None if one.guards else rebatched(one, self.graph((2, *rest)), n)
         except ModelError:  # not a number of images that it takes
             return None
 
@@ -181,20 +186,85 @@ class Model:
         }  # fmt: skip
         return self.cache.graph(about, lambda: self._capture(shape))
 
-    def _capture(self, shape: tuple[int, ...]) -> Graph:
-        others = {name: _for_batch(value, shape[0]).to(self.device) for name, value in self.others.items()}
+    def _capture(self, shape: tuple[int, ...], example: Tensor | None = None) -> Graph:
+        """The graph as captured on `example`, by default on noise, and compared with the artifact. Raises `ModelError`.
+
+        An artifact that decides by its picture is captured on `sample`, the picture explained, where there is one.
+        """
+        given = self._given(shape[0])
         last = self.picture.channels_last
-        own = (shape[0], *shape[2:], shape[1]) if last else shape
-        shapes = {i.name: own if i is self.picture else tuple(others[i.name].shape) for i in self.artifact.inputs}
-        module = self.artifact.module_for(shapes).to(self.device)
 
-        def run(x: Tensor) -> Any:
-            x = x.permute(0, 2, 3, 1) if last else x
-            return module(*(x if i is self.picture else others[i.name] for i in self.artifact.inputs))
+        def inputs(x: Tensor) -> list[Tensor]:
+            """A batch and all other inputs, in the artifact's order."""
+            own = x.permute(0, 2, 3, 1) if last else x
+            return [own if i is self.picture else given[i.name] for i in self.artifact.inputs]
 
-        example = torch.zeros(shape, device=self.device, dtype=self.picture.dtype)
-        names = {**self.artifact.names(module), **others}
-        return capture(run, example, names, str(self.path), self.passes, self.head)
+        def recorded(x: Tensor) -> Graph:
+            """The graph, captured on `x`."""
+            values = inputs(x)
+            shapes = {i.name: tuple(v.shape) for i, v in zip(self.artifact.inputs, values, strict=True)}
+            module = self.artifact.module_for(shapes).to(self.device)
+            names = {**self.artifact.names(module), **given}
+            return record(lambda y: module(*inputs(y)), x, names, str(self.path), self.head)
+
+        noise = self._noise(shape, 0) if example is None else example
+        graph = recorded(noise)
+        if graph.guards and example is None and self.sample is not None:
+            noise = self.sample.expand(shape)
+            graph = recorded(noise)
+        batches = [noise] if graph.guards else [self._noise(shape, 1)]
+        if self.sample is not None and self.sample.shape[1:] == shape[1:] and not graph.guards:
+            batches.append(self.sample.expand(shape))
+        verified = self._verified(graph, batches, inputs, recorded)
+        return replace(apply(graph, self.passes), verified=verified)
+
+    def _verified(
+        self, graph: Graph, batches: Sequence[Tensor], inputs: Callable[[Tensor], list[Tensor]],
+        recorded: Callable[[Tensor], Graph],
+    ) -> Verified | None:  # fmt: skip
+        """How a graph, as captured, compares with the artifact. Raises `DiffersError` where it is another function."""
+        runtime = self.artifact.runtime
+        if runtime is None:
+            return None
+        checked = apply(graph, [name for name in self.passes if name in KEEPING_OUTPUT])
+
+        def run(x: Tensor) -> Tensor:
+            """The explained output, as the artifact has it."""
+            return scores(runtime(inputs(x)), self.head, str(self.path))
+
+        tolerance = QUANTISED if "dequantise" in self.artifact.rewrites else None
+        try:
+            verified = verify(checked, run, batches, self.artifact.against, tolerance)
+        except (RuntimeError, ModelError) as error:
+            raise ModelError(f"{self.path}: {first_line(error).removeprefix(f'{self.path}: ')}") from error
+        if verified.agrees or self.unverified:
+            return verified
+        batch = batches[-1]
+        place = self.artifact.differs(inputs(batch)) if self.artifact.differs is not None else None
+        place = place or first_difference(graph, recorded, batch)
+        raise DiffersError(
+            f"{self.path}: what heatcli makes of it is another function: an output is off what {verified.against} says "
+            f"by {verified.error:.2g} of the largest, first at {place}; --unverified goes on, and every report says so"
+        )
+
+    def _given(self, n: int) -> dict[str, Tensor]:
+        """The values of all inputs but the picture, for n images."""
+        return {name: _for_batch(value, n).to(self.device) for name, value in self.others.items()}
+
+    def _noise(self, shape: tuple[int, ...], seed: int) -> Tensor:
+        """Inputs of that shape as random pictures or sequences have them, the same for one seed."""
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.rand(shape, generator=generator)
+        if self.alphabet:
+            values = torch.nn.functional.one_hot(values.argmax(1), shape[1]).movedim(-1, 1).float()
+        elif len(shape) == 4:
+            values = self.normalise(values.to(self.device))
+        return values.to(self.device, self.picture.dtype)
+
+    def recapture(self, batch: Tensor) -> None:
+        """Capture the graph for a batch [1, …] on that batch, for an artifact that decides by its picture."""
+        with self._lock:
+            self._graphs[tuple(batch.shape)] = self._capture(tuple(batch.shape), batch)
 
     def forward(
         self, batch: Tensor, rules: Table, baseline: Tensor | Mapping[str, Tensor] | None = None,
@@ -252,8 +322,10 @@ class Model:
         if self.batch_size is None and n != 1:
             try:
                 graph = self.graph(shape)
-                if graph.keeps_images_apart:
+                if graph.keeps_images_apart and not graph.guards:
                     return None
+            except DiffersError:
+                raise
             except ModelError:
                 pass
             self.graph((1, *rest))  # raises if that fails too: then it is not the batch size
@@ -294,6 +366,7 @@ def load(
     head: int = 0,
     cache: bool = False,
     compiled: bool = False,
+    unverified: bool = False,
     **flags: Any,
 ) -> Model:
     """Load a TorchScript, ONNX or torch.export artifact; None is the embedded animals model.
@@ -302,7 +375,8 @@ def load(
     all inputs but the picture, [1, …] or [N, …], where the artifact takes several. `head`: which of its floating-point
     outputs is explained, where it returns several. `cache`: whether its graphs are kept in the user's cache folder, and
     taken from there (`heatcli.artifact.cache`). `compiled`: whether walks that come back are compiled
-    (`heatcli.compiled`). `flags` override the sidecar's
+    (`heatcli.compiled`). `unverified`: whether a graph that computes something else than the artifact on its own
+    runtime is explained nevertheless (`heatcli.artifact.verification`). `flags` override the sidecar's
     `[input]`: size, channels, mean, std, resize, interpolation; `preset` names several of them
     (`heatcli.artifact.presets`), `labels` a file of labels. Raises `ModelError` if the artifact
     cannot be used, `UsageError` for a flag that makes no sense.
@@ -335,6 +409,7 @@ def load(
         batch_size=picture.shape[0] if picture.shape else None,
         passes=_known(passes),
         head=head,
+        unverified=unverified,
         cache=known,
         compiler=Compiler() if compiled else None,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
 from heatcli.artifact.sidecar import EMBEDDED
+from heatcli.artifact.verification import of_module
 from heatcli.errors import ModelError, first_line
 
 _TARGETS = re.compile(
@@ -48,7 +49,10 @@ def load_pt2(path: Path) -> Artifact:
         for n in placeholders
         if isinstance(n.meta.get("val"), Tensor)
     )
-    return Artifact(lambda _: module, inputs, _archive_text(path))
+    return Artifact(
+        lambda _: module, inputs, _archive_text(path), runtime=lambda values: of_module(module, values),
+        against=f"torch.export of torch {torch.__version__}",
+    )  # fmt: skip
 
 
 def _refuse_unsafe(path: Path) -> None:

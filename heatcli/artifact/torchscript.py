@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
 from heatcli.artifact.sidecar import EMBEDDED
+from heatcli.artifact.verification import of_module
 from heatcli.errors import ModelError, first_line
 from heatcli.files import stamp
 
@@ -32,7 +34,15 @@ def load_torchscript(path: Path) -> Artifact:
         ran = True
         return module
 
-    return Artifact(module_for, inputs, text)
+    @functools.cache
+    def deployed() -> Any:
+        """The one that is run as deployed: it may keep a state."""
+        return _opened(path)[0]
+
+    return Artifact(
+        module_for, inputs, text, runtime=lambda values: of_module(deployed(), values),
+        against=f"TorchScript of torch {torch.__version__}",
+    )  # fmt: skip
 
 
 def _opened(path: Path) -> tuple[Any, str]:

@@ -11,7 +11,7 @@ import typer
 from heatcli.cli import options
 
 
-@options.loads("size", "channels", "preset", "no_cache", device="cpu")
+@options.loads("size", "channels", "preset", "no_cache", "unverified", device="cpu")
 def command(
     model: Annotated[Path | None, typer.Argument(help="The artifact; default: the embedded animals model.")] = None,
     json: options.Json = False,

@@ -83,6 +83,12 @@ class Load:
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Capture the graph anew, and keep nothing in the user's cache folder.")
     ] = False
+    unverified: Annotated[
+        bool,
+        typer.Option(
+            "--unverified", help="Go on with a model whose graph here computes something else than its own runtime."
+        ),
+    ] = False
     compiled: Annotated[
         bool,
         typer.Option(
@@ -108,7 +114,15 @@ class Load:
         more = [*(self.with_passes or []), *(["mixed-precision"] if self.amp else [])]
         passes = _passes(self.output, more, self.without_passes)
         loaded = load(
-            path, self.device, passes, _arrays(self.inputs), self.head, not self.no_cache, self.compiled, **self._input
+            path,
+            self.device,
+            passes,
+            _arrays(self.inputs),
+            self.head,
+            not self.no_cache,
+            self.compiled,
+            self.unverified,
+            **self._input,
         )
         gc.freeze()
         gc.set_threshold(*_THRESHOLD)
@@ -128,7 +142,7 @@ def start() -> None:
 
 
 Command = Callable[..., None]
-INPUT = ("device", "size", "channels", "mean", "std", "resize", "labels", "preset", "no_cache")
+INPUT = ("device", "size", "channels", "mean", "std", "resize", "labels", "preset", "no_cache", "unverified")
 
 
 def loads(*names: str, **fixed: Any) -> Callable[[Command], Command]:

@@ -39,6 +39,16 @@ def capture(
 ) -> Graph:
     """Run `module` once on `example` [N, C, H, W] and return what it did as a `Graph`, rewritten by `passes`.
 
+    As `record` says.
+    """
+    return apply(record(module, example, names, where, head), passes)
+
+
+def record(
+    module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str, Tensor], where: str, head: int = 0
+) -> Graph:  # fmt: skip
+    """What `module` does on `example` [N, C, H, W], as a classified graph that no pass has rewritten.
+
     `names` are the artifact's parameters and buffers, whose names the graph keeps; `head` says which of several outputs
     is explained. Raises `ModelError`, naming `where`, if it cannot be run, draws random numbers, returns no scores, or
     its scores do not depend on the image.
@@ -54,9 +64,8 @@ def capture(
         raise ModelError(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error)}"
         ) from error
-    output = recorder.value_of(_scores(returned, head, where))
-    graph = _flatten(recorder.calls, example, output, names, where)
-    return apply(classify(graph), passes)
+    output = recorder.value_of(scores(returned, head, where))
+    return classify(_flatten(recorder.calls, example, output, names, where))
 
 
 def _cause(error: Exception) -> str:
@@ -66,7 +75,7 @@ def _cause(error: Exception) -> str:
     return first_line(RuntimeError(inner[-1])) if inner else first_line(error)
 
 
-def _scores(returned: Any, head: int, where: str) -> Tensor:
+def scores(returned: Any, head: int, where: str) -> Tensor:
     """The output to explain: the floating-point tensor number `head` of what the artifact returns."""
     found = [x for x in pytree.tree_leaves(returned) if isinstance(x, Tensor) and x.dtype.is_floating_point]
     if not found:
@@ -78,11 +87,15 @@ def _scores(returned: Any, head: int, where: str) -> Tensor:
 
 
 def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str) -> Graph:
-    """Operators in order, one for each output tensor of each call; what the image does not reach is a constant."""
+    """Operators in order, one for each output tensor of each call; what the image does not reach is a constant.
+
+    A number that the module makes of what the image reaches, to decide by, becomes a guard.
+    """
     known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
     values: dict[int, Ref | Constant] = {id(example): Ref(INPUT)}
     active = {INPUT: tuple(example.shape)}
     operators: dict[str, Operator] = {}
+    decided: dict[str, float] = {}
     for number, call in enumerate(calls):
         leaves = pytree.tree_leaves((call.args, call.kwargs))
         for tensor in leaves:
@@ -90,6 +103,8 @@ def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[
                 values[id(tensor)] = Constant(known.get(_address(tensor), f"constant_{len(values)}"), tensor.detach())
         read = leaves if _title(call.target) not in _SHAPE_ONLY else ()
         origins = [values[id(x)] for x in read if isinstance(x, Tensor)]
+        if isinstance(call.output, bool | int | float):
+            decided |= {x.name: call.output for x in origins if isinstance(x, Ref)}
         several = isinstance(call.output, (tuple, list))
         for index, tensor in enumerate(call.output if several else [call.output]):
             if not isinstance(tensor, Tensor) or id(tensor) in values:
@@ -103,10 +118,39 @@ def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[
             if operators[name].sources and tensor.dtype.is_floating_point:
                 active[name] = tuple(tensor.shape)
     result = values.get(id(output))
-    if not isinstance(result, Ref) or result.name not in active:
+    if not isinstance(result, Ref):
         raise ModelError(f"{where}: its output does not depend on the image; nothing can be explained")
-    kept = needed_for(result.name, operators.values())
-    return Graph(INPUT, tuple(example.shape), kept, result.name, tuple(output.shape))
+    if result.name not in active:
+        raise ModelError(
+            f"{where}: its output depends on the image only by way of whole numbers or comparisons (thresholds, "
+            "indices, integer types); no relevance passes through those"
+        )
+    shape, every = tuple(example.shape), operators.values()
+    kept = needed_for(result.name, every)
+    for operator in kept:
+        if _is_of_no_fixed_shape(operator, operators):
+            raise ModelError(
+                f"{where}: the shape of its operator {operator.name} depends on the picture; heatcli explains graphs "
+                "that are the same for every picture"
+            )
+    for source, taken in decided.items():
+        if isinstance(taken, float):
+            raise ModelError(
+                f"{where}: takes a value of the picture out of the graph as a number (operator {source}, {taken:.4g}), "
+                "which no relevance can follow; keep it a tensor"
+            )
+    guards = tuple((Graph(INPUT, shape, needed_for(at, every), at, ()), x) for at, x in decided.items())
+    return Graph(INPUT, shape, kept, result.name, tuple(output.shape), guards=guards)
+
+
+def _is_of_no_fixed_shape(operator: Operator, others: Mapping[str, Operator]) -> bool:
+    """Whether the shape of its output depends on the values of the picture."""
+    if torch.Tag.dynamic_output_shape not in getattr(operator.target, "tags", ()):
+        return False
+    if operator.title != "index":
+        return True
+    picked = [others[x.name] for x in pytree.tree_leaves(operator.args[1]) if isinstance(x, Ref) and x.name in others]
+    return any(mask.dtype in (torch.bool, torch.uint8) for mask in picked)
 
 
 def _operator(

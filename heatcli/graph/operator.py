@@ -163,6 +163,20 @@ def renamed(op: Operator, names: Mapping[str, str]) -> Operator:
     return replace(op, args=args, kwargs=kwargs, sources=tuple(names.get(s, s) for s in op.sources))
 
 
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How a graph compares with its artifact on the artifact's own runtime, `against`, such as `onnxruntime 1.20.0`.
+
+    `error`: the largest difference of an output, as a share of the largest output. `agrees`: whether that is rounding.
+    `seconds`: what the comparison took.
+    """
+
+    against: str
+    error: float
+    agrees: bool
+    seconds: float
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """Operators in forward order, from the image called `input` to the value called `output`.
@@ -170,6 +184,9 @@ class Graph:
     `final` is the activation that was taken off the end (softmax, log_softmax, sigmoid), if there was one:
     the logit before it is explained, and it turns the logits into what the artifact itself returns. `centred`: the
     mean over classes is subtracted. `channels_last`: its convolutions are faster with inputs that lie so in memory.
+    `guards`: graphs of numbers that the artifact computes from the image and decides by (a branch, a size), each with
+    what it was when this graph was captured; on images where one is another number, the artifact is another graph.
+    `verified`: how it compares with the artifact, None where it was not compared.
     """
 
     input: str
@@ -180,6 +197,13 @@ class Graph:
     final: Operator | None = None
     centred: bool = False
     channels_last: bool = False
+    guards: tuple[tuple[Graph, float], ...] = ()
+    verified: Verified | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its output."""
+        return next((op.dtype for op in self.operators if op.name == self.output), torch.float32)
 
     @property
     def reads_memory(self) -> bool:

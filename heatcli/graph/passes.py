@@ -256,6 +256,8 @@ PASSES: dict[str, Pass] = {
     "centre-logits": centre_logits,
 }
 DEFAULT = ("drop-identities", "join-matrix-bias", "join-gates", "join-prelu", "fold-batch-norm", "logit")
+# The passes after which the graph's output is still the artifact's, to rounding.
+KEEPING_OUTPUT = frozenset(PASSES) - {"logit", "mixed-precision", "centre-logits"}
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "logit": ("logit",),
     "centred-logit": ("logit", "centre-logits"),

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
-from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref
+from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref, Verified
 
 Buffer = bytes | memoryview
 _ALIGNED = 64  # as torch allocates: kernels may round otherwise where memory begins elsewhere
-_RECORDS: Mapping[str, type] = {kind.__name__: kind for kind in (Ref, Constant, Offset, Operator, Graph)}
+_RECORDS: Mapping[str, type] = {kind.__name__: kind for kind in (Ref, Constant, Offset, Operator, Graph, Verified)}
 _FIELDS = {kind: tuple(f.name for f in fields(kind) if f.init) for kind in _RECORDS.values()}
 _TORCH = {str(x): x for x in vars(torch).values() if isinstance(x, (torch.dtype, torch.layout, torch.memory_format))}
 
@@ -55,6 +55,8 @@ class _Head(msgspec.Struct, array_like=True, frozen=True):
 
 def to_bytes(graph: Graph) -> list[Buffer]:
     """`graph` as bytes, in parts to be joined. Raises `NotStorableError`."""
+    if graph.guards or (graph.verified is not None and not graph.verified.agrees):
+        raise NotStorableError("a graph that does not hold for every image")
     writer = _Writer()
     try:
         head = msgspec.msgpack.encode(_Head(writer.plain(graph), writer.tensors, writer.storages))

@@ -23,7 +23,7 @@ class Reports:
 
     def __init__(self, model: Model, explanation: Explanation) -> None:
         self.explanation, target = explanation, explanation.target
-        self._model, self._labels = _model_part(model), model.label
+        self._model, self._labels = _model_part(model, explanation), model.label
         self._method = schema.MethodPart(name=explanation.method.name, parameters=explanation.method.parameters)
         self._baseline = schema.BaselinePart(name=explanation.reference.name, **explanation.reference.details)
         self._relevance, self._probabilities = _array(explanation.relevance), _array(explanation.probabilities)
@@ -85,13 +85,18 @@ class Reports:
         )  # fmt: skip
 
 
-def _model_part(model: Model) -> schema.ModelPart:
+def _model_part(model: Model, explanation: Explanation) -> schema.ModelPart:
+    found, verified = explanation.verified, None
+    if found is not None:
+        error = found.error if math.isfinite(found.error) else None
+        verified = schema.VerifiedPart(against=found.against, error=error, agrees=found.agrees)
     return schema.ModelPart(
         path=str(model.path),
         sha256=model.sha256,
         format=model.format,
         input=msgspec.to_builtins(model.input),
         passes=[*model.artifact.rewrites, *model.passes],
+        verified=verified,
     )
 
 

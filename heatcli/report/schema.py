@@ -31,14 +31,30 @@ class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sequence: SequencePart | msgspec.UnsetType = msgspec.UNSET
 
 
+class VerifiedPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the explained graph compares with the artifact on its own runtime, `against`, on inputs it was not made on.
+
+    `error`: the largest difference of an output, as a share of the largest; null for one that is infinite. `agrees`:
+    whether that is rounding; where it is false, the report explains another function than the artifact's.
+    """
+
+    against: str
+    error: float | None
+    agrees: bool
+
+
 class ModelPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The artifact; `input` is how pixels became its input, `passes` the rewrites its graph went through."""
+    """The artifact; `input` is how pixels became its input, `passes` the rewrites its graph went through.
+
+    `verified` is null where the artifact's own runtime cannot run it here.
+    """
 
     path: str
     sha256: str
     format: Literal["torchscript", "onnx", "pt2"]
     input: dict[str, Any]
     passes: list[str]
+    verified: VerifiedPart | None = None
 
 
 class MethodPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
