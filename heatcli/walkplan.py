@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from heatcli.graph.facts import facts_of
 from heatcli.graph.in_place import writes_over
 from heatcli.graph.kinds import FIRST, LAYOUT
 from heatcli.graph.operator import Graph, Operator
@@ -51,11 +52,6 @@ def _rule_for(operator: Operator, rules: Table) -> Rule:
     return next((rules[name] for name in names if name in rules), _FALLBACK)
 
 
-# Their derivatives do not read their output, and it lies in memory of its own.
-_SPARE_OUTPUT = frozenset("convolution addmm mm linear add cat native_batch_norm".split())
-_CHEAP = frozenset("add native_batch_norm".split())  # to run again
-
-
 def _overwritten(graph: Graph, rules: Mapping[str, Rule], keep: Collection[str], compared: bool) -> dict[str, str]:
     """Values that nothing reads but an operator that can write in their place: name of the value → of the operator.
 
@@ -64,7 +60,7 @@ def _overwritten(graph: Graph, rules: Mapping[str, Rule], keep: Collection[str],
     """
     held = _held(graph, keep)
     uses = Counter([*(name for op in graph.operators for name in op.refs), graph.output, *keep])
-    producers = {op.name: op for op in graph.operators if op.title in _SPARE_OUTPUT and uses[op.name] == 1}
+    producers = {op.name: op for op in graph.operators if facts_of(op).spare_output and uses[op.name] == 1}
     found = {}
     for taker in graph.operators:
         producer = producers.get(taker.sources[0]) if writes_over(taker) and taker.sources else None
@@ -73,7 +69,7 @@ def _overwritten(graph: Graph, rules: Mapping[str, Rule], keep: Collection[str],
         rule, after = rules[producer.name], rules[taker.name]
         if isinstance(after, Slope) and taker.title != "relu":  # it reads both ends of what is not a ReLU
             continue
-        again = producer.title in _CHEAP and isinstance(rule, Adjoint) and isinstance(after, Slope)
+        again = facts_of(producer).diagonal and isinstance(rule, Adjoint) and isinstance(after, Slope)
         if again if compared else _blind(rule, after):
             found[producer.name] = taker.name
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from heatcli.graph.facts import facts_of
 from heatcli.graph.kinds import has_fixed_statistics
 from heatcli.graph.operator import Operator
 
@@ -12,7 +13,7 @@ from heatcli.graph.operator import Operator
 def writes_over(operator: Operator) -> bool:
     """Whether it can, and its vector-Jacobian product reads no more than its output."""
     plain = has_fixed_statistics(operator) and not operator.kwargs and len(operator.refs) == 1
-    return plain or operator.title == "relu"
+    return plain or facts_of(operator).overwrites
 
 
 def over(operator: Operator, x: Tensor) -> Tensor:

@@ -13,53 +13,31 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from heatcli.graph.facts import (
+    AFFINE,
+    CONVOLUTION,
+    DENSE,
+    ELEMENTWISE,
+    FIRST,
+    KINDS,
+    LAYOUT,
+    MAXIMUM,
+    NORMALISER,
+    PRODUCT,
+    RECTIFIER,
+    ROLES,
+    SUM,
+    UNKNOWN,
+    facts_of,
+    row_of,
+)
 from heatcli.graph.operator import Constant, Graph, Offset, Operator
 
-AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT = (
-    "affine", "elementwise", "maximum", "sum", "product", "normaliser", "layout",
+__all__ = (
+    "AFFINE", "CONVOLUTION", "DENSE", "ELEMENTWISE", "FIRST", "KINDS", "LAYOUT", "MAXIMUM", "NORMALISER", "PRODUCT",
+    "RECTIFIER", "ROLES", "SUM", "UNKNOWN", "batch_norm_scale_shift", "classified", "classify", "has_fixed_statistics",
+    "has_weights", "is_diagonal", "mark_first", "mark_nonnegative", "uses_own_statistics",
 )  # fmt: skip
-KINDS = (AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT)
-CONVOLUTION, DENSE, RECTIFIER, FIRST = "convolution", "dense", "rectifier", "first"
-# Finer names within a kind, which a method's table may give a rule of their own; `first` goes before all.
-ROLES: dict[str, str] = {CONVOLUTION: AFFINE, DENSE: AFFINE, RECTIFIER: ELEMENTWISE}
-UNKNOWN = "unknown"  # walked by its exact adjoint, booked as unexplained, and told
-
-ALWAYS: dict[str, str] = {
-    name: kind
-    for kind, names in {
-        AFFINE: """
-            mean sum neg avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d adaptive_avg_pool2d
-            _adaptive_avg_pool3d adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d
-            _upsample_nearest_exact1d _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d
-            _upsample_bilinear2d_aa upsample_bicubic2d upsample_trilinear3d cumsum""",
-        ELEMENTWISE: """
-            relu hardtanh clamp clamp_min clamp_max leaky_relu elu celu silu gelu hardswish hardsigmoid
-            sigmoid tanh softplus mish exp exp2 expm1 sqrt rsqrt abs log log2 log10 log1p reciprocal sin cos tan atan
-            sinh cosh asinh erf erfc softshrink hardshrink threshold log_sigmoid_forward square sign floor ceil round
-            trunc sinc""",
-        MAXIMUM: """
-            max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices
-            adaptive_max_pool2d adaptive_max_pool3d amax amin""",
-        SUM: "cat stack slice_scatter select_scatter",
-        NORMALISER: "native_layer_norm native_group_norm _softmax _safe_softmax _log_softmax",
-        LAYOUT: """
-            view _unsafe_view reshape permute transpose t squeeze unsqueeze expand flatten slice select narrow split
-            split_with_sizes chunk unbind constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
-            replication_pad1d replication_pad2d replication_pad3d roll flip index index_select gather repeat
-            pixel_shuffle pixel_unshuffle channel_shuffle as_strided clone alias detach contiguous _to_copy diagonal
-            unfold im2col col2im repeat_interleave tril triu rot90 movedim lift_fresh_copy
-            where""",
-    }.items()
-    for name in names.split()
-}
-
-# What these add at zero input is nothing: no need to ask them.
-_NO_OFFSET = frozenset(
-    """mean sum neg avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d
-    relu hardtanh leaky_relu elu silu gelu hardswish tanh mish _prelu_kernel view _unsafe_view reshape permute
-    transpose t squeeze unsqueeze expand flatten slice select split split_with_sizes chunk unbind roll flip clone
-    norm linalg_vector_norm max_pool2d max_pool2d_with_indices adaptive_max_pool2d amax mul matmul mm bmm""".split()
-)
 
 
 def classify(graph: Graph) -> Graph:
@@ -71,34 +49,39 @@ def classified(op: Operator) -> Operator:
     """The operator with its kind and its offsets."""
     if not op.sources or not op.dtype.is_floating_point:
         return replace(op, sources=(), kind="")  # a mask, an index, a shape: the walk takes its value as given
-    kind = _CONDITIONAL[op.title](op) if op.title in _CONDITIONAL else ALWAYS.get(op.title, UNKNOWN)
-    if op.title.startswith("native_") and op.index:
-        kind = UNKNOWN  # the statistics that a normaliser returns beside its output
-    if any(name not in op.sources for name in op.refs):
-        kind = UNKNOWN  # a mask or an index that the image decides: exact only while it stays the same
+    op = replace(op, kind=_kind(op))
+    offsets = _offsets(op)
+    if offsets is None:
+        return replace(op, kind=UNKNOWN)
     offsets = tuple(
-        replace(o, batched=o.value.dim() == len(op.shape) and len(op.shape) > 1 and len(o.value) > 1)
-        for o in _offsets(replace(op, kind=kind))
+        replace(o, batched=o.value.dim() == len(op.shape) and len(op.shape) > 1 and len(o.value) > 1) for o in offsets
     )
     finite = all(bool(torch.isfinite(o.value).all()) for o in offsets)
-    role = _role(op) if kind in (AFFINE, ELEMENTWISE) else ""
-    return replace(op, kind=kind, role=role, offsets=offsets if finite else (), vanishes=finite)
+    return replace(op, role=_role(op), offsets=offsets if finite else (), vanishes=finite)
+
+
+def _kind(op: Operator) -> str:
+    row = row_of(op)
+    if any(name not in op.sources for name in op.refs):
+        return UNKNOWN  # a mask or an index that the image decides: exact only while it stays the same
+    if op.index and row.kind != LAYOUT:
+        return UNKNOWN  # what an operator returns beside its output, such as a normaliser's statistics
+    if op.title in _DEPENDS:
+        return _DEPENDS[op.title](op)
+    if len(op.sources) > 1:
+        return row.joint
+    return row.kind if row.joint != UNKNOWN or op.reads(0) else UNKNOWN
 
 
 def _role(op: Operator) -> str:
-    if op.title == "relu" or (op.title in ("hardtanh", "clamp", "clamp_min") and op.arg(1) == 0):
+    if op.kind == ELEMENTWISE and facts_of(op).rectifier:
         return RECTIFIER
-    if op.title == "convolution":
-        return CONVOLUTION
-    return DENSE if op.title in ("addmm", "mm", "linear", "bmm", "baddbmm", "matmul") else ""
-
-
-_DIAGONAL = frozenset("add sub rsub mul div neg native_batch_norm _native_batch_norm_legit_no_training".split())
+    return row_of(op).role if op.kind == AFFINE else ""
 
 
 def is_diagonal(op: Operator) -> bool:
     """Whether it scales and shifts each element of its only source by itself."""
-    return op.kind == AFFINE and op.title in _DIAGONAL and len(op.sources) == 1
+    return op.kind == AFFINE and len(op.sources) == 1 and facts_of(op).diagonal
 
 
 def has_weights(op: Operator) -> bool:
@@ -118,22 +101,13 @@ def mark_first(graph: Graph) -> Graph:
     return replace(graph, operators=tuple(operators))
 
 
-_NONNEGATIVE = frozenset("relu sigmoid hardsigmoid softplus exp exp2 square abs _softmax _safe_softmax".split())
-_HANDS_ON = frozenset(  # means, sums and choices of what they are given
-    """mean sum avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d max_pool2d max_pool2d_with_indices
-    adaptive_max_pool2d amax amin cat stack mul view _unsafe_view reshape permute transpose t squeeze unsqueeze expand
-    flatten slice select split split_with_sizes chunk clone alias detach contiguous _to_copy upsample_nearest2d
-    upsample_bilinear2d""".split()
-)
-
-
 def mark_nonnegative(graph: Graph) -> Graph:
     """Mark the operators whose output is nowhere below 0, whatever the image."""
     known: set[str] = set()
     for op in graph.operators:
-        hands_on = op.title in _HANDS_ON or (op.title == "add" and not op.kwargs)
-        given = op.sources and op.sources == op.refs and not op.constants and all(name in known for name in op.sources)
-        if op.role == RECTIFIER or op.title in _NONNEGATIVE or (hands_on and given):
+        facts = facts_of(op)
+        given = op.sources and op.sources == op.refs and all(name in known for name in op.sources)
+        if facts.nonnegative or (facts.preserves_nonnegative and given):
             known.add(op.name)
     return replace(graph, operators=tuple(replace(op, nonnegative=op.name in known) for op in graph.operators))
 
@@ -141,27 +115,23 @@ def mark_nonnegative(graph: Graph) -> Graph:
 # --- kinds that depend on which arguments carry the image -------------------------------------------------------
 
 
-def _two(one: str, both: str) -> Callable[[Operator], str]:
-    """`one` if a single operand carries the image, `both` if both do."""
-    return lambda op: both if len(op.sources) > 1 else one
-
-
 def _divided(op: Operator) -> str:
-    if op.arg(2) is not None or "rounding_mode" in op.kwargs:
+    """a/b, where nothing is rounded."""
+    if op.argument("rounding_mode") is not None:
         return UNKNOWN
-    return _two(AFFINE if op.reads(0) else ELEMENTWISE, PRODUCT)(op)
+    return PRODUCT if len(op.sources) > 1 else AFFINE if op.reads(0) else ELEMENTWISE
 
 
-def _only(position: int, otherwise: str = UNKNOWN) -> Callable[[Operator], str]:
-    """Affine where the image comes in at `position` alone (weights and biases are constants)."""
-    return lambda op: AFFINE if len(op.sources) == 1 and op.reads(position) else otherwise
+def _power(op: Operator) -> str:
+    """x to a constant power, or a constant to the power of x."""
+    return ELEMENTWISE if len(op.sources) == 1 else UNKNOWN
 
 
 def _matrix_product(op: Operator) -> str:
     """addmm(bias, a, b): affine with one constant factor, else a product (if its bias is constant)."""
     if op.reads(0):
         return UNKNOWN
-    return _two(AFFINE, PRODUCT)(op)
+    return AFFINE if len(op.sources) == 1 else PRODUCT
 
 
 def _multiply_add(op: Operator) -> str:
@@ -170,71 +140,65 @@ def _multiply_add(op: Operator) -> str:
     return AFFINE if not both else UNKNOWN if op.reads(0) else PRODUCT
 
 
+def _convolved(op: Operator) -> str:
+    """A layer with weights, or a product of two activations."""
+    if len(op.sources) == 1:
+        return AFFINE if op.reads(0) else UNKNOWN
+    return UNKNOWN if op.reads(2) else PRODUCT
+
+
 def _norm(op: Operator) -> str:
     """A Euclidean norm over some dimensions."""
-    return NORMALISER if op.arg(1, 2) in (2, None) else UNKNOWN
+    order = op.argument("ord" if op.title == "linalg_vector_norm" else "p")
+    return NORMALISER if order in (2, None) else UNKNOWN
 
 
 def _batch_norm(op: Operator) -> str:
     """Affine in eval mode; by the picture's own statistics, as instance norm calls it, a normaliser."""
+    if len(op.sources) > 1 or not op.reads(0):
+        return UNKNOWN
     if not uses_own_statistics(op):
-        return _only(0)(op)
-    return NORMALISER if len(op.sources) == 1 and op.reads(0) and op.shape[0] == 1 else UNKNOWN
+        return AFFINE
+    return NORMALISER if op.shape[0] == 1 else UNKNOWN
 
 
 def uses_own_statistics(op: Operator) -> bool:
     """Whether a batch norm standardises by the statistics of what it is given (training mode)."""
-    return op.title == "native_batch_norm" and bool(op.arg(5))
-
-
-_BATCH_NORM = frozenset("native_batch_norm _native_batch_norm_legit_no_training".split())
+    return op.title == "native_batch_norm" and not facts_of(op).fixed_statistics
 
 
 def has_fixed_statistics(op: Operator) -> bool:
     """Whether it is a batch norm that scales and shifts each channel by constants (eval mode)."""
-    return op.title in _BATCH_NORM and op.index in (None, 0) and not uses_own_statistics(op)
+    return facts_of(op).fixed_statistics and op.index in (None, 0)
 
 
-_CONDITIONAL: dict[str, Callable[[Operator], str]] = {
-    "add": _two(AFFINE, SUM),
-    "sub": _two(AFFINE, SUM),
-    "rsub": _two(AFFINE, SUM),
-    "mul": _two(AFFINE, PRODUCT),
+_DEPENDS: dict[str, Callable[[Operator], str]] = {
     "div": _divided,
-    "maximum": _two(ELEMENTWISE, MAXIMUM),
-    "minimum": _two(ELEMENTWISE, MAXIMUM),
-    "max": lambda op: MAXIMUM if op.index in (None, 0) else UNKNOWN,
-    "min": lambda op: MAXIMUM if op.index in (None, 0) else UNKNOWN,
-    "pow": _two(ELEMENTWISE, UNKNOWN),
-    "_prelu_kernel": _two(ELEMENTWISE, UNKNOWN),
-    "prelu": _two(ELEMENTWISE, UNKNOWN),
-    "mm": _two(AFFINE, PRODUCT),
-    "bmm": _two(AFFINE, PRODUCT),
-    "matmul": _two(AFFINE, PRODUCT),
+    "pow": _power,
     "addmm": _matrix_product,
     "baddbmm": _matrix_product,
     "addcmul": _multiply_add,
     "norm": _norm,
     "linalg_vector_norm": _norm,
-    "linear": _only(0),
-    "convolution": _only(0, PRODUCT),
+    "convolution": _convolved,
     "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": _only(0),
-    "masked_fill": _two(LAYOUT, UNKNOWN),
 }
 
 
 # --- what an operator adds at zero input ------------------------------------------------------------------------
 
 
-def _offsets(op: Operator) -> tuple[Offset, ...]:
-    """The operator's biases: named parameters where the artifact names them, else `<operator>.offset`."""
+def _offsets(op: Operator) -> tuple[Offset, ...] | None:
+    """The operator's biases: named parameters where the artifact names them, else `<operator>.offset`.
+
+    None where it cannot be run at zero, so that nobody knows them.
+    """
     if op.kind == UNKNOWN or op.kind == MAXIMUM:
         return ()
     named = _NAMED.get(op.title)
     if named is not None:
         return named(op)
-    if op.title in _NO_OFFSET:
+    if facts_of(op).zero_at_zero:
         return ()
     if op.kind in (SUM, AFFINE) and op.title in ("add", "sub", "rsub"):
         return _constant_term(op)
@@ -295,7 +259,7 @@ def _constant_term(op: Operator) -> tuple[Offset, ...]:
     """x + c, x − c, c − x: the constant, under its name."""
     if len(op.sources) > 1:
         return ()
-    alpha = op.kwargs.get("alpha", op.arg(2, 1))
+    alpha = op.argument("alpha")
     factors = {"add": (1, alpha), "sub": (1, -alpha), "rsub": (-alpha, 1)}[op.title]
     position = 1 if op.reads(0) else 0
     term, factor = op.arg(position), factors[position]
@@ -304,21 +268,30 @@ def _constant_term(op: Operator) -> tuple[Offset, ...]:
     return (Offset(f"{op.name}.offset", torch.tensor(float(term) * factor, dtype=op.dtype)),)
 
 
-def _measured(op: Operator) -> tuple[Offset, ...]:
-    """Run it at zero input; what comes out is its offset, per channel (dimension 1)."""
+def _measured(op: Operator) -> tuple[Offset, ...] | None:
+    """Run it at zero input; what comes out is its offset. None where it cannot be run there.
+
+    The offset of an elementwise operator has one value for each channel (dimension 1) where all positions are alike.
+    """
     device = next((c.value.device for c in op.constants), torch.device("cpu"))
     with torch.no_grad():
         try:
             zeros = [torch.zeros(shape, dtype=op.dtype, device=device) for shape in op.source_shapes]
             value = op.run({}, zeros)
         except (RuntimeError, TypeError):
-            return ()
+            return None
     if not bool(value.any()):
         return ()
-    if op.kind == ELEMENTWISE and value.dim() > 1:
-        value = value[:1].flatten(2).mean(2) if value.dim() > 2 else value[:1]
-        return (Offset(f"{op.name}.offset", value.reshape(1, -1, *(1,) * (len(op.shape) - 2))),)
-    return (Offset(f"{op.name}.offset", value[:1]),)
+    if value.dim() and _is_alike(value, value[:1]):
+        value = value[:1]
+    if op.kind == ELEMENTWISE and value.dim() > 2:
+        first = value[(slice(None), slice(None), *(slice(1),) * (value.dim() - 2))]
+        value = first if _is_alike(value, first) else value
+    return (Offset(f"{op.name}.offset", value),)
+
+
+def _is_alike(values: Tensor, some: Tensor) -> bool:
+    return bool(((values == some) | (values.isnan() & some.isnan())).all())
 
 
 _NAMED: dict[str, Callable[[Operator], tuple[Offset, ...]]] = {

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from heatcli.graph.facts import facts_of
 from heatcli.graph.kinds import LAYOUT, classified, has_weights
 from heatcli.graph.operator import Constant, Graph, Operator, Ref, renamed
 
 _LOW = torch.bfloat16  # of as wide a range as float32, so that nothing has to be scaled
-_AS_GOOD = frozenset("relu hardtanh max_pool2d max_pool2d_with_indices add cat".split())
 
 
 def mixed_precision(graph: Graph) -> Graph:
@@ -71,7 +71,7 @@ def _gains(op: Operator) -> bool:
 
 def _is_as_good(op: Operator) -> bool:
     """Whether what it gives is as good in bfloat16, if what it is given is so already."""
-    return (op.title in _AS_GOOD or op.kind == LAYOUT) and not op.constants and "dtype" not in op.kwargs
+    return (facts_of(op).rounds_once or op.kind == LAYOUT) and not op.constants and "dtype" not in op.kwargs
 
 
 def _lowered(op: Operator) -> Operator:

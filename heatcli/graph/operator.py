@@ -118,6 +118,17 @@ class Operator:
         """The top-level argument at `position`, or `default` where the call leaves it out."""
         return self.args[position] if position < len(self.args) else default
 
+    def argument(self, name: str) -> Any:
+        """The argument of that name in the operator's schema, or its default where the call leaves it out.
+
+        None where the operator has none of that name.
+        """
+        if name in self.kwargs:
+            return self.kwargs[name]
+        declared = enumerate(self.target._schema.arguments)  # type: ignore[attr-defined]
+        position, argument = next(((i, a) for i, a in declared if a.name == name), (len(self.args), None))
+        return self.arg(position, None if argument is None else argument.default_value)
+
     def constant(self, position: int) -> Constant | None:
         """The constant at `position`, or None where something else is there."""
         found = self.arg(position)

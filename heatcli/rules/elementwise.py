@@ -10,24 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from heatcli.graph.facts import facts_of
 from heatcli.parameters import Parameters
 from heatcli.rules.base import Booked, Passed, Sent, Step, per_image, quotient, recorded
 
-# f(c·x) = c·f(x) for c > 0, so the slope from 0 is the gradient.
-_HOMOGENEOUS = frozenset("relu leaky_relu _prelu_kernel prelu abs".split())
-# Piecewise linear through exact arithmetic: differences carry no rounding error worth avoiding.
-_EXACT = _HOMOGENEOUS | frozenset("hardtanh clamp clamp_min clamp_max threshold maximum minimum".split())
-# f(x) is nowhere of another sign than x, and nowhere falls.
-_KEEPS_SIGN = frozenset("relu hardtanh clamp clamp_min silu gelu hardswish mish tanh elu".split())
-_KEEPS_ORDER = frozenset("relu hardtanh clamp clamp_min tanh elu sigmoid hardsigmoid".split())
 # f(x)/x where that has a closed form.
 _FROM_ZERO: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": torch.sigmoid,
     "hardswish": functional.hardsigmoid,
     "mish": lambda x: functional.softplus(x).tanh_(),
 }
-# Their derivative has no bound.
-_STEEP = frozenset("sqrt rsqrt reciprocal log log2 log10 log1p pow tan exp exp2 expm1 sinh cosh".split())
 # A slope whose rounding error would exceed a thousandth gives way to the derivative.
 _ROUNDING = 1e3
 # From this share of places on, derivatives are taken everywhere.
@@ -49,10 +41,10 @@ class Slope(Parameters):
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Exact: m·(y − y0) = m_in·(x − x0)."""
-        title, blamed = step.operator.title, step.blamed
+        facts, blamed = facts_of(step.operator), step.blamed
         if blamed and not step.operator.vanishes:
             return Booked()(step, multiplier)
-        passes = title in (_KEEPS_SIGN if blamed else _KEEPS_ORDER) and step.bias is None
+        passes = (facts.keeps_sign if blamed else facts.keeps_order) and step.bias is None
         if passes and not step.differentiable and step.inputs[0].shape == step.output.shape:
             return Sent([Passed(step, multiplier, _times_slope)])
         return Sent([_times_slope(step, multiplier)], offsets_at=multiplier)
@@ -61,7 +53,7 @@ class Slope(Parameters):
 def _times_slope(step: Step, multiplier: Tensor) -> Tensor:
     """The multiplier of the input, of its shape."""
     title, x = step.operator.title, step.inputs[0]
-    if step.blamed and title in _HOMOGENEOUS:
+    if step.blamed and facts_of(step.operator).homogeneous:
         (m,) = step.adjoint(multiplier)
         return torch.zeros_like(x) if m is None else m
     if step.blamed and title in _FROM_ZERO:
@@ -91,7 +83,7 @@ def slope(step: Step, times: Tensor | None = None) -> Tensor:
 
 def _tolerance(step: Step) -> Tensor | float:
     """Steps from the reference at which a slope gives way to the derivative, [1 or N, 1, …]."""
-    if step.operator.title in _EXACT or (step.blamed and step.bias is None):
+    if facts_of(step.operator).exact or (step.blamed and step.bias is None):
         return 0.0
     # so near to the reference, the output is no larger
     y = step.output.detach() if step.reference_output is None else step.reference_output.detach()
@@ -171,7 +163,7 @@ def _with_derivatives(step: Step, m: Tensor, places: Tensor, times: Tensor | Non
     def some(values: Tensor) -> Tensor:
         return values.detach().permute(order).reshape(-1)[places]
 
-    point = (some(x) + some(x0.expand_as(x))) / 2 if step.operator.title in _STEEP else some(x)
+    point = (some(x) + some(x0.expand_as(x))) / 2 if facts_of(step.operator).steep else some(x)
     (found,) = step.adjoint_at([point], torch.ones_like(point))[1]
     found = torch.zeros_like(point) if found is None else found
     m.permute(order).view(-1)[places] = found if times is None else found * some(times)
@@ -181,7 +173,7 @@ def _with_derivatives(step: Step, m: Tensor, places: Tensor, times: Tensor | Non
 def _derivative(step: Step) -> Tensor:
     """f'(x), of the output's shape; halfway to the reference where that can be infinite."""
     ones = torch.ones_like(step.output)
-    (x,) = step.midpoints() if step.operator.title in _STEEP else step.inputs
+    (x,) = step.midpoints() if facts_of(step.operator).steep else step.inputs
     if x is step.inputs[0] and x.shape == ones.shape:
         (found,) = step.adjoint(ones)
     else:

@@ -15,13 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from heatcli.graph.facts import facts_of
 from heatcli.graph.operator import Operator
 from heatcli.parameters import Parameters, number
 from heatcli.rules.base import Booked, Sent, Step, exponential_slope, per_image, quotient
-
-# Their second output says which input won each window, counted over the last dimensions.
-_INDEXED = frozenset("max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d".split())
-_MINIMA = frozenset("amin min minimum".split())
 
 
 @dataclass(frozen=True)
@@ -40,11 +37,11 @@ class Winner(Parameters):
             return Sent(step.adjoint(multiplier))
         dy = step.difference
         risen, fallen = multiplier * dy.clamp(min=0), multiplier * dy.clamp(max=0)
-        if step.operator.title in _INDEXED:
+        if facts_of(step.operator).indexed:
             return Sent([_by_index(step, risen, fallen, multiplier / 2)])
         references = step.references()
         assert references is not None
-        if step.operator.title in _MINIMA:
+        if facts_of(step.operator).minimum:
             risen, fallen = fallen, risen
         sums = _adjoints(step, references, risen, fallen)
         means = _adjoints(step, references, multiplier / 2, multiplier / 2)  # for where a difference is 0
@@ -236,7 +233,7 @@ def _telescoping(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:  # noq
 
 def _divided(step: Step, multiplier: Tensor, formula: Formula) -> Sent:
     """Multipliers of the inputs, from those that `formula` gives each candidate of each maximum."""
-    sign = -1 if step.operator.title in _MINIMA else 1
+    sign = -1 if facts_of(step.operator).minimum else 1
     references = step.references() or [torch.zeros_like(x) for x in step.inputs]
     leaves = [x if step.differentiable else x.detach().requires_grad_() for x in step.inputs]
     with torch.enable_grad():

@@ -8,11 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from heatcli.graph.kinds import LAYOUT
+from heatcli.graph.facts import LAYOUT, facts_of
 from heatcli.parameters import Parameters
 from heatcli.rules.base import Sent, Step
-
-_GATES = frozenset("sigmoid hardsigmoid tanh _softmax _safe_softmax softplus exp".split())
 
 
 @dataclass(frozen=True)
@@ -79,4 +77,4 @@ class SignalTakesAll(Parameters):
 def _is_gate(producer: Step | None) -> bool:
     while producer is not None and producer.operator.kind == LAYOUT:
         producer = producer.producers[0]
-    return producer is not None and producer.operator.title in _GATES
+    return producer is not None and facts_of(producer.operator).gate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from networks import NETWORKS, graph_of, images, network, randomised
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatcli.graph.facts import facts_of
 from heatcli.graph.in_place import over, writes_over
 from heatcli.graph.kinds import AFFINE
 from heatcli.graph.operator import Graph
@@ -232,6 +234,6 @@ def test_winners_by_index_are_the_winners(monkeypatch: pytest.MonkeyPatch, case:
         m = multiplier_for(step)
         (found,) = Winner()(step, m).multipliers
         with monkeypatch.context() as patched:
-            patched.setattr(maximum, "_INDEXED", frozenset())
+            patched.setattr(maximum, "facts_of", lambda op: replace(facts_of(op), indexed=False))
             (expected,) = Winner()(step, m).multipliers
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
