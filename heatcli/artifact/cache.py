@@ -193,7 +193,7 @@ def _captured_by() -> list[str]:
     """All but the artifact that a graph depends on: the code that captures, its libraries, the CPU that folds."""
     code = hashlib.sha256()
     for room in ("artifact", "graph"):
-        for source in sorted((Path(__file__).parents[1] / room).glob("*.py")):
+        for source in sorted((Path(__file__).parents[1] / room).rglob("*.py")):
             code.update(source.read_bytes())
     libraries = [f"{name} {version(name)}" for name in _CAPTURED_BY]
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
