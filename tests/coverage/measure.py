@@ -26,6 +26,7 @@ ROWS = HERE / "COVERAGE.jsonl"
 IMAGES = 2
 LEDGER = 1e-4  # a row is exact below this
 METHODS = ("lrp-eps", "deeplift-rescale")
+SAME = 0.9999  # a cosine from which two maps are the same
 EXPLAINED = {  # rows that are not exact, in a word
     "timm:legacy_senet154": "multipliers grow 1e17-fold over 154 random layers: rounding, in float64 too",
     "timm:fbnetv3_b": "rounding grows in this random network (6e-13 in float64); ONNX Runtime drifts as far",
@@ -85,6 +86,7 @@ def one(architecture: str, size: int, formats: list[str]) -> None:
     x = torch.randn(IMAGES, 3, size, size, generator=torch.Generator().manual_seed(2))
     expected = module(x)
     expected = expected[0] if isinstance(expected, tuple | list) else expected
+    original: dict[str, Any] = {}  # the maps of the scripted artifact, or else of the first format
     for name in formats:
         with tempfile.TemporaryDirectory() as folder:
             row = {"architecture": architecture, "format": name, "size": size}
@@ -97,6 +99,10 @@ def one(architecture: str, size: int, formats: list[str]) -> None:
                 )
             else:
                 row.update(_measure(path, x, expected, name.startswith("onnx")))
+                maps = {} if "error" in row else _maps(path, x)
+                if original and maps:
+                    row["map"], row["of"] = min((_cosine(maps[m], original[m]), m) for m in maps)
+                original = original or maps
         print(json.dumps(row), flush=True)
 
 
@@ -119,6 +125,23 @@ def _measure(path: Path, x: Any, expected: Any, onnx: bool) -> dict[str, Any]:
     except Exception as error:
         found["error"] = _first_line(error)
     return found
+
+
+def _maps(path: Path, x: Any) -> dict[str, Any]:
+    """The relevance by every backward method, of one score."""
+    import heatcli
+    from heatcli.methods.table import METHODS as CATALOGUE
+
+    model = heatcli.load(path, size=tuple(x.shape[-2:]))
+    names = [name for name, method in CATALOGUE.items() if method.kind == "backward"]
+    return {name: heatcli.explain(model, x, name, target=0).relevance for name in names}
+
+
+def _cosine(a: Any, b: Any) -> float:
+    """The smallest over images, in float64."""
+    from torch.nn import functional
+
+    return float(functional.cosine_similarity(a.double().flatten(1), b.double().flatten(1)).min())
 
 
 def _first_line(error: Exception) -> str:
@@ -150,15 +173,17 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"{IMAGES} images, float32. *forward*: largest difference from the eager module over its largest output "
         "(against ONNX Runtime where that itself drifts further). "
         "*lrp-eps*, *deeplift-rescale*: largest relative error of the "
-        "ledger. *fallback*: operators without a rule, walked by their exact gradient and booked as unexplained.", "",
+        "ledger. *map*: the smallest cosine, over all backward methods, of the map and that of the scripted artifact. "
+        "*fallback*: operators without a rule, walked by their exact gradient and booked as unexplained.", "",
         f"{len(exported)} rows, {len(exact)} exact to {LEDGER:g} ({len(exact) / max(1, len(exported)):.1%}), "
         f"{len(crashed)} that cannot be explained; {len(rows) - len(exported)} that the exporter could not write.", "",
-        "| architecture | format | forward | lrp-eps | deeplift-rescale | fallback or error |",
-        "|---|---|---|---|---|---|",
+        "| architecture | format | forward | lrp-eps | deeplift-rescale | map | fallback or error |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for r in sorted(rows, key=lambda r: (r["architecture"], list(FORMATS).index(r["format"]))):
         forward = r.get("against onnxruntime", r.get("forward"))
         cells = [f"{v:.0e}" if isinstance(v, float) else "" for v in (forward, r.get(METHODS[0]), r.get(METHODS[1]))]
+        cells.append(f"{r['map']:.6f} ({r['of']})" if r.get("map", 1) < SAME else "same" if "map" in r else "")
         exporter = f"not exported: {r['export']}" if "export" in r else ""
         note = (r.get("error") or exporter or ", ".join(r.get("fallback", []))).replace("|", "\\|")
         drifts = isinstance(forward, float) and forward > 1e-4

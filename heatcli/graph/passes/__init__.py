@@ -1,0 +1,72 @@
+"""Graph passes: small, named rewrites, each optional to the caller.
+
+A pass takes a classified graph and returns another with the same output (`logit` and `centre-logits` choose another
+output on purpose). Passes name no architecture and no exporter: they match operators, and what those compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+
+from heatcli.graph.kinds import mark_first, mark_nonnegative
+from heatcli.graph.mixed_precision import mixed_precision
+from heatcli.graph.operator import Constant, Graph, Operator
+from heatcli.graph.passes.activations import join_activations
+from heatcli.graph.passes.explained import centre_logits, logit, probabilities, quantity
+from heatcli.graph.passes.identities import drop_identities
+from heatcli.graph.passes.layers import fold_batch_norm, join_layers, join_scales
+from heatcli.graph.passes.norms import join_norms
+from heatcli.graph.passes.rewriting import Pass, needed_for
+
+__all__ = [
+    "DEFAULT", "KEEPING_OUTPUT", "OUTPUTS", "PASSES", "Pass", "apply", "channels_last", "needed_for", "probabilities",
+    "quantity",
+]  # fmt: skip
+
+PASSES: dict[str, Pass] = {
+    "drop-identities": drop_identities,
+    "join-norms": join_norms,
+    "join-activations": join_activations,
+    "join-scales": join_scales,
+    "join-layers": join_layers,
+    "fold-batch-norm": fold_batch_norm,
+    "logit": logit,
+    "mixed-precision": mixed_precision,
+    "centre-logits": centre_logits,
+}
+DEFAULT = tuple(name for name in PASSES if name not in ("mixed-precision", "centre-logits"))
+# The passes after which the graph's output is still the artifact's, to rounding.
+KEEPING_OUTPUT = frozenset(PASSES) - {"logit", "mixed-precision", "centre-logits"}
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "logit": ("logit",),
+    "centred-logit": ("logit", "centre-logits"),
+    "probability": (),
+}
+
+
+def apply(graph: Graph, names: Iterable[str]) -> Graph:
+    """Run the passes of those names, in the order of the registry."""
+    wanted = set(names)
+    for name, rewrite in PASSES.items():
+        if name in wanted:
+            graph = rewrite(graph)
+    return mark_nonnegative(mark_first(channels_last(graph)))
+
+
+def channels_last(graph: Graph) -> Graph:
+    """Lay the weights of 2-D convolutions out channels last, which their kernels are faster with; no value changes."""
+    if graph.reads_memory:
+        return graph
+
+    def with_weight_last(op: Operator) -> Operator:
+        """A 2-D convolution with its weight so in memory; any other operator as it is."""
+        weight = op.constant(1) if op.title == "convolution" else None
+        if weight is None or weight.value.dim() != 4:
+            return op
+        value = weight.value.contiguous(memory_format=torch.channels_last)
+        return replace(op, args=(op.args[0], Constant(weight.name, value), *op.args[2:]))
+
+    return replace(graph, operators=tuple(with_weight_last(op) for op in graph.operators), channels_last=True)

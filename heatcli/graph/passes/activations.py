@@ -1,0 +1,222 @@
+"""The graph pass `join-activations`: what is an activation becomes that operator, however it is written."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heatcli.graph.operator import Constant, Graph, Operator, Ref
+from heatcli.graph.passes.regions import Region, Regions, is_pointwise
+from heatcli.graph.passes.rewriting import made, replaced
+
+_ATEN = torch.ops.aten
+_HUGE = 1e36  # bounds beyond it, such as the largest float32, bound nothing
+_ENDS = torch.tensor([20, 50, 100, 1e3, 1e4, _HUGE], dtype=torch.float64)
+# Where functions are compared. Steps of an eighth: kinks at 0, ±1, ±3, 6 lie on them.
+_NEAR = 12
+_POINTS = torch.cat([-_ENDS.flip(0), torch.linspace(-_NEAR, _NEAR, 193, dtype=torch.float64), _ENDS])
+_ROUNDINGS = 8  # of the graph's dtype: constants are rounded to it
+Value = Callable[[float], Tensor]  # a function by its value at one of `_POINTS`
+Arguments = tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """An activation: the operator, and its arguments if the function `f` of a region is that one, else None."""
+
+    target: Any
+    arguments: Callable[[Value, Region], Arguments | None] = lambda f, region: ()  # noqa: ARG005
+    kwargs: Mapping[str, Any] | None = None
+    index: int | None = None
+
+    def values(self, arguments: Arguments) -> Tensor:
+        """It at `_POINTS`, [P, …]."""
+        plain = [a.value.double() if isinstance(a, Constant) else a for a in arguments]
+        shape = next((a.shape[1:] for a in plain if isinstance(a, Tensor)), ())
+        points = _POINTS.reshape(-1, *(1,) * len(shape)).expand(-1, *shape)
+        returned = self.target(points, *plain, **(self.kwargs or {}))
+        found: Tensor = returned if self.index is None else returned[self.index]
+        return found
+
+
+def _number(x: Tensor) -> float | None:
+    """The only value of a tensor; None where it has several."""
+    return float(x.flatten()[0]) if bool((x == x.flatten()[0]).all()) else None
+
+
+def _bounds(f: Value, region: Region) -> Arguments | None:  # noqa: ARG001
+    low, high = _number(f(-_HUGE)), _number(f(_HUGE))
+    if low is None or high is None or not low < high:
+        return None
+    bounds = (None if low <= -_HUGE else low, None if high >= _HUGE else high)
+    return None if bounds == (None, None) else bounds
+
+
+def _bounds_around_zero(f: Value, region: Region) -> Arguments | None:
+    low, high = _bounds(f, region) or (None, None)
+    return None if low is None or high is None or not low <= 0 <= high else (low, high)
+
+
+def _slope(f: Value, region: Region) -> Arguments | None:
+    slope = _number(-f(-1))
+    return None if slope is None or slope in (0, 1) else (_known(slope, region),)
+
+
+def _slopes(f: Value, region: Region) -> Arguments | None:
+    slopes = -f(-1)
+    if slopes.numel() == 1:
+        return None
+    return (Constant(region.name_of(slopes) or f"{region.end.name}.weight", slopes.reshape(1, *slopes.shape)),)
+
+
+def _alpha(f: Value, region: Region) -> Arguments | None:
+    alpha = _number(-f(-_HUGE))
+    return None if alpha is None or not 0 < alpha < _HUGE else (_known(alpha, region),)
+
+
+def _scaled_alpha(f: Value, region: Region) -> Arguments | None:
+    alpha, scale = _number(-f(-_HUGE)), _number(f(1))
+    if alpha is None or scale is None or not 0 < alpha < _HUGE or scale <= 0:
+        return None
+    return (_known(alpha / scale, region), _known(scale, region))
+
+
+def _threshold(f: Value, region: Region) -> Arguments | None:
+    below, at = _number(f(-_HUGE)), _jump(region)
+    return None if below is None or at is None else (at, below)
+
+
+def _shrinking(f: Value, region: Region) -> Arguments | None:
+    size = _number(_NEAR - f(_NEAR))
+    return None if size is None or not 0 < size < _NEAR else (_known(size, region),)
+
+
+def _jumping(f: Value, region: Region) -> Arguments | None:  # noqa: ARG001
+    at = _jump(region)
+    return None if at is None else (abs(at),)
+
+
+def _jump(region: Region) -> float | None:
+    """The number of the region at which its function jumps, if there is one."""
+    for number in region.numbers:
+        ends = region.at(torch.tensor([number - 1e-6, number + 1e-6], dtype=torch.float64))
+        if ends is not None and ends.numel() == 2 and float((ends[1] - ends[0]).abs()) > 1e-5:
+            return number
+    return None
+
+
+def _known(x: float, region: Region) -> float:
+    """The number of the region that x was computed from, or else x."""
+    return next((number for number in region.numbers if abs(abs(number) - x) <= 1e-9 * abs(x) and number > 0), x)
+
+
+_TABLE = (
+    Activation(_ATEN.relu.default),
+    Activation(_ATEN.hardtanh.default, _bounds_around_zero),
+    Activation(_ATEN.clamp.default, _bounds),
+    Activation(_ATEN.abs.default),
+    Activation(_ATEN.leaky_relu.default, _slope),
+    Activation(_ATEN._prelu_kernel.default, _slopes),
+    Activation(_ATEN.silu.default),
+    Activation(_ATEN.gelu.default),
+    Activation(_ATEN.gelu.default, kwargs={"approximate": "tanh"}),
+    Activation(_ATEN.hardswish.default),
+    Activation(_ATEN.hardsigmoid.default),
+    Activation(_ATEN.mish.default),
+    Activation(_ATEN.sigmoid.default),
+    Activation(_ATEN.tanh.default),
+    Activation(_ATEN.softplus.default),
+    Activation(_ATEN.log_sigmoid_forward.default, index=0),
+    Activation(_ATEN.elu.default, _alpha),
+    Activation(_ATEN.elu.default, _scaled_alpha),
+    Activation(_ATEN.celu.default, _alpha),
+    Activation(_ATEN.softshrink.default, _shrinking),
+    Activation(_ATEN.hardshrink.default, _jumping),
+    Activation(_ATEN.threshold.default, _threshold),
+    Activation(_ATEN.sqrt.default),
+    Activation(_ATEN.rsqrt.default),
+    Activation(_ATEN.reciprocal.default),
+    Activation(_ATEN.pow.Tensor_Scalar, lambda f, region: (2,)),  # noqa: ARG005
+    Activation(_ATEN.pow.Tensor_Scalar, lambda f, region: (3,)),  # noqa: ARG005
+)
+# By themselves these are not written in another way; bounds are, and constants where a number would do.
+_OWN = frozenset(
+    """relu abs leaky_relu silu gelu hardswish hardsigmoid mish sigmoid tanh softplus log_sigmoid_forward elu celu sqrt
+    rsqrt reciprocal _prelu_kernel softshrink hardshrink threshold exp log erf neg sign""".split()
+)
+
+
+def join_activations(graph: Graph) -> Graph:
+    """x·0.5·(1 + erf(x/√2)) becomes gelu(x), min(max(x, 0), 6) hardtanh(x, 0, 6), and so on: see `_TABLE`."""
+    regions, by, gone = Regions(graph), dict[str, tuple[Operator, ...]](), set[str]()
+    for end in reversed(graph.operators):
+        if end.name in gone or not end.dtype.is_floating_point:
+            continue
+        for region in reversed(list(regions.ending_in(end, is_pointwise))):
+            joined = _joined(region)
+            if joined is not None:
+                by[end.name] = (joined,)
+                gone.update(op.name for op in region.operators)
+                break
+    return replaced(graph, by) if by else graph
+
+
+def _joined(region: Region) -> Operator | None:
+    """The region as one operator of the table; None where it is none, or that operator already."""
+    alone = len(region.operators) == 1
+    if (alone and _is_own(region.end)) or region.end.shape != region.source_shape:
+        return None
+    values = region.at(_POINTS)
+    if values is None or values.shape[:1] != _POINTS.shape:
+        return None
+    place = {float(x): i for i, x in enumerate(_POINTS)}
+    tolerance = _ROUNDINGS * torch.finfo(region.end.dtype).eps
+    best: tuple[float, Activation, Arguments] | None = None
+    for activation in _TABLE:
+        arguments = activation.arguments(lambda x: values[place[x]], region)
+        if arguments is None:
+            continue
+        error = _difference(values, activation.values(arguments) if arguments else _fixed(activation))
+        if error <= tolerance and (best is None or error < best[0]):
+            best = error, activation, arguments
+    if best is None:
+        return None
+    _, activation, arguments = best
+    end, args = region.end, (Ref(region.source), *(_as_in(a, region) for a in arguments))
+    if alone and activation.target is end.target and end.args == args:
+        return None
+    return made(
+        end, activation.target, args, {region.source: region.source_shape}, index=activation.index,
+        kwargs=activation.kwargs,
+    )  # fmt: skip
+
+
+def _is_own(op: Operator) -> bool:
+    """Whether an operator by itself is written in the one way that there is; nothing is to be found in it then."""
+    return op.title in _OWN or (len(op.refs) == 1 and op.title in ("add", "sub", "rsub", "mul"))
+
+
+def _as_in(argument: Any, region: Region) -> Any:
+    """An argument found in float64, as the region's graph holds it."""
+    return region.constant(argument.name, argument.value) if isinstance(argument, Constant) else argument
+
+
+@functools.cache
+def _fixed(activation: Activation) -> Tensor:
+    return activation.values(())
+
+
+def _difference(values: Tensor, by: Tensor) -> float:
+    """The largest difference of a function's values at `_POINTS` from an operator's, relative to values above 1.
+
+    Far out the function may overflow, as log(1 + exp(x)) does, where the operator does not.
+    """
+    by = by.reshape(*by.shape, *(1,) * (values.dim() - by.dim()))
+    near = _POINTS.abs().reshape(-1, *(1,) * (values.dim() - 1)) <= _NEAR
+    same = (values == by) | (values.isnan() & by.isnan()) | ~(near | values.isfinite())
+    return float(torch.where(same, 0, (values - by).abs() / by.abs().clamp(min=1)).nan_to_num(nan=torch.inf).max())

@@ -1,0 +1,200 @@
+"""The graph pass `join-norms`: layer, group and instance norms, softmax and log-softmax become that operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heatcli.graph.kinds import uses_own_statistics
+from heatcli.graph.operator import Constant, Graph, Operator, Ref
+from heatcli.graph.passes.regions import Region, Regions, is_pointwise
+from heatcli.graph.passes.rewriting import made, replaced
+
+_ATEN = torch.ops.aten
+_REDUCTIONS = frozenset(
+    """mean sum var std var_mean std_mean amax max logsumexp norm linalg_vector_norm native_batch_norm
+    native_group_norm native_layer_norm _softmax _log_softmax _safe_softmax""".split()
+)
+_LAYOUTS = frozenset("view _unsafe_view reshape permute transpose t squeeze unsqueeze expand".split())
+_NORMS = frozenset("native_batch_norm native_group_norm native_layer_norm".split())
+_OWN = frozenset("native_group_norm native_layer_norm _softmax _log_softmax _safe_softmax".split())
+_SAME = 1e-6  # largest difference of what is the same function, relative to its largest value
+_LARGE, _SMALL = 1e4, 1e-7  # inputs whose variance is far above, and below, any ε
+
+
+def _is_allowed(op: Operator) -> bool:
+    if op.title == "native_batch_norm":
+        return uses_own_statistics(op)
+    return is_pointwise(op) or op.title in _REDUCTIONS or op.title in _LAYOUTS
+
+
+def join_norms(graph: Graph) -> Graph:
+    """(x − mean)/√(variance + ε)·w + b becomes native_layer_norm or native_group_norm, exp(x)/Σ exp(x) _softmax."""
+    regions, by, gone = Regions(graph), dict[str, tuple[Operator, ...]](), set[str]()
+    for end in reversed(graph.operators):
+        if end.name in gone or not end.dtype.is_floating_point or len(end.shape) < 2:
+            continue
+        for region in regions.ending_in(end, _is_allowed):
+            joined = _joined(region)
+            if joined is not None:
+                by[end.name] = joined
+                gone.update(op.name for op in region.operators)
+                break
+    return replaced(graph, by) if by else graph
+
+
+def _joined(region: Region) -> tuple[Operator, ...] | None:
+    """The region as one operator, layouts around it where they are needed; None where it is none, or that already."""
+    titles = {op.title for op in region.operators if op.title not in _LAYOUTS}
+    own = len(titles) == 1 and titles <= _OWN
+    if region.end.shape != region.source_shape or not titles & _REDUCTIONS or own:
+        return None
+    x = torch.randn(region.source_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = _softmax(region, x) if "exp" in titles else None
+    return _norm(region, x) if found is None and titles & {"sqrt", "rsqrt", "pow", *_NORMS} else found
+
+
+def _softmax(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
+    y = region(3 * x)
+    for target in (_ATEN._softmax.default, _ATEN._log_softmax.default):
+        for dim in range(x.dim() - 1, 0, -1):
+            if _same(y, target(3 * x, dim, False)):
+                return (made(region.end, target, (Ref(region.source), dim, False), _shapes(region)),)
+    return None
+
+
+def _same(found: Tensor | None, expected: Tensor) -> bool:
+    if found is None or found.shape != expected.shape:
+        return False
+    return bool((found - expected).abs().max() <= _SAME * expected.abs().max())  # never where one is not a number
+
+
+def _shapes(region: Region) -> dict[str, tuple[int, ...]]:
+    return {region.source: region.source_shape}
+
+
+# --- norms --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A norm of values [N, …].
+
+    `grouped`: the shape in which it standardises, over the last dimension; `channels_last`: it sees channels, dimension
+    1, as the last. `shared`: the dimensions along which its weight and bias, of shape `affine`, do not vary.
+    """
+
+    grouped: tuple[int, ...]
+    shared: tuple[int, ...]
+    affine: tuple[int, ...]
+    groups: int = 0  # of a group norm
+    channels_last: bool = False
+
+    def standardised(self, x: Tensor, eps: float = 0) -> Tensor:
+        """The norm without weight and bias."""
+        g = (x.movedim(1, -1) if self.channels_last else x).reshape(self.grouped)
+        g = g - g.mean(-1, keepdim=True)
+        g = g * torch.rsqrt((g * g).mean(-1, keepdim=True) + eps)
+        return g.reshape(x.movedim(1, -1).shape).movedim(-1, 1) if self.channels_last else g.reshape(x.shape)
+
+    def operators(
+        self, region: Region, weight: Constant | None, bias: Constant | None, eps: float
+    ) -> tuple[Operator, ...]:
+        """The operators that compute it."""
+        end, shape, x = region.end, region.source_shape, Ref(region.source)
+        if self.groups:
+            n, channels, *rest = shape
+            args: tuple[Any, ...] = (x, weight, bias, n, channels, prod(rest), self.groups, eps)
+            return (made(end, _ATEN.native_group_norm.default, args, _shapes(region), index=0),)
+        if not self.channels_last:
+            args = (x, list(self.affine), weight, bias, eps)
+            return (made(end, _ATEN.native_layer_norm.default, args, _shapes(region), index=0),)
+        dims = len(shape)
+        last, names = (shape[0], *shape[2:], shape[1]), [f"{end.name}.{part}" for part in ("channels_last", "norm")]
+        shapes = {**_shapes(region), **dict.fromkeys(names, last)}
+        args = (Ref(names[0]), list(self.affine), weight, bias, eps)
+        permute = _ATEN.permute.default
+        return (
+            made(end, permute, (x, [0, *range(2, dims), 1]), shapes, name=names[0], shape=last),
+            made(end, _ATEN.native_layer_norm.default, args, shapes, name=names[1], shape=last, index=0),
+            made(end, permute, (Ref(names[1]), [0, dims - 1, *range(1, dims - 1)]), shapes),
+        )
+
+
+def _forms(shape: tuple[int, ...]) -> Iterator[_Form]:
+    """The norms that there are of values of that shape."""
+    dims = len(shape)
+
+    def layers(last: int) -> _Form:
+        own = shape[dims - last :]
+        return _Form((*shape[: dims - last], prod(own)), tuple(range(dims - last)), own)
+
+    yield layers(1)
+    if dims > 2:
+        n, channels, *rest = shape
+        shared = (0, *range(2, dims))
+        for groups in (g for g in range(1, channels + 1) if channels % g == 0):
+            grouped = (n, groups, channels // groups * prod(rest))
+            yield _Form(grouped, shared, (channels,), groups=groups)
+        for last in range(2, dims):
+            yield layers(last)
+        yield _Form((n, *rest, channels), shared, (channels,), channels_last=True)
+
+
+def _norm(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
+    """The region as a norm. Its bias is its value where all is alike, its weight the factor where ε does not count."""
+    at_zero, far = region(torch.zeros_like(x)), region(_LARGE * x)
+    if at_zero is None or far is None or at_zero.shape != x.shape or not bool(at_zero.isfinite().all()):
+        return None
+    for form in _forms(region.source_shape):
+        z = form.standardised(x)
+        bias = at_zero.mean(form.shared, keepdim=True)
+        scaled = far - bias
+        weight = (scaled * z).mean(form.shared, keepdim=True) / (z * z).mean(form.shared, keepdim=True)
+        level = _SAME * float(scaled.abs().max())
+        if float((at_zero - bias).abs().max()) > level or not float((scaled - weight * z).abs().max()) <= level:
+            continue
+        eps = _epsilon(region, form, x, weight, bias)
+        if eps is None:
+            continue
+        affine = [_constant(region, x.reshape(form.affine), *said) for x, said in ((weight, _WEIGHT), (bias, _BIAS))]
+        return form.operators(region, affine[0], affine[1], eps)
+    return None
+
+
+_WEIGHT, _BIAS = ("weight", 1), ("bias", 0)  # what they are called where nothing names them, and when they do nothing
+
+
+def _constant(region: Region, value: Tensor, part: str, neutral: float) -> Constant | None:
+    """The weight or the bias of a norm; None where it does nothing and no tensor of the artifact is it."""
+    name = region.name_of(value)
+    if name is None and bool(((value - neutral).abs() <= 1e-9).all()):
+        return None
+    return region.constant(name or f"{region.end.name}.{part}", value)
+
+
+def _epsilon(region: Region, form: _Form, x: Tensor, weight: Tensor, bias: Tensor) -> float | None:
+    """The ε of a norm whose weight and bias are known; None where no ε makes it one."""
+    near = region(_SMALL * x)
+    if near is None:
+        return None
+    ratio = (near - bias) / (weight * form.standardised(x))  # σ/√(σ² + ε), σ² the variance of each group
+    g = _SMALL * (x.movedim(1, -1) if form.channels_last else x).reshape(form.grouped)
+    variance = g.var(-1, correction=0, keepdim=True).expand(form.grouped)
+    at = int((weight * form.standardised(x)).abs().argmax())
+    laid_out = (variance.reshape(x.movedim(1, -1).shape).movedim(-1, 1) if form.channels_last else variance).reshape(-1)
+    square = float(ratio.reshape(-1)[at]) ** 2
+    if not 0 < square < 1:
+        return None
+    found = float(laid_out[at]) * (1 / square - 1)
+    numbers = [number for number in region.numbers if abs(number - found) <= 1e-3 * found]
+    eps = min(numbers, key=lambda number: abs(number - found)) if numbers else float(f"{found:.6g}")
+    for scale in (1.0, eps**0.5):
+        if not _same(region(scale * x), form.standardised(scale * x, eps) * weight + bias):
+            return None
+    return eps
