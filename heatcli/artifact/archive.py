@@ -33,6 +33,10 @@ _ANEW = "export or copy it anew"
 _INFLATED = 64 << 20  # bytes that an archive may always inflate to; beyond, a hundred times its size
 
 
+class Refused(Exception):  # noqa: N818
+    """An entry holds what it may not; the text says what, to stand after the file's name."""
+
+
 class _Entry(NamedTuple):
     """An entry of the central directory; `packed` and `size` are bytes in the archive and outside."""
 
@@ -100,6 +104,18 @@ def text(path: Path, entries: Mapping[str, Buffer], name: str) -> str:
         return bytes(entries.get(name, b"")).decode()
     except UnicodeDecodeError as error:
         raise ModelError(f"{path}: holds {name}, which is no UTF-8 text; write it anew") from error
+
+
+def safe(
+    path: Path, entries: Mapping[str, Buffer], checked: Callable[[Mapping[str, Buffer]], Mapping[str, Buffer]]
+) -> bytes:
+    """An archive of those entries that `checked` lets through. Raises `ModelError`."""
+    try:
+        return written(checked(entries))
+    except Refused as error:
+        raise ModelError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path}: is nested too deeply; refused") from error
 
 
 def written(entries: Mapping[str, Buffer]) -> bytes:

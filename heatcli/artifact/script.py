@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from heatcli.artifact.archive import Buffer
+from heatcli.artifact.archive import Buffer, Refused
 from heatcli.graph.permitted import is_operator, permitted
 
 _KEPT = re.compile(r"data\.pkl|constants\.pkl|code/[^.].*\.py|(data|constants)/\d+|(\.data/)?version|byteorder")
@@ -45,10 +45,6 @@ _SIZES = {
     }.items()
     for name in names.split()
 }  # fmt: skip
-
-
-class Refused(Exception):  # noqa: N818
-    """An entry holds what it may not; the text says what, to stand after the file's name."""
 
 
 def checked(entries: Mapping[str, Buffer]) -> dict[str, Buffer]:

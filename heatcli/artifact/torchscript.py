@@ -22,10 +22,7 @@ def load_torchscript(path: Path) -> Artifact:
     (`heatcli.artifact.script`).
     """
     entries = archive.read(path)
-    try:
-        content = archive.written(script.checked(entries))
-    except script.Refused as error:
-        raise ModelError(f"{path}: {error}") from error
+    content = archive.safe(path, entries, script.checked)
     module, functional = _opened(path, content)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
