@@ -17,7 +17,7 @@ def deflate(content: Any) -> bytes:
     return _zlib.compress(content, LEVEL)
 
 
-def crc32(content: bytes) -> int:
+def crc32(content: bytes | memoryview) -> int:
     """The check sum that PNG and ZIP use."""
     return _zlib.crc32(content)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Literal
 
-from heatcli.errors import ModelError, first_line
+from heatcli.artifact import archive
+from heatcli.errors import ModelError
 
 Format = Literal["torchscript", "onnx", "pt2"]
 TORCHSCRIPT: Format = "torchscript"
@@ -53,14 +53,14 @@ def recognise(path: Path) -> Format:
 
 
 def _of_zip(path: Path) -> Format:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2] for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise ModelError(f"{path}: is a damaged or truncated zip archive ({first_line(error)})") from error
+    whole = archive.names(path)
+    names = {name.partition("/")[2] for name in whole}
+    old = next((name for name in whole if name.startswith("serialized_")), None)
+    if old is not None:
+        raise ModelError(f"{path}: holds parts of the old torch.export format ({old}), which are pickles; save anew")
     if "constants.pkl" in names:
         return TORCHSCRIPT
-    if "archive_format" in names or "serialized_exported_program.json" in names:
+    if "archive_format" in names:
         return PT2
     if "data.pkl" in names:
         raise ModelError(f"{path}: is a pickled module or a state dict (torch.save); {_EXPORT}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
 from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref, Verified
+from heatcli.graph.permitted import permitted
 
 Buffer = bytes | memoryview
 _ALIGNED = 64  # as torch allocates: kernels may round otherwise where memory begins elsewhere
@@ -194,7 +195,8 @@ def _aten(name: str) -> OpOverload:
         raise ValueError(f"no ATen operator: {name}")
     found: OpOverload = getattr(packet, overload)
     returns = [str(x.type) for x in found._schema.returns]
-    if found._schema.is_mutable or not returns or not {"Tensor", "List[Tensor]"}.issuperset(returns):
+    computes = permitted("aten", packet_name) and returns and {"Tensor", "List[Tensor]"}.issuperset(returns)
+    if found._schema.is_mutable or not computes:
         raise ValueError(f"{name} does more than compute tensors")
     return found
 
