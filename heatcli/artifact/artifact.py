@@ -37,7 +37,8 @@ class Artifact:
     `embedded`: the text of a sidecar inside the file, or "". `renamed`: the module's names of parameters and buffers →
     the artifact's own, where they differ. `rewrites`: what was changed before it runs, such as `dequantise`.
     `functional`: whether it can be captured with its in-place writes made functional. `parts`: the other files that it
-    consists of, relative to its folder, as they were before they were read.
+    consists of, relative to its folder, as they were before they were read. `remarks`: what its user should know, each
+    a sentence without its subject.
     """
 
     module_for: Callable[[Shapes], Any]
@@ -47,6 +48,7 @@ class Artifact:
     rewrites: tuple[str, ...] = ()
     functional: bool = True
     parts: Mapping[str, Stamp | None] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def names(self, module: Any) -> dict[str, Tensor]:
         """Parameters and buffers of `module` under the artifact's own names."""

@@ -53,6 +53,7 @@ class _Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rewrites: tuple[str, ...]
     functional: bool
     parts: dict[str, str]
+    remarks: tuple[str, ...] = ()
 
 
 class Cache:
@@ -76,7 +77,13 @@ class Cache:
         self._parts = {name: digest(self.path.parent / name) for name in artifact.parts}
         inputs = tuple(_Input(i.name, i.shape, str(i.dtype)) for i in artifact.inputs)
         record = _Artifact(
-            inputs, artifact.embedded, dict(artifact.renamed), artifact.rewrites, artifact.functional, self._parts
+            inputs,
+            artifact.embedded,
+            dict(artifact.renamed),
+            artifact.rewrites,
+            artifact.functional,
+            self._parts,
+            artifact.remarks,
         )
         self._write(key, [msgspec.msgpack.encode(record)])
         return artifact
@@ -101,7 +108,10 @@ class Cache:
         self._stamps |= stamps
         self._parts = known.parts
         inputs = tuple(InputInfo(i.name, i.shape, stored.torch_name(i.dtype)) for i in known.inputs)
-        return Artifact(self._module_for, inputs, known.embedded, known.renamed, known.rewrites, known.functional)
+        return Artifact(
+            self._module_for, inputs, known.embedded, known.renamed, known.rewrites, known.functional,
+            remarks=known.remarks,
+        )  # fmt: skip
 
     def _module_for(self, shapes: Shapes) -> Any:
         if self._opened is None:

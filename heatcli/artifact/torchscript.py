@@ -17,7 +17,7 @@ from heatcli.files import stamp
 def load_torchscript(path: Path) -> Artifact:
     """A scripted or traced module; the C++ loader reads tensors and TorchScript code, no Python pickle runs."""
     before = stamp(path)
-    module, text, functional = _opened(path)
+    module, text, functional, training = _opened(path)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
     inputs = tuple(InputInfo(name, dtype=dtype) for name in required)
@@ -32,22 +32,35 @@ def load_torchscript(path: Path) -> Artifact:
         ran = True
         return module
 
-    return Artifact(module_for, inputs, text, functional=functional)
+    remarks = (_TRAINING,) if training else ()
+    return Artifact(module_for, inputs, text, functional=functional, remarks=remarks)
 
 
-def _opened(path: Path) -> tuple[Any, str, bool]:
-    """The module, the sidecar inside the file, and whether the module can be captured under `functionalize`."""
+_TRAINING = (
+    "was saved in training mode, where batch norm and dropout depend on chance and company; it is explained as after "
+    "model.eval()"
+)
+_TRAINED = ("aten::batch_norm", "aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::rrelu")
+
+
+def _opened(path: Path) -> tuple[Any, str, bool, bool]:
+    """The module in evaluation mode, the sidecar inside the file, whether the module can be captured under
+    `functionalize`, and whether it was in training mode, where that makes a difference."""
     extra = {EMBEDDED: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated; that is no news to its users
         try:
-            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
+            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ModelError(f"{path}: TorchScript cannot load it: {first_line(error)}") from error
+    training = bool(getattr(module, "training", False))
+    module.eval()
     if not hasattr(module, "forward"):
         raise ModelError(f"{path}: has no forward method, so there is nothing to run")
     text = extra[EMBEDDED]
-    return module, text if isinstance(text, str) else bytes(text).decode(), _settle_tensors(module)
+    functional = _settle_tensors(module)
+    differs = training and any(module.forward.graph.findNode(kind) for kind in _TRAINED)
+    return module, text if isinstance(text, str) else bytes(text).decode(), functional, differs
 
 
 def _settle_tensors(module: Any) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,8 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from heatcli.errors import ModelError, UsageError, first_line
 from heatcli.graph.fused import FUSED
 from heatcli.graph.kinds import classify
-from heatcli.graph.operator import Constant, Graph, Operator, Ref
+from heatcli.graph.operator import Constant, Graph, Operator, Ref, Returned
 from heatcli.graph.passes import DEFAULT, apply, needed_for
+from heatcli.graph.remarks import remarks
 
 # Functionalizing an in-place call checks its shapes with torch's Python references, which import sympy: two seconds.
 os.environ.setdefault("TORCH_DISABLE_FUNCTIONALIZATION_META_REFERENCE", "1")
@@ -88,8 +89,8 @@ def capture(
             raise
         functional = False
         returned, calls = _watched(module, example, where, functional)
-    graph = _flatten(calls, example, _scores(returned, head, where), names, where, functional)
-    return apply(classify(graph), passes)
+    graph = classify(_flatten(calls, example, _scores(returned, head, where), names, where, functional))
+    return apply(replace(graph, returned=_returned(returned), remarks=remarks(graph)), passes)
 
 
 def _watched(module: Callable[[Tensor], Any], example: Tensor, where: str, functional: bool) -> tuple[Any, list[_Call]]:
@@ -111,6 +112,16 @@ def _cause(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     inner = [line.removeprefix("RuntimeError: ") for line in lines if line.startswith("RuntimeError: ")]
     return first_line(RuntimeError(inner[-1])) if inner else first_line(error)
+
+
+def _returned(returned: Any) -> tuple[Returned, ...]:
+    """Every floating-point tensor that the artifact returns, in the order that `head` counts them."""
+    leaves, _ = pytree.tree_flatten_with_path(returned)
+    return tuple(
+        Returned(tuple(x.shape), x.dtype, ".".join(str(key.key) for key in path if isinstance(key, pytree.MappingKey)))
+        for path, x in leaves
+        if isinstance(x, Tensor) and x.dtype.is_floating_point
+    )
 
 
 def _scores(returned: Any, head: int, where: str) -> Tensor:

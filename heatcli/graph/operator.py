@@ -163,6 +163,35 @@ def renamed(op: Operator, names: Mapping[str, str]) -> Operator:
     return replace(op, args=args, kwargs=kwargs, sources=tuple(names.get(s, s) for s in op.sources))
 
 
+@dataclass(frozen=True)
+class Returned:
+    """One of the floating-point tensors that an artifact returns; `name`: its key, where it returns a dictionary."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the explained output is read (`heatcli.graph.outputs`).
+
+    `axis` of the classes and `batch` of the images, as the artifact returns them; `axis` is None for one number an
+    image. `why` it is that axis. `kind`: classes, binary, regression, embedding, detections. `ends`: the title of its
+    final activation, or "". `over`: the axes of [N, classes, …] that a final softmax runs over. `unclear`: what is
+    wrong with it, or "".
+    """
+
+    axis: int | None = None
+    batch: int = 0
+    classes: int = 1
+    why: str = ""
+    kind: str = "classes"
+    ends: str = ""
+    over: tuple[int, ...] = ()
+    unclear: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """Operators in forward order, from the image called `input` to the value called `output`.
@@ -170,6 +199,8 @@ class Graph:
     `final` is the activation that was taken off the end (softmax, log_softmax, sigmoid), if there was one:
     the logit before it is explained, and it turns the logits into what the artifact itself returns. `centred`: the
     mean over classes is subtracted. `channels_last`: its convolutions are faster with inputs that lie so in memory.
+    `returned`: all floating-point tensors that the artifact returns. `remarks`: what its user should know of it.
+    `reading`: how the output is read, once that is decided.
     """
 
     input: str
@@ -180,6 +211,9 @@ class Graph:
     final: Operator | None = None
     centred: bool = False
     channels_last: bool = False
+    returned: tuple[Returned, ...] = ()
+    remarks: tuple[str, ...] = ()
+    reading: Reading | None = None
 
     @property
     def reads_memory(self) -> bool:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from heatcli.graph.kinds import LAYOUT, SUM, batch_norm_scale_shift, classified, mark_first, mark_nonnegative
+from heatcli.graph.kinds import SUM, batch_norm_scale_shift, classified, mark_first, mark_nonnegative
 from heatcli.graph.mixed_precision import mixed_precision
 from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref, bypassed, renamed
+from heatcli.graph.outputs import final_activation, is_whole
 
 Pass = Callable[[Graph], Graph]
 
@@ -202,26 +202,15 @@ def _folded(layer: Operator, norm: Operator) -> Operator | None:
 
 # --- what is explained --------------------------------------------------------------------------------------------
 
-FINAL = ("_softmax", "_log_softmax", "sigmoid")
-
 
 def logit(graph: Graph) -> Graph:
     """Take a final softmax, log-softmax or sigmoid off the end (views after it stay): the logit is explained."""
-    last = _final_activation(graph)
-    if last is None or _uses(graph)[last.name] > 1:
+    last = final_activation(graph)
+    if last is None or _uses(graph)[last.name] > 1 or not is_whole(graph, last):
         return graph
     names = {last.name: last.sources[0]}
     operators = tuple(renamed(op, names) for op in graph.operators if op is not last)
     return replace(graph, operators=operators, output=names.get(graph.output, graph.output), final=last)
-
-
-def _final_activation(graph: Graph) -> Operator | None:
-    """The softmax, log-softmax or sigmoid that the graph ends in, but for views after it."""
-    by_name = {op.name: op for op in graph.operators}
-    last = by_name.get(graph.output)
-    while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
-        last = by_name.get(last.sources[0])
-    return last if last is not None and last.title in FINAL else None
 
 
 def centre_logits(graph: Graph) -> Graph:
@@ -261,26 +250,3 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "centred-logit": ("logit", "centre-logits"),
     "probability": (),
 }
-
-
-def quantity(graph: Graph) -> str:
-    """What the explained score is: `logit`, `centred-logit`, `probability`, or the artifact's own `output`."""
-    if graph.centred:
-        return "centred-logit"
-    if graph.final is not None:
-        return "logit"
-    last = _final_activation(graph)
-    return "probability" if last is not None and last.title != "_log_softmax" else "output"
-
-
-def probabilities(graph: Graph, output: Tensor) -> Tensor:
-    """The explained output [N, classes, …] as probabilities: by the graph's own final activation, else softmax."""
-    kept = _final_activation(graph)
-    if graph.final is not None:
-        with torch.no_grad():
-            shape = (len(output), *graph.final.source_shapes[0][1:])
-            after: Tensor = graph.final.run({}, [output.reshape(shape)]).reshape(output.shape)
-        return after.exp() if graph.final.title == "_log_softmax" else after
-    if kept is not None:
-        return output.exp() if kept.title == "_log_softmax" else output
-    return output.softmax(1) if output.dim() > 1 and output.shape[1] > 1 else torch.full_like(output, float("nan"))
