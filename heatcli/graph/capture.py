@@ -90,7 +90,9 @@ def capture(
         functional = False
         returned, calls = _watched(module, example, where, functional)
     graph = classify(_flatten(calls, example, _scores(returned, head, where), names, where, functional))
-    return apply(replace(graph, returned=_returned(returned), remarks=remarks(graph)), passes)
+    return apply(
+        replace(graph, returned=_returned(returned), remarks=remarks(graph, {_title(c.target) for c in calls})), passes
+    )
 
 
 def _watched(module: Callable[[Tensor], Any], example: Tensor, where: str, functional: bool) -> tuple[Any, list[_Call]]:

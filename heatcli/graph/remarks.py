@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from heatcli.graph.kinds import uses_own_statistics
 from heatcli.graph.operator import Graph, Operator
 
+_RANDOM = frozenset(
+    "native_dropout bernoulli bernoulli_ rand rand_like randn randn_like uniform_ normal_ rrelu_with_noise".split()
+)
 
-def remarks(graph: Graph) -> tuple[str, ...]:
-    """Sentences about a graph that no pass has rewritten yet, each without a subject: it is the artifact."""
+
+def remarks(graph: Graph, called: Collection[str]) -> tuple[str, ...]:
+    """Sentences about a graph that no pass has rewritten yet, each without a subject: it is the artifact.
+
+    `called`: the names of all operators that it called, those that the image does not reach, too.
+    """
     found = []
     norms = [op for op in graph.operators if _is_training_norm(op)]
     if norms:
@@ -16,21 +25,18 @@ def remarks(graph: Graph) -> tuple[str, ...]:
             + (f" and {len(norms) - 1} more" if len(norms) > 1 else "")
             + " standardises by the batch at hand; export it after model.eval()"
         )
-    if any(_drops(op) for op in graph.operators):
-        found.append("was exported in training mode: dropout is active in it, and is left out; export it after "
-                     "model.eval()")  # fmt: skip
+    drawn = sorted(_RANDOM.intersection(called))
+    if drawn:
+        found.append(
+            f"draws random numbers ({', '.join(drawn)}), as dropout in training mode does, and one draw is explained; "
+            "export it after model.eval()"
+        )
     return tuple(found)
 
 
 def _is_training_norm(op: Operator) -> bool:
     """Whether it is a batch norm in training mode; an instance norm, which has no running statistics, is none."""
     return uses_own_statistics(op) and op.index in (None, 0) and op.constant(3) is not None
-
-
-def _drops(op: Operator) -> bool:
-    if op.title == "native_dropout":
-        return bool(op.arg(2, True)) and op.arg(1) != 0
-    return op.title in ("dropout", "feature_dropout") and bool(op.arg(2)) and op.arg(1) != 0
 
 
 def _name(op: Operator) -> str:

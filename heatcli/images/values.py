@@ -45,6 +45,7 @@ def in_range(array: NDArray[Any], stated: str, colours: bool) -> tuple[NDArray[n
 
 
 def _by_values(array: NDArray[Any], colours: bool) -> tuple[float, float, str]:
+    """Which values become 0 and 1, and what there is to say of that."""
     least, most = float(array.min()), float(array.max())
     if array.dtype == np.uint16:
         bits = next((b for b in _BITS if most < 2**b), 16)
@@ -52,12 +53,10 @@ def _by_values(array: NDArray[Any], colours: bool) -> tuple[float, float, str]:
         return 0.0, 65535.0, f"{few}; --range 0..{2**bits - 1} if it has {bits}" if bits < 16 and most > 1 else ""
     if least >= 0 and most <= 1:
         return 0.0, 1.0, ""
-    what = "whole numbers" if array.dtype.kind in "iu" else "floating-point values"
-    full = next((f for f in (255.0, 65535.0 if array.dtype.kind in "iu" else 255.0) if most <= f), 0.0)
-    if least >= 0 and full and colours:
+    whole = array.dtype.kind in "iu"
+    what = "whole numbers" if whole else "floating-point values"
+    full = 255.0 if most <= 255 else 65535.0
+    if colours and least >= 0 and (most <= 255 or (whole and most <= 65535)):
         return 0.0, full, f"its {what} up to {most:.6g} are read as 0..{full:g}; --range says otherwise"
-    return (
-        0.0,
-        1.0,
-        f"its {what} from {least:.6g} to {most:.6g} are no pixels, and go in as they are; --range data if so",
-    )
+    said = f"its {what} from {least:.6g} to {most:.6g} are no pixels, and go in as they are"
+    return 0.0, 1.0, f"{said}; --range data if that is meant"
