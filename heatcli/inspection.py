@@ -25,10 +25,21 @@ def draft_sidecar(model: Model) -> str:
         f"# What heatcli needs to know about {model.path.name}.\n"
         f"[input]\nsize = {size}\nchannels = {spec.channels or 3}\n"
         f"mean = {numbers(spec.mean)}  # of pixels in 0..1\nstd = {numbers(spec.std)}\n"
-        f'resize = "{spec.resize}"  # stretch, crop or crop:N\ninterpolation = "{spec.interpolation}"\n\n'
+        f'resize = "{spec.resize}"  # stretch, crop or crop:N\ninterpolation = "{spec.interpolation}"\n'
+        + (f'order = "{spec.order}"\n' if spec.order else "")
+        + (f'range = "{spec.range}"\n' if spec.range else "")
+        + "\n"
+        + _output_part(model)
         + (f"[labels]\nnames = [{names}]\n" if names else '# [labels]\n# names = ["first", "second"]\n')
         + (f'\n[baseline]\nmean = "{model.mean_file.name}"\n' if model.mean_file else "")
     )
+
+
+def _output_part(model: Model) -> str:
+    """What is said of the output, where something is."""
+    said = [f"axis = {model.output.axis}\n"] if model.output.axis is not None else []
+    said += [f'kind = "{model.output.kind}"\n'] if model.output.kind is not None else []
+    return f"[output]\n{''.join(said)}\n" if said else ""
 
 
 def inspect(model: Model) -> dict[str, Any]:

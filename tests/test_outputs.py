@@ -306,6 +306,25 @@ def test_all_outputs_are_listed(tmp_path: Path, cli: Cli, picture: str) -> None:
     assert "returns 2 outputs" not in cli(*common, "--head", "0").err
 
 
+class Embedding(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(x.mean(2).flatten(1))
+
+
+def test_an_embedding_has_no_probability(tmp_path: Path, cli: Cli, picture: str) -> None:
+    """A vector of unit length is told by its last operators, in each format."""
+    torch.jit.script(Embedding().eval()).save(str(tmp_path / "embed.pt"))
+    torch.onnx.export(
+        Embedding().eval(), (torch.rand(1, 3, 8, 8),), str(tmp_path / "embed.onnx"), dynamo=True, verbose=False
+    )
+    for name in ("embed.pt", "embed.onnx"):
+        common = ["--model", name, "--size", "8", "--preset", "none"]
+        ran = cli("explain", picture, *common, "--json")
+        assert json.loads(ran.out)["target"]["probability"] is None
+        assert "noise.png: number " in ran.err
+        assert "embedding, 24 classes on axis 1" in cli("inspect", name, "--size", "8").out
+
+
 class Training(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -268,3 +268,12 @@ def test_maps_to_read_with_care_are_told(tmp_path: Path, cli: Cli) -> None:
     assert "note: the ledger does not balance: " in ran.err
     assert "of the score are unexplained, most of it at logcumsumexp_" in ran.err
     assert "does not balance" not in cli("explain", WOLF).err
+
+
+def test_an_option_given_twice_is_refused(cli: Cli) -> None:
+    ran = cli("explain", WOLF, "--method", "grad-cam", "--method", "lrp-eps")
+    assert (ran.status, ran.err) == (2, "heatcli: --method is given 2 times and takes one value; give it once\n")
+    assert (
+        cli("explain", WOLF, "--method", "lrp-gamma", "--param", "gamma=1", "--param", "epsilon=1", "-q", "-q").err
+        == ""
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from heatcli.memory import keep_freed
 
@@ -146,6 +148,20 @@ def start() -> None:
     """
     keep_freed()
     gc.set_threshold(1_000_000)
+
+
+class Once(TyperCommand):
+    """A command that refuses an option of one value given twice, of which only the last would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As always. Raises `UsageError`."""
+        from heatcli.errors import UsageError
+
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for name, count in Counter(p.opts[0] for p in order if p.param_type_name == "option").items():
+            if count > 1 and not any(p.multiple or p.is_flag for p in self.params if name in p.opts):  # type: ignore[attr-defined]
+                raise UsageError(f"{name} is given {count} times and takes one value; give it once")
+        return super().parse_args(ctx, args)
 
 
 Command = Callable[..., None]

@@ -133,7 +133,7 @@ def read(graph: Graph, wanted: Wanted, one: Sequence[int] | None = None) -> Grap
         laid = tuple(graph.output_shape[a] for a in order)
         graph = _appended(graph, "permute", _ATEN.permute.default, [order], laid)
     classes = graph.output_shape[1] if axis is not None else 1
-    kind = wanted.kind or _kind(classes, last, wanted.labels)
+    kind = wanted.kind or ("embedding" if is_of_unit_length(graph) else _kind(classes, last, wanted.labels))
     reading = Reading(
         axis=axis, batch=batch, classes=classes, why=why, kind=kind, ends="" if last is None else last.title,
         over=tuple(order.index(a) for a in over), unclear=unclear,
@@ -198,6 +198,20 @@ def _off_plane(graph: Graph, others: Sequence[int]) -> int:
 
     sizes = [graph.output_shape[axis] for axis in others]
     return others[2] if is_plane(*sizes[:2]) and not is_plane(*sizes[1:]) else others[0]
+
+
+def is_of_unit_length(graph: Graph) -> bool:
+    """Whether the output is a vector divided by its own length, as embeddings are."""
+    by_name = {op.name: op for op in graph.operators}
+    last = by_name.get(graph.output)
+    while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
+        last = by_name.get(last.sources[0])
+    if last is None or last.title != "div" or len(last.sources) != 2:
+        return False
+    vector, length = last.sources[0], by_name.get(last.sources[1])
+    while length is not None and len(length.sources) == 1 and "norm" not in length.title:  # clamped, expanded
+        length = by_name.get(length.sources[0])
+    return length is not None and "norm" in length.title and length.sources == (vector,)
 
 
 def _kind(classes: int, last: Operator | None, labels: int) -> str:
