@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -14,14 +14,14 @@ from torch.utils import _pytree as pytree
 from heatcli.artifact.model import Model
 from heatcli.errors import ModelError, OtherBranchError, UsageError
 from heatcli.graph.operator import Verified
-from heatcli.graph.passes import probabilities, quantity
+from heatcli.graph.outputs import probabilities, quantity, settled
 from heatcli.images.baselines import Reference, reference
 from heatcli.ledger import Books, Ledger, total
 from heatcli.methods.method import OneWalk
 from heatcli.methods.question import Progress, Question, laid_out, score_of
 from heatcli.methods.table import Method
 from heatcli.methods.table import method as find_method
-from heatcli.rules.base import per_image
+from heatcli.rules.base import per_image, wide
 from heatcli.targets import Target, choose, joined
 
 
@@ -34,9 +34,10 @@ class Explanation:
     [N, classes], summed over the target's region where there are positions; `probabilities`: their mean there after the
     final activation (softmax where the artifact ends in none).
     `operators`: bias name → ATen operator. `quantity`: what the score is, as
-    `heatcli.graph.passes.quantity` says it.
+    `heatcli.graph.outputs.quantity` says it.
     `seconds`: forward and backward an image. `verified`: how the explained graph compares with the artifact on its own
     runtime, None where that could not be asked.
+    `notes`: what a reader of the maps should know, as `model.notes` has it.
     """
 
     relevance: Tensor
@@ -53,13 +54,14 @@ class Explanation:
     quantity: str
     seconds: dict[str, float]
     verified: Verified | None = None
+    notes: tuple[str, ...] = ()
 
 
 def explain(
     model: Model,
     batch: Tensor,
     method: str | Method = "lrp-eps",
-    target: str | int | Sequence[int] | Tensor | None = None,
+    target: str | int | Sequence[int] | Tensor | Target | None = None,
     baseline: str | Tensor | Reference | None = None,
     region: Tensor | None = None,
     progress: Progress | None = None,
@@ -67,7 +69,8 @@ def explain(
 ) -> Explanation:
     """Attribute one score of each image in `batch` [N, C, H, W] to its pixels and to the network's biases.
 
-    `target`: None or "top" (the highest score), an index, a label, "A-B", or one index an image. `baseline`: None
+    `target`: None or "top" (the highest score), an index, a label, "A-B", "A@T" at position T of a dense or sequential
+    output, "path" (the best score of each position), one index an image, or a `Target`. `baseline`: None
     (the method's own), a name (`none`, `zero`, `black`, `blur:SIGMA`, `mean`, a file), a tensor that broadcasts
     against the batch, or a `Reference` that was read before. `region`: for outputs [N, classes, h, w], the part of the
     input, [H, W] or [N, H, W], whose positions are summed over; None is where the class wins. `progress` is told how
@@ -87,7 +90,7 @@ def explain(
         return _retried(model, batch, chosen, target, origin, region, progress)
     parts = []
     for index, n in model.parts(batch.shape, alone=alone):
-        own = target if target is None or isinstance(target, str | int) else torch.as_tensor(target).cpu()[index.cpu()]
+        own = _of(target, index)
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
         parts.append((_retried(model, batch[index], chosen, own, origin.rows(index), area, progress, alone), n))
     return _joined(parts)
@@ -102,11 +105,18 @@ def _retried(model: Model, batch: Tensor, *rest: Any) -> Explanation:
         return _explain(model, batch, *rest)
 
 
+def _of(target: Any, index: Tensor) -> Any:
+    """The target of the images `index`."""
+    if isinstance(target, Target):
+        return target.rows(index.to(target.index.device))
+    return target if target is None or isinstance(target, str | int) else torch.as_tensor(target).cpu()[index.cpu()]
+
+
 def _explain(
     model: Model, batch: Tensor, method: Method, target: Any, origin: Reference, region: Tensor | None,
     progress: Progress | None, alone: bool = False,
 ) -> Explanation:  # fmt: skip
-    graph = model.graph(batch.shape)
+    graph = settled(model.graph(batch.shape), model.path)
     started = time.perf_counter()
     method.fits(graph)
     start = model.reference_values(origin) if method.procedure.compares else None
@@ -136,8 +146,42 @@ def _explain(
     return Explanation(
         relevance, books.biases, ledger, books.absorbed, books.unexplained, (scores * at).sum(2), chances, goal, method,
         origin, {name: operator for name, (operator, _) in graph.offsets.items()}, quantity(graph), seconds,
-        graph.verified,
+        graph.verified, _noted(model, goal, ledger, relevance, books, method),
     )  # fmt: skip
+
+
+UNBALANCED = 1e-3  # of the score
+CANCELLING = 1e3  # times the score
+
+
+def _noted(
+    model: Model, goal: Target, ledger: Ledger, relevance: Tensor, books: Books, method: Method
+) -> tuple[str, ...]:
+    """Add what a reader of these maps should know to the model's notes, each kind once; returns it."""
+    found = []
+    for i in [] if goal.nowhere is None else goal.nowhere.nonzero()[:, 0].tolist():
+        index = int(goal.index[i])
+        name = model.label(index) or f"class {index}"
+        found.append((f"nowhere {index}", f"{name} wins nowhere; where its score is highest, it is explained"))
+    if method.conserves:
+        worst = int(ledger.relative_error.argmax())
+        error = float(ledger.relative_error[worst])
+        if error > UNBALANCED:
+            lost = max(books.unexplained, key=lambda name: float(books.unexplained[name][worst].abs()), default=None)
+            most = "" if lost is None else f", most of it at {lost}"
+            found.append(("unbalanced", f"the ledger does not balance: {error:.2g} of the score are unexplained{most}"))
+        sums = wide(relevance).abs().flatten(1).sum(1)
+        ratio = sums / ledger.output.abs().clamp_min(torch.finfo(torch.float32).tiny)
+        worst = int(ratio.argmax())
+        if float(ratio[worst]) > CANCELLING:
+            found.append((
+                f"cancelling {method.name}",
+                f"{method.name} gives pixels {float(sums[worst]):.3g} for and against a score of "
+                f"{float(ledger.output[worst]):.3g}: what is left of them is noise; another method or a baseline helps",
+            ))  # fmt: skip
+    for key, text in found:
+        model.notes.add(text, key)
+    return tuple(dict.fromkeys(text for _, text in found))
 
 
 def _on_grid(model: Model, region: Tensor | None, batch: Tensor, output: Tensor) -> Tensor | None:
@@ -163,10 +207,14 @@ def _ledger(score: Tensor, score0: Tensor | None, relevance: Tensor, books: Book
     return Ledger(score, score0, pixels, biases, absorbed, unexplained)
 
 
+def _fields(ledger: Ledger) -> dict[str, Tensor]:
+    return {f.name: getattr(ledger, f.name) for f in fields(ledger)}
+
+
 def combined(parts: Sequence[Explanation], how: Callable[[Sequence[Tensor]], Tensor]) -> Explanation:
     """An explanation each of whose tensors is `how` makes it of those of the parts; the rest is as in the first."""
     names = ("relevance", "biases", "absorbed", "unexplained", "outputs", "probabilities")
-    tensors = [{**{name: getattr(part, name) for name in names}, "ledger": vars(part.ledger)} for part in parts]
+    tensors = [{**{name: getattr(part, name) for name in names}, "ledger": _fields(part.ledger)} for part in parts]
     found = pytree.tree_map(lambda *values: how(values), *tensors)
     return replace(parts[0], **{**found, "ledger": Ledger(**found["ledger"])})
 
@@ -175,4 +223,5 @@ def _joined(parts: list[tuple[Explanation, int]]) -> Explanation:
     """One explanation of the first `n` images of each part."""
     explanations, counts = zip(*parts, strict=True)
     target = Target.joined([(part.target, n) for part, n in parts])
-    return replace(combined(explanations, lambda values: joined(values, counts)), target=target)
+    notes = tuple(dict.fromkeys(text for part in explanations for text in part.notes))
+    return replace(combined(explanations, lambda values: joined(values, counts)), target=target, notes=notes)

@@ -1,54 +1,68 @@
 """Which score is explained: `top`, a class index, a label, or the difference `A-B` of two.
 
-Outputs are seen as [N, classes, positions]; a classifier has one position. Where there are more (segmentation), the
-class's scores are summed over a region: the one given, or where the class wins.
+Outputs are seen as [N, classes, positions]; a classifier has one position. Where there are more (segmentation, time
+steps), the class's scores are summed over a region: the one given, position T of `A@T`, or where the class wins. `path`
+sums the best score of each position, whichever class it is of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError, unknown_name
 
+TOP, PATH = "top", "path"
+
 
 @dataclass(frozen=True, eq=False)
 class Target:
     """For each image the index explained, the one subtracted from it (None: none), both int64 [N], and the region.
 
-    `region` [N, positions] is 1 at the positions summed over, else 0.
+    `region` [N, positions] is 1 at the positions summed over, else 0. `path` int64 [N, positions]: the class of each
+    position, where that is not `index` everywhere. `nowhere` bool [N]: the class wins at no position, so that the one
+    where its score is highest stands for it.
     """
 
     index: Tensor
     minus: Tensor | None
     region: Tensor
+    path: Tensor | None = None
+    nowhere: Tensor | None = None
 
     def rows(self, index: Tensor) -> Target:
         """The targets of some of the images, int64 [M], each as often as it is named."""
-        return Target(self.index[index], None if self.minus is None else self.minus[index], self.region[index])
+        return replace(self, **{name: value[index] for name, value in self._tensors.items()})
+
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     @staticmethod
     def joined(parts: Sequence[tuple[Target, int]]) -> Target:
         """The targets of the first images of each part, as many as stand beside it."""
         targets, counts = zip(*parts, strict=True)
-        index, region = (joined([getattr(t, name) for t in targets], counts) for name in ("index", "region"))
-        minus = None if targets[0].minus is None else joined([t.minus for t in targets], counts)
-        return Target(index, minus, region)
+        names = targets[0]._tensors
+        found: Target = replace(
+            targets[0], **{name: joined([getattr(t, name) for t in targets], counts) for name in names}
+        )
+        return found
 
     def first(self) -> Target:
         """The same, but for the first image alone: the others have no score."""
         region = torch.zeros_like(self.region)
         region[:1] = self.region[:1]
-        return Target(self.index, self.minus, region)
+        return replace(self, region=region)
 
     def seed(self, output: Tensor) -> Tensor:
         """The multiplier of the output [N, classes, positions] that picks the score."""
         n, _, positions = output.shape
         at = self.region.to(output)[:, None]
-        seed = torch.zeros_like(output).scatter_(1, self.index[:, None, None].expand(n, 1, positions), at)
+        index = self.index[:, None].expand(n, positions) if self.path is None else self.path
+        seed = torch.zeros_like(output).scatter_(1, index[:, None], at)
         if self.minus is None:
             return seed
         return seed.scatter_add(1, self.minus[:, None, None].expand(n, 1, positions), -at)
@@ -60,19 +74,31 @@ def joined(values: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
 
 
 def choose(
-    target: str | int | Sequence[int] | Tensor | None,
+    target: str | int | Sequence[int] | Tensor | Target | None,
     output: Tensor,
     labels: Sequence[str],
     region: Tensor | None = None,
 ) -> Target:
     """The target that `target` names for an output [N, classes, positions]. Raises `UsageError` for an unknown one.
 
-    `region` [N, positions] says where to sum; None is where the class wins (with a single class: where it is positive).
+    `region` [N, positions] says where to sum; None is where the class wins (with a single class: where it is positive),
+    and where it wins nowhere, the position of its highest score.
     """
+    if isinstance(target, Target):
+        return target
     n, classes, positions = output.shape
-    minus = None
-    if target is None or target == "top":
+    minus = path = nowhere = None
+    if isinstance(target, str):
+        target, at = _split(target, labels)
+        if at is not None:
+            region = _position(target, at, output, region)
+    if target is None or target == TOP:
         index = _top(output, region)
+    elif target == PATH and PATH not in labels:
+        if positions == 1:
+            raise UsageError("target 'path' is the best class of each position, and this output has one position only")
+        index, path = _top(output, region), output.argmax(1)
+        region = torch.ones_like(output[:, 0], dtype=torch.bool) if region is None else region
     elif isinstance(target, str):
         first, second = parse(target, classes, labels)
         index = torch.full((n,), first, device=output.device)
@@ -82,9 +108,41 @@ def choose(
         if bool(((index < 0) | (index >= classes)).any()):
             raise UsageError(f"target {target!r} is out of range: the model has classes 0 to {classes - 1}")
     if region is None:
-        wins = output.argmax(1) == index[:, None] if classes > 1 else output[:, 0] > 0
-        region = wins if positions > 1 else torch.ones_like(wins)
-    return Target(index, minus, region)
+        region, nowhere = _where_it_wins(output, index)
+    return Target(index, minus, region, path, nowhere)
+
+
+def _where_it_wins(output: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Where class `index` [N] wins in [N, classes, positions], bool [N, positions]; and bool [N], whether nowhere.
+
+    There the position of its highest score stands in.
+    """
+    _, classes, positions = output.shape
+    if positions == 1:
+        return torch.ones_like(output[:, 0], dtype=torch.bool), None
+    wins = output.argmax(1) == index[:, None] if classes > 1 else output[:, 0] > 0
+    nowhere = ~wins.any(1)
+    own = output.gather(1, index[:, None, None].expand(-1, 1, positions))[:, 0]
+    best = torch.nn.functional.one_hot(own.argmax(1), positions).bool()
+    return torch.where(nowhere[:, None], best, wins), nowhere
+
+
+def _split(target: str, labels: Sequence[str]) -> tuple[str, str | None]:
+    """`A@T` as A and T; labels may hold an @ themselves."""
+    name, found, at = target.rpartition("@")
+    return (name, at) if found and at.isdecimal() and target not in labels else (target, None)
+
+
+def _position(target: str, at: str, output: Tensor, region: Tensor | None) -> Tensor:
+    """Position `at` of an output [N, classes, positions] as a region [N, positions]. Raises `UsageError`."""
+    positions = output.shape[2]
+    if region is not None:
+        raise UsageError(f"target {target}@{at} names a position, so a region makes no sense")
+    if int(at) >= positions:
+        raise UsageError(f"target {target}@{at} is out of range: the output has positions 0 to {positions - 1}")
+    chosen = torch.zeros_like(output[:, 0], dtype=torch.bool)
+    chosen[:, int(at)] = True
+    return chosen
 
 
 def _top(output: Tensor, region: Tensor | None) -> Tensor:
@@ -94,7 +152,10 @@ def _top(output: Tensor, region: Tensor | None) -> Tensor:
 
 
 def parse(target: str, classes: int, labels: Sequence[str]) -> tuple[int, int | None]:
-    """`A` or `A-B`, each an index or a label, as class indices. A label may itself contain a hyphen."""
+    """`A` or `A-B`, each an index or a label, as class indices. A label may itself contain a hyphen.
+
+    Raises `UsageError` for a class that there is not, and for a label that several classes have.
+    """
     whole = _class(target, classes, labels)
     if whole is not None:
         return whole, None
@@ -112,9 +173,12 @@ def parse(target: str, classes: int, labels: Sequence[str]) -> tuple[int, int | 
 
 
 def _class(name: str, classes: int, labels: Sequence[str]) -> int | None:
-    if name in labels:
-        return list(labels).index(name)
-    folded = [label.lower() for label in labels]
-    if folded.count(name.lower()) == 1:
-        return folded.index(name.lower())
+    same = [i for i, label in enumerate(labels) if label == name]
+    same = same or [i for i, label in enumerate(labels) if label.lower() == name.lower()]
+    if len(same) > 1 and labels[same[0]] == name:
+        raise UsageError(f"target {name!r} is the label of classes {' and '.join(map(str, same))}; give the index")
+    if len(same) == 1:
+        if same[0] >= classes:
+            raise UsageError(f"target {name!r} is label {same[0]}, and the model has classes 0 to {classes - 1}")
+        return same[0]
     return int(name) if name.isdecimal() and int(name) < classes else None

@@ -123,7 +123,8 @@ def test_regions_on_the_command_line(cli: Cli, segment: Path, tmp_path: Path) ->
     assert json.loads(cli(*command).out)["ledger"]["output"] == 16.0
     for region, message in {
         "5,5,2,9": "is empty",
-        "90,90,99,99": "holds nothing",
+        "90,90,99,99": "reaches beyond the picture, which is 32×16",
+        "0,0,33,16": "reaches beyond the picture",
         "nope.png": "neither LEFT,TOP,RIGHT,BOTTOM nor a mask",
     }.items():
         ran = cli(*command, "--region", region)

@@ -37,7 +37,7 @@ class Artifact:
     `embedded`: the text of a sidecar inside the file, or "". `renamed`: the module's names of parameters and buffers →
     the artifact's own, where they differ. `rewrites`: what was changed before it runs, such as `dequantise`.
     `parts`: the other files that it consists of, relative to its folder, as they were before they were read.
-    `runtime`: runs the artifact as deployed,
+    `remarks`: what its user should know, each a sentence without its subject. `runtime`: runs the artifact as deployed,
     on inputs in the order of `inputs`, and returns all outputs; `against`: what runs it there. `differs`: the first
     node whose value is another one there, in words; None where none is.
     """
@@ -48,6 +48,7 @@ class Artifact:
     renamed: Mapping[str, str] = field(default_factory=dict)
     rewrites: tuple[str, ...] = ()
     parts: Mapping[str, Stamp | None] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     runtime: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
     against: str = ""
     differs: Callable[[Sequence[Tensor]], str | None] | None = None

@@ -53,6 +53,7 @@ class _Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rewrites: tuple[str, ...]
     parts: dict[str, str]
     against: str
+    remarks: tuple[str, ...] = ()
 
 
 class Cache:
@@ -82,6 +83,7 @@ class Cache:
             artifact.rewrites,
             self._parts,
             artifact.against,
+            artifact.remarks,
         )
         self._write(key, [msgspec.msgpack.encode(record)])
         return artifact
@@ -109,7 +111,7 @@ class Cache:
         runtime, differs = (self._run, self._differs) if known.against else (None, None)
         return Artifact(
             self._module_for, inputs, known.embedded, known.renamed, known.rewrites,
-            runtime=runtime, against=known.against, differs=differs,
+            runtime=runtime, against=known.against, differs=differs, remarks=known.remarks,
         )  # fmt: skip
 
     def _open(self) -> Artifact:

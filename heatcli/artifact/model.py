@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -15,11 +17,13 @@ from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
 from heatcli.artifact.cache import Cache
+from heatcli.artifact.notes import Notes
 from heatcli.artifact.onnx import load_onnx
+from heatcli.artifact.preprocessing import checked, told_by, unknown
 from heatcli.artifact.presets import preset
 from heatcli.artifact.pt2 import load_pt2
 from heatcli.artifact.recognise import ONNX, PT2, TORCHSCRIPT, Format, recognise
-from heatcli.artifact.sidecar import Input, Labels, overridden, read_labels, read_sidecar
+from heatcli.artifact.sidecar import Input, Labels, Output, overridden, read_labels, read_sidecar
 from heatcli.artifact.torchscript import load_torchscript
 from heatcli.artifact.verification import QUANTISED, first_difference, verify
 from heatcli.compiled import CompiledTape, Compiler
@@ -29,6 +33,7 @@ from heatcli.graph.batch import rebatched
 from heatcli.graph.capture import record, scores
 from heatcli.graph.kinds import FIRST
 from heatcli.graph.operator import Graph, Verified
+from heatcli.graph.outputs import Wanted, read
 from heatcli.graph.passes import DEFAULT, KEEPING_OUTPUT, PASSES, apply
 from heatcli.rules.base import Table
 from heatcli.walk import Tape, forward, values_of
@@ -36,10 +41,11 @@ from heatcli.walk import Tape, forward, values_of
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from heatcli.images.baselines import Reference
     from heatcli.images.preprocess import Fit
-    from heatcli.images.read import Pixels
+    from heatcli.images.read import Picture, Pixels, Reader
 
 LOADERS: dict[Format, Callable[[Path], Artifact]] = {
     TORCHSCRIPT: load_torchscript,
@@ -55,7 +61,9 @@ class Model:
     `picture` is the input that is explained, `others` are the values of the rest. `batch_size` is the number of images
     it takes at once, None for any. `unverified`: whether graphs that compute something else than the artifact are let
     by. `cache`: where its graphs are kept, None for nowhere. `compiler`: of walks that come back, None for none.
-    `sample`: the first input that was explained, [1, …], which graphs are verified on.
+    `sample`: the first input that was explained, [1, …], which graphs are verified on. `output`: what the user says of
+    the explained output, number `head` (None: nobody chose, so the first). `told_by`: who said how a picture becomes
+    the input; "" for nobody. `notes`: what a user should know.
     """
 
     path: Path
@@ -71,13 +79,18 @@ class Model:
     background: tuple[float, ...] = ()
     batch_size: int | None = None
     passes: tuple[str, ...] = DEFAULT
-    head: int = 0
+    head: int | None = None
     unverified: bool = False
+    output: Output = field(default_factory=Output)
+    told_by: str = ""
+    notes: Notes = field(default_factory=Notes, repr=False)
     cache: Cache | None = None
     compiler: Compiler | None = None
     sample: Tensor | None = field(default=None, repr=False)
     _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, repr=False)
     _lock: RLock = field(default_factory=RLock, repr=False)  # threads may ask for graphs at the same time
+    _pictures: bool = field(default=False, repr=False)  # whether it was given any
+    _remarked: bool = field(default=False, repr=False)
     _shared: tuple[Tensor | None, Mapping[str, Tensor]] = field(default=(None, {}), repr=False)
 
     @property
@@ -121,29 +134,51 @@ class Model:
 
         return Fit(*self.shape, self.input.resize_to, self.input.interpolation)
 
-    def preprocess(self, images: Sequence[Pixels]) -> Tensor:
-        """Pillow images of any size and mode, or arrays [C, H, W], to the network's input [N, C, H, W].
+    @property
+    def reader(self) -> Reader:
+        """What reads pictures for it; what that has to guess goes to the notes."""
+        from heatcli.images.read import Reader
 
-        Of the network's dtype, on the model's device.
+        return Reader(self.shape[0], self.input.range or "", self.notes.add)
+
+    def preprocess(self, images: Sequence[Picture | Image | NDArray[Any]]) -> Tensor:
+        """Pictures as the command line reads them, to the network's input [N, C, H, W].
+
+        Pillow images of any size and mode, or arrays [C, H, W], [H, W, C] or [H, W] of any dtype, such as uint8. Of the
+        network's dtype, on the model's device. Raises `ImageError` for an array that does not fit.
         """
+        from heatcli.images.read import Picture
+
+        reader = self.reader
+        return self.fitted(
+            [one.pixels if isinstance(one, Picture) else reader.ready("the picture", one) for one in images]
+        )
+
+    def fitted(self, pixels: Sequence[Pixels]) -> Tensor:
+        """Pictures as a reader has read them, of any size, to the network's input [N, C, H, W]."""
         from heatcli.images.preprocess import to_pixels
 
-        return self.stack([to_pixels(image, self.fit) for image in images])
+        return self.stack([to_pixels(one, self.fit) for one in pixels])
 
     def stack(self, arrays: Sequence[NDArray[np.float32]]) -> Tensor:
         """Pictures that fit already, float32 [C, H, W] in 0..1, to the network's input [N, C, H, W]."""
+        self._pictures = True
         pixels = torch.stack([torch.from_numpy(array) for array in arrays])
         return self.normalise(pixels.to(self.device)).to(self.picture.dtype)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(pixels − mean)/std, for pixels [N, C, H, W] in 0..1."""
+        """(pixels − mean)/std, for pixels [N, C, H, W] in 0..1, its channels in the order that the network takes."""
         mean, std = (self._per_channel(name) for name in ("mean", "std"))
-        return (pixels - mean) / std
+        return self._ordered((pixels - mean) / std)
 
     def pixels(self, batch: Tensor) -> Tensor:
         """Its input [N, C, H, W] back as pixels, in 0..1 where it came from a picture: batch·std + mean."""
         mean, std = (self._per_channel(name) for name in ("mean", "std"))
-        return batch * std + mean
+        return self._ordered(batch) * std + mean
+
+    def _ordered(self, channels: Tensor) -> Tensor:
+        """Red, green, blue as blue, green, red, and back, where the network takes them so."""
+        return channels.flip(1) if self.input.order == "bgr" else channels
 
     def _per_channel(self, name: str) -> Tensor:
         given = getattr(self.input, name)
@@ -162,8 +197,36 @@ class Model:
         key = tuple(shape)
         with self._lock:
             if key not in self._graphs:
-                self._graphs[key] = self._derived(key) or self._cached(key)
-            return self._graphs[key]
+                self._graphs[key] = self._derived(key) or self._read(self._cached(key))
+            if not self._remarked:
+                self._remarked = True
+                self._remark(self._graphs[key])
+        return self._graphs[key]
+
+    def _read(self, graph: Graph) -> Graph:
+        """The graph with its output as [N, classes, …]."""
+        n, *rest = graph.input_shape
+        one = None
+        if n > 1 and self.batch_size is None and graph.output_shape.count(n) > 1:
+            with contextlib.suppress(ModelError):  # one image alone may be none that it takes
+                one = self.graph((1, *rest)).returned[self.head or 0].shape
+        return read(graph, Wanted(self.output.axis, self.output.kind, len(self.labels)), one)
+
+    def _remark(self, graph: Graph) -> None:
+        """Note what the first graph shows."""
+        name, reading, heads = self.path.name, graph.reading, graph.returned
+        for remark in graph.remarks:
+            self.notes.add(f"{name} {remark}")
+        if self.head is None and len(heads) > 1:
+            shapes = ", ".join(f"{i} {list(head.shape)}" for i, head in enumerate(heads))
+            self.notes.add(f"{name} returns {len(heads)} outputs ({shapes}); the first is explained, --head says which")
+        if self.labels and reading is not None and not reading.unclear and reading.classes != len(self.labels):
+            self.notes.add(
+                f"{name} has {reading.classes:,} class{'es' if reading.classes > 1 else ''}, and there are "
+                f"{len(self.labels):,} labels; check --labels"
+            )
+        if self._pictures and not self.told_by and not self.alphabet:
+            self.notes.add(unknown(graph, name, self.input))
 
     def _derived(self, shape: tuple[int, ...]) -> Graph | None:
         """The graph for a batch from those for one image and for two; None where only a capture can tell."""
@@ -181,7 +244,7 @@ class Model:
             return self._capture(shape)
         others = {name: (tuple(value.shape), str(value.dtype), _sha256(value)) for name, value in self.others.items()}
         about = {
-            "shape": shape, "others": others, "passes": self.passes, "head": self.head, "device": str(self.device),
+            "shape": shape, "others": others, "passes": self.passes, "head": self.head or 0, "device": str(self.device),
             "dtype": str(torch.get_default_dtype()),
         }  # fmt: skip
         return self.cache.graph(about, lambda: self._capture(shape))
@@ -205,7 +268,7 @@ class Model:
             shapes = {i.name: tuple(v.shape) for i, v in zip(self.artifact.inputs, values, strict=True)}
             module = self.artifact.module_for(shapes).to(self.device)
             names = {**self.artifact.names(module), **given}
-            return record(lambda y: module(*inputs(y)), x, names, str(self.path), self.head)
+            return record(lambda y: module(*inputs(y)), x, names, str(self.path), self.head or 0)
 
         noise = self._noise(shape, 0) if example is None else example
         graph = recorded(noise)
@@ -230,7 +293,7 @@ class Model:
 
         def run(x: Tensor) -> Tensor:
             """The explained output, as the artifact has it."""
-            return scores(runtime(inputs(x)), self.head, str(self.path))
+            return scores(runtime(inputs(x)), self.head or 0, str(self.path))
 
         tolerance = QUANTISED if "dequantise" in self.artifact.rewrites else None
         try:
@@ -264,7 +327,7 @@ class Model:
     def recapture(self, batch: Tensor) -> None:
         """Capture the graph for a batch [1, …] on that batch, for an artifact that decides by its picture."""
         with self._lock:
-            self._graphs[tuple(batch.shape)] = self._capture(tuple(batch.shape), batch)
+            self._graphs[tuple(batch.shape)] = self._read(self._capture(tuple(batch.shape), batch))
 
     def forward(
         self, batch: Tensor, rules: Table, baseline: Tensor | Mapping[str, Tensor] | None = None,
@@ -363,9 +426,10 @@ def load(
     device: str = "cpu",
     passes: Iterable[str] = DEFAULT,
     inputs: Mapping[str, Tensor] | None = None,
-    head: int = 0,
+    head: int | None = None,
     cache: bool = False,
     compiled: bool = False,
+    class_axis: int | None = None,
     unverified: bool = False,
     **flags: Any,
 ) -> Model:
@@ -373,13 +437,14 @@ def load(
 
     `passes` names the graph passes that its graph goes through (`heatcli.graph.passes.PASSES`). `inputs`: values of
     all inputs but the picture, [1, …] or [N, …], where the artifact takes several. `head`: which of its floating-point
-    outputs is explained, where it returns several. `cache`: whether its graphs are kept in the user's cache folder, and
-    taken from there (`heatcli.artifact.cache`). `compiled`: whether walks that come back are compiled
-    (`heatcli.compiled`). `unverified`: whether a graph that computes something else than the artifact on its own
-    runtime is explained nevertheless (`heatcli.artifact.verification`). `flags` override the sidecar's
-    `[input]`: size, channels, mean, std, resize, interpolation; `preset` names several of them
-    (`heatcli.artifact.presets`), `labels` a file of labels. Raises `ModelError` if the artifact
-    cannot be used, `UsageError` for a flag that makes no sense.
+    outputs is explained, where it returns several, from 0. `class_axis`: the axis of the classes in it. `cache`:
+    whether its graphs are kept in the user's cache folder, and taken from there (`heatcli.artifact.cache`).
+    `compiled`: whether walks that come back are compiled (`heatcli.compiled`). `unverified`: whether a graph
+    that computes something else than the artifact on its own runtime is explained nevertheless
+    (`heatcli.artifact.verification`). `flags` override the sidecar's
+    `[input]`: size, channels, mean, std, resize, interpolation, order, range; `preset` names several of them
+    (`heatcli.artifact.presets`), `labels` a file of labels. Raises `ModelError` if the artifact cannot be used,
+    `UsageError` for a flag that makes no sense.
     """
     path = Path(path) if path is not None else default_model()
     if path.is_dir():
@@ -392,16 +457,19 @@ def load(
     picture = _picture(path, artifact, inputs or {})
     sidecar = read_sidecar(path, artifact.embedded)
     labels_file, named = flags.pop("labels", None), flags.pop("preset", None)
-    said = {name: value for name, value in _said_by(picture).items() if getattr(sidecar.input, name) is None}
+    own = sidecar.input or Input()
+    said = {name: value for name, value in _said_by(picture).items() if getattr(own, name) is None}
     chosen_labels = sidecar.labels if labels_file is None else Labels(file=str(Path(labels_file).absolute()))
-    return Model(
+    spec = overridden(overridden(overridden(own, said), preset(named) if named else {}), flags)
+    checked(spec, path, flags)
+    model = Model(
         path=path,
         format=kind,
         sha256=known.sha256 if known else digest(path),
         artifact=artifact,
         picture=picture,
         others=dict(inputs or {}),
-        input=overridden(overridden(overridden(sidecar.input, said), preset(named) if named else {}), flags),
+        input=spec,
         labels=read_labels(path, chosen_labels),
         mean_file=path.parent / sidecar.baseline.mean if sidecar.baseline.mean else None,
         device=_device(device),
@@ -410,9 +478,18 @@ def load(
         passes=_known(passes),
         head=head,
         unverified=unverified,
+        output=sidecar.output if class_axis is None else Output(axis=class_axis, kind=sidecar.output.kind),
+        told_by=told_by(path, sidecar, named, flags),
         cache=known,
         compiler=Compiler() if compiled else None,
     )
+    for remark in artifact.remarks:
+        model.notes.add(f"{path.name} {remark}")
+    for name, count in Counter(model.labels).items():
+        if count > 1:
+            first, second, *_ = (i for i, label in enumerate(model.labels) if label == name)
+            model.notes.add(f"the label {name!r} is that of classes {first} and {second}; a target names them by index")
+    return model
 
 
 def _picture(path: Path, artifact: Artifact, given: Mapping[str, Tensor]) -> InputInfo:

@@ -49,8 +49,8 @@ def load_pt2(path: Path) -> Artifact:
         if isinstance(n.meta.get("val"), Tensor)
     )
     return Artifact(
-        lambda _: module, inputs, archive.text(path, entries, f"extra/{EMBEDDED}"), runtime=lambda values: of_module(module, values),
-        against=f"torch.export of torch {torch.__version__}",
+        lambda _: module, inputs, archive.text(path, entries, f"extra/{EMBEDDED}"),
+        runtime=lambda values: of_module(module, values), against=f"torch.export of torch {torch.__version__}",
     )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ EMBEDDED = "heatcli.toml"
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How pixels become the network's input: (pixel/255 − mean)/std, resized to `size` = (height, width).
 
+    `mean` and `std` are of red, green and blue, in that order; the network takes the channels as `order` says, by
+    default rgb. `range`: what the values of arrays and of pictures of more than 8 bits mean (`heatcli.images.values`).
     A model of sequences has an `alphabet`, such as ACGT, whose letters are its channels, and may have one `length`.
     """
 
@@ -28,6 +30,8 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     std: tuple[float, ...] | float = 1.0
     resize: str = "stretch"
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    order: Literal["rgb", "bgr"] | msgspec.UnsetType = msgspec.UNSET
+    range: str | msgspec.UnsetType = msgspec.UNSET
     alphabet: str | msgspec.UnsetType = msgspec.UNSET
     length: int | msgspec.UnsetType = msgspec.UNSET
 
@@ -48,6 +52,13 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return int(number) if number else max(shape)
 
 
+class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The axis of the classes in the explained output, counted as the artifact returns it, and what its numbers are."""
+
+    axis: int | None = None
+    kind: Literal["classes", "binary", "regression", "embedding", "detections"] | None = None
+
+
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Class names in index order, here or one a line in a file beside the sidecar."""
 
@@ -66,9 +77,10 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file."""
+    """The whole file; `input` is None where it says nothing of pictures."""
 
-    input: Input = Input()
+    input: Input | None = None
+    output: Output = Output()
     labels: Labels = Labels()
     baseline: Baseline = Baseline()
 

@@ -25,7 +25,7 @@ def load_torchscript(path: Path) -> Artifact:
     """
     entries = archive.read(path)
     content = archive.safe(path, entries, script.checked)
-    module = _opened(path, content)
+    module, training = _opened(path, content)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
     inputs = tuple(InputInfo(name, dtype=dtype) for name in required)
@@ -36,30 +36,45 @@ def load_torchscript(path: Path) -> Artifact:
         number of their call."""
         nonlocal ran
         if ran:
-            return _opened(path, content)
+            return _opened(path, content)[0]
         ran = True
         return module
 
     @functools.cache
     def deployed() -> Any:
         """The one that is run as deployed: it may keep a state."""
-        return _opened(path, content)
+        return _opened(path, content)[0]
 
     return Artifact(
         module_for, inputs, archive.text(path, entries, f"extra/{EMBEDDED}"),
-        runtime=lambda values: of_module(deployed(), values),
-        against=f"TorchScript of torch {torch.__version__}",
+        runtime=lambda values: of_module(deployed(), values), against=f"TorchScript of torch {torch.__version__}",
+        remarks=(_TRAINING,) if training else (),
     )  # fmt: skip
 
 
-def _opened(path: Path, content: bytes) -> Any:
-    """The module."""
+_TRAINING = (
+    "was saved in training mode, where batch norm and dropout depend on chance and company; it is explained as after "
+    "model.eval()"
+)
+_TRAINED = ("aten::batch_norm", "aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::rrelu")
+
+
+def _opened(path: Path, content: bytes) -> tuple[Any, bool]:
+    """The module in evaluation mode, and whether it was in training mode, where that makes a difference."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated; that is no news to its users
         try:
-            module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+            module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
         except Exception as error:  # its parser raises several
             raise ModelError(f"{path}: TorchScript cannot load it: {first_line(error)}") from error
+    training = bool(getattr(module, "training", False))
+    module.eval()
     if not hasattr(module, "forward"):
         raise ModelError(f"{path}: has no forward method, so there is nothing to run")
-    return module
+    return module, training and _differs_in_training(module)
+
+
+def _differs_in_training(module: Any) -> bool:
+    graph = module.forward.graph
+    torch._C._jit_pass_inline(graph)
+    return any(graph.findNode(kind) for kind in _TRAINED)

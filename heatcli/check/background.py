@@ -18,7 +18,6 @@ from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.subject import Subject
 from heatcli.images.baselines import gaussian_blur
 from heatcli.images.mean import image_files
-from heatcli.images.read import read_picture
 
 
 class Background(Check, frozen=True):
@@ -74,7 +73,7 @@ class Background(Check, frozen=True):
             path = work.folder / text
             paths += image_files(path) if path.is_dir() else [path]
         try:
-            pictures = [read_picture(path, model.shape[0]).pixels for path in paths]
+            pictures = [model.reader.picture(path) for path in paths]
         except ImageError as error:
             raise UsageError(f"[background]: {error}") from error
         if self.backgrounds and not pictures:

@@ -34,7 +34,7 @@ def run(model: Model, request: Request, told: Callable[[str], None] = lambda _: 
     explainers = tuple(Explainer.parse(text, spec.baseline) for text in request.methods or spec.methods)
     masks = request.masks or (None if spec.masks is None else folder / spec.masks)
     samples: list[Sample] = []
-    for sample in read(request.images, model.labels, model.fit, masks):
+    for sample in read(request.images, model.labels, model.fit, masks, model.reader):
         if isinstance(sample, Sample):
             samples.append(sample)
         else:

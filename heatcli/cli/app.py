@@ -39,7 +39,7 @@ for file in (
     explain, methods, inspect, mean, bench, check, compare, evaluate, merge,
     activations, filters, prototype, fit_expert,
 ):  # fmt: skip
-    app.command(file.__name__.rpartition(".")[2].replace("_", "-"))(options.debuggable(file.command))
+    app.command(file.__name__.rpartition(".")[2].replace("_", "-"), cls=options.Once)(options.debuggable(file.command))
 
 
 def _version(wanted: bool) -> None:

@@ -35,7 +35,7 @@ def command(
         torch.set_num_threads(options.at_least_one("--threads", threads))
     loaded = load(model)
     if loaded.compiler is not None:
-        loaded.compiler.say = lambda text: print(f"heatcli: note: {text}", file=sys.stderr)
+        loaded.compiler.say = options.note
     timings = list(bench(loaded, chosen, batch_size, repeats, peers))
     if json:
         sys.stdout.buffer.write(options.as_json(timings))

@@ -13,7 +13,7 @@ import typer
 from heatcli.cli import options
 
 
-@options.loads("output", "with_passes", "without_passes", "head", "inputs", *options.INPUT, "compiled", "amp")
+@options.loads("output", "with_passes", "without_passes", *options.INPUT, "compiled", "amp")
 def command(
     images: Annotated[
         list[str],
@@ -45,7 +45,10 @@ def command(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="top|top:K|INDEX|LABEL|A-B", help="The score; top:K: K reports an image."),
+        typer.Option(
+            metavar="top|top:K|INDEX|LABEL|A-B|A@T|path",
+            help="The score; top:K: K reports an image; A@T: at position T; path: the best of each position.",
+        ),
     ] = None,
     region: Annotated[
         str | None,
@@ -94,11 +97,13 @@ def command(
         tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap,
         opacity, recursive, glob, part, resume, index, workers, True, engine, load.device, bar,
     )  # fmt: skip
-    loaded = load(model)
+    loaded = load(model, told=False)
     if loaded.alphabet:
         from heatcli.cli import sequences
         from heatcli.sequences.job import Request as Sequences
 
+        if not quiet:
+            loaded.notes.tell(options.note)
         own = Sequences(tuple(map(Path, images)), Path(out), chosen, target, baseline, pixels, batch_size)
         sequences.explain(loaded, own, time.perf_counter() - started, json)
         return
@@ -106,6 +111,7 @@ def command(
     with interruptible() as signals, Talk(run.total, run.before, run.index is not None, quiet) as talk:
         if loaded.compiler is not None:
             loaded.compiler.say = talk.note
+        loaded.notes.tell(talk.note)
         if "dequantise" in loaded.artifact.rewrites:
             talk.once("dequantise", f"{loaded.path} is quantised; its dequantised graph is explained")
         try:

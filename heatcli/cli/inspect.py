@@ -11,7 +11,7 @@ import typer
 from heatcli.cli import options
 
 
-@options.loads("size", "channels", "preset", "no_cache", "unverified", device="cpu")
+@options.loads(*(name for name in options.INPUT if name != "device"), device="cpu")
 def command(
     model: Annotated[Path | None, typer.Argument(help="The artifact; default: the embedded animals model.")] = None,
     json: options.Json = False,
@@ -51,12 +51,15 @@ def _print(found: dict[str, Any]) -> None:
 
     console = Console()
     dims = "×".join("N" if d is None else str(d) for d in found["input"]["shape"])
-    final = found["output"]["final"]
+    output = found["output"]
     console.print(f"[bold]{found['path']}[/]: {found['format']}, input {dims}, {found['parameters']:,} parameters")
     console.print(f"sha256 {found['sha256']}", highlight=False)
-    console.print(
-        f"{found['output']['classes']} classes" + (f", ends in {final} (logits are explained)" if final else "")
-    )
+    for one in found["outputs"]:
+        name = f" {one['name']}" if one["name"] else ""
+        said = f": {_output(output)}" if one["explained"] else "; --head explains it"
+        line = f"output {one['number']}{name} {one['shape']}, {one['dtype']}{said}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"preprocessing: {_preprocessing(found['input'])}", markup=False, highlight=False, soft_wrap=True)
     operators = Table("kind", "operator", "count", "rule", title="operators")
     for row in found["operators"]:
         operators.add_row(row["kind"], row["operator"], str(row["count"]), "yes" if row["rule"] else "no: booked")
@@ -65,3 +68,25 @@ def _print(found: dict[str, Any]) -> None:
     for row in found["biases"]:
         biases.add_row(row["name"], row["operator"], str(row["size"]))
     console.print(biases)
+
+
+def _output(output: dict[str, Any]) -> str:
+    """What the explained output is, in words."""
+    if output["unclear"]:
+        return str(output["unclear"])
+    kind, classes = output["kind"], f"{output['classes']:,} class{'es' if output['classes'] != 1 else ''}"
+    what = classes if kind == "classes" else kind if output["classes"] == 1 else f"{kind}, {classes}"
+    axis = "" if output["axis"] is None else f" on axis {output['axis']} ({output['why']})"
+    ends = f", ends in {output['ends']}" + (" (logits are explained)" if output["final"] else "")
+    return str(what) + axis + (ends if output["ends"] else "") + ", explained"
+
+
+def _preprocessing(spec: dict[str, Any]) -> str:
+    """How a picture becomes the input, and who says so."""
+    order = f", {spec['order']}" if spec["order"] != "rgb" else ""
+    how = f"resize {spec['resize']}, mean {_short(spec['mean'])}, std {_short(spec['std'])}{order}"
+    return f"{how}; {spec['told_by'] or 'nothing says so'}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else ", ".join(f"{v:g}" for v in value)

@@ -11,7 +11,7 @@ import typer
 from heatcli.cli import options
 
 
-@options.loads("size", "channels", "resize", "no_cache", device="cpu")
+@options.loads("size", "channels", "resize", "range", "no_cache", device="cpu")
 def command(
     folder: Annotated[Path, typer.Argument(help="A folder of images of any number.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz file to write.")],
@@ -30,7 +30,7 @@ def command(
         raise UsageError(f"{output}: a mean image is an .npz file; name it so")
     loaded = load(model)
     failed: list[HeatcliError] = []
-    mean, count = mean_image(image_files(folder, recursive), loaded.fit, failed)
+    mean, count = mean_image(image_files(folder, recursive), loaded.fit, failed, loaded.reader)
     write_mean(output, mean, count)
     for error in failed:
         print(f"heatcli: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from heatcli.memory import keep_freed
 
@@ -60,7 +62,12 @@ class Load:
     without_passes: Annotated[
         list[str] | None, typer.Option("--no-pass", metavar="NAME", help="Leave a graph pass out.")
     ] = None
-    head: Annotated[int, typer.Option(help="Which of several outputs is explained, from 0.")] = 0
+    head: Annotated[
+        int | None, typer.Option(help="Which of several outputs is explained, from 0; default: the first.")
+    ] = None
+    class_axis: Annotated[
+        int | None, typer.Option(help="The axis of the explained output that holds classes, where that is not clear.")
+    ] = None
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", metavar="NAME=FILE.npy", help="The value of an input that is not the picture."),
@@ -68,11 +75,22 @@ class Load:
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto"
     size: Annotated[str | None, typer.Option(metavar="N|HxW", help="Input size, instead of the sidecar's.")] = None
     channels: Annotated[int | None, typer.Option(help="Input channels, 1 or 3.")] = None
-    mean: Annotated[str | None, typer.Option(metavar="M,M,M", help="Mean of each channel (pixels in 0..1).")] = None
+    mean: Annotated[str | None, typer.Option(metavar="M,M,M", help="Mean of red, green, blue (pixels in 0..1).")] = None
     std: Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation of each channel.")] = None
     resize: Annotated[str | None, typer.Option(metavar="stretch|crop|crop:N", help="How a picture gets that size.")] = (
         None
     )
+    channels_order: Annotated[
+        str | None, typer.Option(metavar="rgb|bgr", help="How the network takes colours; --mean and --std stay rgb.")
+    ] = None
+    range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW..HIGH|data",
+            help="What values of arrays and of pictures of more than 8 bits become 0 and 1; "
+            "data: they go in as they are. Default: by the values.",
+        ),
+    ] = None
     labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line.")] = None
     preset: Annotated[
         str | None,
@@ -105,25 +123,22 @@ class Load:
     def __post_init__(self) -> None:
         self._input: dict[str, Any] = {
             "size": shape(self.size), "channels": self.channels, "mean": _numbers("--mean", self.mean),
-            "std": _numbers("--std", self.std), "resize": self.resize, "labels": self.labels, "preset": self.preset,
+            "std": _numbers("--std", self.std), "resize": self.resize, "order": _order(self.channels_order),
+            "range": self.range, "labels": self.labels, "preset": self.preset,
         }  # fmt: skip
 
-    def __call__(self, path: str | Path | None) -> Model:
+    def __call__(self, path: str | Path | None, told: bool = True) -> Model:
+        """The model; what there is to note of it goes to stderr, unless `told` is off."""
         from heatcli.artifact.model import load
 
         more = [*(self.with_passes or []), *(["mixed-precision"] if self.amp else [])]
         passes = _passes(self.output, more, self.without_passes)
         loaded = load(
-            path,
-            self.device,
-            passes,
-            _arrays(self.inputs),
-            self.head,
-            not self.no_cache,
-            self.compiled,
-            self.unverified,
-            **self._input,
-        )
+            path, self.device, passes, _arrays(self.inputs), self.head, not self.no_cache, self.compiled,
+            self.class_axis, self.unverified, **self._input,
+        )  # fmt: skip
+        if told:
+            loaded.notes.tell(note)
         gc.freeze()
         gc.set_threshold(*_THRESHOLD)
         return loaded
@@ -141,8 +156,26 @@ def start() -> None:
     gc.set_threshold(1_000_000)
 
 
+class Once(TyperCommand):
+    """A command that refuses an option of one value given twice, of which only the last would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As always. Raises `UsageError`."""
+        from heatcli.errors import UsageError
+
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for name, count in Counter(p.opts[0] for p in order if p.param_type_name == "option").items():
+            if count > 1 and not any(p.multiple or p.is_flag for p in self.params if name in p.opts):  # type: ignore[attr-defined]
+                raise UsageError(f"{name} is given {count} times and takes one value; give it once")
+        return super().parse_args(ctx, args)
+
+
 Command = Callable[..., None]
-INPUT = ("device", "size", "channels", "mean", "std", "resize", "labels", "preset", "no_cache", "unverified")
+INPUT = (
+    "head", "class_axis", "inputs", "device", "size", "channels", "mean", "std", "resize",
+    "channels_order", "range", "labels", "preset", "no_cache",
+    "unverified",
+)  # fmt: skip
 
 
 def loads(*names: str, **fixed: Any) -> Callable[[Command], Command]:
@@ -185,8 +218,11 @@ def _signed(run: Command, command: Command, added: Mapping[str, tuple[Any, Any]]
 def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, ...]:
     """The graph passes that `--output`, `--pass` and `--no-pass` stand for. Raises `UsageError`."""
     from heatcli.errors import unknown_name
-    from heatcli.graph.passes import DEFAULT, OUTPUTS
+    from heatcli.graph.passes import DEFAULT, OUTPUTS, PASSES
 
+    for name in less or []:
+        if name not in PASSES:
+            raise unknown_name("graph pass", name, PASSES)
     if output not in OUTPUTS:
         raise unknown_name("output", output, OUTPUTS)
     chosen = [*(name for name in DEFAULT if name != "logit"), *OUTPUTS[output], *more]
@@ -219,7 +255,7 @@ def samples(
 
     found: list[Sample] = []
     failed: list[Path] = []
-    for sample in read(images, model.labels, model.fit, masks):
+    for sample in read(images, model.labels, model.fit, masks, model.reader):
         if limit is not None and len(found) >= limit:
             break
         if isinstance(sample, Sample):
@@ -247,6 +283,19 @@ def shape(text: str | None) -> tuple[int, int] | None:
     if len(parts) > 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
         raise UsageError(f"--size {text} is not a size; give HEIGHTxWIDTH, such as 224x224, or one number")
     return int(parts[0]), int(parts[-1])
+
+
+def note(text: str) -> None:
+    """A note on stderr."""
+    print(f"heatcli: note: {text}", file=sys.stderr)
+
+
+def _order(text: str | None) -> str | None:
+    from heatcli.errors import UsageError
+
+    if text not in (None, "rgb", "bgr"):
+        raise UsageError(f"--channels-order {text} is not known; use rgb or bgr")
+    return text
 
 
 def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:

@@ -14,6 +14,7 @@ from heatcli.errors import HeatcliError
 
 if TYPE_CHECKING:
     from heatcli.run import Done, Failed
+    from heatcli.run.index import Row
 
 EVERY = 5.0  # seconds between plain lines
 
@@ -161,13 +162,18 @@ def _bar(total: int) -> Any:
     return bar
 
 
+def _what(row: Row) -> str:
+    return "number" if row.probability is None and row.quantity == "output" else "class"
+
+
 def described(done: Done) -> str:
     """The prediction, the ledger in one line, the files."""
     row, ledger = done.row, done.row.ledger
     assert ledger is not None  # an image that was explained has one
     left = f"{ledger.output:.6g}" + (f" − {ledger.output_baseline:.6g}" if ledger.output_baseline else "")
     return (
-        f"{row.image}: {row.label if row.label is not None else f'class {row.index}'}, {row.quantity} {row.score:.6g}"
+        f"{row.image}: {row.label if row.label is not None else f'{_what(row)} {row.index}'}, "
+        f"{row.quantity} {row.score:.6g}"
         + ("" if row.probability is None else f", probability {row.probability:.4g}")
         + f"\n  ledger: {left} = {ledger.pixels:.6g} pixels + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
         f"absorbed + {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})"

@@ -14,7 +14,7 @@ from heatcli.artifact.model import Model
 from heatcli.errors import UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.explanation import Explanation
-from heatcli.graph.passes import probabilities
+from heatcli.graph.outputs import probabilities, settled
 from heatcli.images.dataset import Sample
 from heatcli.methods.question import laid_out
 from heatcli.rules.base import per_image
@@ -129,7 +129,7 @@ def subject(
     """The subject that `samples` are; `target` as `heatcli.explain` takes it. Raises `UsageError`."""
     if not samples:
         raise UsageError("no image is left to work on")
-    batch = torch.cat([model.preprocess([s.pixels for s in part]) for part in _parts(samples, 64)])
+    batch = torch.cat([model.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
     size = batch_size or max(1, min(512, PIXELS_AT_ONCE // batch[0].numel()))
     nothing = np.full(batch.shape[-2:], np.nan, dtype=np.float32)
     mask = torch.from_numpy(np.stack([nothing if s.mask is None else s.mask for s in samples])).to(batch)
@@ -145,7 +145,7 @@ def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) 
     parts = []
     for index, n in model.parts(batch.shape, batch_size):
         full = batch[index]
-        graph = model.graph(full.shape)
+        graph = settled(model.graph(full.shape), model.path)
         out = output_of(graph, full)
         likely = probabilities(graph, out) if chance else out
         out = (out if bool(likely.isnan().any()) else likely)[:n]
@@ -163,7 +163,9 @@ def _target(model: Model, batch: Tensor, target: Any, batch_size: int) -> Target
 
 
 def _as_argument(target: Target) -> Any:
-    """The target in the words of `heatcli.explain`."""
+    """The target as `heatcli.explain` takes it: in its words, where they say at which positions."""
+    if target.region.shape[1] > 1:
+        return target
     if target.minus is None:
         return target.index
     return f"{int(target.index[0])}-{int(target.minus[0])}"

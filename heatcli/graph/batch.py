@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from heatcli.graph.operator import Constant, Graph, Operator, Ref
+from heatcli.graph.operator import Constant, Graph, Operator, Ref, Returned
 
 
 class _DiffersError(Exception):
@@ -36,13 +36,21 @@ class _Between:
         one, other = self.one, self.other
         if len(one.operators) != len(other.operators) or one.output != other.output or self.first == self.second:
             raise _DiffersError
+        if one.reading != other.reading or len(one.returned) != len(other.returned):
+            raise _DiffersError
         return replace(
             one,
             input_shape=self.shape(one.input_shape, other.input_shape),
             output_shape=self.shape(one.output_shape, other.output_shape),
             operators=tuple(self.operator(a, b) for a, b in zip(one.operators, other.operators, strict=True)),
             final=None if one.final is None or other.final is None else self.operator(one.final, other.final),
+            returned=self.returned(),
         )
+
+    def returned(self) -> tuple[Returned, ...]:
+        """What is returned for n images."""
+        pairs = zip(self.one.returned, self.other.returned, strict=True)
+        return tuple(replace(a, shape=self.shape(a.shape, b.shape)) for a, b in pairs)
 
     def operator(self, a: Operator, b: Operator) -> Operator:
         """The operator for n images, from the one that ran on `first` and the one that ran on `second`."""

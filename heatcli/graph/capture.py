@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from torch.utils import _pytree as pytree
 
 from heatcli.errors import ModelError, UsageError, first_line
 from heatcli.graph.kinds import classify
-from heatcli.graph.operator import Constant, Graph, Operator, Ref
+from heatcli.graph.operator import Constant, Graph, Operator, Ref, Returned
 from heatcli.graph.passes import DEFAULT, apply, needed_for
 from heatcli.graph.recorder import Call, Recorder
+from heatcli.graph.remarks import remarks
 
 INPUT = "input"
 _ATEN = torch.ops.aten
@@ -65,7 +67,9 @@ def record(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error)}"
         ) from error
     output = recorder.value_of(scores(returned, head, where))
-    return classify(_flatten(recorder.calls, example, output, names, where))
+    graph = classify(_flatten(recorder.calls, example, output, names, where))
+    said = remarks(graph, {_title(call.target) for call in recorder.calls})
+    return replace(graph, returned=_returned(returned), remarks=said)
 
 
 def _cause(error: Exception) -> str:
@@ -73,6 +77,16 @@ def _cause(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     inner = [line.removeprefix("RuntimeError: ") for line in lines if line.startswith("RuntimeError: ")]
     return first_line(RuntimeError(inner[-1])) if inner else first_line(error)
+
+
+def _returned(returned: Any) -> tuple[Returned, ...]:
+    """Every floating-point tensor that the artifact returns, in the order that `head` counts them."""
+    leaves, _ = pytree.tree_flatten_with_path(returned)
+    return tuple(
+        Returned(tuple(x.shape), x.dtype, ".".join(str(key.key) for key in path if isinstance(key, pytree.MappingKey)))
+        for path, x in leaves
+        if isinstance(x, Tensor) and x.dtype.is_floating_point
+    )
 
 
 def scores(returned: Any, head: int, where: str) -> Tensor:

@@ -188,6 +188,35 @@ class Verified:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Returned:
+    """One of the floating-point tensors that an artifact returns; `name`: its key, where it returns a dictionary."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the explained output is read (`heatcli.graph.outputs`).
+
+    `axis` of the classes and `batch` of the images, as the artifact returns them; `axis` is None for one number an
+    image. `why` it is that axis. `kind`: classes, binary, regression, embedding, detections. `ends`: the title of its
+    final activation, or "". `over`: the axes of [N, classes, …] that a final softmax runs over. `unclear`: what is
+    wrong with it, or "".
+    """
+
+    axis: int | None = None
+    batch: int = 0
+    classes: int = 1
+    why: str = ""
+    kind: str = "classes"
+    ends: str = ""
+    over: tuple[int, ...] = ()
+    unclear: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """Operators in forward order, from the image called `input` to the value called `output`.
@@ -198,6 +227,8 @@ class Graph:
     `guards`: graphs of numbers that the artifact computes from the image and decides by (a branch, a size), each with
     what it was when this graph was captured; on images where one is another number, the artifact is another graph.
     `verified`: how it compares with the artifact, None where it was not compared.
+    `returned`: all floating-point tensors that the artifact returns. `remarks`: what its user should know of it.
+    `reading`: how the output is read, once that is decided.
     """
 
     input: str
@@ -210,6 +241,9 @@ class Graph:
     channels_last: bool = False
     guards: tuple[tuple[Graph, float], ...] = ()
     verified: Verified | None = None
+    returned: tuple[Returned, ...] = ()
+    remarks: tuple[str, ...] = ()
+    reading: Reading | None = None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
-from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref, Verified
+from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref, Returned, Verified
 from heatcli.graph.permitted import permitted
 
 Buffer = bytes | memoryview
 _ALIGNED = 64  # as torch allocates: kernels may round otherwise where memory begins elsewhere
-_RECORDS: Mapping[str, type] = {kind.__name__: kind for kind in (Ref, Constant, Offset, Operator, Graph, Verified)}
+_RECORDS: Mapping[str, type] = {
+    kind.__name__: kind for kind in (Ref, Constant, Offset, Operator, Returned, Graph, Verified)
+}
 _FIELDS = {kind: tuple(f.name for f in fields(kind) if f.init) for kind in _RECORDS.values()}
 _TORCH = {str(x): x for x in vars(torch).values() if isinstance(x, (torch.dtype, torch.layout, torch.memory_format))}
 

@@ -19,7 +19,6 @@ from torch.nn import functional
 from heatcli.errors import ImageError, UsageError, unknown_name
 from heatcli.images.mean import read_mean
 from heatcli.images.pool import is_pool, read_pool
-from heatcli.images.read import read_picture
 
 if TYPE_CHECKING:
     from heatcli.artifact.model import Model
@@ -93,8 +92,8 @@ def _found(model: Model, batch: Tensor, method: Method, baseline: str | Tensor |
         if not several:
             kind = "a directory" if Path(baseline).is_dir() else "a file of several images"
             raise UsageError(f"baseline {baseline}: is {kind}; method {method.name} compares with one image")
-        pixels = read_pool(Path(baseline), model.shape[0])
-        return Reference("pool", pool=model.preprocess(pixels), details={"file": baseline, "images": len(pixels)})
+        pixels = read_pool(Path(baseline), model.reader)
+        return Reference("pool", pool=model.fitted(pixels), details={"file": baseline, "images": len(pixels)})
     return _named(model, batch, baseline)
 
 
@@ -157,7 +156,7 @@ def _mean(model: Model, batch: Tensor, argument: str) -> Reference:
 
 def _image(model: Model, path: Path) -> Reference:
     try:
-        return Reference("image", model.preprocess([read_picture(path, model.shape[0]).pixels]), {"file": str(path)})
+        return Reference("image", model.preprocess([model.reader.picture(path)]), {"file": str(path)})
     except ImageError as error:
         raise UsageError(f"baseline {error}") from error
 

@@ -13,7 +13,7 @@ from PIL import Image
 from heatcli.errors import ImageError, UsageError
 from heatcli.images.mean import image_files
 from heatcli.images.preprocess import Fit, to_pixels
-from heatcli.images.read import Pixels, read_picture
+from heatcli.images.read import Pixels, Reader
 
 MASK = ".mask"
 
@@ -61,7 +61,7 @@ def _class_of(path: Path, labels: Sequence[str]) -> str | None:
 
 
 def read(
-    inputs: Iterable[Path], labels: Sequence[str], fit: Fit, masks: Path | None = None
+    inputs: Iterable[Path], labels: Sequence[str], fit: Fit, masks: Path | None = None, reader: Reader | None = None
 ) -> Iterator[Sample | tuple[Path, ImageError]]:
     """Every image that `inputs` name, with its mask; for one that cannot be read, its path and the error.
 
@@ -69,9 +69,10 @@ def read(
     """
     if masks is not None and not masks.is_dir():
         raise UsageError(f"{masks}: is not a folder of masks")
+    reader = reader or Reader(fit.channels)
     for path, label in find(inputs, labels):
         try:
-            picture = read_picture(path, fit.channels)
+            picture = reader.picture(path)
             sample = Sample(path, picture.sha256, picture.pixels, None, label)
             file = mask_file(path, masks)
             yield sample if file is None else replace(sample, mask=read_mask(file, sample.size, fit))
@@ -90,11 +91,11 @@ def read_mask(file: Path, size: tuple[int, int], fit: Fit) -> NDArray[np.float32
 
     Raises `ImageError` where it is not of the picture's `size`, or holds nothing of what the network sees.
     """
-    pixels = read_picture(file, 1).pixels
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels[0])
-    if image.size != size:
-        raise ImageError(f"{file}: the mask is {image.width}×{image.height}, the picture {size[0]}×{size[1]}")
-    mask: NDArray[np.float32] = to_pixels(image, replace(fit, channels=1))[0]
+    picture = Reader(1).picture(file)
+    if picture.size != size:
+        width, height = picture.size
+        raise ImageError(f"{file}: the mask is {width}×{height}, the picture {size[0]}×{size[1]}")
+    mask: NDArray[np.float32] = to_pixels(picture.pixels, replace(fit, channels=1))[0]
     if not (mask >= 0.5).any():
         raise ImageError(f"{file}: the mask holds nothing of what the network sees")
     return mask

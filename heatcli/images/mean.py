@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from heatcli.errors import HeatcliError, ImageError, UsageError
 from heatcli.files import write_atomically
 from heatcli.images.preprocess import Fit, to_pixels
-from heatcli.images.read import SUFFIXES, read_picture
+from heatcli.images.read import SUFFIXES, Reader
 
 
 def image_files(folder: Path, recursive: bool = False) -> Iterator[Path]:
@@ -24,15 +24,18 @@ def image_files(folder: Path, recursive: bool = False) -> Iterator[Path]:
         raise UsageError(f"{folder}: cannot be listed: {error.strerror}") from error
 
 
-def mean_image(paths: Iterable[Path], fit: Fit, failed: list[HeatcliError]) -> tuple[NDArray[np.float32], int]:
+def mean_image(
+    paths: Iterable[Path], fit: Fit, failed: list[HeatcliError], reader: Reader | None = None
+) -> tuple[NDArray[np.float32], int]:
     """Mean of the images' pixels, float32 [C, H, W] in 0..1 before normalisation, and how many there were.
 
     Images that cannot be read are appended to `failed` and left out. Raises `UsageError` if none is left.
     """
+    reader = reader or Reader(fit.channels)
     total, count = np.zeros((fit.channels, fit.height, fit.width), dtype=np.float64), 0
     for path in paths:
         try:
-            total += to_pixels(read_picture(path, fit.channels).pixels, fit)
+            total += to_pixels(reader.picture(path).pixels, fit)
             count += 1
         except ImageError as error:
             failed.append(error)

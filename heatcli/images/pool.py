@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from heatcli.errors import ImageError, UsageError, first_line
 from heatcli.images.mean import image_files
-from heatcli.images.read import Pixels, as_planes, load_array, read_picture
+from heatcli.images.read import Pixels, Reader, load_array
 
 LIMIT = 1000  # all of them are in memory
 
@@ -25,7 +23,7 @@ def is_pool(path: Path) -> bool:
         return False  # said where it is read as a single one
 
 
-def read_pool(path: Path, channels: int) -> list[Pixels]:
+def read_pool(path: Path, reader: Reader) -> list[Pixels]:
     """The images of a folder, in the order of their names, or of an array [B, C, H, W] or [B, H, W, C].
 
     Raises `UsageError` if there is none, one cannot be read, or there are more than `LIMIT`.
@@ -33,12 +31,12 @@ def read_pool(path: Path, channels: int) -> list[Pixels]:
     try:
         if path.is_dir():
             files = list(image_files(path))
-            found: list[Pixels] = [read_picture(file, channels).pixels for file in files[: LIMIT + 1]]
+            found: list[Pixels] = [reader.picture(file).pixels for file in files[: LIMIT + 1]]
             count = len(files)
         else:
             arrays = load_array(path, path.read_bytes())
             count = len(arrays)
-            found = [as_planes(path, np.asarray(array), channels) for array in arrays[: LIMIT + 1]]
+            found = reader.stack(path, arrays[: LIMIT + 1])
     except OSError as error:
         raise UsageError(f"baseline {path}: cannot be read: {first_line(error)}") from error
     except ImageError as error:

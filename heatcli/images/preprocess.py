@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from heatcli.images.read import Pixels
+from heatcli.images.read import Pixels, Reader, is_deep
 
 Box = tuple[float, float, float, float]
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
@@ -34,6 +34,8 @@ def to_pixels(picture: Pixels, fit: Fit) -> NDArray[np.float32]:
 
     Pictures are in 0..1, their transparency laid on white; arrays [C, H, W] keep their values.
     """
+    if isinstance(picture, Image.Image) and is_deep(picture):
+        picture = Reader(fit.channels).ready("the picture", picture)
     if isinstance(picture, np.ndarray):
         return np.stack([_fitted(Image.fromarray(plane), fit) for plane in picture])
     pixels = _fitted(_as_mode(picture, "L" if fit.channels == 1 else "RGB"), fit) / np.float32(255)
@@ -52,8 +54,6 @@ def _fitted(image: Image.Image, fit: Fit) -> NDArray[np.float32]:
 
 
 def _as_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert(mode)

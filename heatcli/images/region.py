@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from heatcli.errors import ImageError, UsageError
 from heatcli.images.preprocess import Fit, to_pixels
-from heatcli.images.read import read_picture
+from heatcli.images.read import Pixels, read_picture
 
 
 def region_of(text: str, size: tuple[int, int], fit: Fit) -> NDArray[np.bool_]:
@@ -25,16 +25,20 @@ def region_of(text: str, size: tuple[int, int], fit: Fit) -> NDArray[np.bool_]:
         left, top, right, bottom = (int(part) for part in parts)
         if left >= right or top >= bottom:
             raise UsageError(f"--region {text} is empty; give LEFT,TOP,RIGHT,BOTTOM in pixels")
-        mask = Image.new("L", size, 0)
-        ImageDraw.Draw(mask).rectangle((left, top, right - 1, bottom - 1), fill=255)
+        if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
+            raise UsageError(f"--region {text} reaches beyond the picture, which is {size[0]}×{size[1]}")
+        box = Image.new("L", size, 0)
+        ImageDraw.Draw(box).rectangle((left, top, right - 1, bottom - 1), fill=255)
+        mask: Pixels = box
     else:
         try:
-            pixels = read_picture(Path(text), 1).pixels
+            picture = read_picture(Path(text), 1)
         except ImageError as error:
             raise UsageError(f"--region is neither LEFT,TOP,RIGHT,BOTTOM nor a mask: {error}") from error
-        mask = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels[0])
-        if mask.size != size:
-            raise UsageError(f"{text}: the mask is {mask.width}×{mask.height}, the picture {size[0]}×{size[1]}")
+        width, height = picture.size
+        if picture.size != size:
+            raise UsageError(f"{text}: the mask is {width}×{height}, the picture {size[0]}×{size[1]}")
+        mask = picture.pixels
     inside: NDArray[np.bool_] = to_pixels(mask, replace(fit, channels=1))[0] >= 0.5
     if not inside.any():
         raise UsageError(f"--region {text} holds nothing of what the network sees")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from heatcli.artifact.model import Model
 from heatcli.errors import UsageError
+from heatcli.graph.outputs import settled
 from heatcli.images.baselines import reference
 from heatcli.inside.layers import Layer, find_layers
 from heatcli.methods.method import Method, OneWalk
@@ -86,6 +87,7 @@ def _maps(
         references = values_of(graph, references)
     names = [layer.name for layer in layers]
     tape = model.forward(batch, method.rules, references, names)
+    settled(graph, model.path)
     goal = choose(target, laid_out(tape.output), model.labels)
     question = Question(model, graph, batch, origin, goal, tape, score_of(goal, tape.output))
     walked = question.walk_batch(method.rules, books=False, keep=names)

@@ -14,7 +14,6 @@ from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, UsageError
 from heatcli.files import make_folder, write_atomically
 from heatcli.images.mean import image_files
-from heatcli.images.read import read_picture
 from heatcli.images.sheet import Block, Tile, coloured, png, sheet
 from heatcli.inside.activations import By, FeatureMaps, activations
 from heatcli.methods.table import Method
@@ -73,12 +72,12 @@ def run(model: Model, request: Request) -> Iterator[Looked | ImageError]:
     make_folder(request.out)
     for path, out in plan:
         try:
-            picture = read_picture(path, model.shape[0])
+            picture = model.reader.picture(path)
         except ImageError as error:
             yield error
             continue
         maps, goal = activations(
-            model, model.preprocess([picture.pixels]), request.layers, request.method, request.target, request.baseline
+            model, model.preprocess([picture]), request.layers, request.method, request.target, request.baseline
         )
         write_atomically(out, png(sheet([draw(m, request.top, request.by) for m in maps], COLUMNS)))
         write_atomically(out.with_suffix(".npz"), _arrays(maps))

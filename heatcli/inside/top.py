@@ -14,7 +14,7 @@ from torch import Tensor
 from heatcli.artifact.model import Model
 from heatcli.errors import HeatcliError, ImageError, UsageError
 from heatcli.images.preprocess import seen_box
-from heatcli.images.read import Picture, read_picture
+from heatcli.images.read import Picture
 from heatcli.images.sheet import Tile
 from heatcli.inside.layers import Layer, cut_at, one_layer
 from heatcli.methods.table import METHODS
@@ -52,7 +52,7 @@ def top_images(
         raise UsageError(f"layer {layer.name} of {model.path} has channels 0 to {channels - 1}, not {channel}")
     best: list[Hit] = []
     for pictures in _batched(paths, model, batch_size, failed):
-        batch = model.preprocess([picture.pixels for picture in pictures])
+        batch = model.preprocess(pictures)
         maps = torch.cat([_channel(model, batch[at], layer, channel)[:k] for at, k in model.parts(batch.shape)])
         peaks, positions = maps.max(1)
         for picture, peak, position in zip(pictures, peaks.tolist(), positions.tolist(), strict=True):
@@ -72,7 +72,7 @@ def _batched(paths: Iterable[Path], model: Model, size: int, failed: list[Heatcl
         pictures = []
         for path in chunk:
             try:
-                pictures.append(read_picture(path, model.shape[0]))
+                pictures.append(model.reader.picture(path))
             except ImageError as error:
                 failed.append(error)
         if pictures:
@@ -88,8 +88,8 @@ def _channel(model: Model, batch: Tensor, layer: Layer, channel: int) -> Tensor:
 
 def _cropped(model: Model, hit: Hit, layer: Layer, channel: int) -> Hit:
     """The hit with its crop: where the gradient of that one activation lies, but for `TRIMMED` at either side."""
-    picture = read_picture(hit.path, model.shape[0])
-    batch = model.preprocess([picture.pixels])
+    picture = model.reader.picture(hit.path)
+    batch = model.preprocess([picture])
     index, _ = next(model.parts(batch.shape))
     rows = batch[index]
     tape = forward(cut_at(model.graph(rows.shape), layer), rows)
@@ -121,6 +121,6 @@ def tiles(model: Model, hits: Iterable[Hit]) -> list[Tile]:
     """Each hit as its crop, with the picture's name and the activation."""
     found = []
     for hit in hits:
-        shown = read_picture(hit.path, model.shape[0]).shown()
+        shown = model.reader.picture(hit.path).shown()
         found.append(Tile(shown.crop(hit.box), f"{hit.path.stem[:16]}\n{hit.activation:.3g}"))
     return found

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError
-from heatcli.graph.passes import probabilities
+from heatcli.graph.outputs import probabilities
 from heatcli.methods.method import FOLDER, Answer, Method
 from heatcli.methods.path import mean_score
 from heatcli.methods.perturbation import SHARED, WHOLE, Windows

@@ -13,10 +13,9 @@ from torch.nn import functional
 
 from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, ModelError, UsageError
-from heatcli.graph.passes import quantity
+from heatcli.graph.outputs import is_sigmoid, quantity
 from heatcli.images.baselines import gaussian_blur
 from heatcli.images.mean import read_mean
-from heatcli.images.read import read_picture
 from heatcli.prototype.priors import Objective, Prior, run
 
 STARTS = ("noise", "zeros", "mean", "mean:FILE")
@@ -124,10 +123,10 @@ def _evaluate(
 def log_probability(model: Model, output: Tensor, targets: Tensor, n: int) -> Tensor:
     """log p(c|x) [N] by the artifact's own final activation, softmax where it ends in none; differentiable."""
     graph = model.graph((model.batch_size or n, *model.shape))
-    if graph.final is not None and graph.final.title == "sigmoid":
-        chances = functional.logsigmoid(output)
-    elif quantity(graph) == "probability":
+    if quantity(graph) == "probability":
         chances = output.clamp_min(torch.finfo(output.dtype).tiny).log()
+    elif is_sigmoid(graph):
+        chances = functional.logsigmoid(output)
     else:
         chances = output.log_softmax(1)
     return chances.gather(1, targets[:, None])[:, 0]
@@ -196,7 +195,7 @@ def _picture(model: Model, text: str) -> Tensor:
             raise UsageError(f"{path}: the mean image has {mean.shape[1]} channels, the model takes {model.shape[0]}")
         return functional.interpolate(mean, model.shape[1:], mode="bilinear", antialias=True)
     try:
-        return model.pixels(model.preprocess([read_picture(Path(text), model.shape[0]).pixels])).cpu()
+        return model.pixels(model.preprocess([model.reader.picture(Path(text))])).cpu()
     except ImageError as error:
         raise UsageError(f"--start is none of {', '.join(STARTS)}, nor an image: {error}") from error
 

@@ -18,6 +18,7 @@ from heatcli.arrays import npz
 from heatcli.artifact.model import Model
 from heatcli.errors import UsageError
 from heatcli.files import make_folder, write_atomically
+from heatcli.graph.outputs import settled
 from heatcli.images.sheet import Block, Tile, picture_of, png, sheet
 from heatcli.prototype.ascent import Search, State, ascend
 from heatcli.prototype.priors import Prior
@@ -56,7 +57,7 @@ class Found:
 
 def classes(model: Model, target: str) -> Tensor:
     """The classes that `target` names, an index, a label or `all`: int64 [N]. Raises `UsageError`."""
-    graph = model.graph((model.batch_size or 1, *model.shape))
+    graph = settled(model.graph((model.batch_size or 1, *model.shape)), model.path)
     count = graph.output_shape[1] if len(graph.output_shape) > 1 else 1
     if target == "all":
         return torch.arange(count, device=model.device)

@@ -16,6 +16,7 @@ from heatcli.arrays import npz
 from heatcli.artifact.model import Model
 from heatcli.explanation import Explanation
 from heatcli.report import schema
+from heatcli.targets import PATH
 
 
 class Reports:
@@ -77,11 +78,17 @@ class Reports:
             minus = other = self._minus[i]
             chance -= float(probability[other])
             label = f"{label or index}-{self._labels(other) or other}"
+        target = self.explanation.target
+        path = target.path is not None
+        if path:
+            label, chance = PATH, math.nan
         return schema.TargetPart(
             index=index, label=label, score=self._ledger[i].output,
             probability=None if math.isnan(chance) else chance,
             quantity=self.explanation.quantity,  # type: ignore[arg-type]
             minus=minus,
+            path=path or msgspec.UNSET,
+            nowhere=(target.nowhere is not None and bool(target.nowhere[i])) or msgspec.UNSET,
         )  # fmt: skip
 
 

@@ -82,6 +82,8 @@ class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `quantity` is `logit` where a final softmax, log-softmax or sigmoid was left out, `centred-logit` where the
     mean over classes was subtracted too, `probability` where it was kept, and `output` where there was none.
+    `path`: the sum of the best score of each position, not of class `index`, which wins most often. `nowhere`: the
+    class wins at no position of a dense output; its score is that of the one position where it is highest.
     """
 
     index: int
@@ -90,6 +92,8 @@ class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     probability: float | None
     quantity: Literal["logit", "centred-logit", "probability", "output"]
     minus: int | msgspec.UnsetType = msgspec.UNSET
+    path: bool | msgspec.UnsetType = msgspec.UNSET
+    nowhere: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class LedgerPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

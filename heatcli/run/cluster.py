@@ -76,7 +76,7 @@ class Explainer:
         """Columns `path` and `part` in, a column of one entry out: their packed outcomes."""
         out = str(self._request.out)
         jobs = [Job(str(path), out, str(part)) for path, part in zip(block["path"], block["part"], strict=True)]
-        return {"outcomes": np.array([packed(self._outcomes(jobs, out))], dtype=object)}
+        return {"outcomes": np.array([packed(self._outcomes(jobs, out), self._model.notes)], dtype=object)}
 
     def _outcomes(self, jobs: list[Job], out: str) -> Iterator[Outcome]:
         pipeline = self._pipeline = self._pipeline or Pipeline(self._model, self._request, self._load_seconds)
@@ -92,7 +92,7 @@ class Cluster:
 
     def __init__(self, model: Model, request: Request) -> None:
         self.left: list[list[Outcome]] = []
-        self._request = replace(request, progress=None)
+        self._request, self._notes = replace(request, progress=None), model.notes
         self._ray = require()
         if not self._ray.is_initialized():
             self._ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
@@ -105,7 +105,7 @@ class Cluster:
             for content in self._wave(wave):
                 outcomes = list[Outcome]()
                 self.left = [outcomes]
-                outcomes.extend(unpacked(content, str(self._request.out)))
+                outcomes.extend(unpacked(content, str(self._request.out), self._notes))
                 yield outcomes
 
     def _wave(self, jobs: list[Job]) -> Iterator[bytes]:

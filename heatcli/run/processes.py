@@ -110,7 +110,7 @@ class Processes:
             self.lost += not self.stopped()
             return None
         self._free.append(child)
-        return unpacked(content, str(self.request.out))
+        return unpacked(content, str(self.request.out), self.worker.model.notes)
 
     def _take(self) -> _Child | None:
         """A process that waits for work; those that have just loaded the model have said so."""
@@ -165,7 +165,7 @@ def serve(pipe: Connection, order: bytes) -> None:
         worker.scratch, worker.proven = scratch, True
         pipe.send(True)
         while (jobs := pipe.recv()) is not None:
-            pipe.send_bytes(packed(_until_stopped(worker.explain(jobs))))
+            pipe.send_bytes(packed(_until_stopped(worker.explain(jobs)), model.notes))
     except Exception:
         os._exit(1)
 

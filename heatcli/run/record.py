@@ -12,6 +12,7 @@ from torch import Tensor
 
 import heatcli
 from heatcli.artifact.model import Model
+from heatcli.artifact.sidecar import Output
 from heatcli.errors import UsageError
 from heatcli.images.baselines import Reference
 from heatcli.run.request import Request
@@ -35,7 +36,8 @@ def record_of(model: Model, request: Request) -> Record:
         "input": msgspec.to_builtins(model.input),
         "labels": _digest("\n".join(model.labels).encode()) if model.labels else None,
         "inputs": {name: _digest(_bytes(value)) for name, value in model.others.items()},
-        "head": model.head,
+        "head": model.head or 0,
+        "output": msgspec.to_builtins(model.output) if model.output != Output() else None,
         "passes": [*model.artifact.rewrites, *model.passes],
         "method": request.method.name,
         "param": request.method.parameters,

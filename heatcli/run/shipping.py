@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 
 from heatcli.artifact.model import Model, load
-from heatcli.artifact.sidecar import Input
+from heatcli.artifact.notes import Notes
+from heatcli.artifact.sidecar import Input, Output
 from heatcli.errors import HeatcliError, ImageError, ModelError, UsageError
 from heatcli.run.index import Row
 from heatcli.run.request import Done, Failed, Job, Outcome
@@ -25,12 +26,14 @@ class Recipe:
     sha256: str
     passes: tuple[str, ...]
     others: dict[str, np.ndarray[Any, Any]]
-    head: int
+    head: int | None
     cached: bool
     compiled: bool
     input: Input
     labels: tuple[str, ...]
     mean_file: Path | None
+    output: Output
+    told_by: str
 
     @classmethod
     def of(cls, model: Model) -> Recipe:
@@ -39,6 +42,7 @@ class Recipe:
         return cls(
             str(model.path), model.sha256, model.passes, others, model.head, model.cache is not None,
             model.compiler is not None, model.input, model.labels, model.mean_file,
+            model.output, model.told_by,
         )  # fmt: skip
 
     def model(self, device: str, path: Path | None = None, mean_file: Path | None = None) -> Model:
@@ -54,11 +58,12 @@ class Recipe:
             raise ModelError(f"{self.path}: was changed while it was in use; run again")
         loaded.path, loaded.input, loaded.labels = Path(self.path), self.input, self.labels
         loaded.mean_file = mean_file or self.mean_file
+        loaded.output, loaded.told_by, loaded.notes = self.output, self.told_by, Notes()
         return loaded
 
 
 class Returned(msgspec.Struct, frozen=True):
-    """What comes back of an outcome; with `status`, of what ended the whole run."""
+    """What comes back of an outcome; with `status`, of what ended the whole run; or the notes, with their keys."""
 
     path: str = ""
     part: str = ""
@@ -67,14 +72,18 @@ class Returned(msgspec.Struct, frozen=True):
     unexplained: dict[str, float] = {}
     fatal: str = ""
     status: int = 0
+    notes: list[tuple[str, str]] = []
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Returned]).decode
 
 
-def packed(outcomes: Iterable[Outcome]) -> bytes:
-    """Outcomes as they travel, without their reports; what ends the run, raised between two of them, is the last."""
+def packed(outcomes: Iterable[Outcome], notes: Notes) -> bytes:
+    """Outcomes as they travel, without their reports, and the model's notes.
+
+    What ends the run, raised between two of them, is the last.
+    """
     returned = list[Returned]()
     try:
         for one in outcomes:
@@ -82,12 +91,16 @@ def packed(outcomes: Iterable[Outcome]) -> bytes:
             returned.append(Returned(one.job.path, one.job.part, one.row, one.last, unexplained))
     except HeatcliError as error:
         returned.append(Returned(fatal=str(error), status=error.status))
+    returned.insert(0, Returned(notes=notes.items()))
     return _encode(returned)
 
 
-def unpacked(content: bytes, out: str) -> Iterable[Outcome]:
-    """The outcomes that `packed` made these bytes of. Raises what ended the run where it did."""
-    for one in _decode(content):
+def unpacked(content: bytes, out: str, notes: Notes) -> Iterable[Outcome]:
+    """The outcomes that `packed` made these bytes of; adds the notes. Raises what ended the run where it did."""
+    told, *found = _decode(content)
+    for key, text in told.notes:
+        notes.add(text, key)
+    for one in found:
         if one.row is None:
             raise {UsageError.status: UsageError, ImageError.status: ImageError}.get(one.status, ModelError)(one.fatal)
         job = Job(one.path, out, one.part)

@@ -22,7 +22,6 @@ from heatcli.files import write
 from heatcli.images.overlay import overlay
 from heatcli.images.png import png_bytes
 from heatcli.images.preprocess import seen_box, to_pixels
-from heatcli.images.read import read_picture
 from heatcli.images.region import region_of
 from heatcli.report.build import Reports
 from heatcli.report.schema import FilesPart, ImagePart, SecondsPart, encode
@@ -68,7 +67,7 @@ class Ready:
 def read_job(model: Model, job: Job) -> Loaded | Failed:
     """Read and fit a job's picture."""
     try:
-        picture = read_picture(job.path, model.shape[0])
+        picture = model.reader.picture(job.path)
         pixels, (width, height) = to_pixels(picture.pixels, model.fit), picture.size
         grey = picture.shown().convert("L") if width * height <= LARGE else None
         return Loaded(job, picture.sha256, (width, height), grey, pixels)
@@ -156,7 +155,7 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     loaded, reports, i = ready.loaded, ready.reports, ready.i
     result = reports.explanation
     job, (width, height) = loaded.job.ranked(ready.rank), loaded.size
-    grey = loaded.grey or read_picture(job.path, model.shape[0]).shown()
+    grey = loaded.grey or model.reader.picture(job.path).shown()
     box = seen_box(loaded.size, model.fit)
     heatmap = overlay(grey, reports.pixels(i), box, request.cmap, request.opacity)
     contents = {"overlay": (".png", png_bytes(heatmap))}

@@ -15,15 +15,14 @@ from heatcli.graph.kinds import mark_first, mark_nonnegative
 from heatcli.graph.mixed_precision import mixed_precision
 from heatcli.graph.operator import Constant, Graph, Operator
 from heatcli.graph.passes.activations import join_activations
-from heatcli.graph.passes.explained import centre_logits, logit, probabilities, quantity
+from heatcli.graph.passes.explained import centre_logits, logit
 from heatcli.graph.passes.identities import drop_identities
 from heatcli.graph.passes.layers import fold_batch_norm, join_layers, join_scales
 from heatcli.graph.passes.norms import join_norms
 from heatcli.graph.passes.rewriting import Pass, needed_for
 
 __all__ = [
-    "DEFAULT", "KEEPING_OUTPUT", "OUTPUTS", "PASSES", "Pass", "apply", "channels_last", "needed_for", "probabilities",
-    "quantity",
+    "DEFAULT", "KEEPING_OUTPUT", "OUTPUTS", "PASSES", "Pass", "apply", "channels_last", "needed_for",
 ]  # fmt: skip
 
 PASSES: dict[str, Pass] = {

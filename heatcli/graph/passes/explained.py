@@ -5,32 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from heatcli.graph.kinds import LAYOUT, SUM, classified
+from heatcli.graph.kinds import SUM, classified
 from heatcli.graph.operator import Graph, Operator, Ref, renamed
+from heatcli.graph.outputs import final_activation, is_whole
 from heatcli.graph.passes.rewriting import uses
-
-FINAL = ("_softmax", "_log_softmax", "sigmoid")
 
 
 def logit(graph: Graph) -> Graph:
     """Take a final softmax, log-softmax or sigmoid off the end (views after it stay): the logit is explained."""
-    last = _final_activation(graph)
-    if last is None or uses(graph)[last.name] > 1:
+    last = final_activation(graph)
+    if last is None or uses(graph)[last.name] > 1 or not is_whole(graph, last):
         return graph
     names = {last.name: last.sources[0]}
     operators = tuple(renamed(op, names) for op in graph.operators if op is not last)
     return replace(graph, operators=operators, output=names.get(graph.output, graph.output), final=last)
-
-
-def _final_activation(graph: Graph) -> Operator | None:
-    """The softmax, log-softmax or sigmoid that the graph ends in, but for views after it."""
-    by_name = {op.name: op for op in graph.operators}
-    last = by_name.get(graph.output)
-    while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
-        last = by_name.get(last.sources[0])
-    return last if last is not None and last.title in FINAL else None
 
 
 def centre_logits(graph: Graph) -> Graph:
@@ -52,26 +41,3 @@ def centre_logits(graph: Graph) -> Graph:
         kind=SUM,
     )  # fmt: skip
     return replace(graph, operators=(*graph.operators, classified(mean), centred), output="centred", centred=True)
-
-
-def quantity(graph: Graph) -> str:
-    """What the explained score is: `logit`, `centred-logit`, `probability`, or the artifact's own `output`."""
-    if graph.centred:
-        return "centred-logit"
-    if graph.final is not None:
-        return "logit"
-    last = _final_activation(graph)
-    return "probability" if last is not None and last.title != "_log_softmax" else "output"
-
-
-def probabilities(graph: Graph, output: Tensor) -> Tensor:
-    """The explained output [N, classes, …] as probabilities: by the graph's own final activation, else softmax."""
-    kept = _final_activation(graph)
-    if graph.final is not None:
-        with torch.no_grad():
-            shape = (len(output), *graph.final.source_shapes[0][1:])
-            after: Tensor = graph.final.run({}, [output.reshape(shape)]).reshape(output.shape)
-        return after.exp() if graph.final.title == "_log_softmax" else after
-    if kept is not None:
-        return output.exp() if kept.title == "_log_softmax" else output
-    return output.softmax(1) if output.dim() > 1 and output.shape[1] > 1 else torch.full_like(output, float("nan"))

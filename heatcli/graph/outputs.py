@@ -1,0 +1,332 @@
+"""How the explained output is read: which axis holds the images, which the classes, and what a class's number is.
+
+The graph then ends in [N, classes, …], by layout operators that are appended, so that targets, methods and the ledger
+know one form only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heatcli.errors import UsageError
+from heatcli.graph.kinds import LAYOUT, classified
+from heatcli.graph.operator import Graph, Operator, Reading, Ref
+
+FINAL = ("_softmax", "_safe_softmax", "_log_softmax", "sigmoid")
+CLASSES, BINARY, REGRESSION = "classes", "binary", "regression"
+UNLIKELY = (REGRESSION, "embedding", "detections")  # no number of these is a probability
+_ATEN = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user says of the output: `axis` of the classes, counted as the artifact returns them; `kind`.
+
+    `labels`: how many names of classes there are.
+    """
+
+    axis: int | None = None
+    kind: str | None = None
+    labels: int = 0
+
+
+# --- the final activation -----------------------------------------------------------------------------------------
+
+
+def final_activation(graph: Graph) -> Operator | None:
+    """The softmax, log-softmax or sigmoid that the graph ends in, but for layouts after it."""
+    by_name = {op.name: op for op in graph.operators}
+    last = by_name.get(graph.output)
+    while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
+        last = by_name.get(last.sources[0])
+    return last if last is not None and last.title in FINAL else None
+
+
+def is_whole(graph: Graph, last: Operator) -> bool:
+    """Whether what follows the activation `last` only lays its values out anew.
+
+    Of a softmax of which the artifact returns a part, P(b) say, the logit of b alone is another function: P(b) depends
+    on the logits that are not returned, too.
+    """
+    return last.title == "sigmoid" or math.prod(last.shape) == math.prod(graph.output_shape)
+
+
+def softmax_axes(graph: Graph) -> tuple[int, ...]:
+    """The axes of the output that its final softmax runs over; none where it ends in none.
+
+    Each softmax of a batch is given a number, and the numbers are laid out as the probabilities are: a softmax runs
+    over the axes along which its number stays the same. So views and permutes in between need no case of their own
+    (ONNX before opset 13 flattens what a softmax runs over).
+    """
+    last = graph.final or final_activation(graph)
+    if last is None or last.title == "sigmoid":
+        return ()
+    over = last.arg(1) % len(last.shape)
+    rows = [1 if axis == over else size for axis, size in enumerate(last.shape)]
+    number = torch.arange(math.prod(rows), device=_device(graph)).reshape(rows).expand(last.shape)
+    if graph.final is None:
+        start = last.name
+    else:
+        start = last.sources[0]
+        if last.source_shapes[0] != last.shape:
+            return ()
+    for op in _layouts(graph, start):
+        number = op.run({}, [number])
+    same = [bool((number == number.narrow(axis, 0, 1)).all()) for axis in range(number.dim())]
+    return tuple(axis for axis, size in enumerate(number.shape) if size > 1 and same[axis])
+
+
+def _device(graph: Graph) -> torch.device:
+    return next((c.value.device for op in graph.operators for c in op.constants), torch.device("cpu"))
+
+
+def _layouts(graph: Graph, start: str) -> Sequence[Operator]:
+    """The layout operators between the value `start` and the output, in forward order."""
+    by_name = {op.name: op for op in graph.operators}
+    found: list[Operator] = []
+    name = graph.output
+    while name != start and name in by_name and by_name[name].kind == LAYOUT and len(by_name[name].sources) == 1:
+        found.append(by_name[name])
+        name = by_name[name].sources[0]
+    return found[::-1] if name == start else ()
+
+
+# --- which axis is which ------------------------------------------------------------------------------------------
+
+
+def batch_axis(shape: Sequence[int], n: int, one: Sequence[int] | None = None) -> int | None:
+    """The axis of an output that holds the `n` images; None where there is none.
+
+    `one`: the shape of the output for one image. Where several axes are n long, it is the one that is 1 long there.
+    """
+    candidates = [axis for axis, size in enumerate(shape) if size == n]
+    if len(candidates) > 1 and one is not None and len(one) == len(shape):
+        candidates = [axis for axis in candidates if one[axis] == 1] or candidates
+    return candidates[0] if candidates else None
+
+
+def read(graph: Graph, wanted: Wanted, one: Sequence[int] | None = None) -> Graph:
+    """The graph with its output as [N, classes, …] and its `reading`, which says how that was decided.
+
+    Nothing is refused here: an output that could be read in two ways stays as it is, and `settled` says so where a
+    class is asked for. `one`: the shape of the output for one image.
+    """
+    n, shape = graph.input_shape[0], graph.output_shape
+    batch = batch_axis(shape, n, one)
+    if batch is None and n == 1:  # squeezed away
+        graph, batch = _appended(graph, "unsqueeze", _ATEN.unsqueeze.default, [0], (1, *shape)), 0
+        wanted = replace(wanted, axis=wanted.axis + 1 if wanted.axis is not None and wanted.axis >= 0 else wanted.axis)
+    if batch is None:
+        return replace(graph, reading=Reading(unclear="has no axis for the images of a batch"))
+    axis, why, unclear = _class_axis(graph, batch, wanted)
+    last = graph.final or final_activation(graph)
+    over = softmax_axes(graph)
+    order = [batch, *([] if axis is None else [axis])]
+    order += [other for other in range(len(graph.output_shape)) if other not in order]
+    if order != sorted(order):
+        laid = tuple(graph.output_shape[a] for a in order)
+        graph = _appended(graph, "permute", _ATEN.permute.default, [order], laid)
+    classes = graph.output_shape[1] if axis is not None else 1
+    kind = wanted.kind or ("embedding" if is_of_unit_length(graph) else _kind(classes, last, wanted.labels))
+    reading = Reading(
+        axis=axis, batch=batch, classes=classes, why=why, kind=kind, ends="" if last is None else last.title,
+        over=tuple(order.index(a) for a in over), unclear=unclear,
+    )  # fmt: skip
+    graph = replace(graph, reading=reading)
+    two = classes == 1 and kind == BINARY and (wanted.labels == 2 or wanted.kind == BINARY)
+    return _with_negative(graph) if two else graph
+
+
+def _class_axis(graph: Graph, batch: int, wanted: Wanted) -> tuple[int | None, str, str]:
+    """The axis of the classes (None: one number an image), why it is that one, and what is unclear."""
+    shape = graph.output_shape
+    others = [axis for axis in range(len(shape)) if axis != batch]
+    if wanted.axis is not None:
+        axis = wanted.axis + len(shape) if wanted.axis < 0 else wanted.axis
+        if axis in others:
+            return axis, "as --class-axis or the sidecar says", ""
+        where = " or ".join(map(str, others))
+        return (
+            None,
+            "",
+            f"returns {_text(shape, batch)}, which has no class axis {wanted.axis}; --class-axis takes {where}",
+        )
+    over = [axis for axis in softmax_axes(graph) if axis != batch]
+    if len(over) == 1:
+        return over[0], "its softmax runs over it", ""
+    if not others:
+        return None, "one number an image", ""
+    long = [axis for axis in others if shape[axis] > 1]
+    if len(long) < 2:
+        return (long or others)[0], "the only axis besides the batch", ""
+    named = [axis for axis in others if wanted.labels > 1 and shape[axis] == wanted.labels]
+    if len(named) == 1:
+        return named[0], f"as long as there are labels ({wanted.labels})", ""
+    if len(others) == 3:
+        axis = _off_plane(graph, others)
+        return axis, "by convention" if axis == others[0] else "the other two are the picture's plane", ""
+    if len(others) == 2 and len(graph.input_shape) == 3:  # a sequence: positions are as many as letters
+        free = [axis for axis in others if shape[axis] != graph.input_shape[2]]
+        if len(free) == 1:
+            return free[0], "the other one is the sequence", ""
+    ways = ", ".join(f"--class-axis {axis} ({shape[axis]:,} classes)" for axis in others)
+    return (
+        others[0],
+        "unclear",
+        f"returns {_text(shape, batch)}, and nothing says which axis holds classes; give {ways}",
+    )
+
+
+def _off_plane(graph: Graph, others: Sequence[int]) -> int:
+    """Of three axes the one that is not the plane: the two of the plane are as long as the picture's sides, scaled.
+
+    The first, as [N, C, H, W] has it, unless only the first two are.
+    """
+    if len(graph.input_shape) != 4:
+        return others[0]
+    height, width = graph.input_shape[2:]
+
+    def is_plane(rows: int, columns: int) -> bool:
+        """Whether both sides are shortened alike, to a whole pixel."""
+        return abs(rows / height - columns / width) <= 1 / min(height, width) and rows > 1
+
+    sizes = [graph.output_shape[axis] for axis in others]
+    return others[2] if is_plane(*sizes[:2]) and not is_plane(*sizes[1:]) else others[0]
+
+
+def is_of_unit_length(graph: Graph) -> bool:
+    """Whether the output is a vector divided by its own length, as embeddings are."""
+    by_name = {op.name: op for op in graph.operators}
+    last = by_name.get(graph.output)
+    while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
+        last = by_name.get(last.sources[0])
+    if last is None or last.title != "div" or len(last.sources) != 2:
+        return False
+    vector, length = last.sources[0], by_name.get(last.sources[1])
+    while length is not None and len(length.sources) == 1 and "norm" not in length.title:  # clamped, expanded
+        length = by_name.get(length.sources[0])
+    return length is not None and "norm" in length.title and length.sources == (vector,)
+
+
+def _kind(classes: int, last: Operator | None, labels: int) -> str:
+    if classes > 1:
+        return CLASSES
+    return BINARY if labels == 2 or (last is not None and last.title == "sigmoid") else REGRESSION
+
+
+def _text(shape: Sequence[int], batch: int) -> str:
+    return f"[{', '.join('N' if axis == batch else str(size) for axis, size in enumerate(shape))}]"
+
+
+def settled(graph: Graph, where: object) -> Graph:
+    """The graph, if it is clear which numbers are its classes. Raises `UsageError`, naming `where` and the flag."""
+    if graph.reading is not None and graph.reading.unclear:
+        raise UsageError(f"{where}: {graph.reading.unclear}")
+    return graph
+
+
+# --- operators that are appended ----------------------------------------------------------------------------------
+
+
+def _appended(graph: Graph, name: str, target: Any, args: list[Any], shape: tuple[int, ...]) -> Graph:
+    """The graph with `target(output, *args)` as its output."""
+    dtype = graph.operators[-1].dtype if graph.operators else torch.get_default_dtype()
+    op = Operator(
+        name=_free(graph, name), target=target, args=(Ref(graph.output), *args), kwargs={}, index=None, shape=shape,
+        dtype=dtype, sources=(graph.output,), source_shapes=(graph.output_shape,),
+    )  # fmt: skip
+    return replace(graph, operators=(*graph.operators, classified(op)), output=op.name, output_shape=shape)
+
+
+def _free(graph: Graph, name: str) -> str:
+    taken = {op.name for op in graph.operators}
+    return next(found for found in _names(name) if found not in taken)
+
+
+def _names(name: str) -> Iterator[str]:
+    yield f"output_{name}"
+    i = 1
+    while True:
+        i += 1
+        yield f"output_{name}_{i}"
+
+
+def _with_negative(graph: Graph) -> Graph:
+    """A single output z as two classes, the negative and the positive: −z and z; of a probability p 1 − p and p."""
+    shape, reading = graph.output_shape, graph.reading
+    assert reading is not None
+    if len(shape) == 1:
+        graph = _appended(graph, "unsqueeze", _ATEN.unsqueeze.default, [1], (*shape, 1))
+    positive, shape = graph.output, graph.output_shape
+    is_probability = graph.final is None and reading.ends == "sigmoid"
+    other = (_ATEN.rsub.Scalar, [1]) if is_probability else (_ATEN.neg.default, [])
+    graph = _appended(graph, "negative", *other, shape)
+    both = (shape[0], 2, *shape[2:])
+    joined = Operator(
+        name=_free(graph, "both"), target=_ATEN.cat.default, args=([Ref(graph.output), Ref(positive)], 1), kwargs={},
+        index=None, shape=both, dtype=graph.operators[-1].dtype, sources=(graph.output, positive),
+        source_shapes=(shape, shape),
+    )  # fmt: skip
+    return replace(
+        graph, operators=(*graph.operators, classified(joined)), output=joined.name, output_shape=both,
+        reading=replace(reading, classes=2),
+    )  # fmt: skip
+
+
+# --- what the numbers are -----------------------------------------------------------------------------------------
+
+
+def quantity(graph: Graph) -> str:
+    """What the explained score is: `logit`, `centred-logit`, `probability`, or the artifact's own `output`."""
+    if graph.centred:
+        return "centred-logit"
+    if graph.final is not None:
+        return "logit"
+    ends = _ends(graph)
+    return "probability" if ends and ends != "_log_softmax" else "output"
+
+
+def probabilities(graph: Graph, output: Tensor) -> Tensor:
+    """The explained output [N, classes, …] as probabilities: by the graph's own final activation, else softmax.
+
+    NaN where no number is one (a regression, an embedding).
+    """
+    ends, reading = _ends(graph), graph.reading
+    with torch.no_grad():
+        if ends and graph.final is None:  # it is still there
+            return output.exp() if ends == "_log_softmax" else output
+        if is_sigmoid(graph):
+            return output.sigmoid()
+        if ends:
+            return _softmax(output, softmax_axes(graph) if reading is None else reading.over)
+        likely = (reading is None or reading.kind not in UNLIKELY) and output.dim() > 1 and output.shape[1] > 1
+        return output.softmax(1) if likely else torch.full_like(output, float("nan"))
+
+
+def is_sigmoid(graph: Graph) -> bool:
+    """Whether the sigmoid of each score is its probability."""
+    return _ends(graph) == "sigmoid" or (graph.reading is not None and graph.reading.kind == BINARY)
+
+
+def _ends(graph: Graph) -> str:
+    """The title of the final activation, taken off or still there; empty where there is none."""
+    if graph.reading is not None:
+        return graph.reading.ends
+    last = graph.final or final_activation(graph)
+    return "" if last is None else last.title
+
+
+def _softmax(output: Tensor, over: Sequence[int]) -> Tensor:
+    """Softmax over several axes together."""
+    if len(over) == 1:
+        return output.softmax(over[0])
+    if not over:  # over one number
+        return torch.ones_like(output)
+    shifted = (output - output.amax(tuple(over), keepdim=True)).exp()
+    return shifted / shifted.sum(tuple(over), keepdim=True)

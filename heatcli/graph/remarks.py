@@ -1,0 +1,44 @@
+"""What a user should know of a graph as it was captured: parts of it that are meant for training only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from heatcli.graph.kinds import uses_own_statistics
+from heatcli.graph.operator import Graph, Operator
+
+_RANDOM = frozenset(
+    "native_dropout bernoulli bernoulli_ rand rand_like randn randn_like uniform_ normal_ rrelu_with_noise".split()
+)
+
+
+def remarks(graph: Graph, called: Collection[str]) -> tuple[str, ...]:
+    """Sentences about a graph that no pass has rewritten yet, each without a subject: it is the artifact.
+
+    `called`: the names of all operators that it called, those that the image does not reach, too.
+    """
+    found = []
+    norms = [op for op in graph.operators if _is_training_norm(op)]
+    if norms:
+        found.append(
+            f"was exported in training mode: batch norm {_name(norms[0])}"
+            + (f" and {len(norms) - 1} more" if len(norms) > 1 else "")
+            + " standardises by the batch at hand; export it after model.eval()"
+        )
+    drawn = sorted(_RANDOM.intersection(called))
+    if drawn:
+        found.append(
+            f"draws random numbers ({', '.join(drawn)}), as dropout in training mode does, and one draw is explained; "
+            "export it after model.eval()"
+        )
+    return tuple(found)
+
+
+def _is_training_norm(op: Operator) -> bool:
+    """Whether it is a batch norm in training mode; an instance norm, which has no running statistics, is none."""
+    return uses_own_statistics(op) and op.index in (None, 0) and op.constant(3) is not None
+
+
+def _name(op: Operator) -> str:
+    parameter = op.constant(1) or op.constant(3)
+    return op.name if parameter is None else parameter.name.rpartition(".")[0] or parameter.name
