@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -82,6 +83,7 @@ def inspect(model: Model) -> dict[str, Any]:
             "ends": reading.ends.lstrip("_") or None,
             "final": None if graph.final is None else graph.final.title.lstrip("_"),
         },
+        "verified": None if graph.verified is None else asdict(graph.verified),
         "operators": [
             {"kind": kind, "operator": title, "count": count, "rule": kind != UNKNOWN}
             for (kind, title), count in sorted(counts.items())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import heatcli
 from heatcli.artifact.model import Model
-from heatcli.errors import UsageError
+from heatcli.errors import ModelError, UsageError
 from heatcli.graph.outputs import batch_axis
 
 T, C = 15, 7  # time steps and classes of `Steps` on 32×32
@@ -326,9 +326,9 @@ def test_an_embedding_has_no_probability(tmp_path: Path, cli: Cli, picture: str)
 
 
 class Training(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, drop: float = 0.0) -> None:
         super().__init__()
-        self.convolution, self.norm, self.drop = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)
+        self.convolution, self.norm, self.drop = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(self.norm(self.convolution(x))).mean((2, 3))
@@ -347,7 +347,9 @@ def test_training_mode_is_told(tmp_path: Path) -> None:
     model = heatcli.load(tmp_path / "trained.pt2")
     model.graph((2, 3, 8, 8))
     assert [note for note in model.notes if "batch norm norm standardises by the batch at hand" in note]
-    assert [note for note in model.notes if "draws random numbers (bernoulli" in note]
+    torch.export.save(torch.export.export(Training(0.5), (torch.zeros(2, 3, 8, 8),)), tmp_path / "random.pt2")
+    with pytest.raises(ModelError, match=r"random.pt2: draws random numbers \(aten.bernoulli"):
+        heatcli.load(tmp_path / "random.pt2").graph((2, 3, 8, 8))
     program = torch.export.export(Training().eval(), (torch.zeros(2, 3, 8, 8),))
     torch.export.save(program, tmp_path / "eval.pt2")
     model = heatcli.load(tmp_path / "eval.pt2")

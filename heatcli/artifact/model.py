@@ -217,6 +217,11 @@ class Model:
         name, reading, heads = self.path.name, graph.reading, graph.returned
         for remark in graph.remarks:
             self.notes.add(f"{name} {remark}")
+        if graph.verified is not None and not graph.verified.agrees:
+            self.notes.add(
+                f"{name} is explained unverified: the graph's output is {graph.verified.error:.2g} of the largest off "
+                f"what {graph.verified.against} says"
+            )
         if self.head is None and len(heads) > 1:
             shapes = ", ".join(f"{i} {list(head.shape)}" for i, head in enumerate(heads))
             self.notes.add(f"{name} returns {len(heads)} outputs ({shapes}); the first is explained, --head says which")

@@ -60,6 +60,7 @@ def _print(found: dict[str, Any]) -> None:
         line = f"output {one['number']}{name} {one['shape']}, {one['dtype']}{said}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"preprocessing: {_preprocessing(found['input'])}", markup=False, highlight=False, soft_wrap=True)
+    console.print(_verified(found["verified"]), markup=False, highlight=False, soft_wrap=True)
     operators = Table("kind", "operator", "count", "rule", title="operators")
     for row in found["operators"]:
         operators.add_row(row["kind"], row["operator"], str(row["count"]), "yes" if row["rule"] else "no: booked")
@@ -79,6 +80,15 @@ def _output(output: dict[str, Any]) -> str:
     axis = "" if output["axis"] is None else f" on axis {output['axis']} ({output['why']})"
     ends = f", ends in {output['ends']}" + (" (logits are explained)" if output["final"] else "")
     return str(what) + axis + (ends if output["ends"] else "") + ", explained"
+
+
+def _verified(found: dict[str, Any] | None) -> str:
+    """How the graph compares with the artifact's own runtime, in words."""
+    if found is None:
+        return "not verified: its own runtime cannot run it here"
+    how = f"outputs agree to {found['error']:.1g}" if found["agrees"] else f"outputs are {found['error']:.1g} off"
+    what = "verified" if found["agrees"] else "UNVERIFIED"
+    return f"{what} against {found['against']}: {how} ({found['seconds']:.2f} s)"
 
 
 def _preprocessing(spec: dict[str, Any]) -> str:

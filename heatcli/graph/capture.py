@@ -68,8 +68,7 @@ def record(
         ) from error
     output = recorder.value_of(scores(returned, head, where))
     graph = classify(_flatten(recorder.calls, example, output, names, where))
-    said = remarks(graph, {_title(call.target) for call in recorder.calls})
-    return replace(graph, returned=_returned(returned), remarks=said)
+    return replace(graph, returned=_returned(returned), remarks=remarks(graph))
 
 
 def _cause(error: Exception) -> str:

@@ -1,22 +1,13 @@
-"""What a user should know of a graph as it was captured: parts of it that are meant for training only."""
+"""What a user should know of a graph as it was captured: decisions in it, and parts that are meant for training."""
 
 from __future__ import annotations
-
-from collections.abc import Collection
 
 from heatcli.graph.kinds import uses_own_statistics
 from heatcli.graph.operator import Graph, Operator
 
-_RANDOM = frozenset(
-    "native_dropout bernoulli bernoulli_ rand rand_like randn randn_like uniform_ normal_ rrelu_with_noise".split()
-)
 
-
-def remarks(graph: Graph, called: Collection[str]) -> tuple[str, ...]:
-    """Sentences about a graph that no pass has rewritten yet, each without a subject: it is the artifact.
-
-    `called`: the names of all operators that it called, those that the image does not reach, too.
-    """
+def remarks(graph: Graph) -> tuple[str, ...]:
+    """Sentences about a graph that no pass has rewritten yet, each without a subject: it is the artifact."""
     found = []
     norms = [op for op in graph.operators if _is_training_norm(op)]
     if norms:
@@ -25,11 +16,10 @@ def remarks(graph: Graph, called: Collection[str]) -> tuple[str, ...]:
             + (f" and {len(norms) - 1} more" if len(norms) > 1 else "")
             + " standardises by the batch at hand; export it after model.eval()"
         )
-    drawn = sorted(_RANDOM.intersection(called))
-    if drawn:
+    if graph.guards:
         found.append(
-            f"draws random numbers ({', '.join(drawn)}), as dropout in training mode does, and one draw is explained; "
-            "export it after model.eval()"
+            f"decides by the picture (operator {graph.guards[0][0].output}); each picture is explained by the branch "
+            "that it takes"
         )
     return tuple(found)
 

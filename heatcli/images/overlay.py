@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from heatcli.errors import UsageError, unknown_name
 from heatcli.images.preprocess import Box
@@ -48,6 +48,20 @@ def overlay(image: Image.Image, relevance: NDArray[np.float64], box: Box, cmap: 
     picture = _coloured(np.asarray(image.convert("L")), GREYS)
     picture.paste(colours, mask=Image.fromarray(signed.astype(np.uint8)))
     return picture
+
+
+def stamped(picture: Image.Image, text: str) -> Image.Image:
+    """`picture` with a band above it, as wide, that says `text`: nobody takes the figure for what it is not."""
+    size = max(10, picture.width // 24)
+    font = ImageFont.load_default(size)
+    width, height = picture.width, round(1.6 * size)
+    while size > 5 and font.getlength(text) > width - 4:
+        size -= 1
+        font = ImageFont.load_default(size)
+    whole = Image.new("RGB", (width, picture.height + height), "black")
+    whole.paste(picture, (0, height))
+    ImageDraw.Draw(whole).text((width / 2, height / 2), text, "white", font, anchor="mm")
+    return whole
 
 
 def _coloured(values: NDArray[np.uint8], colours: NDArray[np.uint32]) -> Image.Image:

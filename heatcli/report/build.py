@@ -38,6 +38,12 @@ class Reports:
         self._sums = _sums(self._pixels.reshape(len(self._pixels), -1), np.zeros(1, np.intp))
         self._biases = _Biases(explanation) if explanation.biases else None
 
+    @property
+    def unverified(self) -> bool:
+        """Whether the explained graph is known to be another function than the artifact."""
+        found = self.explanation.verified
+        return found is not None and not found.agrees
+
     def pixels(self, i: int) -> NDArray[np.float64]:
         """Relevance of image `i` a pixel, summed over channels: float64 [H, W], [1, L] for a sequence."""
         return np.atleast_2d(self._pixels[i])

@@ -19,7 +19,7 @@ from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, ModelError, UsageError
 from heatcli.explanation import explain
 from heatcli.files import write
-from heatcli.images.overlay import overlay
+from heatcli.images.overlay import overlay, stamped
 from heatcli.images.png import png_bytes
 from heatcli.images.preprocess import seen_box, to_pixels
 from heatcli.images.region import region_of
@@ -158,6 +158,8 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     grey = loaded.grey or model.reader.picture(job.path).shown()
     box = seen_box(loaded.size, model.fit)
     heatmap = overlay(grey, reports.pixels(i), box, request.cmap, request.opacity)
+    if reports.unverified:
+        heatmap = stamped(heatmap, "UNVERIFIED: not the model's own function")
     contents = {"overlay": (".png", png_bytes(heatmap))}
     if request.pixels == "npz":
         contents["pixels"] = (".npz", reports.npz(i))

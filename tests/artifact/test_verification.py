@@ -14,6 +14,7 @@ from heatcli.artifact.verification import verify
 from heatcli.errors import ModelError, OtherBranchError
 from heatcli.graph import passes
 from heatcli.graph.operator import Graph, bypassed
+from heatcli.report.build import Reports
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SIZE = (12, 12)
@@ -146,7 +147,10 @@ def test_another_function_is_refused_unless_it_is_asked_for(
         heatcli.explain(load(net, tmp_path, form), x, "lrp-0", target=0)
     model = load(net, tmp_path, form)
     model.unverified = True
-    wrong = heatcli.explain(model, x, "lrp-0", target=0).verified
+    result = heatcli.explain(model, x, "lrp-0", target=0)
+    assert Reports(model, result).unverified
+    assert any("is explained unverified" in note for note in model.notes)
+    wrong = result.verified
     assert wrong is not None
     assert not wrong.agrees
     assert wrong.error > 1e-3
