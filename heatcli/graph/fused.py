@@ -108,8 +108,14 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return laid_out
 
 
+def cond(predicate: Tensor, on_true: Callable[..., Any], on_false: Callable[..., Any], operands: Any = ()) -> Any:
+    """The branch of `torch.cond` that is taken; the recorder sees what decides."""
+    return (on_true if bool(predicate) else on_false)(*operands)
+
+
 FUSED: dict[str, Callable[..., Any]] = {
     "native_multi_head_attention": multi_head_attention,
     "transformer_encoder_layer_fwd": encoder_layer,
     "mkldnn_rnn_layer": lstm_layer,
+    "cond": cond,
 }

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -73,6 +74,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen: list[Tensor] = []  # kept alive, or another tensor could take a known identity
         self._memories: dict[int, _Memory] = {}  # of tensors that no call made, by their address
 
+    supports_higher_order_operators = True  # torch.cond comes here, too
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # there is no dynamo here to be kept out; keeping it out would import it
@@ -92,6 +95,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _title(func) in FUSED:
             with self:
                 return FUSED[_title(func)](*args, **kwargs)
+        if isinstance(func, HigherOrderOperator):
+            raise NotFollowedError(f"calls torch's {func.name()}, which heatcli does not know")
         if _is_random(func, args, kwargs):
             raise NotFollowedError(f"draws random numbers ({func}); export it in evaluation mode, without them")
         if torch.Tag.inplace_view in func.tags:
@@ -309,7 +314,7 @@ _RESIZING = frozenset("resize_ resize_as_ set_".split())
 
 
 def _title(func: Any) -> str:
-    return str(func._opname).lstrip("_")
+    return str(func.name() if isinstance(func, HigherOrderOperator) else func._opname).lstrip("_")
 
 
 def _tensors(*trees: Any) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ class Branching(nn.Module):
         if bool(x.sum() > 0):
             x = x * 2
         return self.conv(x).mean((2, 3))
+
+
+class Conditional(Branching):
+    """The same decision as an operator, `torch.cond`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return torch.cond(x.sum() > 0, lambda a: a * 2, lambda a: a.relu(), (y,)).mean((2, 3))
 
 
 class Noisy(Branching):
@@ -84,9 +93,18 @@ def _load(path: Path, **more: object) -> heatcli.Model:
     return heatcli.load(path, size=SIZE, channels=3, **more)
 
 
-def test_each_picture_is_explained_by_the_branch_that_it_takes(tmp_path: Path) -> None:
-    net = Branching()
-    model = _load(_scripted(net, tmp_path / "net.pt"))
+def _exported(net: nn.Module, path: Path) -> Path:
+    dynamic = ({0: torch.export.Dim("batch", min=1)},)
+    torch.export.save(torch.export.export(net.eval(), (torch.rand(2, 3, *SIZE),), dynamic_shapes=dynamic), str(path))
+    return path
+
+
+@pytest.mark.parametrize(("kind", "save"), [(Branching, _scripted), (Conditional, _exported)])
+def test_each_picture_is_explained_by_the_branch_that_it_takes(
+    kind: type[nn.Module], save: Callable[[nn.Module, Path], Path], tmp_path: Path
+) -> None:
+    net = kind()
+    model = _load(save(net, tmp_path / ("net.pt2" if save is _exported else "net.pt")))
     batch = torch.cat([torch.rand(2, 3, *SIZE), -torch.rand(1, 3, *SIZE), torch.rand(1, 3, *SIZE)])
     result = heatcli.explain(model, batch, "gradient", target=1)
     for i, x in enumerate(batch):
@@ -94,6 +112,7 @@ def test_each_picture_is_explained_by_the_branch_that_it_takes(tmp_path: Path) -
         (own,) = torch.autograd.grad(net(leaf)[0, 1], leaf)
         torch.testing.assert_close(result.outputs[i], net(x[None])[0])
         torch.testing.assert_close(result.relevance[i], own[0])
+    assert any("decides by the picture" in note for note in model.notes)
 
 
 def test_a_baseline_on_the_other_branch_is_refused(tmp_path: Path) -> None:
