@@ -96,7 +96,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return FUSED[_title(func)](*args, **kwargs)
         if isinstance(func, HigherOrderOperator):
-            raise NotFollowedError(f"calls torch's {func.name()}, which heatcli does not know")
+            raise NotFollowedError(f"calls torch's {func._name}, which heatcli does not know")
         if _is_random(func, args, kwargs):
             raise NotFollowedError(f"draws random numbers ({func}); export it in evaluation mode, without them")
         if torch.Tag.inplace_view in func.tags:
@@ -314,7 +314,7 @@ _RESIZING = frozenset("resize_ resize_as_ set_".split())
 
 
 def _title(func: Any) -> str:
-    return str(func.name() if isinstance(func, HigherOrderOperator) else func._opname).lstrip("_")
+    return str(func._name if isinstance(func, HigherOrderOperator) else func._opname).lstrip("_")
 
 
 def _tensors(*trees: Any) -> list[Tensor]:
