@@ -271,8 +271,7 @@ TABLE: Mapping[str, Row] = table((
     ("hardsigmoid", row(ELEMENTWISE, "keeps_order nonnegative gate")),
     ("softshrink hardshrink", row(ELEMENTWISE, "zero_at_zero")),
     # smooth ones
-    ("silu hardswish mish", row(ELEMENTWISE, "zero_at_zero keeps_sign")),
-    ("gelu", row(ELEMENTWISE, "zero_at_zero")),
+    ("silu gelu hardswish mish", row(ELEMENTWISE, "zero_at_zero keeps_sign")),
     ("tanh", row(ELEMENTWISE, "zero_at_zero keeps_sign keeps_order gate")),
     ("sigmoid", row(ELEMENTWISE, "keeps_order nonnegative gate")),
     ("elu", row(

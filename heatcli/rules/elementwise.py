@@ -165,7 +165,7 @@ def _with_derivatives(step: Step, m: Tensor, places: Tensor, times: Tensor | Non
 
     point = (some(x) + some(x0.expand_as(x))) / 2 if facts_of(step.operator).steep else some(x)
     (found,) = step.adjoint_at([point], torch.ones_like(point))[1]
-    found = torch.zeros_like(point) if found is None else found
+    found = torch.zeros_like(point) if found is None else _finite(step, found)
     m.permute(order).view(-1)[places] = found if times is None else found * some(times)
     return m
 
@@ -178,7 +178,12 @@ def _derivative(step: Step) -> Tensor:
         (found,) = step.adjoint(ones)
     else:
         (found,) = step.adjoint_at([x.expand(ones.shape)], ones)[1]
-    return torch.zeros_like(ones) if found is None else found
+    return torch.zeros_like(ones) if found is None else _finite(step, found)
+
+
+def _finite(step: Step, derivative: Tensor) -> Tensor:
+    """A derivative, but 0 where that has no bound, as of √x at x = x0 = 0: times a step of 0, either is right."""
+    return derivative.nan_to_num(0, 0, 0) if facts_of(step.operator).steep else derivative
 
 
 def _relu_slopes(step: Step, times: Tensor | None) -> Tensor:

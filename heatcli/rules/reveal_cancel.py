@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from heatcli.graph.facts import facts_of
 from heatcli.graph.kinds import AFFINE, CONVOLUTION, DENSE, ELEMENTWISE, LAYOUT, SUM, has_weights, is_diagonal
 from heatcli.parameters import Parameters, choice
 from heatcli.rules.affine import offsets_at
@@ -146,7 +147,12 @@ def _effects(step: Step) -> Two:
         return step.operator.run(step.others, [x])
 
     start, end, high, low = f(x0), f(x0 + up + down), f(x0 + up), f(x0 + down)
-    return (high - start + end - low) / 2, (low - start + end - high) / 2
+    rise, fall = (high - start + end - low) / 2, (low - start + end - high) / 2
+    if not facts_of(step.operator).steep:
+        return rise, fall
+    # √x and the like have no value for one part alone where that is below 0
+    own, inside = slope(step), rise.isfinite() & fall.isfinite()
+    return torch.where(inside, rise, own * up), torch.where(inside, fall, own * down)
 
 
 def _scaled(scale: Tensor, two: Two) -> Two:
