@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -18,6 +18,7 @@ from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.similarity import correlation, rank_correlation, ssim
 from heatcli.evaluate.subject import Subject, subject
 from heatcli.images.dataset import Sample
+from heatcli.targets import Target
 
 NAME: Literal["heatcli.comparison/1"] = "heatcli.comparison/1"
 
@@ -88,7 +89,9 @@ def compare(
     left = subject(a.model, samples, target, batch_size)
     classes = _same_classes(a.model, b.model, left.outputs().shape[1])
     right = subject(b.model, samples, classes[left.target.index], batch_size)
-    if left.target.minus is not None:
+    if left.target.path is not None or (target is not None and "@" in target):
+        right = right.with_target(_same_positions(left.target, classes, right.target))
+    elif left.target.minus is not None:
         right = right.with_target(f"{int(classes[left.target.index[0]])}-{int(classes[left.target.minus[0]])}")
     out_a, out_b = left.outputs().sum(2).double(), right.outputs().sum(2).double()[:, classes]
     maps_a, books_a = _explained(left, a.explainer)
@@ -136,6 +139,15 @@ def _same_classes(a: Model, b: Model, count: int) -> Tensor:
     if len(outputs_b) > 1 and outputs_b[1] != count:
         raise UsageError(f"{a.path} has {count} classes, {b.path} has {outputs_b[1]}; they cannot be compared")
     return torch.arange(count)
+
+
+def _same_positions(target: Target, classes: Tensor, other: Target) -> Target:
+    """A's target for B, position by position. Raises `UsageError` where B has others."""
+    if target.region.shape != other.region.shape:
+        counts = " and ".join(str(t.region.shape[1]) for t in (target, other))
+        raise UsageError(f"the two outputs have {counts} positions, so a target at positions cannot be compared")
+    minus, path = (None if value is None else classes[value] for value in (target.minus, target.path))
+    return replace(target, index=classes[target.index], minus=minus, path=path)
 
 
 def _explained(own: Subject, explainer: Explainer) -> tuple[Tensor, dict[str, Tensor]]:

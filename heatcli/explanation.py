@@ -162,7 +162,7 @@ def _noted(
     for i in [] if goal.nowhere is None else goal.nowhere.nonzero()[:, 0].tolist():
         index = int(goal.index[i])
         name = model.label(index) or f"class {index}"
-        found.append((f"nowhere {index}", f"{name} wins nowhere; where its score is highest, it is explained"))
+        found.append((f"nowhere {index}", f"{name} wins nowhere, so it is explained where its score is highest"))
     if method.conserves:
         worst = int(ledger.relative_error.argmax())
         error = float(ledger.relative_error[worst])

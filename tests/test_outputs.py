@@ -118,6 +118,22 @@ def test_a_position_and_the_best_path(tmp_path: Path, cli: Cli, picture: str) ->
         heatcli.explain(heatcli.load(), torch.zeros(1, *heatcli.load().shape), target="path")
 
 
+def test_positions_are_compared_one_by_one(tmp_path: Path, cli: Cli, picture: str) -> None:
+    """Of two artifacts that lay time steps out differently, the score is that of the same step."""
+    module = Steps("tnc", softmax=True).eval()
+    other = Steps("nct", softmax=True).eval()
+    other.load_state_dict(module.state_dict())
+    for name, one in (("a", module), ("b", other)):
+        traced(one, tmp_path / f"{name}.pt")
+    pixels = torch.from_numpy(np.asarray(Image.open(tmp_path / picture), dtype=np.float32)).permute(2, 0, 1)[None] / 255
+    own = module.convolution(pixels).mean(2).detach()[0]  # [C, T]
+    common = ["compare", "a.pt", "b.pt", picture, "--size", "32", "--preset", "none", "--method", "lrp-0", "--json"]
+    for target, score in (("3@4", own[3, 4]), ("path", own.amax(0).sum())):
+        pair = json.loads(cli(*common, "--target", target).out)["pairs"][0]
+        assert (pair["score"]["a"], pair["score"]["b"]) == pytest.approx((float(score), float(score)), rel=1e-4)
+        assert pair["heatmap_difference"] < 1e-5
+
+
 class Head(nn.Module):
     """A detector's raw head: boxes and classes by anchors."""
 
@@ -207,9 +223,9 @@ def test_a_class_that_wins_nowhere(tmp_path: Path, cli: Cli, picture: str) -> No
     result = heatcli.explain(model, batch, "lrp-0", target=3)
     assert result.ledger.output.tolist() == pytest.approx(own[:, 3].flatten(1).amax(1).tolist())
     assert float(result.relevance.abs().sum()) > 0
-    assert result.notes == ("class 3 wins nowhere; where its score is highest, it is explained",)
+    assert result.notes == ("class 3 wins nowhere, so it is explained where its score is highest",)
     ran = cli("explain", picture, "--model", "dense.pt", "--size", "32", "--preset", "none", "--target", "3", "--json")
-    assert ran.err.count("heatcli: note: class 3 wins nowhere; where its score is highest, it is explained\n") == 1
+    assert ran.err.count("heatcli: note: class 3 wins nowhere, so it is explained where its score is highest\n") == 1
     assert json.loads(ran.out)["target"]["nowhere"] is True
     top = cli("explain", picture, "--model", "dense.pt", "--size", "32", "--preset", "none", "--json")
     assert ("wins nowhere" in top.err, "nowhere" in json.loads(top.out)["target"]) == (False, False)
