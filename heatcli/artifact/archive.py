@@ -113,7 +113,8 @@ def safe(
     try:
         return written(checked(entries))
     except Refused as error:
-        raise ModelError(f"{path}: {error}") from error
+        line = "".join(letter if letter.isprintable() else " " for letter in str(error))
+        raise ModelError(f"{path}: {line}") from error
     except RecursionError as error:
         raise ModelError(f"{path}: is nested too deeply; refused") from error
 

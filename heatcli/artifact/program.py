@@ -191,6 +191,8 @@ def _walk(tree: Any, keys: bool = True) -> None:
                 value["metadata"] = {}
             for key, inner in value.items():
                 check = _CHECKS.get(key) if keys else None
+                if key == "name" and "arg" in value:
+                    check = _argument_name
                 if check is not None:
                     check(inner)
                 elif key in _IDENTIFIED:
@@ -262,7 +264,7 @@ def _device(value: Any) -> None:
 
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "target": _called,
-    "name": _argument_name,
+    "name": _identifier,
     "as_name": _identifier,
     "expr_str": _expression,
     "type": _device,

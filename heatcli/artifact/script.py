@@ -97,8 +97,8 @@ def _check_names(chain: str, modules: Collection[str]) -> None:
     """Refuse what `a.b.c` in the code may call; it starts with a point where it follows a call or an index."""
     root, *rest = chain.split(".")
     if root in ("torch", "ops"):
-        library, *name = ["aten", *rest] if root == "torch" else rest
-        if len(name) != 1 or not permitted(library, name[0]):
+        called = ["aten", *rest] if root == "torch" else rest
+        if len(called) != 2 or not permitted(*called):
             raise Refused(f"calls {chain[:80]}, which does more than compute tensors; refused")
         return
     if root == "__torch__":
@@ -278,6 +278,7 @@ class _Reader:
         if module == "torch" and name in _SIZES:
             self.push(name)
         elif whole.startswith("__torch__."):
+            _check_class(whole)
             self.push(_Object)
         elif whole in _FUNCTIONS:
             self.push(_FUNCTIONS[whole])
@@ -315,6 +316,12 @@ class _Reader:
         if len(values) % 2:
             raise ValueError("a key without value")
         self.top(_Pairs).extend(values)
+
+
+def _check_class(name: str) -> None:
+    """Refuse objects of C++ classes other than packed weights of quantised layers."""
+    if name.startswith("__torch__.torch.classes") and not _OBJECTS.fullmatch(name):
+        raise Refused(f"holds an object of {name[:80]}; refused")
 
 
 class _Storage(NamedTuple):
@@ -371,6 +378,13 @@ def _tensor(storage: _Storage, offset: Any, shape: Any, strides: Any, *_: Any) -
         raise Refused("holds a tensor that reaches outside its storage; refused")
 
 
+def _typed(value: object, kind: str) -> object:
+    """A container of a type that is told in TorchScript's words."""
+    for chain in _NAMES.findall(kind):
+        _check_class(_BLANKS.sub("", chain))
+    return value
+
+
 def _listed(values: list[Any]) -> list[Any]:
     if type(values) is not list:
         raise ValueError("no list")
@@ -382,7 +396,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any] | str] = {
     "torch._utils._rebuild_qtensor": _tensor,
     "collections.OrderedDict": lambda *_: _Pairs(),
     "torch.device": lambda kind, *index: (kind, *index),
-    "torch.jit._pickle.restore_type_tag": lambda value, kind: (value, kind),
+    "torch.jit._pickle.restore_type_tag": lambda value, kind: _typed(value, kind),
     **{f"torch.jit._pickle.build_{kind}list": _listed for kind in "int tensor double bool".split()},
     **{f"torch.{name}": name for name in (
         "per_tensor_affine", "per_channel_affine", "per_channel_affine_float_qparams", "per_tensor_symmetric",
