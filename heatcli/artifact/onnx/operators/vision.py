@@ -72,7 +72,7 @@ def _deform_conv(
     """Each tap of the kernel looks where its offset says; the taps are then a dense layer's inputs."""
     n, channels, height, width = x.shape
     kernel = list(weight.shape[2:])
-    before, after = pads_of(call, [height, width], kernel)
+    before, _ = pads_of(call, [height, width], kernel)
     strides, dilations = (call.get(name) or [1, 1] for name in ("strides", "dilations"))
     groups, apart = call.get("group", 1), call.get("offset_group", 1)
     out_h, out_w = offset.shape[2:]
