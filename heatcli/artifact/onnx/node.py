@@ -76,7 +76,7 @@ class Body:
         scope: Scope = ChainMap(dict(zip(self.inputs, values, strict=False)), self.constants, *outer.maps)
         for node, outputs in self.steps(scope):
             scope.update(zip(node.outputs, outputs, strict=False))
-        return tuple(scope[name] for name in self.outputs)
+        return tuple(scope.get(name) for name in self.outputs)
 
     def steps(self, scope: Scope) -> Iterator[tuple[Node, tuple[Value, ...]]]:
         """Every node with its outputs, for the values in `scope`, which whoever iterates keeps up to date."""

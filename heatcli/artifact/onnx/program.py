@@ -191,7 +191,7 @@ class _Builder:
             """Which operators they are depends on the types of the inputs: they are known once it runs."""
             types = [_type_of(value) for value in values]
             version = _newest(schema.context_dependent_function_opset_versions)
-            found = schema.get_context_dependent_function_with_opset_version(version, proto.SerializeToString(), types)
+            found = schema.get_context_dependent_function_with_opset_version(version, _resolved(proto, node), types)
             function = onnx.FunctionProto()
             function.ParseFromString(found)
             self._opsets = opsets
@@ -242,6 +242,21 @@ def _newest(versions: Sequence[int]) -> int:
 
 def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
+
+
+def _resolved(proto: Any, node: Node) -> bytes:
+    """The node, attributes that it takes from a function's caller filled in."""
+    import onnx
+
+    plain = onnx.NodeProto()
+    plain.CopyFrom(proto)
+    del plain.attribute[:]
+    for attribute in proto.attribute:
+        if not attribute.ref_attr_name:
+            plain.attribute.append(attribute)
+        elif attribute.name in node.attributes:
+            plain.attribute.append(onnx.helper.make_attribute(attribute.name, node.attributes[attribute.name]))
+    return bytes(plain.SerializeToString())
 
 
 def _has_body(node: Node) -> bool:

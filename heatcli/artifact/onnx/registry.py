@@ -15,10 +15,17 @@ from heatcli.artifact.onnx.operators import (
     normalisation,
     pooling,
     quantised,
+    recurrent,
     reduction,
+    resize,
+    signal,
+    vision,
 )
 
-_STANDARD = (control, convolution, elementwise, layout, making, normalisation, pooling, quantised, reduction)
+_STANDARD = (
+    control, convolution, elementwise, layout, making, normalisation, pooling, quantised, recurrent, reduction, resize,
+    signal, vision,
+)  # fmt: skip
 
 
 def _assembled(tables: Iterable[tuple[str, Mapping[str, Operator]]]) -> dict[tuple[str, str], Operator]:

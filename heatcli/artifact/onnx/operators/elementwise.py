@@ -182,6 +182,11 @@ def _multiply(call: Call, a: Value, b: Value) -> Value:
     return _two(torch.mul)(call, whole(a), whole(b))
 
 
+def _bit_cast(call: Call, x: Tensor) -> Tensor:
+    """The same bytes, read as another type of as many."""
+    return x.view(dtype_of(call.get("to")))
+
+
 def _cast_like(call: Call, x: Tensor, like: Tensor) -> Tensor:
     if like.dtype.is_floating_point and like.dtype.itemsize == 1:
         return _float8(x, like.dtype, bool(call.get("saturate", 1)))
@@ -204,7 +209,8 @@ OPERATORS: dict[str, Operator] = {
     "Cos": _one(torch.cos), "Cosh": _one(torch.cosh), "Erf": _one(torch.erf), "Exp": _one(torch.exp),
     "Floor": _one(torch.floor), "HardSwish": _one(functional.hardswish), "Identity": lambda call, x: x,
     "IsNaN": _one(torch.isnan), "Log": _one(torch.log), "Mish": _one(functional.mish), "Neg": _one(torch.neg),
-    "Not": _one(torch.logical_not), "BitwiseNot": _one(torch.bitwise_not), "Reciprocal": _one(torch.reciprocal),
+    "BitCast": _bit_cast, "Not": _one(torch.logical_not), "BitwiseNot": _one(torch.bitwise_not),
+    "Reciprocal": _one(torch.reciprocal),
     "Relu": _one(torch.relu), "Round": _one(torch.round), "Sigmoid": _one(torch.sigmoid), "Sign": _one(torch.sign),
     "Sin": _one(torch.sin), "Sinh": _one(torch.sinh), "Softplus": _one(functional.softplus),
     "Softsign": _one(functional.softsign), "Sqrt": _one(torch.sqrt), "Tan": _one(torch.tan), "Tanh": _one(torch.tanh),

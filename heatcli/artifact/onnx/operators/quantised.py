@@ -122,7 +122,9 @@ def _dynamic(call: Call, x: Value) -> tuple[Value, ...]:
     scale = (high - low) / 255
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     zero = torch.clamp(torch.round(-low / scale), 0, 255)
-    real = torch.fake_quantize_per_tensor_affine(x, scale, zero.to(torch.int32), 0, 255)
+    # The range is that of the values, so nothing is cut off; the zero point moves nothing either.
+    at = torch.zeros(1, dtype=torch.int32, device=x.device)
+    real = torch.fake_quantize_per_tensor_affine(x, scale, at, -255, 255)
     factor = Scaled(torch.ones_like(scale), scale, 1)
     whole_zero = zero.to(torch.uint8)
     return Quantised(real, scale, whole_zero, torch.uint8), factor, whole_zero

@@ -1,0 +1,143 @@
+"""Sampling at places between the pixels, and boxes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from heatcli.artifact.onnx.node import Call, Operator, RefusedError, numbers
+from heatcli.artifact.onnx.operators.convolution import pads_of
+
+
+def _grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(call.get("mode", "linear"), call.get("mode", "linear"))
+    if x.dim() == 5 and mode == "bicubic":
+        raise RefusedError("samples volumes by cubic interpolation, which heatcli does not know")
+    how = call.get("padding_mode", "zeros")
+    return functional.grid_sample(x, grid.to(x.dtype), mode, how, bool(call.get("align_corners", 0)))
+
+
+def _between(x: Tensor, y: Tensor, column: Tensor) -> Tensor:
+    """[C, H, W] at places [P], each a weighted sum of four pixels; 0 outside."""
+    _, height, width = x.shape
+    found = torch.zeros_like(x[:, 0, :1])
+    top, left = torch.floor(y), torch.floor(column)
+    for i, j in itertools.product((0, 1), (0, 1)):
+        row, at = top + i, left + j
+        weight = (1 - (y - row).abs()) * (1 - (column - at).abs())
+        inside = (row >= 0) & (row < height) & (at >= 0) & (at < width)
+        place = row.clamp(0, height - 1).long() * width + at.clamp(0, width - 1).long()
+        pixels = torch.index_select(torch.reshape(x, [x.shape[0], -1]), 1, place)
+        found = found + pixels * torch.where(inside, weight, torch.zeros_like(weight))
+    return found
+
+
+def _roi_align(call: Call, x: Tensor, rois: Tensor, which: Tensor) -> Tensor:
+    height, width = call.get("output_height", 1), call.get("output_width", 1)
+    ratio, scale = call.get("sampling_ratio", 0), call.get("spatial_scale", 1.0)
+    aligned = call.get("coordinate_transformation_mode", "half_pixel" if call.opset >= 16 else "output_half_pixel")
+    shift = 0.5 if aligned == "half_pixel" else 0.0
+    found = []
+    for image, box in zip(numbers(which), rois.unbind(), strict=True):
+        left, top, right, bottom = (float(v) * scale - shift for v in box.unbind())
+        size = [bottom - top, right - left]
+        size = size if shift else [max(v, 1.0) for v in size]
+        bins = [size[0] / height, size[1] / width]
+        counts = [ratio or max(math.ceil(b), 1) for b in bins]
+        rows = top + (torch.arange(height * counts[0]) + 0.5) * (bins[0] / counts[0])
+        columns = left + (torch.arange(width * counts[1]) + 0.5) * (bins[1] / counts[1])
+        found.append(_pooled(x[image], rows.to(x.dtype), columns.to(x.dtype), counts, call.get("mode", "avg")))
+    return torch.stack(found) if found else torch.zeros(0, x.shape[1], height, width, dtype=x.dtype)
+
+
+def _pooled(x: Tensor, rows: Tensor, columns: Tensor, counts: list[int], mode: str) -> Tensor:
+    """[C, H, W] sampled at rows × columns, each cell of `counts` samples made one."""
+    if mode != "avg":
+        raise RefusedError(f"pools boxes by {mode!r}, which heatcli does not know; it knows avg")
+    y, column = (v.reshape(-1).to(x.device) for v in torch.meshgrid(rows, columns, indexing="ij"))
+    beyond = (y < -1) | (y > x.shape[1]) | (column < -1) | (column > x.shape[2])
+    values = _between(x, y.clamp(0, x.shape[1] - 1), column.clamp(0, x.shape[2] - 1))
+    values = torch.where(beyond, torch.zeros_like(values), values)
+    cells = torch.reshape(values, [len(x), len(rows) // counts[0], counts[0], len(columns) // counts[1], counts[1]])
+    return torch.mean(cells, [2, 4])
+
+
+def _deform_conv(
+    call: Call, x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Each tap of the kernel looks where its offset says; the taps are then a dense layer's inputs."""
+    n, channels, height, width = x.shape
+    kernel = list(weight.shape[2:])
+    before, _ = pads_of(call, [height, width], kernel)
+    strides, dilations = (call.get(name) or [1, 1] for name in ("strides", "dilations"))
+    groups, apart = call.get("group", 1), call.get("offset_group", 1)
+    out_h, out_w = offset.shape[2:]
+    taps = math.prod(kernel)
+    moves = torch.reshape(offset, [n, apart, taps, 2, out_h, out_w])
+    rows = (torch.arange(out_h) * strides[0] - before[0]).to(x)[:, None]
+    columns = (torch.arange(out_w) * strides[1] - before[1]).to(x)[None]
+    images = []
+    for image in range(n):
+        parts = []
+        for group, tap in itertools.product(range(apart), range(taps)):
+            i, j = divmod(tap, kernel[1])
+            y = rows + i * dilations[0] + moves[image, group, tap, 0]
+            column = columns + j * dilations[1] + moves[image, group, tap, 1]
+            own = torch.chunk(x[image], apart)[group]
+            values = _between(own, y.reshape(-1), column.reshape(-1))
+            if mask is not None:
+                values = values * torch.reshape(mask, [n, apart, taps, -1])[image, group, tap]
+            parts.append(values)
+        stacked = torch.stack(parts).reshape(apart, taps, channels // apart, -1)
+        images.append(torch.permute(stacked, [0, 2, 1, 3]).reshape(channels * taps, out_h, out_w))
+    flat = torch.stack(images)
+    return functional.conv2d(flat, weight.reshape(weight.shape[0], -1, 1, 1), bias, groups=groups)
+
+
+def _suppressed(
+    call: Call, boxes: Tensor, scores: Tensor, most: Tensor | None = None, overlap: Tensor | None = None,
+    least: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """NonMaxSuppression: [chosen, 3] of image, class and box."""
+    limit = 0 if most is None else int(most)
+    threshold = 0.0 if overlap is None else float(overlap)
+    centred = call.get("center_point_box", 0)
+    chosen: list[list[int]] = []
+    for image, label in itertools.product(range(scores.shape[0]), range(scores.shape[1])):
+        own = [(float(s), i) for i, s in enumerate(numbers(scores[image, label]))]
+        kept: list[int] = []
+        corners = [_corners(numbers(box), bool(centred)) for box in boxes[image]]
+        for score, i in sorted(own, key=lambda pair: (-pair[0], pair[1])):
+            if (least is not None and score <= float(least)) or len(kept) >= limit:
+                continue
+            if all(_overlap(corners[i], corners[k]) <= threshold for k in kept):
+                kept.append(i)
+        chosen += [[image, label, i] for i in kept]
+    return torch.tensor(chosen, dtype=torch.int64, device=boxes.device).reshape(-1, 3)
+
+
+def _corners(box: list[float], centred: bool) -> tuple[float, float, float, float]:
+    a, b, c, d = box
+    if centred:
+        return a - c / 2, b - d / 2, a + c / 2, b + d / 2
+    return min(a, c), min(b, d), max(a, c), max(b, d)
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Intersection over union."""
+    sides = [max(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), 0.0) for i in (0, 1)]
+    both = sides[0] * sides[1]
+    areas = [(v[2] - v[0]) * (v[3] - v[1]) for v in (a, b)]
+    return both / (sum(areas) - both) if both else 0.0
+
+
+OPERATORS: dict[str, Operator] = {
+    "GridSample": _grid_sample,
+    "RoiAlign": _roi_align,
+    "DeformConv": _deform_conv,
+    "NonMaxSuppression": _suppressed,
+}
