@@ -48,7 +48,7 @@ def test_a_sample_of_the_standards_tests_is_right_or_refused(tmp_path: Path) -> 
 
 def test_a_wrong_operator_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison itself: a LeakyRelu of another slope does not pass for the standard's."""
-    monkeypatch.setitem(OPERATORS, ("", "LeakyRelu"), lambda call, x: torch.nn.functional.leaky_relu(x, 0.3))
+    monkeypatch.setitem(OPERATORS, ("", "LeakyRelu"), lambda _, x: torch.nn.functional.leaky_relu(x, 0.3))
     found = [outcome(case, tmp_path) for case in cases("test_leakyrelu") if "expanded" not in case.name]
     assert [o.verdict for o in found] == [WRONG] * 3
 
