@@ -4,6 +4,7 @@ HeatcliError            base; ``status`` is the command's exit status
 ├── UsageError     (2)  a wrong flag, name, parameter or path to write to
 ├── ModelError     (3)  the artifact cannot be used
 │   ├── DiffersError        its captured graph is another function than the artifact
+│   ├── NotComparedError     its own runtime cannot run it here
 │   └── OtherBranchError    it decides otherwise on these values than on the image it was captured on
 └── ImageError     (1)  one image (or baseline image) cannot be used; the others still can
 """
@@ -34,6 +35,10 @@ class ModelError(HeatcliError):
 
 class DiffersError(ModelError):
     """The graph that was captured computes something else than the artifact on its own runtime."""
+
+
+class NotComparedError(ModelError):
+    """The artifact's own runtime cannot run it here, so that nothing can be compared."""
 
 
 class OtherBranchError(ModelError):

@@ -27,7 +27,7 @@ from heatcli.artifact.sidecar import Input, Labels, Output, overridden, read_lab
 from heatcli.artifact.torchscript import load_torchscript
 from heatcli.artifact.verification import QUANTISED, first_difference, verify
 from heatcli.compiled import CompiledTape, Compiler
-from heatcli.errors import DiffersError, ModelError, UsageError, first_line, unknown_name
+from heatcli.errors import DiffersError, ModelError, NotComparedError, UsageError, first_line, unknown_name
 from heatcli.files import digest
 from heatcli.graph.batch import rebatched
 from heatcli.graph.capture import record, scores
@@ -283,14 +283,20 @@ class Model:
         batches = [noise] if graph.guards else [self._noise(shape, 1)]
         if self.sample is not None and self.sample.shape[1:] == shape[1:] and not graph.guards:
             batches.append(self.sample.expand(shape))
-        verified = self._verified(graph, batches, inputs, recorded)
-        return replace(apply(graph, self.passes), verified=verified)
+        try:
+            verified, remarks = self._verified(graph, batches, inputs, recorded), graph.remarks
+        except NotComparedError as error:
+            verified, remarks = None, (*graph.remarks, f"is not compared with what is deployed: {error}")
+        return replace(apply(graph, self.passes), verified=verified, remarks=remarks)
 
     def _verified(
         self, graph: Graph, batches: Sequence[Tensor], inputs: Callable[[Tensor], list[Tensor]],
         recorded: Callable[[Tensor], Graph],
     ) -> Verified | None:  # fmt: skip
-        """How a graph, as captured, compares with the artifact. Raises `DiffersError` where it is another function."""
+        """How a graph, as captured, compares with the artifact; None where the artifact has no runtime.
+
+        Raises `DiffersError` where it is another function, `NotComparedError` where its runtime cannot run it.
+        """
         runtime = self.artifact.runtime
         if runtime is None:
             return None
@@ -303,6 +309,8 @@ class Model:
         tolerance = QUANTISED if "dequantise" in self.artifact.rewrites else None
         try:
             verified = verify(checked, run, batches, self.artifact.against, tolerance)
+        except NotComparedError:
+            raise
         except (RuntimeError, ModelError) as error:
             raise ModelError(f"{self.path}: {first_line(error).removeprefix(f'{self.path}: ')}") from error
         if verified.agrees or self.unverified:

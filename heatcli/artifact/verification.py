@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from heatcli.errors import ModelError, first_line
+from heatcli.errors import ModelError, NotComparedError, first_line
 from heatcli.graph.operator import Graph, Verified
 from heatcli.walk import output_of, values_of
 
@@ -84,12 +84,12 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 
 def of_module(module: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """All tensors that a torch module returns for `inputs`. Raises `ModelError`."""
+    """All tensors that a torch module returns for `inputs`. Raises `NotComparedError`."""
     try:
         with torch.no_grad():
             return [x for x in pytree.tree_leaves(module(*inputs)) if isinstance(x, Tensor)]
     except RuntimeError as error:
-        raise ModelError(f"cannot be run by torch: {first_line(error)}") from error
+        raise NotComparedError(f"torch cannot run it: {first_line(error)}") from error
 
 
 def _rounded(batch: Tensor) -> Tensor:

@@ -175,6 +175,21 @@ def test_another_function_is_refused_unless_it_is_asked_for(
     assert wrong.error > 1e-3
 
 
+def test_what_its_runtime_cannot_run_is_said_to_be_compared_with_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime has no convolution in float64."""
+    monkeypatch.setenv("HEATCLI_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "net.onnx"
+    torch.onnx.export(Branching().conv.double(), (torch.rand(1, 3, *SIZE).double(),), str(path), dynamo=False)
+    for _ in range(2):  # captured, and from the cache
+        model = heatcli.load(path, cache=True)
+        assert heatcli.explain(model, torch.rand(1, 3, *SIZE), "lrp-0", target=0).verified is None
+        assert any(
+            "net.onnx is not compared with what is deployed: ONNX Runtime cannot" in note for note in model.notes
+        )
+
+
 def _steep(x: Tensor) -> Tensor:
     return (x.flatten(1).sum(1, keepdim=True) * 1e4).sin()
 

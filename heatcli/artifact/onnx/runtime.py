@@ -14,7 +14,7 @@ from torch import Tensor
 from heatcli.artifact.onnx.node import Node, Value, run_node
 from heatcli.artifact.onnx.quantised import whole
 from heatcli.artifact.onnx.tensors import DTYPES
-from heatcli.errors import ModelError, first_line
+from heatcli.errors import ModelError, NotComparedError, first_line
 from heatcli.files import stamp
 
 # The runtime's names of types that numpy does not know → the type that has as many bytes, which it does.
@@ -24,7 +24,7 @@ _FOREIGN = {"tensor(bfloat16)": (torch.bfloat16, torch.uint16)}
 class Runtime:
     """Runs a file by ONNX Runtime on the CPU, its graph as it is. `program`: what makes the `Program` of it.
 
-    Raises `ModelError` where ONNX Runtime cannot run it, or where the file is no longer the one that was loaded.
+    Raises `NotComparedError` where ONNX Runtime cannot run it, `ModelError` where the file was changed.
     """
 
     def __init__(self, path: Path, program: Callable[[], Any]) -> None:
@@ -77,7 +77,7 @@ class Runtime:
         try:
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no class of their own
-            raise ModelError(f"{self._path}: ONNX Runtime cannot load it: {first_line(error)}") from error
+            raise NotComparedError(f"ONNX Runtime cannot load it: {first_line(error)}") from error
 
     def _ran(self, session: Any, names: Sequence[str], values: Sequence[Tensor]) -> list[Tensor]:
         import onnxruntime
@@ -89,7 +89,7 @@ class Runtime:
             }
             return [_as_tensor(found) for found in session.run_with_ort_values(list(names), given)]
         except Exception as error:
-            raise ModelError(f"{self._path}: ONNX Runtime cannot run it: {first_line(error)}") from error
+            raise NotComparedError(f"ONNX Runtime cannot run it: {first_line(error)}") from error
 
 
 def _with_outputs(path: Path, names: Sequence[str]) -> bytes:
