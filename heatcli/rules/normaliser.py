@@ -16,9 +16,11 @@ from heatcli.rules.base import Sent, Step, exponential_slope
 class HeldStatistics(Parameters):
     """From reference 0 the standard deviation is held constant (the mean stays linear), so y is affine in x.
 
-    With a baseline the standard deviation gets its exact share: y is the product of the centred input c and of
-    r = (v + e)^-½, and Δ(c·r) = Δc·(r + r0)/2 + Δr·(c + c0)/2 with Δr and Δv by their own secants. Softmax is taken
-    apart in the same way, as exp(x − log Σ exp x), from reference 0 with 1/n as its offset.
+    With a baseline the standard deviation σ = √(v + e) gets its exact share: the centred input is c = y·σ, a product
+    halved between its factors, so Δy = (Δc − Δσ·(y + y0)/2)·2/(σ + σ0), with Δσ by its own secant. That is never
+    larger than twice the smaller derivative: halving y = c·(1/σ) instead would take (1/σ + 1/σ0)/2, a thousand for a
+    baseline that is flat, and the shares of a deep network would cancel beyond float32. Softmax is taken apart as
+    exp(x − log Σ exp x), from reference 0 with 1/n as its offset.
     """
 
     source: ClassVar[str] = "Ali et al. 2022, sec. 3 (LRP for layer norm); with a baseline: DeepLIFT's chain rule"
@@ -66,9 +68,9 @@ def _standardise(step: Step, multiplier: Tensor) -> Tensor:
         m = g * r
     else:
         c0, r0 = _centred(references[0].reshape(grouped), eps)
-        mid = (c + c0) / 2
-        slope = -((r * r0) ** 2) / (r + r0)
-        m = g * (r + r0) / 2 + (g * mid).sum(-1, keepdim=True) * slope * 2 * mid / c.shape[-1]
+        scale = 2 * r * r0 / (r + r0)  # 2/(σ + σ0)
+        to_deviation = (g * (c * r + c0 * r0)).sum(-1, keepdim=True) / 2
+        m = scale * (g - to_deviation * scale * (c + c0) / (2 * c.shape[-1]))
     return (m - m.mean(-1, keepdim=True)).reshape(x.shape)
 
 

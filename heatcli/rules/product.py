@@ -17,8 +17,9 @@ from heatcli.rules.base import Sent, Step
 class Share(Parameters):
     """Each factor gets half: Δ(ab) = Δa·(b + b0)/2 + Δb·(a + a0)/2, the gradient halfway between image and reference.
 
-    Exact for everything bilinear, and the Shapley value of two factors. A quotient a/b is a·(1/b); from reference 0,
-    where 1/b has no value, the numerator takes all.
+    Exact for everything bilinear, and the Shapley value of two factors. A quotient q = a/b is taken as the product
+    a = q·b, so Δq = (Δa − Δb·(q + q0)/2)·2/(b + b0), which a denominator near 0 on one side does not blow up; where b
+    and b0 are of different signs, as a·(1/b). From reference 0, where 1/b has no value, the numerator takes all.
     """
 
     source: ClassVar[str] = "Shapley value of a product of two: Shapley 1953; Lundberg & Lee 2017"
@@ -40,9 +41,11 @@ class Share(Parameters):
         if step.reference_inputs is None:
             return Sent([step.adjoint(multiplier)[0], torch.zeros_like(step.inputs[1])])
         (a, b), (a0, b0) = step.inputs, step.reference_inputs
-        to_a = (multiplier * (1 / b + 1 / b0) / 2).sum_to_size(a.shape)
-        to_b = (-multiplier * (a + a0) / 2 / (b * b0)).sum_to_size(b.shape)
-        return Sent([to_a, to_b])
+        alike = b * b0 > 0
+        whole = torch.where(alike, b + b0, 1)
+        by_a = torch.where(alike, 2 / whole, (1 / b + 1 / b0) / 2)
+        by_b = torch.where(alike, (a / b + a0 / b0) / whole, (a + a0) / 2 / (b * b0))
+        return Sent([(multiplier * by_a).sum_to_size(a.shape), (-multiplier * by_b).sum_to_size(b.shape)])
 
 
 def _half(multiplier: Tensor, other: Tensor, like: Tensor) -> Tensor:

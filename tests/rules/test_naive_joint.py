@@ -9,10 +9,11 @@ from itertools import product
 import pytest
 import torch
 from dense import REFERENCES, assert_same, booked, inputs, multiplier_for
-from networks import images, randomised, step_of
+from networks import images, randomised, step_of, walked
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatcli.methods.table import METHODS
 from heatcli.rules.maximum import Winner
 from heatcli.rules.normaliser import HeldStatistics
 from heatcli.rules.product import Share
@@ -165,10 +166,14 @@ def test_share_of_a_matrix_product(title: str, based: bool) -> None:
 
 
 @REFERENCES
-def test_share_of_a_quotient(based: bool) -> None:
-    """a/b = a·c with c = 1/b: by halves with a baseline, and all to the numerator where 1/0 would be c's reference."""
+@pytest.mark.parametrize("turned", [False, True], ids=["one sign", "two signs"])
+def test_share_of_a_quotient(turned: bool, based: bool) -> None:
+    """a = q·b by halves, of which q is told the rest; a·(1/b) by halves where b and b0 differ in sign.
+
+    All to the numerator where 1/0 would be the reference.
+    """
     x, x0 = inputs((2, 3, 4), based)
-    x, x0 = x.abs() + 0.5, None if x0 is None else x0.abs() + 0.5
+    x, x0 = x.abs() + 0.5, None if x0 is None else (x0.abs() + 0.5) * (-1 if turned else 1)
     step = step_of(lambda x: x[:, 0] / x[:, 1], x, x0, title="div")
     m = multiplier_for(step)
     sent = Share()(step, m)
@@ -178,9 +183,15 @@ def test_share_of_a_quotient(based: bool) -> None:
         assert_same(sent.multipliers[1], torch.zeros_like(b))
         return
     a0, b0 = x0[:, 0], x0[:, 1]
-    to_a, to_c = halves(a, 1 / b, a0, 1 / b0)
+    if turned:
+        to_a, to_b = halves(a, 1 / b, a0, 1 / b0)
+    else:
+        # Δa = Δq·(b + b0)/2 + Δb·(q + q0)/2, solved for Δq
+        to_a = (a - a0) * 2 / (b + b0)
+        to_b = -(b - b0) * (a / b + a0 / b0) / (b + b0)
+    torch.testing.assert_close(to_a + to_b, a / b - a0 / b0)
     assert_same(sent.multipliers[0] * (a - a0), m * to_a)
-    assert_same(sent.multipliers[1] * (b - b0), m * to_c)
+    assert_same(sent.multipliers[1] * (b - b0), m * to_b)
 
 
 # --- normalisers --------------------------------------------------------------------------------------------------
@@ -189,8 +200,8 @@ def test_share_of_a_quotient(based: bool) -> None:
 def standardiser(x: Tensor, x0: Tensor | None, eps: float) -> Tensor:
     """M [n, n] with Δy = M Δx for y = (x − mean)·(var + eps)^-½ of one group x [n].
 
-    From reference 0 the deviation σ is held: M = (δ − 1/n)/σ. With a baseline y = c·r is a product by halves, r a
-    function of the variance by its secant, the variance the mean of c², each c² by its secant c + c0.
+    From reference 0 the deviation σ is held: M = (δ − 1/n)/σ. With a baseline c = y·σ is a product by halves, solved
+    for Δy; σ is a function of the variance by its secant, the variance the mean of c², each c² by its secant c + c0.
     """
     n = len(x)
     centre = torch.eye(n, dtype=x.dtype) - 1 / n
@@ -200,11 +211,13 @@ def standardiser(x: Tensor, x0: Tensor | None, eps: float) -> Tensor:
         return centre / (v + eps) ** 0.5
     c0 = centre @ x0
     v0 = float((c0**2).mean())
-    r, r0 = (v + eps) ** -0.5, (v0 + eps) ** -0.5
-    slope = (r - r0) / (v - v0)
+    s, s0 = (v + eps) ** 0.5, (v0 + eps) ** 0.5
+    slope = (s - s0) / (v - v0)
     to_c = torch.zeros(n, n, dtype=x.dtype)
     for j, k in product(range(n), range(n)):
-        to_c[j, k] = (r + r0) / 2 * (j == k) + (c[j] + c0[j]) / 2 * slope * (c[k] + c0[k]) / n
+        from_deviation = (c[j] / s + c0[j] / s0) / 2 * slope * (c[k] + c0[k]) / n
+        to_c[j, k] = (float(j == k) - from_deviation) * 2 / (s + s0)
+    torch.testing.assert_close(to_c @ (c - c0), c / s - c0 / s0)
     return to_c @ centre
 
 
@@ -295,3 +308,45 @@ def test_softmax_where_nothing_differs_is_the_gradient() -> None:
     m = multiplier_for(step)
     y = x.softmax(2)
     assert_same(HeldStatistics()(step, m).multipliers[0], y * (m - (m * y).sum(2, keepdim=True)))
+
+
+class Flat(nn.Module):
+    """Layer norms with nothing but zeros at a black image, where 1/σ0 is a thousand, in blocks with a shortcut."""
+
+    def __init__(self, depth: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norms = nn.ModuleList(nn.LayerNorm(12, eps=1e-6) for _ in range(depth))
+        self.layers = nn.ModuleList(nn.Linear(12, 12, bias=False) for _ in range(depth))
+        self.fc = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = x + functional.gelu(layer(norm(x)))
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("divided", [False, True], ids=["whole", "as a quotient"])
+def test_a_flat_baseline_closes_in_float32(divided: bool) -> None:
+    """Shares of a thousand times the score, layer upon layer, would cancel beyond what float32 holds."""
+    module, batch = Flat(), images(3, 1, (12,)) * 0.1
+    if divided:
+        for i, norm in enumerate(module.norms):
+            module.norms[i] = Quotient(norm.eps)
+    one, other = (walked(module.to(x), batch.to(x), METHODS["deeplift-rescale"], torch.zeros_like(batch).to(x))
+                  for x in (torch.float32, torch.float64))  # fmt: skip
+    assert one.relevance.abs().sum() < 100 * one.output.abs().sum()
+    assert one.left.abs().max() < 1e-5 * one.output.abs().max()
+    torch.testing.assert_close(one.relevance.double(), other.relevance, rtol=1e-3, atol=1e-4)
+
+
+class Quotient(nn.Module):
+    """A layer norm as older exporters write it down: c/√(v + e)."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        c = x - x.mean(-1, keepdim=True)
+        return c / ((c * c).mean(-1, keepdim=True) + self.eps).sqrt()
