@@ -18,7 +18,9 @@ from torch import Tensor
 from heatcli.graph.facts import facts_of
 from heatcli.graph.operator import Operator
 from heatcli.parameters import Parameters, number
-from heatcli.rules.base import Booked, Sent, Step, exponential_slope, per_image, quotient
+from heatcli.rules.base import Booked, Sent, Step, exponential_slope, per_image, quotient, recorded
+
+_TIED = 16  # rounding steps within which values tie
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Winner(Parameters):
     """The winner takes all: the gradient. With a baseline, a rise goes to the image's winner, a fall to the baseline's.
 
     y − y0 = (max(y, y0) − y0) + (y − max(y, y0)): the first part is due to the image's winner, whose own difference
-    is at least as large, the second to the baseline's; each gets its part over its difference.
+    is at least as large, the second to the baseline's; each gets its part over its difference. Where several inputs of
+    a window are the baseline's largest up to rounding, as everywhere on a flat one, they share its part equally.
     """
 
     source: ClassVar[str] = "gradient; with a baseline as SHAP's and Captum's DeepLIFT split max pooling"
@@ -69,12 +72,43 @@ def _by_index(step: Step, risen: Tensor, fallen: Tensor, half: Tensor) -> Tensor
     with torch.no_grad():
         at_image, at_baseline = (flat(which.run(step.others, [v]).expand_as(y)) for v in (x, x0))
     own = y - lifted(flat(x0.expand_as(x)).gather(-2, at_image), y)
-    other = lifted(flat(x).gather(-2, at_baseline), y) - y0
     (m,) = step.adjoint(quotient(risen, own, half))
     assert m is not None
+    tied = _tied(step)
+    shared = tied.any(0)
+    if recorded() or bool(shared.any()):
+        m = _total(m, _shared(step, tied, torch.where(shared, fallen, 0)))
+        fallen, half = torch.where(shared, 0, fallen), torch.where(shared, 0, half)
+    other = lifted(flat(x).gather(-2, at_baseline), y) - y0
     fallen = flat(quotient(fallen, other, half))
     summed = flat(m).scatter_add if torch.is_grad_enabled() else flat(m).scatter_add_
     return lifted(summed(-2, at_baseline, fallen), x)
+
+
+def _tied(step: Step) -> Tensor:
+    """Which candidates of each maximum tie for the baseline's largest, where the output fell: bool [K, N, …]."""
+    assert step.reference_inputs is not None
+    assert step.reference_output is not None
+    y0 = step.reference_output.detach()
+    rounding = y0.abs() * (_TIED * torch.finfo(y0.dtype).eps)
+    with torch.no_grad():
+        largest = candidates(step.operator, step.reference_inputs) >= y0 - rounding
+    return largest & ((largest.sum(0) > 1) & (step.output.detach() < y0 - rounding))
+
+
+def _shared(step: Step, tied: Tensor, fallen: Tensor) -> Tensor:
+    """The multiplier of the input where the relevance `fallen` is shared equally among candidates that are `tied`."""
+    assert step.reference_inputs is not None
+    (x,) = step.inputs
+    leaf = x if step.differentiable else x.detach().requires_grad_()
+    with torch.enable_grad():
+        choice = candidates(step.operator, [leaf])
+    x0 = candidates(step.operator, step.reference_inputs)
+    change = torch.where(tied, (choice if step.differentiable else choice.detach()) - x0, 1)  # below 0 where tied
+    m = torch.where(tied, fallen / tied.sum(0).clamp(min=1) / change, 0)
+    (found,) = step.gradient(choice, [leaf], m)
+    assert found is not None
+    return found
 
 
 def _adjoints(step: Step, references: Sequence[Tensor], at_image: Tensor, at_baseline: Tensor) -> list[Tensor]:

@@ -115,6 +115,31 @@ def test_winner_of_two_tensors(least: bool, based: bool) -> None:
     assert_same(torch.stack([sent.multipliers[i] * dx[:, i] for i in range(2)], 1), expected)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-16], ids=["flat", "flat up to rounding"])
+def test_a_fall_is_shared_by_what_ties_in_the_baseline(noise: float) -> None:
+    """Every window of a flat baseline is all its largest: each input has an equal part, whatever rounding says."""
+    x, _ = inputs((2, 4, 6), based=False)
+    x = x.abs() * torch.where(images(2, 9, (2, 4, 6)) > 0, 1, -1)
+    flat = 2.5 + noise * images(2, 5, (2, 4, 6)).double().sign()
+    x0 = flat.clone()
+    x0[0, 0, 0, 0] = 3.0  # one window has a largest of its own
+    step = step_of(lambda x: functional.max_pool2d(x, 2), x, x0, title="max_pool2d_with_indices")
+    m = multiplier_for(step)
+    (found,) = Winner()(step, m).multipliers
+    dx, dy = x - x0, step.difference.detach()
+    expected = torch.zeros_like(x)
+    for n, c, h, w in product(range(2), range(2), range(2), range(3)):
+        window = [(n, c, 2 * h + i, 2 * w + j) for i, j in product(range(2), range(2))]
+        fell = min(float(dy[n, c, h, w]), 0)
+        tied = [at for at in window if x0[at] > x0[window[0]] - 1e-9] if fell else []
+        for at in tied:
+            expected[at] += m[n, c, h, w] * fell / len(tied)
+        winner = max(window, key=lambda at: float(x[at]))
+        expected[winner] += m[n, c, h, w] * max(float(dy[n, c, h, w]), 0)
+    assert bool((dy < 0).any())
+    assert_same(found * dx, expected)
+
+
 # --- products -----------------------------------------------------------------------------------------------------
 
 
