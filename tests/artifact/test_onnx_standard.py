@@ -36,19 +36,19 @@ def _sample() -> Iterator[Any]:
 
 
 def test_a_sample_of_the_standards_tests_is_right_or_refused(tmp_path: Path) -> None:
-    """None is wrong; what is refused is refused by the name of a node, or for the type of its values."""
+    """None is wrong; what is refused is refused by the name of a node, for the type of its values or for its opset."""
     outcomes = [outcome(case, tmp_path) for case in _sample()]
     assert len(outcomes) > 200
     assert [o for o in outcomes if o.verdict == WRONG] == []
     for refused in (o for o in outcomes if o.verdict == REFUSED):
-        assert re.search(r'node ".*" \(\w+|values of type', refused.why), refused
+        assert re.search(r'node ".*" \(\w+|values of type|opset', refused.why), refused
     floats = [o for o in outcomes if o.floats]
     assert sum(o.verdict == REFUSED for o in floats) <= 0.1 * len(floats)
 
 
 def test_a_wrong_operator_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison itself: a LeakyRelu of another slope does not pass for the standard's."""
-    monkeypatch.setitem(OPERATORS, ("", "LeakyRelu"), lambda call, x: torch.nn.functional.leaky_relu(x, 0.3))
+    monkeypatch.setitem(OPERATORS, ("", "LeakyRelu"), lambda _, x: torch.nn.functional.leaky_relu(x, 0.3))
     found = [outcome(case, tmp_path) for case in cases("test_leakyrelu") if "expanded" not in case.name]
     assert [o.verdict for o in found] == [WRONG] * 3
 
@@ -99,9 +99,12 @@ def _resize(attributes: dict[str, Any], scales: tuple[float, float], path: Path)
     return model
 
 
-@pytest.mark.parametrize("scales", [(2.0, 3.0), (1.6, 0.7), (0.5, 0.6)])
+@pytest.mark.parametrize("scales", [(2.0, 3.0), (1.7, 0.9), (0.7, 0.62)])
 def test_every_mode_of_resize(tmp_path: Path, scales: tuple[float, float]) -> None:
-    """As ONNX Runtime has it, or where that refuses, as the standard's reference implementation has it."""
+    """As ONNX Runtime has it, or where that refuses, as the standard's reference implementation has it.
+
+    At these scales no output lies exactly halfway between inputs, where the last bit of a division decides.
+    """
     x = torch.randn(2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
     off = {}
     for attributes in _modes():

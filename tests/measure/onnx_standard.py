@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -43,12 +44,16 @@ class Outcome:
     captured: bool = False
 
 
-def cases(only: str = "") -> Iterator[Any]:
-    """The standard's tests, in order of name."""
+@functools.cache
+def _all() -> tuple[Any, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = collect_testcases(None)
-    return iter(sorted((case for case in found if only in case.name), key=lambda case: case.name))
+        return tuple(sorted(collect_testcases(None), key=lambda case: case.name))
+
+
+def cases(only: str = "") -> Iterator[Any]:
+    """The standard's tests, in order of name."""
+    return (case for case in _all() if only in case.name)
 
 
 def outcome(case: Any, folder: Path) -> Outcome:
@@ -182,7 +187,9 @@ def tabled(outcomes: Sequence[Outcome]) -> str:
     why: dict[str, list[str]] = collections.defaultdict(list)
     for o in outcomes:
         if o.verdict == REFUSED:
-            why[o.why.partition(": ")[2].split("; ")[0]].append(o.case.removeprefix("test_"))
+            why[(o.why.partition(": ")[2] if o.why.startswith("node") else o.why).split("; ")[0]].append(
+                o.case.removeprefix("test_")
+            )
     lines += [f"- {reason} ({len(names)}): {', '.join(names)}" for reason, names in sorted(why.items())]
     return "\n".join(lines) + "\n"
 

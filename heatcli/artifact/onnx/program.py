@@ -14,9 +14,11 @@ from heatcli.artifact.onnx.node import Body, Call, Node, NodeError, Operator, Re
 from heatcli.artifact.onnx.operators.quantised import WEIGHTS
 from heatcli.artifact.onnx.quantised import whole
 from heatcli.artifact.onnx.registry import OPERATORS, takes
-from heatcli.artifact.onnx.tensors import dense_of, tensor_of
+from heatcli.artifact.onnx.tensors import HALF_BYTES, dense_of, tensor_of
 
 OLDEST = 7
+# Operators whose result has the type of an input → which, and the attribute that says the same.
+_TYPED_BY = {"CastLike": (1, "to"), "QuantizeLinear": (2, "output_dtype")}
 _SHAPES = frozenset(("Shape", "Size"))  # the same for every image, though their input is not
 
 
@@ -63,6 +65,7 @@ class _Builder:
 
     def __init__(self, proto: Any) -> None:
         self.bodies: list[Body] = []
+        self._half_bytes: dict[str, int] = {}
         self._functions = {(_domain(f.domain), f.name): f for f in proto.functions}
         self._opsets = {_domain(o.domain): o.version for o in proto.opset_import}
         _check_opset(self._opsets.get("", OLDEST))
@@ -73,6 +76,7 @@ class _Builder:
         `attributes`: of the node that calls the function.
         """
         function = not hasattr(graph, "initializer")
+        self._note_half_bytes(graph)
         constants: dict[str, Tensor] = {}
         renamed: dict[str, str] = {}
         if not function:
@@ -100,6 +104,13 @@ class _Builder:
         self.bodies.append(body)
         return body
 
+    def _note_half_bytes(self, graph: Any) -> None:
+        """Remember which values are half bytes: as tensors they are whole ones."""
+        types = {t.name: t.data_type for t in getattr(graph, "initializer", ())}
+        if types or hasattr(graph, "initializer"):
+            types |= {v.name: v.type.tensor_type.elem_type for v in graph.input}
+        self._half_bytes |= {name: number for name, number in types.items() if number in HALF_BYTES}
+
     def _node(self, proto: Any, fixed: Collection[str], given: Mapping[str, Any]) -> Node:
         domain = _domain(proto.domain)
         name = proto.name or next(iter(proto.output), "")
@@ -114,6 +125,9 @@ class _Builder:
             except RefusedError as error:
                 raise NodeError(f'node "{name}" ({proto.op_type}): {error}') from error
         inputs = tuple(proto.input)
+        position, said = _TYPED_BY.get(proto.op_type, (0, ""))
+        if said and len(inputs) > position and inputs[position] in self._half_bytes:
+            attributes[said] = self._half_bytes[inputs[position]]
         node = Node(
             proto.op_type, domain, name, self._opsets.get(domain, 1), inputs, tuple(proto.output), attributes,
             tuple(not i or i in fixed for i in inputs), _unset,

@@ -188,6 +188,8 @@ def _bit_cast(call: Call, x: Tensor) -> Tensor:
 
 
 def _cast_like(call: Call, x: Tensor, like: Tensor) -> Tensor:
+    if call.get("to"):
+        return cast(x, call.get("to"))
     if like.dtype.is_floating_point and like.dtype.itemsize == 1:
         return _float8(x, like.dtype, bool(call.get("saturate", 1)))
     return x.to(like.dtype)

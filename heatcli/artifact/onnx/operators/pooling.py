@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.onnx.node import Call, Operator, RefusedError
+from heatcli.artifact.onnx.node import Call, Operator, RefusedError, integers, numbers
 from heatcli.artifact.onnx.operators.convolution import padded, pads_of
 
 _MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
@@ -50,6 +50,23 @@ class _Windows:
         alike = all(b == a <= k // 2 for b, a, k in zip(self.before, self.after, self.kernel, strict=True))
         return alike and all(r <= a for r, a in zip(self.reach, self.after, strict=True))
 
+    def by_ceiling(self, size: Sequence[int]) -> bool:
+        """Whether torch's ceil mode, with the padding in front on both sides, has all of the windows."""
+        for i, n in enumerate(size):
+            span = (self.kernel[i] - 1) * self.dilations[i] + 1
+            count = -(-(n + 2 * self.before[i] - span) // self.strides[i]) + 1
+            count -= (count - 1) * self.strides[i] >= n + self.before[i]
+            if not 0 <= self.before[i] <= self.kernel[i] // 2 or count < self.count[i]:
+                return False
+        return True
+
+    def edged(self, x: Tensor) -> Tensor:
+        """`x` padded by its edges, which lie in every window that reaches out: a maximum stays what it is."""
+        for axis, (before, reach) in enumerate(zip(self.before, self.reach, strict=True), 2):
+            places = [min(max(i, 0), x.shape[axis] - 1) for i in range(-before, x.shape[axis] + reach)]
+            x = torch.index_select(x, axis, integers(x, places))
+        return x
+
     def filled(self, x: Tensor, value: float) -> Tensor:
         """`x` padded so that every window lies inside."""
         return padded(x, self.before, self.reach, value)
@@ -66,11 +83,12 @@ def _max_pool_float(call: Call, x: Tensor, windows: _Windows, dtype: torch.dtype
     if windows.rank not in _MAX:
         raise RefusedError(f"pools {windows.rank} dimensions; heatcli knows 1 to 3")
     how: dict[str, Any] = {"stride": windows.strides, "dilation": windows.dilations, "return_indices": call.wants(1)}
-    inside = all(b <= k // 2 for b, k in zip(windows.before, windows.kernel, strict=True))
-    if windows.plain or (inside and not call.wants(1)):
+    before = [0] * windows.rank
+    if windows.plain or (windows.by_ceiling(x.shape[2:]) and not call.wants(1)):
         # The last windows may reach out of the input, as torch's ceil mode lets them; it may find more of them.
         found = _MAX[windows.rank](x, windows.kernel, padding=windows.before, ceil_mode=not windows.plain, **how)
-        before = [0] * windows.rank
+    elif set(windows.dilations) == {1} and not call.wants(1):
+        found = _MAX[windows.rank](windows.edged(x), windows.kernel, **how)
     else:
         found = _MAX[windows.rank](windows.filled(x, -math.inf), windows.kernel, **how)
         before = windows.before
@@ -101,8 +119,6 @@ def _places(places: Tensor, size: Sequence[int], before: Sequence[int], shape: S
 
 
 def _max_unpool(call: Call, x: Tensor, places: Tensor, wanted: Tensor | None = None) -> Tensor:
-    from heatcli.artifact.onnx.node import numbers
-
     rank = x.dim() - 2
     kernel, strides = list(call.get("kernel_shape")), list(call.get("strides") or [1] * rank)
     pads = list(call.get("pads") or [0] * 2 * rank)

@@ -41,10 +41,13 @@ def _extreme(largest: bool) -> Callable[[Tensor, list[int], bool], Tensor]:
         """Of nothing it is the number that any other one beats."""
         if all(x.shape[d] for d in dims):
             return (torch.amax if largest else torch.amin)(x, dims, keep)
-        if x.dtype.is_floating_point:
+        end: float
+        if x.dtype == torch.bool:
+            end = not largest
+        elif x.dtype.is_floating_point:
             end = -math.inf if largest else math.inf
         else:
-            limits = torch.iinfo(torch.int8 if x.dtype == torch.bool else x.dtype)
+            limits = torch.iinfo(x.dtype)
             end = limits.min if largest else limits.max
         shape = torch.sum(x, dims, keep).shape
         return torch.full(shape, end, dtype=x.dtype, device=x.device)

@@ -75,13 +75,16 @@ def _position(name: str, n: int, size: int, scale: float, roi: tuple[float, floa
     if name == "tf_half_pixel_for_nn":
         return (i + 0.5) / by
     if name == "tf_crop_and_resize":
-        start, end = roi
-        step = (end - start) * (n - 1) / (size - 1) if size > 1 else 0.0
-        return start * (n - 1) + i * step if size > 1 else i + 0.5 * (start + end) * (n - 1)
+        start, end = torch.tensor(roi, dtype=torch.float32)
+        if size == 1:
+            middle: Tensor = i + 0.5 * (start + end) * (n - 1)
+            return middle
+        along: Tensor = start * (n - 1) + i * (end - start) * (n - 1) / (size - 1)
+        return along
     if name == "pytorch_half_pixel" and size == 1:
         return i * 0
     if name == "half_pixel_symmetric":
-        return n / 2 * (1 - size / (scale * n)) + (i + 0.5) / by - 0.5
+        return (1 - size / (by * n)) * (n / 2) + (i + 0.5) / by - 0.5
     if name in ("half_pixel", "pytorch_half_pixel"):
         return (i + 0.5) / by - 0.5
     raise ValueError(f"coordinate_transformation_mode {name!r} is none of the standard's")
