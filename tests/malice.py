@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import pickle
+import random as randomness
 import re
 import struct
 import zipfile
@@ -582,7 +583,28 @@ def calls_in_scripts(good: dict[str, bytes]) -> Iterator[Attack]:
     )
     last = f"  def f40(self: {own}) -> NoneType:\n    return None\n"
     again = f"{code}{head}    (self).f0()\n    return None\n{doubling}{last}"
+    chain = "".join(
+        f"class C{i}(Module):\n  __parameters__ = []\n  __buffers__ = []\n  a : {own.rpartition('.')[0]}.C{i + 1}\n"
+        for i in range(300)
+    )
+    classes = code.replace("  training : bool\n", f"  training : bool\n  c : {own.rpartition('.')[0]}.C0\n", 1) + chain
+    yield Attack("loop while loading", "classes in classes", _zip({**good, main: classes.encode()}))
     yield Attack("loop while loading", "calls that double", _zip({**good, main: again.encode()}))
+
+
+def damaged(content: bytes, random: randomness.Random) -> bytes:
+    """A copy with a bit flipped, a byte changed, a part cut out, doubled or zeroed, or cut short."""
+    at, size = random.randrange(len(content)), random.randrange(1, 64)
+    return random.choice(
+        (
+            lambda: content[:at] + bytes([content[at] ^ 1 << random.randrange(8)]) + content[at + 1 :],
+            lambda: content[:at] + random.randbytes(1) + content[at + 1 :],
+            lambda: content[:at] + content[at + size :],
+            lambda: content[:at] + content[at : at + size] + content[at:],
+            lambda: content[:at] + bytes(len(content[at : at + size])) + content[at + size :],
+            lambda: content[:at],
+        )
+    )()
 
 
 def in_folder(folder: Path) -> None:

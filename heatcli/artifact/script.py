@@ -31,6 +31,7 @@ _SOURCE = re.compile(
 )
 _TEXTS = re.compile(rf"{_TEXT}|'(?:[^'\\\n]|\\.)*+'")
 _NAMES = re.compile(r"(?:\.\s*)?[A-Za-z_]\w*(?:\s*\.\s*\w+)*", re.ASCII)
+_ATTRIBUTE = re.compile(r"^(?:class (\w+)\(|  (?:\w+ : |__annotations__\[.*\] = )(.+))", re.MULTILINE | re.ASCII)
 _BLANKS = re.compile(r"\s+")
 _METHOD = re.compile(r"^ *def (\w+)\(", re.MULTILINE | re.ASCII)
 _OBJECTS = re.compile(r"__torch__\.torch\.classes\.(quantized|rnn)\.\w+", re.ASCII)
@@ -84,8 +85,28 @@ def _check_code(sources: Mapping[str, bytes]) -> None:
         deepest = max(deepest, depth)
     if max([deepest, *(len(indent) // 2 for indent in set(re.findall(r"^ *", bare, re.MULTILINE)))]) > _DEEPEST:
         raise Refused("holds code that is nested too deeply; refused")
+    _check_types(sources)
     if "__setstate__" in bare:
         _check_loading(bare)
+
+
+def _check_types(sources: Mapping[str, bytes]) -> None:
+    """Refuse classes whose attributes are of classes whose attributes …: torch resolves them one within the other."""
+    holds: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        module = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
+        held: list[str] = []
+        for match in _ATTRIBUTE.finditer(source.decode()):
+            if match[1]:
+                held = holds.setdefault(f"{module}.{match[1]}", [])
+            else:
+                held += [_BLANKS.sub("", chain) for chain in _NAMES.findall(match[2]) if chain.startswith("__torch__")]
+    level = {name for name in holds if name not in {inner for held in holds.values() for inner in held}}
+    for _ in range(_DEEPEST):
+        level = {inner for name in level for inner in holds.get(name, ())}
+        if not level:
+            return
+    raise Refused("holds classes that are nested too deeply; refused")
 
 
 def _said(text: str) -> str:

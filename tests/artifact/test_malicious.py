@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SAMPLES, Cli
-from malice import EXAMPLE, MODULE, WRITTEN, Attack, Small, attacks, bombs, entries_of, honest, in_folder
+from malice import EXAMPLE, MODULE, WRITTEN, Attack, Small, attacks, bombs, damaged, entries_of, honest, in_folder
 from torch import Tensor
 
 import heatcli
@@ -140,27 +140,12 @@ def test_operators_that_do_more_are_not_permitted(name: str) -> None:
     assert not permitted("image", "read_file")
 
 
-def _damaged(content: bytes, random: random.Random) -> bytes:
-    """A copy with a bit flipped, a byte changed, a part cut out, doubled or zeroed, or cut short."""
-    at, size = random.randrange(len(content)), random.randrange(1, 64)
-    return random.choice(
-        (
-            lambda: content[:at] + bytes([content[at] ^ 1 << random.randrange(8)]) + content[at + 1 :],
-            lambda: content[:at] + random.randbytes(1) + content[at + 1 :],
-            lambda: content[:at] + content[at + size :],
-            lambda: content[:at] + content[at : at + size] + content[at:],
-            lambda: content[:at] + bytes(len(content[at : at + size])) + content[at + size :],
-            lambda: content[:at],
-        )
-    )()
-
-
 def _check_damaged(path: Path, content: bytes, seeds: range) -> int:
     """Every damaged copy is refused, or answers as the whole one does; how many were refused."""
     expected: Tensor = Small().eval()(EXAMPLE)
     refused = 0
     for seed in seeds:
-        path.write_bytes(_damaged(content, random.Random(seed)))
+        path.write_bytes(damaged(content, random.Random(seed)))
         outputs, message = expected, ""
         try:
             model = heatcli.load(path, size=8, channels=3)
