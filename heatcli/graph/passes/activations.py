@@ -20,7 +20,7 @@ _ENDS = torch.tensor([20, 50, 100, 1e3, 1e4, _HUGE], dtype=torch.float64)
 # Where functions are compared. Steps of an eighth: kinks at 0, ±1, ±3, 6 lie on them.
 _NEAR = 12
 _POINTS = torch.cat([-_ENDS.flip(0), torch.linspace(-_NEAR, _NEAR, 193, dtype=torch.float64), _ENDS])
-_ROUNDINGS = 8  # of the graph's dtype: constants are rounded to it
+_ROUNDINGS = 8  # of the graph's dtype, or of float32: constants are rounded to it
 Value = Callable[[float], Tensor]  # a function by its value at one of `_POINTS`
 Arguments = tuple[Any, ...]
 
@@ -175,7 +175,7 @@ def _joined(region: Region) -> Operator | None:
     if values is None or values.shape[:1] != _POINTS.shape:
         return None
     place = {float(x): i for i, x in enumerate(_POINTS)}
-    tolerance = _ROUNDINGS * torch.finfo(region.end.dtype).eps
+    tolerance = _ROUNDINGS * max(torch.finfo(dtype).eps for dtype in (region.end.dtype, torch.float32))
     best: tuple[float, Activation, Arguments] | None = None
     for activation in _TABLE:
         arguments = activation.arguments(lambda x: values[place[x]], region)

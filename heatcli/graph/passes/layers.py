@@ -94,9 +94,9 @@ def _along(value: Tensor, dim: int, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _biased(op: Operator, kept: dict[str, Operator], count: Counter[str]) -> Operator | None:
-    """layer(x) + b as one layer, also where a reshape that keeps the last dimension stands between.
+    """layer(x) + b as one layer, also where reshapes that keep the last dimension stand between.
 
-    The layer, and the reshape under the name of the sum, take the places of what they were in `kept`.
+    The layer takes its own place in `kept`; the last of the reshapes takes the name of the sum.
     """
     if op.title not in ("add", "sub") or len(op.refs) != 1 or op.kwargs or len(op.args) != 2:
         return None
@@ -104,11 +104,15 @@ def _biased(op: Operator, kept: dict[str, Operator], count: Counter[str]) -> Ope
     between, layer = None, kept.get(op.refs[0])
     if term is None or layer is None or (op.title == "sub" and not op.reads(0)) or op.shape != layer.shape:
         return None
-    if layer.title in _RESHAPES and layer.source_shapes[0][-1:] == layer.shape[-1:]:
-        between, layer = layer, kept.get(layer.sources[0])
-    if layer is None or layer.title not in ("linear", "convolution") or len(layer.sources) != 1:
+    names = [layer.name]
+    while layer.title in _RESHAPES and layer.source_shapes[0][-1:] == layer.shape[-1:]:
+        between, layer = between or layer, kept.get(layer.sources[0])
+        if layer is None:
+            return None
+        names.append(layer.name)
+    if layer.title not in ("linear", "convolution") or len(layer.sources) != 1 or any(count[n] != 1 for n in names):
         return None
-    if any(count[name] != 1 for name in (op.refs[0], layer.name)) or (between and layer.title != "linear"):
+    if between and layer.title != "linear":
         return None
     dim = 1 if layer.title == "convolution" else len(op.shape) - 1
     vector = _along(term.value, dim, op.shape)

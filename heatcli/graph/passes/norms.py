@@ -39,13 +39,20 @@ def join_norms(graph: Graph) -> Graph:
     for end in reversed(graph.operators):
         if end.name in gone or not end.dtype.is_floating_point or len(end.shape) < 2:
             continue
+        found: list[tuple[Region, tuple[Operator, ...]]] = []
         for region in regions.ending_in(end, _is_allowed):
             joined = _joined(region)
-            if joined is not None:
-                by[end.name] = joined
-                gone.update(op.name for op in region.operators)
-                break
+            if joined is not None and (not found or _numbers(joined) == _numbers(found[0][1])):
+                found.append((region, joined))
+        if found:  # the largest: the maximum that a softmax subtracts belongs to it, a factor that makes another ε not
+            region, by[end.name] = found[-1]
+            gone.update(op.name for op in region.operators)
     return replaced(graph, by) if by else graph
+
+
+def _numbers(operators: tuple[Operator, ...]) -> list[Any]:
+    """What the operators are and the numbers among their arguments."""
+    return [(op.title, x) for op in operators for x in op.args if not isinstance(x, Ref | Constant)]
 
 
 def _joined(region: Region) -> tuple[Operator, ...] | None:

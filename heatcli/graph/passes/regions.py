@@ -82,7 +82,8 @@ class Region:
         dims = len(self.source_shape)
         if len(shape) > dims or (len(shape) == dims and shape[0] != 1):
             return None
-        return self(points.reshape(-1, *(1,) * (dims - 1)))
+        shape = (*(1,) * (dims - len(shape)), *shape)
+        return self(points.reshape(-1, *(1,) * (dims - 1)).expand(-1, *shape[1:]))
 
     def name_of(self, value: Tensor) -> str | None:
         """The name of the artifact's tensor in the region that has those values; None where there is none."""
