@@ -113,7 +113,11 @@ def command(
             loaded.compiler.say = talk.note
         loaded.notes.tell(talk.note)
         if "dequantise" in loaded.artifact.rewrites:
-            talk.once("dequantise", f"{loaded.path} is quantised; its dequantised graph is explained")
+            talk.once(
+                "dequantise",
+                f"{loaded.path} is quantised: it is explained in real numbers; where it cuts values off is a clamp of "
+                "its own, and what it rounds is booked as unexplained",
+            )
         try:
             with closing(run.outcomes()) as outcomes:
                 for outcome in outcomes:

@@ -54,6 +54,8 @@ def _why(name: str, value: float, done: Done) -> str:
         assert done.row.score is not None
         mean = done.row.score - value
         return f"the mean score of the noisy images is {mean:.6g}; {value:.3g} of the image's own is unexplained"
+    if "fake_quantize" in name:
+        return f"rounding to whole numbers (operator {name}) takes {value:.3g} of the score of {done.job.path}"
     return (
         f"no rule knows operator {name}; its exact gradient was taken, {value:.3g} of the score of {done.job.path} is "
         "unexplained there"

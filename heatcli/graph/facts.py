@@ -203,6 +203,12 @@ def _joins_sources_alone(op: Operator) -> bool:
     return not op.constants and len(op.refs) == len(op.sources)
 
 
+def _writes_sources_alone(op: Operator) -> bool:
+    """What it writes and what it writes into carry the image; its constants are places."""
+    numbers = [x for x in (*op.args, *op.kwargs.values()) if isinstance(x, float)]
+    return not numbers and not any(constant.value.is_floating_point() for constant in op.constants)
+
+
 def _joins_no_less(op: Operator) -> bool:
     return all(_range(constant)[0] >= 0 for constant in op.constants)
 
@@ -303,6 +309,8 @@ TABLE: Mapping[str, Row] = table((
         {"zero_at_zero": _joins_sources_alone, "preserves_nonnegative": _joins_no_less}, joint=SUM)),
     ("stack slice_scatter select_scatter", row(
         SUM, "", {"zero_at_zero": _joins_sources_alone, "preserves_nonnegative": _joins_no_less}, joint=SUM)),
+    ("diagonal_scatter index_put index_copy index_add scatter_add scatter", row(
+        SUM, "", {"zero_at_zero": _writes_sources_alone}, joint=SUM)),  # in-place writes, see graph/recorder.py
     ("col2im", row(SUM, "zero_at_zero preserves_nonnegative")),  # patches that overlap are added
     # normalisers
     ("native_layer_norm native_group_norm _log_softmax", row(NORMALISER)),

@@ -172,6 +172,11 @@ def has_fixed_statistics(op: Operator) -> bool:
     return facts_of(op).fixed_statistics and op.index in (None, 0)
 
 
+def _scattered(op: Operator) -> str:
+    """Values put into places; those that are multiplied there are no sum."""
+    return SUM if op.argument("reduce") in (None, "add") else UNKNOWN
+
+
 _DEPENDS: dict[str, Callable[[Operator], str]] = {
     "div": _divided,
     "pow": _power,
@@ -182,6 +187,7 @@ _DEPENDS: dict[str, Callable[[Operator], str]] = {
     "linalg_vector_norm": _norm,
     "convolution": _convolved,
     "native_batch_norm": _batch_norm,
+    "scatter": _scattered,
 }
 
 

@@ -80,7 +80,7 @@ def test_quantised_models_are_explained_as_they_compute(cli: Cli, tmp_path: Path
     probabilities = heatcli.explain(model, batch, "lrp-0").outputs.softmax(1)
     assert float((probabilities - expected).abs().max()) < 1e-3
     ran = cli("explain", SAMPLES / "digits" / "8-a.png", "--model", path, "--json")
-    assert "q.onnx is quantised; its dequantised graph is explained" in ran.err
+    assert "q.onnx is quantised: it is explained in real numbers; where it cuts values off is a clamp" in ran.err
     assert '"dequantise"' in ran.out
 
 

@@ -399,6 +399,35 @@ def _(d: Draw, f: Any) -> Operator:
     return call(f.default, *pair, 1, 2)
 
 
+@recipe("diagonal_scatter")
+def _(d: Draw, f: Any) -> Operator:
+    part = (2, 4, 6)
+    pair = d.one((X, Image(part)), (X, d.tensor(*part)), (d.tensor(*SHAPE), Image(part)))
+    return call(f.default, *pair, 0, 2, 3)
+
+
+@recipe("index_put")
+def _(d: Draw, f: Any) -> Operator:
+    places, part = torch.tensor([3, 0, 1]), (2, 3, 6, 6)
+    x, values = d.one((X, Image(part)), (X, d.tensor(*part)), (d.tensor(*SHAPE), Image(part)))
+    return call(f.default, x, [None, places], values, d.yes())
+
+
+@recipe("index_copy index_add")
+def _(d: Draw, f: Any) -> Operator:
+    places, part = torch.tensor([3, 0, 1]), (2, 3, 6, 6)
+    x, values = d.one((X, Image(part)), (X, d.tensor(*part)), (d.tensor(*SHAPE), Image(part)))
+    return call(f.default, x, 1, places, values)
+
+
+@recipe("scatter scatter_add")
+def _(d: Draw, f: Any) -> Operator:
+    part = (2, 4, 6, 3)  # of six places, three are written
+    places = torch.stack([torch.randperm(6, generator=d.torch)[:3] for _ in range(48)]).reshape(part)
+    x, values = d.one((X, Image(part)), (X, d.tensor(*part)), (d.tensor(*SHAPE), Image(part)))
+    return call(f.default if "add" in str(f) else f.src, x, 3, places, values)
+
+
 @recipe("col2im")
 def _(d: Draw, f: Any) -> Operator:  # noqa: ARG001
     return call(f.default, Image((2, 8, 25)), [6, 6], [2, 2], [1, 1], [0, 0], [1, 1])
