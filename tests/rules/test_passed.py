@@ -50,7 +50,7 @@ def test_a_rule_takes_relevance_as_it_takes_its_multiplier(name: str, activation
     """m·Δy, shared out at once, is (m·Δy/Δz)·Δz: multipliers, biases and what is absorbed."""
     layer = randomised(nn.Conv2d(3, 4, 3, padding=1), 5).double()
     x, x0 = inputs((3, 5, 4), based)
-    affine, nonlinear, _ = steps_of(lambda x: ACTIVATIONS[activation](layer(x)) * 2, x, x0)
+    affine, nonlinear, *_ = steps_of(lambda x: ACTIVATIONS[activation](layer(x)) * 2, x, x0)
     affine.bounds = x.new_full((1, 3, 1, 1), -4.0), x.new_full((1, 3, 1, 1), 4.0)
     (passed,) = Slope()(nonlinear, multiplier_for(nonlinear)).multipliers
     falls = activation in ("silu", "gelu", "hardswish", "mish")
