@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from heatcli.errors import UsageError, first_line
+from heatcli.graph.facts import facts_of
 from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
 from heatcli.rules.base import Table, recording
@@ -191,6 +192,8 @@ def record(graph: Graph, inputs: list[Tensor], form: Any, rules: Table, ends: En
         known[:] = len(outputs), structure
         return [*outputs, *found]
 
+    for op in graph.operators:
+        facts_of(op)  # some look at constants, whose values cannot be read while it is being recorded
     seed = torch.zeros(graph.output_shape, dtype=inputs[0].dtype, device=inputs[0].device)
     recorded = make_fx(whole)(seed, *inputs)
     with torch.no_grad():  # in-place writes become values: only then it can be cut
