@@ -66,7 +66,7 @@ def _module(model: Model, batch: Tensor) -> Any:
     if model.others or model.picture.channels_last:
         raise UsageError(f"{model.path}: bench takes models with one input, channels first")
     module = model.artifact.module_for({model.picture.name: tuple(batch.shape)}).to(model.device)
-    for parameter in module.parameters():
+    for _, parameter in module.named_parameters():
         parameter.requires_grad_(False)
     return module
 

@@ -167,7 +167,9 @@ def _noted(
         worst = int(ledger.relative_error.argmax())
         error = float(ledger.relative_error[worst])
         if error > UNBALANCED:
-            lost = max(books.unexplained, key=lambda name: float(books.unexplained[name][worst].abs()), default=None)
+            lost = max(
+                books.unexplained, key=lambda name: float(books.unexplained[name][worst].detach().abs()), default=None
+            )
             most = "" if lost is None else f", most of it at {lost}"
             found.append(("unbalanced", f"the ledger does not balance: {error:.2g} of the score are unexplained{most}"))
         sums = wide(relevance).abs().flatten(1).sum(1)

@@ -83,7 +83,7 @@ def inspect(model: Model) -> dict[str, Any]:
             "ends": reading.ends.lstrip("_") or None,
             "final": None if graph.final is None else graph.final.title.lstrip("_"),
         },
-        "verified": None if graph.verified is None else asdict(graph.verified),
+        "verified": None if graph.verified is None else {**asdict(graph.verified), "seconds": model.compared_in},
         "operators": [
             {"kind": kind, "operator": title, "count": count, "rule": kind != UNKNOWN}
             for (kind, title), count in sorted(counts.items())

@@ -15,18 +15,19 @@ from heatcli.graph.kinds import LAYOUT
 from heatcli.walk import forward
 
 NORM = randomised(nn.BatchNorm2d(3), 3).double()
+ROWS = randomised(nn.BatchNorm1d(3), 4).double()
 CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean of pixels": lambda x: x.mean((2, 3), keepdim=True),
     "mean of channels": lambda x: x.mean(1, keepdim=True),
     "mean of all": lambda x: x.mean((1, -1, -2), keepdim=True),
     "batch norm": NORM,
-    "batch norm of rows": lambda x: randomised(nn.BatchNorm1d(3), 4).double()(x[:, :, 0]),
+    "batch norm of rows": lambda x: ROWS(x[:, :, 0]),
     "batch norm without weights": randomised(nn.BatchNorm2d(3, affine=False), 5).double(),
     "sum": lambda x: x + x.mean(1, keepdim=True),
     "sum with a constant": lambda x: x + torch.arange(5.0),
     "sum of a value with itself": lambda x: x + x,
     "product": lambda x: x * x.mean((2, 3), keepdim=True),
-    "product of a value with itself": lambda x: x * x,
+    "product of a value with its double": lambda x: x * (x + x),
     "channels side by side": lambda x: torch.cat([x, x.relu(), x[:, :1]], 1),
     "rows side by side": lambda x: torch.cat([x, x[:, :, 1:]], dim=-2),
     "flattened": lambda x: x.flatten(1),

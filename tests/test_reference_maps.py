@@ -44,7 +44,7 @@ def sent(
     epsilon: float | None, blame: bool, positive: bool,
 ) -> list[Tensor]:  # fmt: skip
     """The relevance that each source gets of the operator's; `positive`: of convolutions' and dense layers' by z⁺."""
-    if positive and operator.title in ("convolution", "addmm"):
+    if positive and operator.title in ("convolution", "linear"):
         return [of_positive(operator, x[0] - x0[0], relevance, blame)]
     dz, dx = z - z0, [a - b for a, b in zip(x, x0, strict=True)]
     if operator.kind == "elementwise":
@@ -62,14 +62,13 @@ def sent(
 def of_positive(operator: Operator, dx: Tensor, relevance: Tensor, blame: bool) -> Tensor:
     """α = 1, β = 0 from the formula: (x_i w_ij)⁺ / (Σ_k (x_k w_kj)⁺ + b_j⁺ + 1e-6), by autograd of its numerators."""
     up, down = (dx.clamp(min=0).requires_grad_(), dx.clamp(max=0).requires_grad_())
-    at, where = (1, 2) if operator.title == "convolution" else (2, 0)
-    weights, bias = operator.args[at].value, operator.args[where]
+    weights, bias = operator.args[1].value, operator.args[2]
     with torch.enable_grad():
         if operator.title == "convolution":
             more = operator.args[3:]
             z = sum(torch.ops.aten.convolution(a, w, None, *more) for a, w in halves(up, down, weights))
         else:
-            z = sum(a @ w for a, w in halves(up, down, weights))
+            z = sum(a @ w.mT for a, w in halves(up, down, weights))
     total = z.detach()
     if blame and bias is not None:
         shape = (1, -1, *(1,) * (z.dim() - 2))

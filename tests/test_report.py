@@ -93,6 +93,7 @@ def test_golden(cli: Cli, name: str, request: pytest.FixtureRequest) -> None:
     for part in ("version", "seconds"):
         del report[part]
     report["image"]["path"], report["model"]["path"] = "", ""
+    assert report["model"].pop("verified")["agrees"]
     report["pixels"].pop("values")
     path = GOLDEN / f"{name}.json"
     if request.config.getoption("--update-golden"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,7 +64,8 @@ class Model:
     by. `cache`: where its graphs are kept, None for nowhere. `compiler`: of walks that come back, None for none.
     `sample`: the first input that was explained, [1, …], which graphs are verified on. `output`: what the user says of
     the explained output, number `head` (None: nobody chose, so the first). `told_by`: who said how a picture becomes
-    the input; "" for nobody. `notes`: what a user should know.
+    the input; "" for nobody. `compared_in`: seconds that comparisons with the artifact's runtime took. `notes`: what a
+    user should know.
     """
 
     path: Path
@@ -87,6 +89,7 @@ class Model:
     cache: Cache | None = None
     compiler: Compiler | None = None
     sample: Tensor | None = field(default=None, repr=False)
+    compared_in: float = 0.0
     _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, repr=False)
     _lock: RLock = field(default_factory=RLock, repr=False)  # threads may ask for graphs at the same time
     _pictures: bool = field(default=False, repr=False)  # whether it was given any
@@ -306,6 +309,7 @@ class Model:
             """The explained output, as the artifact has it."""
             return scores(runtime(inputs(x)), self.head or 0, str(self.path))
 
+        started = time.perf_counter()
         tolerance = QUANTISED if "dequantise" in self.artifact.rewrites else None
         try:
             verified = verify(checked, run, batches, self.artifact.against, tolerance)
@@ -313,6 +317,7 @@ class Model:
             raise
         except (RuntimeError, ModelError) as error:
             raise ModelError(f"{self.path}: {first_line(error).removeprefix(f'{self.path}: ')}") from error
+        self.compared_in += time.perf_counter() - started
         if verified.agrees or self.unverified:
             return verified
         batch = batches[-1]

@@ -88,7 +88,8 @@ def _verified(found: dict[str, Any] | None) -> str:
         return "not verified: its own runtime cannot run it here"
     how = f"outputs agree to {found['error']:.1g}" if found["agrees"] else f"outputs are {found['error']:.1g} off"
     what = "verified" if found["agrees"] else "UNVERIFIED"
-    return f"{what} against {found['against']}: {how} ({found['seconds']:.2f} s)"
+    took = f"{found['seconds']:.2f} s" if found["seconds"] else "known from before"
+    return f"{what} against {found['against']}: {how} ({took})"
 
 
 def _preprocessing(spec: dict[str, Any]) -> str:

@@ -68,7 +68,9 @@ def record(
         ) from error
     output = recorder.value_of(scores(returned, head, where))
     graph = classify(_flatten(recorder.calls, example, output, names, where))
-    return replace(graph, returned=_returned(returned), remarks=remarks(graph))
+    known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
+    standardised = [known.get(_address(mean), "without a name") for mean in recorder.standardised]
+    return replace(graph, returned=_returned(returned), remarks=remarks(graph, standardised))
 
 
 def _cause(error: Exception) -> str:

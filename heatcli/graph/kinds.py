@@ -36,13 +36,26 @@ from heatcli.graph.operator import Constant, Graph, Offset, Operator
 __all__ = (
     "AFFINE", "CONVOLUTION", "DENSE", "ELEMENTWISE", "FIRST", "KINDS", "LAYOUT", "MAXIMUM", "NORMALISER", "PRODUCT",
     "RECTIFIER", "ROLES", "SUM", "UNKNOWN", "batch_norm_scale_shift", "classified", "classify", "has_fixed_statistics",
-    "has_weights", "is_diagonal", "mark_first", "mark_nonnegative", "uses_own_statistics",
+    "has_weights", "is_diagonal", "mark_first", "mark_nonnegative", "named_apart", "uses_own_statistics",
 )  # fmt: skip
 
 
 def classify(graph: Graph) -> Graph:
     """The same graph, every operator with its kind and its offsets."""
     return replace(graph, operators=tuple(classified(op) for op in graph.operators))
+
+
+def named_apart(graph: Graph) -> Graph:
+    """The same graph; where parts of one tensor of the artifact are biases of several sizes, each has its own name."""
+    sizes: dict[str, int] = {}
+    operators = []
+    for op in graph.operators:
+        offsets = tuple(
+            o if sizes.setdefault(o.name, o.size) == o.size else replace(o, name=f"{o.name} in {op.name}")
+            for o in op.offsets
+        )
+        operators.append(replace(op, offsets=offsets) if offsets != op.offsets else op)
+    return replace(graph, operators=tuple(operators))
 
 
 def classified(op: Operator) -> Operator:
@@ -173,8 +186,19 @@ def has_fixed_statistics(op: Operator) -> bool:
 
 
 def _scattered(op: Operator) -> str:
-    """Values put into places; those that are multiplied there are no sum."""
-    return SUM if op.argument("reduce") in (None, "add") else UNKNOWN
+    """Values put into places. It is no sum where they are multiplied there, or where several go to one place: one of
+    them wins, and torch's derivative is that of all."""
+    if op.argument("reduce") == "add":
+        return SUM
+    places, dim = op.constant(2), op.arg(1)
+    plain = op.argument("reduce") is None and places is not None
+    return SUM if plain and places is not None and _differ(places.value.sort(dim).values, dim) else UNKNOWN
+
+
+def _differ(ordered: Tensor, dim: int) -> bool:
+    """Whether values in order along a dimension are all different."""
+    n = ordered.shape[dim]
+    return n < 2 or not bool((ordered.narrow(dim, 1, n - 1) == ordered.narrow(dim, 0, n - 1)).any())
 
 
 _DEPENDS: dict[str, Callable[[Operator], str]] = {

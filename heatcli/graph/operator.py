@@ -179,13 +179,11 @@ class Verified:
     """How a graph compares with its artifact on the artifact's own runtime, `against`, such as `onnxruntime 1.20.0`.
 
     `error`: the largest difference of an output, as a share of the largest output. `agrees`: whether that is rounding.
-    `seconds`: what the comparison took.
     """
 
     against: str
     error: float
     agrees: bool
-    seconds: float
 
 
 @dataclass(frozen=True)

@@ -63,13 +63,15 @@ class _Value:
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`calls`: what was called, in order, on values; `value_of` says what a tensor of the module stands for.
 
-    `refused`: why recording stopped, if it did; what the module's interpreter makes of the error is another one.
+    `standardised`: running means that batch norms in training mode leave unread. `refused`: why recording stopped, if
+    it did; what the module's interpreter makes of the error is another one.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.refused: NotFollowedError | None = None
+        self.standardised: list[Tensor] = []
         self._values: dict[int, _Value] = {}
         self._seen: list[Tensor] = []  # kept alive, or another tensor could take a known identity
         self._memories: dict[int, _Memory] = {}  # of tensors that no call made, by their address
@@ -104,7 +106,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func._schema.is_mutable:
             return self._written(func, args, kwargs)
         given, named = pytree.tree_map_only(Tensor, self.value_of, (args, kwargs))
-        output = self._call(func, _without_statistics(func, given), named)
+        if func is _ATEN.native_batch_norm.default and given[5]:
+            # In training mode it writes into its running statistics, which its output does not depend on.
+            self.standardised += [x for x in given[3:4] if x is not None]
+            output = self._call(func, (*given[:3], None, None, *given[5:]), named)
+        else:
+            output = self._call(func, given, named)
         own = {id(now): tensor for now, tensor in zip(_tensors(given, named), _tensors(args, kwargs), strict=True)}
         if func.is_view:
             self._note_views(func, args, kwargs, output)
@@ -367,13 +374,6 @@ def _is_random(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool
     named |= _bound(func, args, kwargs)
     off = [named.get("train", True), named.get("training", True), named.get("p", 1), named.get("dropout_p", 1)]
     return all(off) and named.get("dropout", 1) != 0
-
-
-def _without_statistics(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A batch norm in training mode writes into its running statistics, which its output does not depend on."""
-    if func is _ATEN.native_batch_norm.default and args[5]:
-        return (*args[:3], None, None, *args[5:])
-    return args
 
 
 def _address(tensor: Tensor) -> int:

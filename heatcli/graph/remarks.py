@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from heatcli.graph.kinds import uses_own_statistics
-from heatcli.graph.operator import Graph, Operator
+from collections.abc import Sequence
+
+from heatcli.graph.operator import Graph
 
 
-def remarks(graph: Graph) -> tuple[str, ...]:
-    """Sentences about a graph that no pass has rewritten yet, each without a subject: it is the artifact."""
+def remarks(graph: Graph, standardised: Sequence[str]) -> tuple[str, ...]:
+    """Sentences about a graph that no pass has rewritten yet, each without a subject: it is the artifact.
+
+    `standardised`: the running means of its batch norms in training mode, by name.
+    """
     found = []
-    norms = [op for op in graph.operators if _is_training_norm(op)]
-    if norms:
+    if standardised:
         found.append(
-            f"was exported in training mode: batch norm {_name(norms[0])}"
-            + (f" and {len(norms) - 1} more" if len(norms) > 1 else "")
+            f"was exported in training mode: batch norm {standardised[0].rpartition('.')[0] or standardised[0]}"
+            + (f" and {len(standardised) - 1} more" if len(standardised) > 1 else "")
             + " standardises by the batch at hand; export it after model.eval()"
         )
     if graph.guards:
@@ -22,13 +25,3 @@ def remarks(graph: Graph) -> tuple[str, ...]:
             "that it takes"
         )
     return tuple(found)
-
-
-def _is_training_norm(op: Operator) -> bool:
-    """Whether it is a batch norm in training mode; an instance norm, which has no running statistics, is none."""
-    return uses_own_statistics(op) and op.index in (None, 0) and op.constant(3) is not None
-
-
-def _name(op: Operator) -> str:
-    parameter = op.constant(1) or op.constant(3)
-    return op.name if parameter is None else parameter.name.rpartition(".")[0] or parameter.name

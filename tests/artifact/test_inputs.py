@@ -121,7 +121,7 @@ def test_several_inputs(cli: Cli, tmp_path: Path) -> None:
         torch.export.save(program, file)
     context = torch.tensor([[1.0, 2.0, 3.0]])
     np.save(tmp_path / "context.npy", context.numpy())
-    batch = torch.rand(1, 3, 2, 2)
+    batch = torch.rand(1, 3, 2, 2) * 0.1
     for name in ("two.pt", "two.pt2"):
         result = heatcli.explain(heatcli.load(tmp_path / name, size=2, inputs={"context": context}), batch, "lrp-0")
         assert torch.equal(result.outputs, Two()(batch, context))

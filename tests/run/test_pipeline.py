@@ -108,17 +108,17 @@ def test_a_large_picture_is_not_held(tmp_path: Path, tiny: Path, monkeypatch: py
 
 def test_a_baseline_is_read_once(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image, and a pool; reports name them as before."""
-    from heatcli.images import baselines, pool
+    from heatcli.images.read import Reader
 
     read = list[str]()
-    for module in (baselines, pool):
-        original = module.read_picture
+    original = Reader.picture
 
-        def reading(path: Path, channels: int, original=original) -> object:  # type: ignore[no-untyped-def]
+    def reading(reader: Reader, path: Path | str) -> object:
+        if Path(path).parent.name == "pool":
             read.append(Path(path).name)
-            return original(path, channels)
+        return original(reader, path)
 
-        monkeypatch.setattr(module, "read_picture", reading)
+    monkeypatch.setattr(Reader, "picture", reading)
     fill(tmp_path / "in", [f"{i}.png" for i in range(5)])
     fill(tmp_path / "pool", ["x.png", "y.png"])
     model = heatcli.load(tiny)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from heatcli.graph.kinds import mark_first, mark_nonnegative
+from heatcli.graph.kinds import mark_first, mark_nonnegative, named_apart
 from heatcli.graph.mixed_precision import mixed_precision
 from heatcli.graph.operator import Constant, Graph, Operator
 from heatcli.graph.passes.activations import join_activations
@@ -52,7 +52,7 @@ def apply(graph: Graph, names: Iterable[str]) -> Graph:
     for name, rewrite in PASSES.items():
         if name in wanted:
             graph = rewrite(graph)
-    return mark_nonnegative(mark_first(channels_last(graph)))
+    return mark_nonnegative(mark_first(channels_last(named_apart(graph))))
 
 
 def channels_last(graph: Graph) -> Graph:
