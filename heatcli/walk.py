@@ -157,14 +157,14 @@ def walk(
     with torch.set_grad_enabled(tape.differentiable):
         while tape.steps:
             back.through(tape.steps.pop())  # what a step held is gone before the next one
+        arrived = back.multipliers.get(tape.graph.input)
+        if isinstance(arrived, Passed):
+            arrived = arrived.multiplier()
+        if isinstance(arrived, Pair):  # a pixel's difference is all positive or all negative
+            rises = tape.input > (0 if tape.reference is None else tape.reference)
+            arrived = torch.where(rises, arrived.positive, arrived.negative)
     if books is not None and tape.graph.input in back.direct:
         books.direct = back.direct[tape.graph.input]
-    arrived = back.multipliers.get(tape.graph.input)
-    if isinstance(arrived, Passed):
-        arrived = arrived.multiplier()
-    if isinstance(arrived, Pair):  # a pixel's difference is all positive or all negative
-        rises = tape.input > (0 if tape.reference is None else tape.reference)
-        arrived = torch.where(rises, arrived.positive, arrived.negative)
     return torch.zeros_like(tape.input) if arrived is None else arrived
 
 
