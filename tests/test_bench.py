@@ -60,6 +60,7 @@ def test_wrong_usage(cli: Cli, flags: list[str], message: str) -> None:
 def test_peers_that_hook_nothing_are_told(cli: Cli) -> None:
     """On a ScriptModule: Captum's LRP and DeepLift refuse, its GuidedBackprop and Zennit return the plain gradient."""
     ran = cli("bench", MODELS / "animals.pt", "--methods", "lrp-eps", "--repeats", "1", "--peers", "--json")
+    assert ran.status == 0, ran.err
     found = {row["name"]: row for row in json.loads(ran.out)}
     assert found["captum LRP"]["refused"]
     assert found["captum DeepLift"]["refused"]

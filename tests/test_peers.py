@@ -72,7 +72,7 @@ NETS = {"averaging": averaging, "vgg-like": vgg_like, "normalised": normalised}
 EVERY_NET = pytest.mark.parametrize("name", list(NETS))
 
 
-def heatmap(module: nn.Module, folder: Path, batch: Tensor, method: str, **parameters: float) -> Tensor:
+def heatmap(module: nn.Module, folder: Path, batch: Tensor, method: str, **parameters: float | Tensor) -> Tensor:
     """heatcli's, of the module saved as TorchScript."""
     return heatcli.explain(load(module, folder), batch, method, target=TARGET, **parameters).relevance
 
@@ -96,10 +96,14 @@ def test_input_times_gradient_is_captums(name: str, tmp_path: Path) -> None:
 
 @EVERY_NET
 def test_deeplift_rescale_is_captums(name: str, tmp_path: Path) -> None:
-    """Also with max pooling, as long as its windows do not overlap and no ReLU's own output goes into it."""
+    """Also with max pooling, as long as its windows do not overlap and no ReLU's own output goes into it.
+
+    The baseline is noise: on a single colour the windows of a max pooling tie, and heatcli shares among the tied.
+    """
     module, batch = vgg_like(between=Copy) if name == "vgg-like" else NETS[name](), images(3)
-    found = heatmap(module, tmp_path, batch, "deeplift-rescale")
-    expected = captum.DeepLift(module).attribute(batch.clone().requires_grad_(), torch.zeros_like(batch), target=TARGET)
+    based = images(3, 7)
+    found = heatmap(module, tmp_path, batch, "deeplift-rescale", baseline=based)
+    expected = captum.DeepLift(module).attribute(batch.clone().requires_grad_(), based, target=TARGET)
     assert apart(found, expected.detach()) <= 1e-4
     plain = captum.InputXGradient(module).attribute(batch.clone().requires_grad_(), target=TARGET)
     assert apart(found, plain.detach()) > 0.01, "the gradient would not have done"
@@ -120,7 +124,7 @@ def zennit_heatmap(module: nn.Module, composite: composites.LayerMapComposite, b
 @pytest.mark.parametrize("name", ["averaging", "vgg-like"])
 def test_lrp_epsilon_is_zennits(name: str, epsilon: float, tmp_path: Path) -> None:
     """Epsilon on convolutions and dense layers (biases kept), Norm on average pooling, the gradient on max pooling."""
-    module, batch = NETS[name](), images(3)
+    module, batch = NETS[name]().double(), images(3).double()  # an ε of 1e-6 is near to what float32 rounds
     composite = composites.LayerMapComposite(
         [
             (types.Activation, rules.Pass()),
@@ -154,14 +158,15 @@ def test_captums_deeplift_skips_max_pooling_right_behind_a_relu(tmp_path: Path) 
     pooling's hook put its rule in place, so the rule is lost, and with it the sum. A copy in between brings it back.
     """
     module, batch = vgg_like(), images(3)
-    rise, zero = rise_of(module, batch), torch.zeros_like(batch)
-    peer = captum.DeepLift(module).attribute(batch.clone().requires_grad_(), zero, target=TARGET).detach()
-    found = heatmap(module, tmp_path, batch, "deeplift-rescale")
+    based = images(3, 7)  # noise, so that no window ties
+    rise = (module(batch) - module(based))[:, TARGET].detach()
+    peer = captum.DeepLift(module).attribute(batch.clone().requires_grad_(), based, target=TARGET).detach()
+    found = heatmap(module, tmp_path, batch, "deeplift-rescale", baseline=based)
     assert worst_sum(peer, rise) > 0.05
     assert worst_sum(found, rise) < 1e-4
     copied = vgg_like(between=Copy)
     assert torch.equal(copied(batch), module(batch))
-    mended = captum.DeepLift(copied).attribute(batch.clone().requires_grad_(), zero, target=TARGET).detach()
+    mended = captum.DeepLift(copied).attribute(batch.clone().requires_grad_(), based, target=TARGET).detach()
     assert apart(found, mended) <= 1e-4
 
 
