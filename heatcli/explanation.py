@@ -164,22 +164,23 @@ def _noted(
         name = model.label(index) or f"class {index}"
         found.append((f"nowhere {index}", f"{name} wins nowhere, so it is explained where its score is highest"))
     if method.conserves:
-        worst = int(ledger.relative_error.argmax())
-        error = float(ledger.relative_error[worst])
+        errors = ledger.relative_error.detach()
+        worst = int(errors.argmax())
+        error = float(errors[worst])
         if error > UNBALANCED:
             lost = max(
                 books.unexplained, key=lambda name: float(books.unexplained[name][worst].detach().abs()), default=None
             )
             most = "" if lost is None else f", most of it at {lost}"
             found.append(("unbalanced", f"the ledger does not balance: {error:.2g} of the score are unexplained{most}"))
-        sums = wide(relevance).abs().flatten(1).sum(1)
-        ratio = sums / ledger.output.abs().clamp_min(torch.finfo(torch.float32).tiny)
+        sums = wide(relevance.detach()).abs().flatten(1).sum(1)
+        ratio = sums / ledger.output.detach().abs().clamp_min(torch.finfo(torch.float32).tiny)
         worst = int(ratio.argmax())
         if float(ratio[worst]) > CANCELLING:
             found.append((
                 f"cancelling {method.name}",
                 f"{method.name} gives pixels {float(sums[worst]):.3g} for and against a score of "
-                f"{float(ledger.output[worst]):.3g}: what is left of them is noise; another method or a baseline helps",
+                f"{float(ledger.output.detach()[worst]):.3g}: what is left of them is noise; another method or a baseline helps",
             ))  # fmt: skip
     for key, text in found:
         model.notes.add(text, key)
