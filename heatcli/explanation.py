@@ -180,7 +180,8 @@ def _noted(
             found.append((
                 f"cancelling {method.name}",
                 f"{method.name} gives pixels {float(sums[worst]):.3g} for and against a score of "
-                f"{float(ledger.output.detach()[worst]):.3g}: what is left of them is noise; another method or a baseline helps",
+                f"{float(ledger.output.detach()[worst]):.3g}: what is left of them is noise; another method or a "
+                "baseline helps",
             ))  # fmt: skip
     for key, text in found:
         model.notes.add(text, key)
