@@ -217,6 +217,18 @@ def test_dtypes(tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
     assert float(result.ledger.relative_error.max()) < tolerance
 
 
+def test_volumes_without_a_batch_do_not_lie_channels_last() -> None:
+    """The pool of a volume [C, D, H, W] takes no such memory; the channels are the images here."""
+
+    class Pool(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.max_pool3d(super().forward(x), 2, 1).mean((2, 3))
+
+    module, batch = Pool(3, 5, 3), images(4)
+    graph = graph_of(module, batch)
+    torch.testing.assert_close(values_of(graph, batch)[graph.output], module(batch).detach())
+
+
 def test_what_is_marked_as_nonnegative_is() -> None:
     """On any image: what ReLUs give, and means, maxima, sums and layouts of that; nothing behind a layer."""
     for name in NETWORKS:

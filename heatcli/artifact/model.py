@@ -397,10 +397,11 @@ class Model:
         """How many images it takes at once for inputs of that shape; None for any number. Tried once, then known.
 
         One, too, where operators lay the images of a batch side by side (windows, patches), so that what they book
-        could not be told apart.
+        could not be told apart; where it takes no single image, as many as in `shape`.
         """
         n, *rest = shape
         if self.batch_size is None and n != 1:
+            graph = None
             try:
                 graph = self.graph(shape)
                 if graph.keeps_images_apart and not graph.guards:
@@ -409,8 +410,16 @@ class Model:
                 raise
             except ModelError:
                 pass
-            self.graph((1, *rest))  # raises if that fails too: then it is not the batch size
-            self.batch_size = 1
+            size = 1
+            try:
+                self.graph((1, *rest))
+            except DiffersError:
+                raise
+            except ModelError:
+                if graph is None:  # then it is not the batch size
+                    raise
+                size = n
+            self.batch_size = size
         return self.batch_size
 
     def parts(self, shape: Sequence[int], most: int | None = None, alone: bool = False) -> Iterator[tuple[Tensor, int]]:

@@ -105,7 +105,8 @@ def of_module(module: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tens
     """All tensors that a torch module returns for `inputs`. Raises `NotComparedError`."""
     try:
         with torch.no_grad():
-            return [x for x in pytree.tree_leaves(module(*inputs)) if isinstance(x, Tensor)]
+            given = [x.clone() for x in inputs]  # it may write into them
+            return [x for x in pytree.tree_leaves(module(*given)) if isinstance(x, Tensor)]
     except RuntimeError as error:
         raise NotComparedError(f"torch cannot run it: {first_line(error)}") from error
 

@@ -191,12 +191,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
         """What the call returns beside what it writes, and what it would write into each target."""
         first = arguments[targets[0]]
-        if func is _ATEN.copy_.default:
-            return [], [self.value_of(arguments["src"])]
-        if func in (_ATEN.fill_.Scalar, _ATEN.zero_.default):
-            return [], [self._call(_ATEN.full_like.default, (self.value_of(first), arguments.get("value", 0)), {})]
+        source = arguments.get("src", arguments.get("value", 0))
+        if func is _ATEN.copy_.default and isinstance(source, Tensor):
+            return [], [self.value_of(source)]
+        if func in (_ATEN.copy_.default, _ATEN.fill_.Scalar, _ATEN.zero_.default):  # exported programs copy numbers
+            return [], [self._call(_ATEN.full_like.default, (self.value_of(first), source), {})]
         if func is _ATEN.fill_.Tensor:
             return [], [self.value_of(arguments["value"])]
+        if func is _ATEN.rrelu_with_noise_.default:  # in evaluation mode: the other would be random
+            lower, upper = arguments.get("lower", 1 / 8), arguments.get("upper", 1 / 3)
+            new = self._call(_ATEN.leaky_relu.default, (self.value_of(first), (lower + upper) / 2), {})
+            return [], [new, *(self.value_of(arguments[name]) for name in targets[1:])]
         pure = _pure(func)
         if pure is None:
             raise _unfollowed(func)

@@ -222,6 +222,35 @@ def test_a_traced_batch_size_is_found_out_by_the_points_of_one_image(tmp_path: P
     assert float(result.ledger.relative_error) < 1e-3
 
 
+class Depthwise(nn.Module):
+    """Filters each image by kernels made of it: as many groups as channels of all images, a number in a trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kernel, self.head = nn.Parameter(torch.randn(3, 3)), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        kernels = x.mean((2, 3)).view(n * c, 1, 1, 1) * self.kernel
+        return self.head(nn.functional.conv2d(x.reshape(1, n * c, h, w), kernels, groups=n * c).view(n, c, -1).mean(2))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_batch_size_with_images_side_by_side(tmp_path: Path) -> None:
+    """It takes two images and no single one, and they are not kept apart: each is explained beside itself."""
+    path, module, batch = tmp_path / "m.pt", Depthwise().requires_grad_(False), torch.randn(3, 2, 3, 8, 8)
+    torch.jit.trace(module, batch[0], check_trace=False).save(str(path))
+    model = heatcli.load(path, size=8)
+    for images in batch:
+        result = heatcli.explain(model, images, "gradient", target=1)
+        torch.testing.assert_close(result.outputs, module(images))
+        leaf = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(module(leaf)[:, 1].sum(), leaf)
+        torch.testing.assert_close(result.relevance, gradient)
+    assert model.batch_size == 2
+
+
 def test_what_an_artifact_says_of_itself(tmp_path: Path) -> None:
     """The sidecar's text inside the artifact serves like a file beside it; the file wins, flags win over both."""
     text = '[input]\nsize = [8, 8]\nmean = 0.5\n[labels]\nnames = ["a", "b", "c", "d", "e"]\n'

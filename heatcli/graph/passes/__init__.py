@@ -55,9 +55,14 @@ def apply(graph: Graph, names: Iterable[str]) -> Graph:
     return mark_nonnegative(mark_first(channels_last(named_apart(graph))))
 
 
+def _is_unbatched(op: Operator) -> bool:
+    """A pool of a volume without a batch, whose kernel takes no four dimensions that lie channels last."""
+    return op.title == "max_pool3d_with_indices" and len(op.source_shapes[0]) == 4
+
+
 def channels_last(graph: Graph) -> Graph:
     """Lay the weights of 2-D convolutions out channels last, which their kernels are faster with; no value changes."""
-    if graph.reads_memory:
+    if graph.reads_memory or any(_is_unbatched(op) for op in graph.operators):
         return graph
 
     def with_weight_last(op: Operator) -> Operator:
