@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 import heatcli
 from heatcli.graph.capture import capture
 from heatcli.graph.operator import Graph
+from heatcli.graph.passes import DEFAULT
 from heatcli.ledger import Books, total
 from heatcli.methods.table import METHODS, Method
 from heatcli.rules.base import Step
@@ -278,10 +279,10 @@ def load(
     return heatcli.load(save(module, folder, form, shape), size=(shape[-2], shape[-1]), channels=shape[0])
 
 
-def graph_of(module: Callable[[Tensor], Tensor], example: Tensor) -> Graph:
-    """The captured graph of an eager module or function, in the example's own dtype."""
+def graph_of(module: Callable[[Tensor], Tensor], example: Tensor, passes: Collection[str] = DEFAULT) -> Graph:
+    """The captured graph of an eager module or function, in the example's own dtype, after those passes."""
     names = dict(module.named_parameters()) | dict(module.named_buffers()) if isinstance(module, nn.Module) else {}
-    return capture(module, example, names, "test")
+    return capture(module, example, names, "test", passes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,10 +297,11 @@ class Walked:
 
 
 def walked(
-    module: Callable[[Tensor], Tensor], batch: Tensor, method: Method, baseline: Tensor | None = None, target: int = 0
-) -> Walked:
+    module: Callable[[Tensor], Tensor], batch: Tensor, method: Method, baseline: Tensor | None = None, target: int = 0,
+    passes: Collection[str] = DEFAULT,
+) -> Walked:  # fmt: skip
     """Walk score `target` of an eager module or function [N, …] → [N, classes] back by `method`, no artifact needed."""
-    graph = graph_of(module, batch)
+    graph = graph_of(module, batch, passes)
     tape = forward(graph, batch, baseline)
     seed = torch.zeros_like(tape.output)
     seed[:, target] = 1

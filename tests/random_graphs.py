@@ -44,7 +44,7 @@ class Network:
     def source(self) -> str:
         """The module `Net` as Python."""
         layers = [line for step in self.steps for line in step.layers]
-        lines = [line for step in self.steps for line in (f"# {step.name}", *step.lines)]
+        lines = [line for step in self.steps for line in (f"# {step.name}", *"\n".join(step.lines).split("\n"))]
         return "\n".join([
             *LINES, "", "class Net(nn.Module):",
             "    def __init__(self):", "        super().__init__()", *(f"        {line}" for line in layers), "",
@@ -744,7 +744,7 @@ def indexed_writes(d: _Drawing) -> list[str]:
     c, h, w = d.c, d.h, d.w
     index = d.buffer(f"torch.tensor({[d.int(0, c - 1) for _ in range(2)]})")
     other = d.buffer(f"torch.tensor({sorted(d.random.sample(range(c), min(2, c)))})")
-    rows = d.buffer(f"torch.randint(0, {c}, (2, {c}, {h}, {w}))")
+    rows = d.buffer(f"torch.randint(0, {c}, (1, {c}, {h}, {w}))") + ".expand(n, -1, -1, -1)"
     mask = d.buffer(f"torch.rand({h}, {w}) > 0.5")
     line = d.one(
         f"y[:, {other}] = x[:, {other}] * {d.number()}", f"y[:, {other}] = {d.number()}", f"y[:, {other}] += 1.5",

@@ -27,7 +27,7 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "sum with a constant": lambda x: x + torch.arange(5.0),
     "sum of a value with itself": lambda x: x + x,
     "product": lambda x: x * x.mean((2, 3), keepdim=True),
-    "product of a value with its double": lambda x: x * (x + x),
+    "product of a value with itself": lambda x: x * x,
     "channels side by side": lambda x: torch.cat([x, x.relu(), x[:, :1]], 1),
     "rows side by side": lambda x: torch.cat([x, x[:, :, 1:]], dim=-2),
     "flattened": lambda x: x.flatten(1),
@@ -43,9 +43,9 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def assert_torchs(function: Callable[[Tensor], Tensor], x: Tensor, channels_last: bool, atol: float) -> None:
-    """The last operator has a closed form; each that has one has torch's products, in float64, of a multiplier."""
+    """The last operator, as it is written, has a closed form; each that has one has torch's products, in float64."""
     x = x.double().contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    steps = forward(graph_of(function, x), x).steps
+    steps = forward(graph_of(function, x, passes=()), x).steps
     products = [closed_form(step.operator) for step in steps]
     assert products[-1] is not None
     for step, product in zip(steps, products, strict=True):

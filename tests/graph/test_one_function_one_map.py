@@ -289,6 +289,19 @@ def test_what_is_another_function_is_left_alone() -> None:
     assert titles(lambda x: functional.hardtanh(x, 0.2, 0.7)) == ["clamp"]  # not 0 at 0
 
 
+def test_one_image_is_no_proof_of_a_norm() -> None:
+    """A weight for each element makes any function a layer norm of the one image that it was fitted on."""
+
+    def root_mean_square(x: Tensor) -> Tensor:
+        return x * torch.rsqrt((x * x).mean((1, 2, 3), keepdim=True) + 1e-5)
+
+    assert "native_layer_norm" not in titles(root_mean_square, (1, 3, 4, 4))
+    weight = drawn(3, 4, 4)
+    assert "native_layer_norm" in titles(
+        lambda x: root_mean_square(x - x.mean((1, 2, 3), keepdim=True)) * weight, (1, 3, 4, 4)
+    )
+
+
 def test_what_is_read_elsewhere_stays() -> None:
     """A gate that something else reads too is not taken away with the product it belongs to."""
 
@@ -430,8 +443,11 @@ def test_whichever_exporter_wrote_it(tmp_path: Path, exporter: str) -> None:
     assert_one_map_of(stacked(names), tmp_path, exporter, few(number, all_of_them=False))
 
 
+REFUSED = {("attention", "onnx 11")}  # the exporter writes attention from opset 14 on
+WRITTEN = [(layer, exporter) for layer in LAYERS for exporter in EXPORTERS if (layer, exporter) not in REFUSED]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(("layer", "exporter"), WRITTEN)
 def test_every_layer_by_every_exporter_and_method(tmp_path: Path, layer: str, exporter: str) -> None:
     assert_one_map_of(stacked([layer, "relu"]), tmp_path, exporter, WAYS)  # guided backpropagation needs a ReLU

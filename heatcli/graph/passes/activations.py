@@ -79,13 +79,6 @@ def _alpha(f: Value, region: Region) -> Arguments | None:
     return None if alpha is None or not 0 < alpha < _HUGE else (_known(alpha, region),)
 
 
-def _scaled_alpha(f: Value, region: Region) -> Arguments | None:
-    alpha, scale = _number(-f(-_HUGE)), _number(f(1))
-    if alpha is None or scale is None or not 0 < alpha < _HUGE or scale <= 0:
-        return None
-    return (_known(alpha / scale, region), _known(scale, region))
-
-
 def _threshold(f: Value, region: Region) -> Arguments | None:
     below, at = _number(f(-_HUGE)), _jump(region)
     return None if below is None or at is None else (at, below)
@@ -115,6 +108,7 @@ def _known(x: float, region: Region) -> float:
     return next((number for number in region.numbers if abs(abs(number) - x) <= 1e-9 * abs(x) and number > 0), x)
 
 
+_SELU = (1.6732632423543772, 1.0507009873554805)  # α and scale: Klambauer et al. 2017, eq. 14
 _TABLE = (
     Activation(_ATEN.relu.default),
     Activation(_ATEN.hardtanh.default, _bounds_around_zero),
@@ -133,7 +127,7 @@ _TABLE = (
     Activation(_ATEN.softplus.default),
     Activation(_ATEN.log_sigmoid_forward.default, index=0),
     Activation(_ATEN.elu.default, _alpha),
-    Activation(_ATEN.elu.default, _scaled_alpha),
+    Activation(_ATEN.elu.default, lambda f, region: _SELU),  # noqa: ARG005
     Activation(_ATEN.celu.default, _alpha),
     Activation(_ATEN.softshrink.default, _shrinking),
     Activation(_ATEN.hardshrink.default, _jumping),
@@ -141,8 +135,6 @@ _TABLE = (
     Activation(_ATEN.sqrt.default),
     Activation(_ATEN.rsqrt.default),
     Activation(_ATEN.reciprocal.default),
-    Activation(_ATEN.pow.Tensor_Scalar, lambda f, region: (2,)),  # noqa: ARG005
-    Activation(_ATEN.pow.Tensor_Scalar, lambda f, region: (3,)),  # noqa: ARG005
 )
 # By themselves these are not written in another way; bounds are, and constants where a number would do.
 _OWN = frozenset(
