@@ -550,7 +550,7 @@ def calls_in_scripts(good: dict[str, bytes]) -> Iterator[Attack]:
     code = good[main].decode()
     own = re.search(r"self: ([\w.]+)", code)[1]  # type: ignore[index]
     start = code.index(") -> Tensor:\n") + len(") -> Tensor:\n")
-    conv = next(name for name in good if name.endswith("conv.py"))
+    conv = next(name for name in good if b"class Conv2d(" in good[name] and name.endswith(".py"))
     for statement in STATEMENTS:
         body = f"    {statement}\n"
         places = {

@@ -54,5 +54,5 @@ def dense(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def steps_of(function: Function, x: Tensor, x0: Tensor | None) -> list[Step]:
-    """All steps of a forward run of `function`, in order."""
-    return forward(graph_of(function, x), x, x0).steps
+    """All steps of a forward run of `function` as it is written, in order."""
+    return forward(graph_of(function, x, passes=()), x, x0).steps
