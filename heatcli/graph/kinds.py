@@ -186,19 +186,8 @@ def has_fixed_statistics(op: Operator) -> bool:
 
 
 def _scattered(op: Operator) -> str:
-    """Values put into places. It is no sum where they are multiplied there, or where several go to one place: one of
-    them wins, and torch's derivative is that of all."""
-    if op.argument("reduce") == "add":
-        return SUM
-    places, dim = op.constant(2), op.arg(1)
-    plain = op.argument("reduce") is None and places is not None
-    return SUM if plain and places is not None and _differ(places.value.sort(dim).values, dim) else UNKNOWN
-
-
-def _differ(ordered: Tensor, dim: int) -> bool:
-    """Whether values in order along a dimension are all different."""
-    n = ordered.shape[dim]
-    return n < 2 or not bool((ordered.narrow(dim, 1, n - 1) == ordered.narrow(dim, 0, n - 1)).any())
+    """Values put into places, or added there; it is no sum where they are multiplied."""
+    return SUM if op.argument("reduce") in (None, "add") else UNKNOWN
 
 
 _DEPENDS: dict[str, Callable[[Operator], str]] = {

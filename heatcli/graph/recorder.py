@@ -118,6 +118,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return pytree.tree_map_only(Tensor, lambda x: own.get(id(x), x), output)
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func in _OVERWRITING:
+            args, kwargs = self._without_losers(func, args, kwargs)
         output = func(*args, **kwargs)
         self.calls.append(Call(func, args, kwargs, output))
         if not func.is_view:
@@ -125,6 +127,35 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if id(x) not in self._values:
                     self._keep(x, _Value(x, _Memory()))
         return output
+
+    def _without_losers(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call that puts values into places, with 0 for values that others of the call overwrite.
+
+        Where several go to one place, one of them stays, but torch's derivative is that of all. Which one may depend
+        on the picture: it is computed in the graph.
+        """
+        arguments = _bound(func, args, kwargs)
+        whole = arguments["self"]
+        (values,) = (arguments[name] for name in ("src", "source", "values") if name in arguments)
+        where = [arguments[name] for name in ("dim", "index", "indices") if name in arguments]
+        if not whole.is_floating_point() or arguments.get("accumulate"):
+            return args, kwargs
+        read = _OVERWRITING[func]
+        shape = read(whole, *where).shape
+        order = torch.arange(shape.numel(), device=whole.device).reshape(shape)
+        nothing = torch.full(whole.shape, -1, device=whole.device)
+        if torch.equal(read(func(nothing, *where, order), *where), order):
+            return args, kwargs
+        for dim, size in enumerate(shape if values.dim() == len(shape) else ()):
+            if values.shape[dim] > size:  # `scatter` may leave some unread
+                values = self._call(_ATEN.slice.Tensor, (values, dim, 0, size), {})
+        if values.shape != shape:
+            values = self._call(_ATEN.expand.default, (values, list(shape)), {})
+        last = self._call(read, (self._call(func, (nothing, *where, order), {}), *where), {})
+        lost = self._call(_ATEN.ne.Tensor, (last, order), {})
+        return (whole, *where, self._call(_ATEN.masked_fill.Scalar, (values, lost, 0), {})), {}
 
     # --- what tensors stand for -----------------------------------------------------------------------------------
 
@@ -321,6 +352,11 @@ _SCATTERS = {
     "slice": _ATEN.slice_scatter.default,
     "select": _ATEN.select_scatter.default,
     "diagonal": _ATEN.diagonal_scatter.default,
+}
+_OVERWRITING = {  # and what reads the same places
+    _ATEN.scatter.src: _ATEN.gather.default,
+    _ATEN.index_copy.default: _ATEN.index_select.default,
+    _ATEN.index_put.default: _ATEN.index.Tensor,
 }
 _RESIZING = frozenset("resize_ resize_as_ set_".split())
 

@@ -97,6 +97,20 @@ def indexed(net: nn.Module, y: Tensor) -> Tensor:
     return o[:, :4] + o[:, 2:]
 
 
+def overwritten(net: nn.Module, y: Tensor) -> Tensor:
+    """Several values for one place: the last of them stays, and the others have no part in the output."""
+    o = torch.zeros_like(y)
+    o.scatter_(1, torch.tensor([0, 2, 0, 2]).reshape(1, 4, 1, 1).expand_as(y), y.sin())
+    o[:, torch.tensor([1, 1, 3])] = y[:, :3]
+    o[:, :, torch.tensor([0, 2, 0])] = y[:, :, :3]
+    o.index_copy_(3, torch.tensor([1, 1]), y[..., 2:4])
+    return o * y
+
+
+def overwritten_by_picture(net: nn.Module, y: Tensor) -> Tensor:
+    return y + torch.zeros_like(y).scatter(1, y.argmax(1, keepdim=True).expand_as(y), y.sin())
+
+
 def diagonal(net: nn.Module, y: Tensor) -> Tensor:
     y = y.clone()
     y.diagonal(dim1=2, dim2=3).add_(1)
@@ -178,9 +192,9 @@ def number_copied(net: nn.Module, y: Tensor) -> Tensor:
 
 
 WRITES = [
-    clone_of_parameter, expanded_parameter, shift, slice_of_itself, view_then_base, permuted, chunks, indexed, diagonal,
-    squeezed, clamped, loop, circular, out_argument, into_input, as_other_type, strided, affine_grid,
-    number_copied, random_slope,
+    clone_of_parameter, expanded_parameter, shift, slice_of_itself, view_then_base, permuted, chunks, indexed,
+    overwritten, overwritten_by_picture, diagonal, squeezed, clamped, loop, circular, out_argument, into_input,
+    as_other_type, strided, affine_grid, number_copied, random_slope,
 ]  # fmt: skip
 
 

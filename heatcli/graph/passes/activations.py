@@ -147,7 +147,7 @@ def join_activations(graph: Graph) -> Graph:
     """x·0.5·(1 + erf(x/√2)) becomes gelu(x), min(max(x, 0), 6) hardtanh(x, 0, 6), and so on: see `_TABLE`."""
     regions, by, gone = Regions(graph), dict[str, tuple[Operator, ...]](), set[str]()
     for end in reversed(graph.operators):
-        if end.name in gone or not end.dtype.is_floating_point:
+        if end.name in gone or not end.dtype.is_floating_point or 0 in end.shape:
             continue
         for region in reversed(list(regions.ending_in(end, is_pointwise))):
             joined = _joined(region)
