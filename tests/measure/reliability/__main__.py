@@ -1,0 +1,95 @@
+"""Whether heatcli stays whole on bad input and on bad days: writes RELIABILITY.md in the folder above.
+
+    python tests/measure/reliability run [CLASS …] [--seed 0] [--count 0]
+    python tests/measure/reliability page
+    python tests/measure/reliability list
+
+`run` keeps one JSON line a trial in the results folder; a class that is run again is measured anew. `--count` says how
+many trials of a class are wanted where a class draws them; 0 leaves it to the class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[2])]
+
+from trial import FAULT, REFUSED, RIGHT, Class  # noqa: E402 - from this folder
+
+PAGE = HERE.parent / "RELIABILITY.md"
+MODULES = ("pictures", "models", "runs", "readers", "walks")
+
+
+def classes() -> dict[str, Class]:
+    """All classes of trials, in the order of the page."""
+    found: dict[str, Class] = {}
+    for name in MODULES:
+        if (HERE / f"{name}.py").exists():
+            found |= importlib.import_module(name).CLASSES
+    return found
+
+
+def run(folder: Path, names: list[str], seed: int, count: int) -> None:
+    """Run those classes, all of them for none."""
+    known = classes()
+    for name in names or known:
+        rows = []
+        for trial in known[name](seed, count):
+            rows.append({"what": trial.what, "outcome": trial.outcome, "why": trial.why})
+            if trial.outcome == FAULT:
+                print(f"{name}: {trial.what}: {trial.why}", flush=True)
+        print(name, dict(Counter(row["outcome"] for row in rows)), flush=True)
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def page(folder: Path) -> str:
+    """The page: a row a class, and each fault in a line."""
+    lines = [
+        "# Bad input, bad days", "",
+        "Written by `python tests/measure/reliability`. *Right*: the outcome is that of a sound input or of a run that",
+        "nothing disturbed. *Refused*: one line that names the file, and the status of its kind of error. *Faults*:",
+        "anything else: an internal error, a hang, memory without bound, a wrong answer, a result lost.", "",
+        "| class | tried | right | refused in one line | faults |", "|---|--:|--:|--:|--:|",
+    ]  # fmt: skip
+    faults = []
+    for name in classes():
+        path = folder / f"{name}.jsonl"
+        if not path.exists():
+            continue
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        n = Counter(row["outcome"] for row in rows)
+        lines.append(f"| {name} | {len(rows):,} | {n[RIGHT]:,} | {n[REFUSED]:,} | {n[FAULT]:,} |")
+        faults += [f"- {name}: {row['what']}: {row['why']}" for row in rows if row["outcome"] == FAULT]
+    return "\n".join([*lines, *(["", "## Faults", "", *faults] if faults else [])]) + "\n"
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "heatcli-reliability")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="run classes of trials")
+    one.add_argument("names", nargs="*", metavar="CLASS")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--count", type=int, default=0)
+    commands.add_parser("page", help="write RELIABILITY.md from what was measured")
+    commands.add_parser("list", help="the names of the classes")
+    options = parser.parse_args()
+    options.results.mkdir(parents=True, exist_ok=True)
+    if options.command == "run":
+        run(options.results, options.names, options.seed, options.count)
+    elif options.command == "page":
+        PAGE.write_text(page(options.results), encoding="utf-8")
+    else:
+        print(*classes(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
