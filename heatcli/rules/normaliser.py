@@ -20,7 +20,8 @@ class HeldStatistics(Parameters):
     halved between its factors, so Δy = (Δc − Δσ·(y + y0)/2)·2/(σ + σ0), with Δσ by its own secant. That is never
     larger than twice the smaller derivative: halving y = c·(1/σ) instead would take (1/σ + 1/σ0)/2, a thousand for a
     baseline that is flat, and the shares of a deep network would cancel beyond float32. Softmax is taken apart as
-    exp(x − log Σ exp x), from reference 0 with 1/n as its offset.
+    exp(x − log Σ exp x), from reference 0 with 1/n as its offset. What a mask of −∞ takes out stays out at the
+    reference; its n is the number of the others.
     """
 
     source: ClassVar[str] = "Ali et al. 2022, sec. 3 (LRP for layer norm); with a baseline: DeepLIFT's chain rule"
@@ -29,7 +30,7 @@ class HeldStatistics(Parameters):
         """Exact with either reference."""
         title = step.operator.title
         if title in ("_softmax", "_safe_softmax", "_log_softmax"):
-            return Sent([_softmax(step, multiplier, logarithm=title == "_log_softmax")], offsets_at=multiplier)
+            return _softmax(step, multiplier, logarithm=title == "_log_softmax")
         if title in ("norm", "linalg_vector_norm"):
             return Sent([_euclidean(step, multiplier)])
         return Sent([_standardise(step, multiplier)], offsets_at=multiplier)
@@ -79,11 +80,16 @@ def _centred(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return c, torch.rsqrt((c * c).mean(-1, keepdim=True) + eps)
 
 
-def _softmax(step: Step, multiplier: Tensor, logarithm: bool) -> Tensor:
+def _softmax(step: Step, multiplier: Tensor, logarithm: bool) -> Sent:
     dim, x = step.operator.arg(1), step.inputs[0]
-    x0 = torch.zeros_like(x) if step.reference_inputs is None else step.reference_inputs[0]
+    masked = x.isneginf()
+    x0 = torch.where(masked, x, 0) if step.reference_inputs is None else step.reference_inputs[0]
     total, total0 = torch.logsumexp(x, dim, keepdim=True), torch.logsumexp(x0, dim, keepdim=True)
     shift = torch.maximum(total, total0)
     share = exponential_slope(x - shift, x0 - shift) / exponential_slope(total - shift, total0 - shift)
     m = multiplier if logarithm else multiplier * exponential_slope(x - total, x0 - total0)
-    return m - share * m.sum(dim, keepdim=True)
+    sent = torch.where(masked, 0, m - share * m.sum(dim, keepdim=True))
+    if step.reference_inputs is not None or logarithm:
+        return Sent([sent], offsets_at=multiplier)
+    n = (~masked).sum(dim, keepdim=True, dtype=x.dtype)  # the operator's own offset is 1/(length of dim)
+    return Sent([sent], offsets_at=torch.where(masked, 0, multiplier * (x.shape[dim] / n.clamp(min=1))))
