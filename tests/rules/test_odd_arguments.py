@@ -112,6 +112,7 @@ OPERATORS: dict[str, Function] = {
     "softmax": lambda x: x.softmax(1) * EACH,
     "softmax behind a mask": lambda x: x.masked_fill(MASK, -torch.inf).softmax(-1) * EACH,
     "softmax behind an added mask": lambda x: (x + torch.ones(SIZE, SIZE).tril().log().double()).softmax(-1) * EACH,
+    "softmax behind a mask among biases": lambda x: (x + MATRIX.masked_fill(MASK, -torch.inf)).softmax(-1) * EACH,
     "log softmax": lambda x: x.log_softmax(-1) * EACH,
     "max pool": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True),
     "max over a dimension": lambda x: x.max(2).values,

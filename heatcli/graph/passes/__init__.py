@@ -18,6 +18,7 @@ from heatcli.graph.passes.activations import join_activations
 from heatcli.graph.passes.explained import centre_logits, logit
 from heatcli.graph.passes.identities import drop_identities
 from heatcli.graph.passes.layers import fold_batch_norm, join_layers, join_scales
+from heatcli.graph.passes.masks import join_masks
 from heatcli.graph.passes.norms import join_norms
 from heatcli.graph.passes.rewriting import Pass, needed_for
 
@@ -27,6 +28,7 @@ __all__ = [
 
 PASSES: dict[str, Pass] = {
     "drop-identities": drop_identities,
+    "join-masks": join_masks,
     "join-norms": join_norms,
     "join-activations": join_activations,
     "join-scales": join_scales,
