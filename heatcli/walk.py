@@ -19,7 +19,7 @@ from heatcli.graph.in_place import over
 from heatcli.graph.kinds import LAYOUT
 from heatcli.graph.operator import Graph
 from heatcli.ledger import Books
-from heatcli.rules.base import Carried, Pair, Passed, Sent, Step, Table, recorded
+from heatcli.rules.base import Carried, Pair, Passed, Sent, Step, Table, per_image, recorded
 from heatcli.rules.reveal_cancel import single
 from heatcli.walkplan import plan
 
@@ -186,7 +186,9 @@ class _Back:
         operator, rule = step.operator, step.rule
         assert rule is not None
         if operator.name in self.direct:
-            _hand_down(step, self.direct)
+            lost = _hand_down(step, self.direct)
+            if self.books is not None and lost is not None:
+                self.books.enter(operator, Sent([], absorbed=lost), blame=step.blamed)
         multiplier = self.multipliers.pop(operator.name, None)
         if multiplier is None:
             return
@@ -225,11 +227,22 @@ def _alone(step: Step, multiplier: Carried) -> tuple[Tensor, Tensor | None]:
     return (multiplier.multiplier() if isinstance(multiplier, Passed) else multiplier), None
 
 
-def _hand_down(step: Step, direct: MutableMapping[str, Tensor]) -> None:
-    """Hand relevance, not multipliers, from between the image and its first layers on towards the image."""
-    relevance = direct.pop(step.operator.name)
-    handed = [relevance] if step.operator.kind not in (LAYOUT, "sum") else step.adjoint(relevance)
+def _hand_down(step: Step, direct: MutableMapping[str, Tensor]) -> Tensor | None:
+    """Hand relevance, not multipliers, from between the image and its first layers on towards the image.
+
+    Returns the relevance [N] of places that no pixel fills, such as padding; None where there are none.
+    """
+    relevance, moves = direct.pop(step.operator.name), step.operator.kind in (LAYOUT, "sum")
+    handed = step.adjoint(relevance) if moves else [relevance]
     for name, x, part in zip(step.operator.sources, step.inputs, handed, strict=True):
         if part is not None:
             own = part.sum_to_size(x.shape)
             direct[name] = direct[name] + own if name in direct else own
+    if not moves or _fills(step) == relevance.numel():
+        return None
+    return per_image(relevance) - sum(per_image(part) for part in handed if part is not None)
+
+
+def _fills(step: Step) -> int:
+    """How many places of a layout's output its inputs fill."""
+    return round(sum(float(part.sum()) for part in step.adjoint(torch.ones_like(step.output)) if part is not None))

@@ -125,7 +125,7 @@ def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[
             if not isinstance(tensor, Tensor) or id(tensor) in values:
                 continue
             name = f"{_title(call.target)}_{number}" + (f"_{index}" if several and index else "")
-            if not any(isinstance(origin, Ref) for origin in origins):
+            if not any(isinstance(origin, Ref) for origin in origins) or not tensor.numel():  # nothing of the image
                 values[id(tensor)] = Constant(_derived_name(origins, name), tensor.detach())
                 continue
             operators[name] = _operator(call, name, index if several else None, tensor, values, active)

@@ -21,6 +21,7 @@ from heatcli.rules.elementwise import Slope, slope
 from heatcli.rules.weights import Signs
 
 Two = tuple[Tensor, Tensor]
+_ROUNDINGS = 64  # of a part, which is a sum of a few values of f
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Parts(Parameters):
         booked = offsets_at(step.bias, up, down)
         if has_weights(step.operator):
             return Sent([Signs(step).back(up, down, halved=True)], booked)
+        if is_diagonal(step.operator):
+            falls = _scale(step) < 0
+            up, down = torch.where(falls, down, up), torch.where(falls, up, down)
         rise, fall = step.adjoint(up), step.adjoint(down)
         swapped = _falling(step)
         pairs: list[Tensor | Pair | None] = []
@@ -114,16 +118,14 @@ def _parts(step: Step) -> Two:
     if operator.kind == ELEMENTWISE and isinstance(step.rule, RevealCancel):
         up, down = _effects(step) if step.rule.reveals(step) else _scaled(slope(step), _parts_of_input(step, 0))
     elif is_diagonal(operator):
-        (scale,) = step.adjoint(torch.ones_like(step.output))
-        assert scale is not None
-        up, down = _scaled(scale, _parts_of_input(step, 0))
-    elif operator.kind in (AFFINE, SUM, LAYOUT) and (bias is None or operator.kind == SUM):
-        incoming = [_parts_of_input(step, i) for i in range(len(step.inputs))]
-        sides = (
-            [torch.where(swap, down, up) for (up, down), swap in zip(incoming, _falling(step), strict=True)],
-            [torch.where(swap, up, down) for (up, down), swap in zip(incoming, _falling(step), strict=True)],
-        )
-        return operator.run(step.others, sides[0]), operator.run(step.others, sides[1])
+        up, down = _scaled(_scale(step), _parts_of_input(step, 0))
+    elif operator.kind in (AFFINE, SUM, LAYOUT):
+        incoming, swapped = [_parts_of_input(step, i) for i in range(len(step.inputs))], _falling(step)
+        rising = [torch.where(swap, down, up) for (up, down), swap in zip(incoming, swapped, strict=True)]
+        falling = [torch.where(swap, up, down) for (up, down), swap in zip(incoming, swapped, strict=True)]
+        up, down = (operator.run(step.others, side) for side in (rising, falling))
+        if operator.bias is not None:  # constants among its arguments have no part in a difference
+            up, down = up - operator.bias, down - operator.bias
     else:
         return step.difference.clamp(min=0), step.difference.clamp(max=0)
     return (up, down) if bias is None else (up + bias.clamp(min=0), down + bias.clamp(max=0))
@@ -150,8 +152,10 @@ def _effects(step: Step) -> Two:
     rise, fall = (high - start + end - low) / 2, (low - start + end - high) / 2
     if not facts_of(step.operator).steep:
         return rise, fall
-    # √x and the like have no value for one part alone where that is below 0
-    own, inside = slope(step), rise.isfinite() & fall.isfinite()
+    # √x and the like have no value for one part alone where that is below 0; at 0 itself rounding would decide
+    margin = _ROUNDINGS * torch.finfo(x0.dtype).eps * (x0.abs() + up.abs() + down.abs())
+    inside = f(x0 + up - margin).isfinite() & f(x0 + down - margin).isfinite() & rise.isfinite() & fall.isfinite()
+    own = slope(step)
     return torch.where(inside, rise, own * up), torch.where(inside, fall, own * down)
 
 
@@ -161,16 +165,25 @@ def _scaled(scale: Tensor, two: Two) -> Two:
     return torch.where(scale < 0, b, a), torch.where(scale < 0, a, b)
 
 
+def _scale(step: Step) -> Tensor:
+    """What an operator that scales each element by itself scales by, of its output's shape."""
+    if step.inputs[0].shape == step.output.shape:
+        (scale,) = step.adjoint(torch.ones_like(step.output))
+        assert scale is not None
+        return scale
+    scaled = step.operator.run(step.others, [torch.ones_like(step.inputs[0])])  # the constant is the larger
+    return scaled if step.operator.bias is None else scaled - step.operator.bias
+
+
 def _falling(step: Step) -> list[Tensor]:
-    """For each input of an operator other than a layer, where a rise of the input makes the output fall."""
-    (one, *_) = step.inputs
-    no = torch.zeros((), dtype=torch.bool, device=one.device)
-    if is_diagonal(step.operator):
-        return [(g < 0) if g is not None else no for g in step.adjoint(torch.ones_like(step.output))]
+    """For each input of a sum, whether a rise of the input makes the output fall, [1]."""
     title, alpha = step.operator.title, step.operator.kwargs.get("alpha", 1)
-    second = (title in ("sub", "rsub") and alpha > 0) or (title == "add" and alpha < 0)
-    first = title == "rsub"
-    return [~no if (i == 0 and first) or (i == 1 and second and not first) else no for i in range(len(step.inputs))]
+    falls = [False] * len(step.inputs)
+    if title == "rsub":
+        falls[0] = True
+    elif title in ("add", "sub") and len(falls) > 1:
+        falls[1] = (alpha > 0) == (title == "sub")
+    return [torch.tensor(x, device=step.output.device) for x in falls]
 
 
 def single(step: Step, pair: Pair) -> tuple[Tensor, Tensor]:

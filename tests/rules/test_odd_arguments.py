@@ -14,7 +14,7 @@ from networks import CORE_CONSERVING, images, walked
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heatcli.graph.kinds import UNKNOWN
+from heatcli.graph.kinds import FIRST, UNKNOWN
 from heatcli.methods.table import METHODS
 
 A = torch.ops.aten
@@ -103,6 +103,9 @@ OPERATORS: dict[str, Function] = {
     "tril": lambda x: x.tril(1),
     "stack a constant": lambda x: torch.stack([x[:, 0], EVERYWHERE[0].expand(len(x), -1, -1)], 1),
     "cat a constant": lambda x: torch.cat([x, EVERYWHERE.expand(len(x), -1, -1, -1)], 1),
+    "write into a constant": lambda x: EVERYWHERE.expand(len(x), -1, -1, -1).select_scatter(x[:, 0], 1, 0),
+    "times a larger constant": lambda x: x[:, :, :1] * MATRIX,
+    "cut to nothing and put back": lambda x: torch.cat([x, x[:, :, SIZE:].exp()], 2),
     "fold": lambda x: F.fold(F.unfold(x, 3), (SIZE, SIZE), 3),
     "cumsum": lambda x: x.cumsum(2),
     "convolution grouped": lambda x: F.conv2d(x, WEIGHT, VECTOR, 2, 2, 2, 2),
@@ -164,3 +167,25 @@ def test_what_zero_gives_is_booked(name: str) -> None:
     found = walked(module, batch, METHODS["lrp-0"])
     booked = sum(entry.sum(1) for entry in found.books.biases.values())
     torch.testing.assert_close(booked, found.output[:, 0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", list(OPERATORS))
+def test_books_close_with_a_baseline(name: str) -> None:
+    """For any baseline; with image and baseline exchanged, the relevance changes its sign."""
+    module = Between(OPERATORS[name])
+    x, x0 = images(2, 1, (3, SIZE, SIZE)).double(), images(2, 2, (3, SIZE, SIZE)).double()
+    for method in ("deeplift-rescale", "deeplift-reveal-cancel"):
+        there, back = (walked(module, a, METHODS[method], b) for a, b in ((x, x0), (x0, x)))
+        size = there.relevance.abs().sum() + there.output.abs().sum()
+        assert float(there.left.abs().max()) < 1e-9 * float(size), method
+        torch.testing.assert_close(there.relevance, -back.relevance, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if FIRST in method.rules])
+def test_padding_before_the_first_layer_takes_its_share(method: str) -> None:
+    """What a first layer's rule gives to places that no pixel fills is booked there."""
+    module = Between(torch.relu)
+    batch = images(2, 1, (3, SIZE - 2, SIZE - 1)).double()
+    found = walked(lambda x: module(F.pad(x, (1, 0, 2, 0), value=0.5)), batch, METHODS[method])
+    assert float(found.left.abs().max()) < 1e-9 * float(found.output.abs().max())
+    assert any("constant_pad_nd" in name for name in found.books.absorbed)
