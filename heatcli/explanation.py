@@ -17,6 +17,7 @@ from heatcli.graph.operator import Verified
 from heatcli.graph.outputs import probabilities, quantity, settled
 from heatcli.images.baselines import Reference, reference
 from heatcli.ledger import Books, Ledger, total
+from heatcli.methods.growth import grows_at
 from heatcli.methods.method import OneWalk
 from heatcli.methods.question import Progress, Question, laid_out, score_of
 from heatcli.methods.table import Method
@@ -146,7 +147,7 @@ def _explain(
     return Explanation(
         relevance, books.biases, ledger, books.absorbed, books.unexplained, (scores * at).sum(2), chances, goal, method,
         origin, {name: operator for name, (operator, _) in graph.offsets.items()}, quantity(graph), seconds,
-        graph.verified, _noted(model, goal, ledger, relevance, books, method),
+        graph.verified, _noted(question, ledger, relevance, books, method),
     )  # fmt: skip
 
 
@@ -154,11 +155,9 @@ UNBALANCED = 1e-3  # of the score
 CANCELLING = 1e3  # times the score
 
 
-def _noted(
-    model: Model, goal: Target, ledger: Ledger, relevance: Tensor, books: Books, method: Method
-) -> tuple[str, ...]:
+def _noted(question: Question, ledger: Ledger, relevance: Tensor, books: Books, method: Method) -> tuple[str, ...]:
     """Add what a reader of these maps should know to the model's notes, each kind once; returns it."""
-    found = []
+    model, goal, found = question.model, question.goal, []
     for i in [] if goal.nowhere is None else goal.nowhere.nonzero()[:, 0].tolist():
         index = int(goal.index[i])
         name = model.label(index) or f"class {index}"
@@ -183,9 +182,17 @@ def _noted(
                 f"{float(ledger.output.detach()[worst]):.3g}: what is left of them is noise; another method or a "
                 "baseline helps",
             ))  # fmt: skip
+            if method.kind == OneWalk.kind:
+                key = f"grows {method.name}"
+                found.append((key, model.notes.get(key) or _growth(question, method)))
     for key, text in found:
         model.notes.add(text, key)
     return tuple(dict.fromkeys(text for _, text in found))
+
+
+def _growth(question: Question, method: Method) -> str:
+    name, times = grows_at(question, method)
+    return f"relevance of {method.name} grows most at operator {name}, {times:.3g} times"
 
 
 def _on_grid(model: Model, region: Tensor | None, batch: Tensor, output: Tensor) -> Tensor | None:

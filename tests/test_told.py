@@ -264,6 +264,7 @@ def test_maps_to_read_with_care_are_told(tmp_path: Path, cli: Cli) -> None:
     common = ["--size", "32", "--preset", "none", "--method", "lrp-0"]
     ran = cli("explain", "white.png", "--model", "cancels.pt", *common)
     assert "note: lrp-0 gives pixels 3.07e+03 for and against a score of 0.01: what is left of them is noise" in ran.err
+    assert "note: relevance of lrp-0 grows most at operator sub_" in ran.err
     ran = cli("explain", "white.png", "--model", "unbalanced.pt", *common)
     assert "note: the ledger does not balance: " in ran.err
     assert "of the score are unexplained, most of it at logcumsumexp_" in ran.err

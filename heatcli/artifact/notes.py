@@ -28,6 +28,10 @@ class Notes:
         if self._say is not None:
             self._say(text)
 
+    def get(self, key: str) -> str | None:
+        """The note of that key, if there is one."""
+        return self._texts.get(key)
+
     def tell(self, say: Say) -> None:
         """Say what is there, and from now on what comes."""
         self._say = say
