@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: the processes share the cores
+
 from heatcli.cli import app
 
 ROOT = Path(__file__).parents[1]

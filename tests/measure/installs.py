@@ -44,7 +44,7 @@ def tried(package: Path, python: str, torch: str, folder: Path) -> str:
     picture = shutil.copy(ROOT / "samples" / "wolf-on-snow.png", folder)
     ran(run, "-m", "heatcli", "explain", Path(picture).name, "--out", "out", folder=folder)
     report = json.loads((folder / "out" / "wolf-on-snow.lrp-eps.json").read_text(encoding="utf-8"))
-    label = report["prediction"]["label"] if "prediction" in report else report.get("label", "")
+    label = report["target"]["label"]
     versions = "import sys, torch; print(sys.version.split()[0], torch.__version__)"
     return f"{ran(run, '-c', versions, folder=folder).strip()} {label}"
 

@@ -5,7 +5,7 @@
     python tests/measure/reliability list
 
 `run` keeps one JSON line a trial in the results folder; a class that is run again is measured anew. `--count` says how
-many trials of a class are wanted where a class draws them; 0 leaves it to the class.
+many trials of a class are wanted where a class draws them; 0 leaves it to the class. A fault ends it with status 1.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def classes() -> dict[str, Class]:
     return found
 
 
-def run(folder: Path, names: list[str], seed: int, count: int) -> None:
-    """Run those classes, all of them for none."""
-    known = classes()
+def run(folder: Path, names: list[str], seed: int, count: int) -> bool:
+    """Run those classes, all of them for none; whether there was no fault."""
+    known, sound = classes(), True
     for name in names or known:
         rows = []
         for trial in known[name](seed, count):
@@ -47,6 +47,8 @@ def run(folder: Path, names: list[str], seed: int, count: int) -> None:
                 print(f"{name}: {trial.what}: {trial.why}", flush=True)
         print(name, dict(Counter(row["outcome"] for row in rows)), flush=True)
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        sound &= all(row["outcome"] != FAULT for row in rows)
+    return sound
 
 
 def page(folder: Path) -> str:
@@ -84,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     if options.command == "run":
-        run(options.results, options.names, options.seed, options.count)
+        sys.exit(not run(options.results, options.names, options.seed, options.count))
     elif options.command == "page":
         PAGE.write_text(page(options.results), encoding="utf-8")
     else:

@@ -21,7 +21,7 @@ from trial import FAULT, REFUSED, RIGHT, Class, Trial
 CLOSE = 1e-9  # of what was added up, in float64
 MAPS = 1e-6  # of the largest pixel
 NOTHING = 1e-9  # a map that is 0 but for rounding
-NETWORKS = 200
+NETWORKS, MORE, SOME = 200, 2000, 4
 
 
 def _loaded(seed: int) -> Any:
@@ -95,16 +95,32 @@ def _gradient(seed: int, x: Any) -> Any:
         return None
 
 
-def random_networks(seed: int, count: int) -> Iterator[Trial]:
-    """A trial for each network and method."""
+def every_method(seed: int, count: int) -> Iterator[Trial]:
+    """A trial for each network and backward method."""
+    return _trials(seed, count or NETWORKS, None)
+
+
+def some_methods(seed: int, count: int) -> Iterator[Trial]:
+    """The same with more networks and `SOME` methods each, others for each network."""
+    return _trials(seed, count or MORE, SOME)
+
+
+def _methods(number: int, most: int | None) -> list[str]:
+    """The backward methods that network `number` is walked by."""
+    from heatcli.methods.table import METHODS
+
+    names = [name for name, method in METHODS.items() if method.kind == "backward"]
+    return names if most is None else [names[(number * most + i) % len(names)] for i in range(most)]
+
+
+def _trials(seed: int, count: int, most: int | None) -> Iterator[Trial]:
     import torch
 
     from heatcli.errors import ModelError, UsageError
-    from heatcli.methods.table import METHODS
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    for number in range(seed, seed + (count or NETWORKS)):
+    for number in range(seed, seed + count):
         try:
             model = _loaded(number)
         except ModelError as error:
@@ -112,7 +128,7 @@ def random_networks(seed: int, count: int) -> Iterator[Trial]:
             continue
         except RuntimeError:  # torch cannot trace it in float64
             continue
-        for name in [name for name, method in METHODS.items() if method.kind == "backward"]:
+        for name in _methods(number, most):
             what = f"seed {number}, {name}"
             try:
                 wrong = problems(model, number, name)
@@ -128,4 +144,7 @@ def random_networks(seed: int, count: int) -> Iterator[Trial]:
             yield Trial(what, FAULT if wrong else RIGHT, "; ".join(wrong))
 
 
-CLASSES: dict[str, Class] = {"random networks, every backward method": random_networks}
+CLASSES: dict[str, Class] = {
+    "random networks, every backward method": every_method,
+    f"random networks, {SOME} backward methods each": some_methods,
+}
