@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parent / "measure" / "reliability"))
+sys.path += [str(Path(__file__).parent / "measure"), str(Path(__file__).parent / "measure" / "reliability")]
 import walks
 from trial import FAULT
 

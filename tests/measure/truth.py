@@ -177,17 +177,20 @@ def measured(
                 verified = result.verified
                 row["outcome"] = "caught" if verified is not None and not verified.agrees else "wrong"
         if exact is not None and row["outcome"] == "right":
-            row["map"] = _map_of(exact, batches[1], truths[0], results[0])
+            row["map"] = map_of(exact, batches[1], results[0], truths[0])
             if passes and form in PASSES_OF:
                 row["passes"] = _passes(path, batches[1])
         return row
 
 
-def _map_of(exact: Callable[[], Any], x: Any, truth: Any, result: Any) -> str:
-    """Whether the gradient is that of the eager module in float64: "right", "wrong", or why nobody can tell."""
+def map_of(exact: Callable[[], Any], x: Any, result: Any, truth: Any = None) -> str:
+    """Whether the gradient is that of the eager module in float64: "right", "wrong", or why nobody can tell.
+
+    `truth`: the artifact's output, by default that explained.
+    """
     import torch
 
-    module = exact().double()
+    module, truth = exact().double(), result.outputs if truth is None else truth
     try:
         with torch.no_grad():
             if _apart(module(x.double().clone()), truth) > SAME:

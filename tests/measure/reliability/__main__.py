@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[2])]
+sys.path[:0] = [str(HERE), *map(str, HERE.parents[:3])]
 
 from trial import FAULT, REFUSED, RIGHT, Class  # noqa: E402 - from this folder
 
