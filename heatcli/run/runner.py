@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,11 +125,14 @@ class Run:
 def same_picture(before: str, sha256: str | None, now: str) -> bool:
     """Whether the picture that was `before`, and had that hash, is the one that is named `now`.
 
-    A name may have become absolute, or lead through a link, or be seen from another folder.
+    A name may have become absolute, or lead through a link; one that leads nowhere was seen from another folder, or
+    its folder has moved.
     """
-    if before == now or (not is_url(before) and not is_url(now) and realpath(before) == realpath(now)):
+    if before == now:
         return True
     with suppress(OSError, ImageError):
+        if not is_url(before) and not is_url(now) and os.path.exists(before):  # noqa: PTH110  (names, not paths)
+            return os.path.samefile(before, now)  # noqa: PTH121
         return hashlib.sha256(read(now)).hexdigest() == sha256
     return False
 
