@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
+from pathlib import Path
 from typing import Any, TextIO
 
 PIPE = 141  # the status of a program that SIGPIPE ends, as shells tell it
@@ -25,7 +26,7 @@ class Stream(io.TextIOBase):
         self._stream = stream
         self.error: OSError | None = None
         self.lost = False
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and not stream.closed:
             stream.reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name: str) -> Any:
@@ -52,7 +53,7 @@ class Stream(io.TextIOBase):
 
     def isatty(self) -> bool:
         """Whether somebody reads along."""
-        return self.error is None and self._stream.isatty()
+        return self.error is None and not self._stream.closed and self._stream.isatty()
 
     def fileno(self) -> int:
         """The file descriptor."""
@@ -85,7 +86,7 @@ class Stream(io.TextIOBase):
             action()
         except (OSError, ValueError) as error:  # ValueError: closed by somebody else
             self.error = error if isinstance(error, OSError) else OSError(errno.EBADF, "it is closed")
-            self.lost = True
+            self.lost = bool(content) or isinstance(error, OSError)  # of a flush: what came before
             with contextlib.suppress(OSError, ValueError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())
@@ -120,17 +121,18 @@ def unfailing() -> Iterator[Stream]:
     """
     closed = _open_descriptors()
     before = sys.stdout, sys.stderr
-    made = [Stream(stream or open(os.devnull, "w", encoding="utf-8")) for stream in before]  # noqa: PTH123, SIM115
-    for number, stream in enumerate(made, 1):
-        if number in closed:
-            stream.error = OSError(errno.EBADF, "it is closed")
-    sys.stdout, sys.stderr = made
-    try:
-        yield made[0]
-    finally:
-        for stream in made:
-            stream.flush()
-        sys.stdout, sys.stderr = before
+    with Path(os.devnull).open("w", encoding="utf-8") as null:
+        made = [Stream(stream or null) for stream in before]
+        for number, stream in enumerate(made, 1):
+            if number in closed:
+                stream.error = OSError(errno.EBADF, "it is closed")
+        sys.stdout, sys.stderr = made
+        try:
+            yield made[0]
+        finally:
+            for stream in made:
+                stream.flush()
+            sys.stdout, sys.stderr = before
 
 
 def _open_descriptors() -> set[int]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from folders import fill, rows
 from forked import forked
+from mutations import mutated
 from PIL import Image
 from trial import FAULT, REFUSED, RIGHT, Class, Ran, Trial, command
 
@@ -410,44 +411,6 @@ def streams(seed: int, count: int) -> Iterator[Trial]:  # noqa: ARG001
             yield judged(f"{name}, {what}", problem)
 
 
-def _mutated(rng: random.Random, content: bytes) -> bytes:
-    """A file as a bad day leaves it."""
-    data = bytearray(content)
-    n = len(data)
-    match rng.randrange(9):
-        case 0:
-            return bytes(data[: rng.randrange(n)])
-        case 1:
-            return bytes(n)
-        case 2:
-            at = rng.randrange(n)
-            data[at : at + rng.randrange(1, 600)] = bytes(min(600, n - at))
-        case 3:
-            for _ in range(rng.randrange(1, 8)):
-                data[rng.randrange(n)] = rng.randrange(256)
-        case 4:
-            at = rng.randrange(n)
-            data[at:at] = rng.randbytes(rng.randrange(1, 200))
-        case 5:
-            value = rng.choice(
-                [b"null", b"1e999", b"-1", b"[]", b"{}", b'"\\ud800"', b"true", b"[" * 5000, b'"x"', b"0.5"]
-            )
-            colons = [i for i, byte in enumerate(data) if byte == ord(":")]
-            at = rng.choice(colons or [0]) + 1
-            end = min((j for j in (data.find(b",", at), data.find(b"}", at)) if j > 0), default=n)
-            data[at:end] = value
-        case 6:
-            return rng.randbytes(rng.randrange(0, 2000))
-        case 7:
-            a, b = sorted(rng.randrange(n) for _ in range(2))
-            del data[a:b]
-        case 8:
-            lines = bytes(data).splitlines(keepends=True)
-            rng.shuffle(lines)
-            return b"".join(lines[: rng.randrange(len(lines) + 1)] + lines[:1])
-    return bytes(data)
-
-
 def damaged(seed: int, count: int) -> Iterator[Trial]:
     """Index, record, reports, overlays, damaged at random; `--resume` ends whole, or says in one line what to do."""
     rng = random.Random(seed)
@@ -459,7 +422,7 @@ def damaged(seed: int, count: int) -> Iterator[Trial]:
         out, name = fresh(), kinds[number % len(kinds)]
         shutil.copytree(sound, out)
         before = (out / name).read_bytes()
-        content = bytes(len(before)) if number < 4 else _mutated(rng, before)
+        content = bytes(len(before)) if number < 4 else mutated(rng, before)
         (out / name).write_bytes(content)
         given = place() / "few" if number % 3 else Path("few")
         ran = forked("explain", given, *arguments[2:], "--out", out, "--resume", folder=place())
@@ -485,7 +448,7 @@ def fuzzed(seed: int, count: int) -> Iterator[Trial]:
     for number in range(count or 20_000):
         name = "run.json" if number % 4 == 0 else "index.jsonl"
         path = place() / name
-        content = _mutated(rng, contents[name])
+        content = mutated(rng, contents[name])
         path.write_bytes(content)
         refused, problem = False, ""
         try:
@@ -517,7 +480,7 @@ def cache(seed: int, count: int) -> Iterator[Trial]:
         out = fresh()
         for path in kept.iterdir():
             if rng.random() < 0.6:
-                path.write_bytes(_mutated(rng, path.read_bytes() or b"{:}"))
+                path.write_bytes(mutated(rng, path.read_bytes() or b"{:}"))
         ran = forked(*arguments, "--out", out, folder=place())
         yield judged(f"damaged {number}", ran.problem([0]) or same(out))
     for what, make in {
