@@ -226,14 +226,14 @@ def test_memory_that_runs_out_halves_the_batch(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3))
     torch.jit.script(net.eval()).save(tmp_path / "wide.pt")
     fill(tmp_path / "in", [f"{i:02}.png" for i in range(32)])
-    model = heatcli.load(tmp_path / "wide.pt", size=(224, 224), preset="none")
+    model = heatcli.load(tmp_path / "wide.pt", size=(160, 160), preset="none")
     request = Request((tmp_path / "in",), tmp_path / "out", method("gradient"), pixels="none", batch_size=32)
     (tmp_path / "out").mkdir()
     worker = Worker(model, request, 0.0, lambda: False)
     jobs = list(plan(request))
     assert len(list(worker.explain(jobs[:2]))) == 2  # captured and compared, with all memory
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    with limited(resource.RLIMIT_AS, in_use + (200 << 20)):
+    with limited(resource.RLIMIT_AS, in_use + (140 << 20)):
         outcomes = list(worker.explain(jobs))
     assert [outcome.job.path for outcome in outcomes] == [job.path for job in jobs]
     assert all(isinstance(outcome, Done) for outcome in outcomes)
