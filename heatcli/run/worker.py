@@ -59,6 +59,11 @@ class Worker:
 
     def _read(self, job: Job) -> Loaded | Failed:
         self._check()
+        try:
+            f"{job.path}{job.part}".encode()
+        except UnicodeEncodeError:  # a report could not name it
+            why = "its name is not UTF-8; rename it (or, in a locale that is not, set PYTHONUTF8=1)"
+            return Failed(job, ImageError(f"{job.path}: {why}"))
         return read_job(self.model, job)
 
     def _written(self, ready: Ready) -> Outcome:

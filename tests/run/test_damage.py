@@ -217,6 +217,12 @@ def test_names_that_are_no_unicode_or_too_long(tmp_path: Path, tiny: Path, cli: 
     assert [(row["image"][:4], row["rank"]) for row in rows(tmp_path / "out")] == [
         ("in/a", 1), ("in/a", 2), ("in/z", None),
     ]  # fmt: skip
+    Path("other").mkdir()
+    (tmp_path / "in" / "a.png").rename(tmp_path / "other" / os.fsdecode(b"\xff.png"))
+    for _ in range(2):
+        ran = cli("explain", "other", "--model", tiny, "--out", "names", "--resume")
+        assert (ran.status, ran.err.count("its name is not UTF-8; rename it")) == (1, 1)
+        assert [row["image"] for row in rows(tmp_path / "names")] == ["other/\\xff.png"]
     line = line_of(Row(image=os.fsdecode(b"\xff.png"), stem="x", error="bad"))
     assert json.loads(line)["image"] == "\\xff.png"
 
