@@ -17,7 +17,7 @@ from typing import IO, Literal
 import msgspec
 
 from heatcli.errors import UsageError
-from heatcli.files import is_url, joined, locked, read, reading, size, write_all, writing
+from heatcli.files import is_url, joined, legible, locked, read, reading, size, write_all, writing
 from heatcli.report.schema import LedgerPart, Report
 
 INDEX = "index.jsonl"
@@ -109,12 +109,8 @@ def line_of(row: Row) -> bytes:
         return msgspec.json.encode(row) + b"\n"
     except UnicodeEncodeError:
         texts = ("image", "stem", "error", "label")
-        legible = {
-            name: value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            for name in texts
-            if (value := getattr(row, name)) is not None
-        }
-        return msgspec.json.encode(msgspec.structs.replace(row, **legible)) + b"\n"
+        written = {name: legible(value) for name in texts if (value := getattr(row, name)) is not None}
+        return msgspec.json.encode(msgspec.structs.replace(row, **written)) + b"\n"
 
 
 def images(path: Path, damaged: list[int] | None = None) -> Iterator[list[tuple[Row, bytes]]]:

@@ -389,7 +389,7 @@ def streams(seed: int, count: int) -> Iterator[Trial]:  # noqa: ARG001
         "check --json": ["check", "tiny.pt", "ü", "--methods", "gradient", "--json"],
         "evaluate": ["evaluate", "tiny.pt", "ü", "--methods", "gradient", "--metric", "complexity", "--out", "OUT"],
     }  # fmt: skip
-    for name, arguments in commands.items():
+    for name, arguments in list(commands.items())[: count or None]:
         for what, shell in STREAMS.items():
             out = fresh()
             line = " ".join([sys.executable, "-m", "heatcli", *(str(out) if a == "OUT" else a for a in arguments)])
