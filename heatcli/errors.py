@@ -3,6 +3,7 @@
 HeatcliError            base; ``status`` is the command's exit status
 ├── UsageError     (2)  a wrong flag, name, parameter or path to write to
 ├── ModelError     (3)  the artifact cannot be used
+│   ├── OutOfMemoryError    it needs more memory than there is
 │   ├── DiffersError        its captured graph is another function than the artifact
 │   ├── NotComparedError     its own runtime cannot run it here
 │   └── OtherBranchError    it decides otherwise on these values than on the image it was captured on
@@ -31,6 +32,10 @@ class ModelError(HeatcliError):
     """The artifact cannot be loaded, captured or run."""
 
     status = 3
+
+
+class OutOfMemoryError(ModelError):
+    """The artifact needs more memory than there is, for so many images."""
 
 
 class DiffersError(ModelError):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from heatcli.errors import ImageError, UsageError, first_line
+from heatcli.errors import HeatcliError, ImageError, UsageError, first_line
 
 Stamp = tuple[int, ...]
+TRIES = 4  # of an object store that fails
+PAUSE = 0.1  # seconds after the first failure, doubled after each
+_T = TypeVar("_T")
 
 
 def stamp(path: Path) -> Stamp | None:
@@ -32,6 +37,40 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextlib.contextmanager
+def reading(path: Path | str, what: str, way_out: str) -> Iterator[None]:
+    """The boundary of a reader of our own files: whatever goes wrong inside is one line that names the file.
+
+    `what` the file should be, and the user's `way_out`. Raises `UsageError`.
+    """
+    try:
+        yield
+    except HeatcliError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {_reason(error)}; {way_out}") from error
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        raise UsageError(f"{path}: is no {what}, or a damaged one; {way_out}") from error
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """The boundary of a writer: what the system refuses is one line that names the file. Raises `UsageError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or first_line(error)
+
+
+def legible(name: str) -> str:
+    """A name as JSON can hold it: bytes that are no UTF-8 are escapes."""
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def is_url(name: str | Path) -> bool:
     """Whether `name` is a URL for fsspec rather than a path here."""
     return "://" in str(name)
@@ -47,7 +86,7 @@ def joined(folder: str, part: str) -> str:
 def write_atomically(path: Path | str, content: bytes, scratch: Path | None = None) -> None:
     """Write to a temporary name (in `scratch`, or else in the same folder), then rename.
 
-    Raises `UsageError` where that cannot be done.
+    Raises `UsageError` where that cannot be done, `ImageError` where only this name is too long.
     """
     folder, name = os.path.split(path)  # names, not paths: this is called a million times
     temporary = os.path.join(scratch or folder, f".{name}.{os.getpid()}.{threading.get_ident()}.tmp")  # noqa: PTH118
@@ -62,19 +101,43 @@ def write_atomically(path: Path | str, content: bytes, scratch: Path | None = No
         with contextlib.suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
         if isinstance(error, OSError):
-            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+            kind = ImageError if error.errno == errno.ENAMETOOLONG else UsageError
+            raise kind(f"{path}: cannot be written: {_reason(error)}") from error
         raise
 
 
 def _dump(name: str, content: bytes) -> None:
     """Write a new file by bare system calls: `open` takes several times as long for small ones."""
-    left = memoryview(content)
     file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        while left:
-            left = left[os.write(file, left) :]
+        write_all(file, content)
     finally:
         os.close(file)
+
+
+def write_all(file: int, content: bytes) -> None:
+    """Write all of it to a file descriptor. Raises `OSError`."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def synced(path: Path, content: bytes) -> None:
+    """Write a new file, and wait until the disk has it. Raises `OSError`."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder, where the system can."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def write(name: str, content: bytes, scratch: Path | None = None) -> None:
@@ -83,14 +146,31 @@ def write(name: str, content: bytes, scratch: Path | None = None) -> None:
         write_atomically(name, content, scratch)
         return
     system, path = remote(name)
-    try:
+
+    def send() -> None:
+        """Try once."""
         try:
             system.pipe_file(path, content)
         except FileNotFoundError:  # a store that has folders, and not this one yet
             system.makedirs(path.rpartition("/")[0], exist_ok=True)
             system.pipe_file(path, content)
+
+    try:
+        persistent(send)
     except Exception as error:  # each store raises its own
         raise UsageError(f"{name}: cannot be written: {first_line(error)}") from error
+
+
+def persistent(action: Callable[[], _T]) -> _T:
+    """What comes of a call to an object store, which may fail now and then; raises what it raises in the end."""
+    for number in range(TRIES - 1):
+        try:
+            return action()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+            raise  # an answer
+        except Exception:  # each store raises its own
+            time.sleep(PAUSE * 2**number)
+    return action()
 
 
 def read(name: str) -> bytes:
@@ -99,7 +179,7 @@ def read(name: str) -> bytes:
         return Path(name).read_bytes()
     system, path = remote(name)
     try:
-        content: bytes = system.cat_file(path)
+        content: bytes = persistent(lambda: system.cat_file(path))
     except OSError:
         raise
     except Exception as error:  # each store raises its own
@@ -113,8 +193,12 @@ def size(name: str) -> int | None:
         if not is_url(name):
             return os.stat(name).st_size  # noqa: PTH116  (twice as fast, and called a million times)
         system, path = remote(name)
-        return int(system.size(path))
+        return int(persistent(lambda: system.size(path)))
+    except FileNotFoundError:
+        return None
     except OSError:
+        if is_url(name):  # whether it is there is not known
+            raise
         return None
 
 

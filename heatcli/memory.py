@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,32 @@ def give_back() -> None:
     trim = _function("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+_SAID = ("can't allocate memory", "not enough memory", "out of memory", "Unable to allocate", "bad allocation")
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is that memory has run out: Python's, numpy's or torch's, on any device."""
+    while error is not None:
+        # torch is not imported for its class of errors: this room serves the command line, which starts without
+        names = [kind.__name__ for kind in type(error).__mro__]
+        if isinstance(error, MemoryError) or "OutOfMemoryError" in names:
+            return True
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in _SAID):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def release() -> None:
+    """Give back what was allocated in vain, on all devices."""
+    import torch
+
+    gc.collect()
+    give_back()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
 
 
 def resident(what: str = "VmRSS") -> int:

@@ -36,6 +36,7 @@ from heatcli.graph.kinds import FIRST
 from heatcli.graph.operator import Graph, Verified
 from heatcli.graph.outputs import Wanted, read
 from heatcli.graph.passes import DEFAULT, KEEPING_OUTPUT, PASSES, apply
+from heatcli.memory import is_out_of_memory
 from heatcli.rules.base import Table
 from heatcli.walk import Tape, forward, values_of
 
@@ -408,8 +409,9 @@ class Model:
                     return None
             except DiffersError:
                 raise
-            except ModelError:
-                pass
+            except ModelError as error:
+                if is_out_of_memory(error):  # which says nothing of the batch size
+                    raise
             size = 1
             try:
                 self.graph((1, *rest))

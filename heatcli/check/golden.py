@@ -12,9 +12,9 @@ import numpy as np
 
 from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
-from heatcli.errors import UsageError, first_line
+from heatcli.errors import UsageError
 from heatcli.explanation import Explanation
-from heatcli.files import make_folder, write_atomically
+from heatcli.files import make_folder, reading, write_atomically
 from heatcli.images.dataset import Sample
 from heatcli.report.build import Reports
 from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, encode
@@ -55,11 +55,9 @@ class Golden(Check, frozen=True):
         if not file.is_file():
             return Result(check=self.name, quantity="no stored report", status="failed", measured=str(file),
                           required="one; check --update-golden stores it", **where)  # fmt: skip
-        try:
+        with reading(file, "report", "check --update-golden writes one"):
             stored = json.loads(file.read_text(encoding="utf-8"))
             quantity, measured = largest_difference(stored, json.loads(encode(report)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{file}: is no report; check --update-golden writes one ({first_line(error)})") from error
         return at_most(self.name, f"largest relative difference, in {quantity}", measured, self.most, **where)
 
 

@@ -24,7 +24,8 @@ from heatcli.cli import (
     options,
     prototype,
 )  # fmt: skip
-from heatcli.errors import HeatcliError
+from heatcli.cli.streams import told_by_status
+from heatcli.errors import HeatcliError, first_line
 
 app = typer.Typer(
     name="heatcli",
@@ -57,6 +58,7 @@ def _root(
     """Shows why a deployed image classifier said what it said."""
 
 
+@told_by_status
 def main() -> None:
     """Run the command line; every error ends in one line on stderr and its documented exit status."""
     options.start()
@@ -68,17 +70,23 @@ def main() -> None:
         _end(str(error), error.status)
     except KeyboardInterrupt:
         _end("interrupted", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+    except (OSError, MemoryError) as error:  # what the system refuses
+        if "--debug" in sys.argv:
+            raise
+        _end(f"{_file(error)}{getattr(error, 'strerror', None) or 'out of memory'}", 1)
     except Exception as error:
         if "--debug" in sys.argv:
             raise
         _end(
-            f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
-            "run again with --debug and report it",
+            f"internal error: {type(error).__name__}: {first_line(error)}; run again with --debug and report it",
             1,
         )
+
+
+def _file(error: BaseException) -> str:
+    """The file that the system refused, for the beginning of a line."""
+    name = getattr(error, "filename", None)
+    return "" if name is None else f"{name}: "
 
 
 def _end(message: str, status: int) -> None:

@@ -41,11 +41,13 @@ def command(
     started = time.perf_counter()
     from heatcli.check import result as writers
     from heatcli.check.run import Request, run
-    from heatcli.files import write_atomically
+    from heatcli.files import make_folder, write_atomically
 
     chosen = tuple(text for text in (methods or "").split(",") if text)
     request = Request(tuple(images), spec, masks, chosen, update_golden, batch_size)
     results = []
+    if junit is not None:
+        make_folder(junit.parent)  # before the work
     loaded = load(model)
     for found in run(loaded, request, lambda name: print(f"  {name} …", file=sys.stderr)):
         results.append(found)

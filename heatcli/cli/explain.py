@@ -127,7 +127,7 @@ def command(
                         talk.once("lost", "a worker process died; its images are explained again")
                     talk.hear(outcome)
                     if json and isinstance(outcome, Done):
-                        sys.stdout.write(read(outcome.report_path).decode())
+                        sys.stdout.buffer.write(read(outcome.report_path))
         except KeyboardInterrupt:
             if run.index is None:
                 raise

@@ -29,6 +29,7 @@ def command(
 ) -> None:
     """Train a Gaussian–Bernoulli RBM on pictures or patches, and write it beside a sheet of its samples."""
     from heatcli.errors import HeatcliError, UsageError
+    from heatcli.files import make_folder
     from heatcli.prototype.fitting import Request, fit
     from heatcli.prototype.rbm import Training
 
@@ -36,6 +37,7 @@ def command(
     if (size is None) == (patch is None):
         raise UsageError("give either --size HEIGHTxWIDTH, for whole pictures, or --patch P")
     shape = options.shape(size) or (patch or 0, patch or 0)
+    make_folder(output.parent)  # before the work
     request = Request(folder, output, (channels, *shape), patch is None, limit, recursive, how)
     failed: list[HeatcliError] = []
     with options.progress("epochs", epochs) as advance:

@@ -22,12 +22,14 @@ def command(
 ) -> None:
     """Write the mean of a folder's images, as the model would see them before normalisation."""
     from heatcli.errors import HeatcliError, UsageError
+    from heatcli.files import make_folder
     from heatcli.images.mean import image_files, mean_image, write_mean
 
     if not folder.is_dir():
         raise UsageError(f"{folder}: is not a folder")
     if output.suffix != ".npz":
         raise UsageError(f"{output}: a mean image is an .npz file; name it so")
+    make_folder(output.parent)  # before the work
     loaded = load(model)
     failed: list[HeatcliError] = []
     mean, count = mean_image(image_files(folder, recursive), loaded.fit, failed, loaded.reader)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from heatcli.cli import options
+
 
 def command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that heatcli explain wrote to.")],
@@ -24,7 +26,7 @@ def command(
 
     if index not in INDEXES:
         raise UsageError(f"--index {index} is not known; use {', '.join(INDEXES)}")
-    count = merge(folders, output)
+    count = merge(folders, output, options.note)
     print(f"wrote {output}: {count:,} images", file=sys.stderr)
     if index == "parquet":
         print(f"wrote {write_parquet(output)}", file=sys.stderr)

@@ -369,10 +369,10 @@ def _pairs(flag: str, given: list[str] | None, form: str) -> list[tuple[str, str
 
 
 def print_json(record: Any) -> None:
-    """One line of JSON on stdout."""
+    """One line of JSON on stdout, in UTF-8 whatever the terminal has."""
     import msgspec
 
-    sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+    sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")
 
 
 @contextmanager

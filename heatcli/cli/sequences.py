@@ -34,6 +34,6 @@ def explain(model: Model, request: Request, load_seconds: float, json: bool) -> 
             file=sys.stderr,
         )
         if json:
-            sys.stdout.write(outcome.report_path.read_text(encoding="utf-8"))
+            sys.stdout.buffer.write(outcome.report_path.read_bytes())
     if failures:
         raise typer.Exit(1)

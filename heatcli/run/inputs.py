@@ -21,7 +21,7 @@ LISTS = (".txt", ".list", ".lst")
 
 def digest(name: str) -> int:
     """64 bits of a name that are the same in every process and on every machine."""
-    return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
 class Names:

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from heatcli.errors import UsageError
-from heatcli.run.index import INDEX, FileEntry, Row, images
+from heatcli.files import make_folder, writing
+from heatcli.run.index import INDEX, Row, images, line_of, told
 from heatcli.run.inputs import digest
-from heatcli.run.record import RECORD, Record, agree
+from heatcli.run.record import RECORD, Record, agree, read_record
 
 
-def merge(folders: Sequence[Path], output: Path) -> int:
+def merge(folders: Sequence[Path], output: Path, say: Callable[[str], None] = lambda _: None) -> int:
     """Write the rows of all folders' indexes into one, and return how many images it holds.
 
     File names become relative to the new index. An image that several folders have is taken once, explained rather
-    than failed. Raises `UsageError` for a folder without an index, for runs with different parameters, and for images
-    that differ under one name.
+    than failed. `say` is told of damaged lines. Raises `UsageError` for a folder without an index, for runs with
+    different parameters, and for images that differ under one name.
     """
     _check(folders)
-    best = _chosen(folders)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}.", delete=False) as file:
-        try:
-            for number, (folder, rows) in enumerate(_all(folders)):
-                if number in best:
-                    moved = Path(os.path.relpath(folder, output.parent)).as_posix()
-                    file.writelines(msgspec.json.encode(_moved(row, moved)) + b"\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(output)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    best = _chosen(folders, say)
+    make_folder(output.parent)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        with writing(output):
+            with temporary.open("wb") as file:
+                for number, (folder, rows) in enumerate(_all(folders)):
+                    if number in best:
+                        moved = Path(os.path.relpath(folder, output.parent)).as_posix()
+                        file.writelines(line_of(_moved(row, moved)) for row in rows)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(output)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return len(best)
 
 
@@ -49,18 +51,18 @@ def _check(folders: Sequence[Path]) -> None:
         record = folder / RECORD
         if not record.is_file():
             continue  # an index that was joined before
-        if first is None:
-            first = msgspec.json.decode(record.read_bytes(), type=Record)
-        agree(first, record.read_bytes(), str(record), "holds a run with other parameters than the folders before it")
+        found = read_record(record)
+        first = first or found
+        agree(first, found, str(record), "holds a run with other parameters than the folders before it")
 
 
-def _chosen(folders: Sequence[Path]) -> set[int]:
+def _chosen(folders: Sequence[Path], say: Callable[[str], None]) -> set[int]:
     """Numbers of the images to take: the last of each that was explained, or else that failed."""
     best: dict[int, tuple[bool, int]] = {}
     shas: dict[int, str | None] = {}
-    for number, (_, rows) in enumerate(_all(folders)):
+    for number, (_, rows) in enumerate(_all(folders, say)):
         key = digest(rows[0].image)
-        explained = rows[0].error is None
+        explained = all(row.error is None for row in rows)
         if explained and shas.setdefault(key, rows[0].sha256) != rows[0].sha256:
             raise UsageError(f"{rows[0].image}: two folders explain two different pictures of this name")
         if key not in best or (explained, number) > best[key]:
@@ -68,16 +70,18 @@ def _chosen(folders: Sequence[Path]) -> set[int]:
     return {number for _, number in best.values()}
 
 
-def _all(folders: Sequence[Path]) -> Iterator[tuple[Path, list[Row]]]:
+def _all(folders: Sequence[Path], say: Callable[[str], None] = lambda _: None) -> Iterator[tuple[Path, list[Row]]]:
     for folder in folders:
-        with (folder / INDEX).open("rb") as file:
-            for rows in images(file):
-                yield folder, [row for row, _ in rows]
+        damaged: list[int] = []
+        for rows in images(folder / INDEX, damaged):
+            yield folder, [row for row, _ in rows]
+        if note := told(str(folder / INDEX), damaged):
+            say(note)
 
 
 def _moved(row: Row, folder: str) -> Row:
     """The same row, its files' names seen from another folder."""
     if folder == ".":
         return row
-    files = {what: FileEntry(f"{folder}/{file.name}", file.bytes) for what, file in row.files.items()}
+    files = {what: msgspec.structs.replace(file, name=f"{folder}/{file.name}") for what, file in row.files.items()}
     return msgspec.structs.replace(row, stem=f"{folder}/{row.stem}", files=files)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from heatcli.errors import UsageError
+from heatcli.errors import UsageError, first_line
+from heatcli.files import writing
 from heatcli.report.schema import LedgerPart
 from heatcli.run.index import Row, images
 
@@ -30,12 +33,19 @@ def write_parquet(index: Path) -> Path:
 
     schema = _schema(pyarrow)
     path = index.with_suffix(".parquet")
-    temporary = path.with_name(f".{path.name}.tmp")
-    with index.open("rb") as file, parquet.ParquetWriter(temporary, schema) as writer:
-        rows = (row for found in images(file) for row, _ in found)
-        while some := list(islice(rows, ROWS)):
-            writer.write_table(pyarrow.Table.from_pylist([_flat(row) for row in some], schema=schema))
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    rows = (row for found in images(index) for row, _ in found)
+    try:
+        with writing(path):
+            with parquet.ParquetWriter(temporary, schema) as writer:
+                while some := list(islice(rows, ROWS)):
+                    writer.write_table(pyarrow.Table.from_pylist([_flat(row) for row in some], schema=schema))
+            temporary.replace(path)
+    except pyarrow.ArrowException as error:
+        raise UsageError(f"{path}: cannot be written: {first_line(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from heatcli.errors import UsageError
-from heatcli.files import is_url
+from heatcli.files import is_url, legible
 from heatcli.run.inputs import Found, digest, find
 from heatcli.run.request import Job, Request
 
@@ -20,7 +20,7 @@ class Plan:
     def __init__(self, found: Found, request: Request) -> None:
         self._found, self._out, self._method = found, str(request.out), request.method.name
         self._done = bytearray(len(found))
-        digests = np.fromiter((digest(self._part(i)) for i in range(len(found))), np.uint64, len(found))
+        digests = np.fromiter((digest(legible(self._part(i))) for i in range(len(found))), np.uint64, len(found))
         self._order = np.argsort(digests, kind="stable").astype(np.uint32 if len(found) < 1 << 32 else np.uint64)
         self._sorted = digests[self._order]
 
@@ -40,11 +40,11 @@ class Plan:
         return f"{self._found.stem(i)}.{self._method}"
 
     def find(self, stem: str) -> int | None:
-        """The number of the image with the outputs of that stem; None where it is not in the plan."""
+        """The number of the image with the outputs of that stem of an index; None where it is not in the plan."""
         value = np.uint64(digest(stem))
         at = int(np.searchsorted(self._sorted, value))
         while at < len(self._sorted) and self._sorted[at] == value:
-            if self._part(int(self._order[at])) == stem:
+            if legible(self._part(int(self._order[at]))) == stem:
                 return int(self._order[at])
             at += 1
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -14,17 +15,20 @@ import heatcli
 from heatcli.artifact.model import Model
 from heatcli.artifact.sidecar import Output
 from heatcli.errors import UsageError
+from heatcli.files import reading, sync_folder, synced, writing
 from heatcli.images.baselines import Reference
 from heatcli.run.request import Request
 
 RECORD = "run.json"
+NAME = "heatcli.run/1"
 _WAY_OUT = "give another folder"
+_ANEW = f"{_WAY_OUT}, or delete run.json and the index to explain everything anew"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters that results depend on, each under the name of its option."""
 
-    schema: str = "heatcli.run/1"
+    schema: str = NAME
     version: str = heatcli.__version__
     parameters: dict[str, Any]
 
@@ -54,12 +58,18 @@ def record_of(model: Model, request: Request) -> Record:
     return Record(parameters=msgspec.to_builtins(parameters))
 
 
-def agree(own: Record, content: bytes, where: str, otherwise: str = "holds a run with other parameters") -> None:
+def read_record(path: Path, name: str = "") -> Record:
+    """The record in a file; `name`: what the user knows the file as. Raises `UsageError`."""
+    name = name or str(path)
+    with reading(name, "record of a run", _ANEW):
+        found = msgspec.json.decode(path.read_bytes(), type=Record)
+    if found.schema != NAME:
+        raise UsageError(f"{name}: is of another version of heatcli, {found.schema}, not {NAME}; {_WAY_OUT}")
+    return found
+
+
+def agree(own: Record, other: Record, where: str, otherwise: str = "holds a run with other parameters") -> None:
     """Check that a folder's record is like this run's. Raises `UsageError`, naming what differs."""
-    try:
-        other = msgspec.json.decode(content, type=Record)
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{where}: is no record of a run; {_WAY_OUT}") from error
     here, there = _flat(msgspec.json.decode(msgspec.json.encode(own.parameters))), _flat(other.parameters)
     different = [name for name in here | there if here.get(name) != there.get(name)]
     if different:
@@ -74,15 +84,16 @@ def claim(folder: Path, own: Record) -> Path:
     path = folder / RECORD
     temporary = folder / f".{RECORD}.{os.getpid()}.tmp"
     try:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(own), indent=1) + b"\n")
-        try:
-            path.hardlink_to(temporary)  # fails if it exists, also where another run makes it at this moment
-        except FileExistsError:
-            agree(own, path.read_bytes(), str(path))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+        with writing(path):
+            synced(temporary, msgspec.json.format(msgspec.json.encode(own), indent=1) + b"\n")
+            try:
+                path.hardlink_to(temporary)  # fails if it exists, also where another run makes it at this moment
+            except FileExistsError:
+                agree(own, read_record(path), str(path))
+            sync_folder(folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return path
 
 

@@ -11,12 +11,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-import msgspec
-
-from heatcli.files import joined, read, remote, size, write
-from heatcli.run.index import INDEX, Row
+from heatcli.files import joined, persistent, read, reading, remote, size, write
+from heatcli.run.index import INDEX, Row, line_of
 from heatcli.run.record import RECORD, Record
 from heatcli.run.runindex import RunIndex
 
@@ -32,19 +31,27 @@ class RemoteIndex(RunIndex):
         self._fresh, self._sent, self._part = bytearray(), time.monotonic(), 0
         # parts sort by when their run began, so that of two lines on an image the later run's counts
         self._unique = f"{time.time_ns():020}-{uuid.uuid4().hex[:12]}"
-        if size(joined(out, RECORD)) is not None:
-            (folder / RECORD).write_bytes(read(joined(out, RECORD)))
-        (folder / INDEX).write_bytes(self._all_parts())
-        super().__init__(out, record, folder)
+        self._folder = folder
+        try:
+            with reading(out, "folder of a run", "try again"):
+                if size(joined(out, RECORD)) is not None:
+                    (folder / RECORD).write_bytes(read(joined(out, RECORD)))
+                if lines := self._all_parts():
+                    (folder / INDEX).write_bytes(lines)
+            super().__init__(out, record, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _all_parts(self) -> bytes:
         """Every line that any run has left there, the joined index first."""
         system, path = remote(self._out)
         system.invalidate_cache()
         base = path.rstrip("/")
-        names = sorted(map(str, system.glob(f"{base}/{PARTS}*.jsonl")))
-        whole = [f"{base}/{INDEX}"] if system.exists(f"{base}/{INDEX}") else []
-        return b"".join(bytes(system.cat_file(name)) for name in [*whole, *names])
+        names = sorted(map(str, persistent(lambda: system.glob(f"{base}/{PARTS}*.jsonl"))))
+        whole = [f"{base}/{INDEX}"] if size(joined(self._out, INDEX)) is not None else []
+        parts = (bytes(persistent(partial(system.cat_file, name))) for name in [*whole, *names])
+        return b"".join(part if part.endswith(b"\n") else part + b"\n" for part in parts if part)
 
     def claim(self) -> None:
         """The record, here and there."""
@@ -56,7 +63,7 @@ class RemoteIndex(RunIndex):
         """Into the journal; what is new goes there as a part every minute."""
         rows = list(rows)
         super().append(rows)
-        self._fresh += b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+        self._fresh += b"".join(map(line_of, rows))
         if time.monotonic() - self._sent > EVERY:
             self._send()
 
@@ -69,13 +76,16 @@ class RemoteIndex(RunIndex):
 
     def close(self) -> None:
         """Send what is left, also after an interrupt."""
-        self._send()
-        shutil.rmtree(self._folder)
+        try:
+            self._send()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def finish(self, parquet: bool) -> None:
         """Join all parts into one index there. `close` comes after it."""
         self._send()
-        self.path.write_bytes(self._all_parts())
+        with reading(self.name, "index", "the same with --resume goes on"):
+            self.path.write_bytes(self._all_parts())
         self.keep(bool)
         super().finish(parquet)
         for path in [self.path, *([self.path.with_suffix(".parquet")] if parquet else [])]:

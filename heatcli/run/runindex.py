@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from heatcli.errors import UsageError
 from heatcli.files import joined
-from heatcli.run.index import Index, Row
+from heatcli.run.index import INDEX, WAY_OUT, Index, Row, told
 from heatcli.run.parquet import write_parquet
-from heatcli.run.record import RECORD, Record, agree, claim
+from heatcli.run.record import RECORD, Record, agree, claim, read_record
 from heatcli.run.request import Outcome
 
 
@@ -19,10 +20,14 @@ class RunIndex(Index):
         """`out`: where the files of images are; `folder`: where the index is."""
         self._folder, path = folder, folder / RECORD
         super().__init__(folder, path, out)
+        self.name = joined(out, INDEX)
+        has_lines = self.path.exists()  # asked first: another run writes its record before its first line
         self._record, self._claimed = record, path.exists()
         self._open: dict[str, list[Row]] = {}
         if self._claimed:
-            agree(record, path.read_bytes(), joined(out, RECORD))
+            agree(record, read_record(path, joined(out, RECORD)), joined(out, RECORD))
+        elif has_lines:
+            raise UsageError(f"{self.name}: has no {RECORD} beside it, which says how it was made; {WAY_OUT}")
 
     def claim(self) -> None:
         """Write the record, if no run has done so. Raises `UsageError` if one with other parameters has."""
@@ -46,6 +51,12 @@ class RunIndex(Index):
         """Keep what earlier runs have left where it is `wanted`."""
         if self._claimed:
             self.keep(wanted)
+
+    def remarks(self) -> str:
+        """What is wrong with what earlier runs have left; empty where nothing is."""
+        if self._claimed and not self._size and not self.damaged:
+            return f"{self.name}: is not there or empty; every image counts as not done"
+        return told(self.name, self.damaged)
 
     def finish(self, parquet: bool) -> None:
         """The run is over."""

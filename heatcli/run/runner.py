@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import signal
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heatcli.artifact.model import Model
-from heatcli.errors import UsageError
-from heatcli.files import is_url, joined, make_folder, scratch
+from heatcli.errors import ImageError, UsageError
+from heatcli.files import is_url, joined, make_folder, read, scratch
 from heatcli.run.index import INDEX, Row
 from heatcli.run.inputs import is_many
 from heatcli.run.parquet import require
@@ -67,9 +69,9 @@ class Run:
             i = self.plan.find(rows[0].stem)
             if i is None:
                 return True
-            if not self.request.resume or rows[0].error is not None or not index.is_there(rows):
+            if not self.request.resume or any(row.error is not None for row in rows) or not index.is_there(rows):
                 return False
-            if rows[0].image != self.plan.job(i).path:
+            if not same_picture(rows[0].image, rows[0].sha256, self.plan.job(i).path):
                 raise UsageError(
                     f"{self.plan.job(i).stem}.png was written for {rows[0].image}, not for {self.plan.job(i).path}; "
                     "give another --out folder"
@@ -79,6 +81,8 @@ class Run:
             return True
 
         index.take_over(wanted)
+        if self.request.resume or index.damaged:
+            self.model.notes.add(index.remarks())
         return count
 
     def __iter__(self) -> Iterator[Outcome]:
@@ -116,6 +120,21 @@ class Run:
         for outcomes in pipeline.left:
             if outcomes is not self._entered:
                 index.enter(outcomes)
+
+
+def same_picture(before: str, sha256: str | None, now: str) -> bool:
+    """Whether the picture that was `before`, and had that hash, is the one that is named `now`.
+
+    A name may have become absolute, or lead through a link; one that leads nowhere was seen from another folder, or
+    its folder has moved.
+    """
+    if before == now:
+        return True
+    with suppress(OSError, ImageError):
+        if not is_url(before) and not is_url(now) and os.path.exists(before):  # noqa: PTH110  (names, not paths)
+            return os.path.samefile(before, now)  # noqa: PTH121
+        return hashlib.sha256(read(now)).hexdigest() == sha256
+    return False
 
 
 @contextmanager

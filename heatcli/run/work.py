@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from heatcli.artifact.model import Model
-from heatcli.errors import ImageError, ModelError, UsageError
+from heatcli.errors import ImageError, ModelError, OutOfMemoryError, UsageError
 from heatcli.explanation import explain
 from heatcli.files import write
 from heatcli.images.overlay import overlay, stamped
 from heatcli.images.png import png_bytes
 from heatcli.images.preprocess import seen_box, to_pixels
 from heatcli.images.region import region_of
+from heatcli.memory import is_out_of_memory, release
 from heatcli.report.build import Reports
 from heatcli.report.schema import FilesPart, ImagePart, SecondsPart, encode
 from heatcli.run.index import FileEntry, row_of
@@ -75,57 +77,87 @@ def read_job(model: Model, job: Job) -> Loaded | Failed:
         return Failed(job, error)
 
 
-def explain_all(
-    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn = nullcontext
-) -> Iterator[Ready | Failed]:
-    """Explain a batch; where the model fails on it, one by one, so that one image does not take others with it.
+@dataclass
+class Room:
+    """How many images go through the network at once: fewer with many classes, half as many once memory runs out."""
 
+    images: int
+
+    @classmethod
+    def of(cls, request: Request) -> Room:
+        """As much as the request says."""
+        return cls(min(request.batch_size, max(1, RESULTS // request.classes)))
+
+    def halve(self, model: Model, images: int) -> None:
+        """So many were too many. Adds a note to the model's."""
+        self.images = min(self.images, images // 2)  # threads that had as many say so, too
+        model.notes.add(
+            f"memory is too small for {images} images at once; on with {self.images} (--batch-size {self.images})"
+        )
+
+
+def explain_all(
+    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn = nullcontext,
+    room: Room | None = None,
+) -> Iterator[Ready | Failed]:  # fmt: skip
+    """Explain a batch, as many images at once as there is `room` for.
+
+    Where the model fails on several, they are explained one by one, so that one image does not take others with it.
     `proven`: the model has explained an image before. `turn`: held while the network runs.
     Raises `ModelError` if it never has, and fails on all of these.
     """
-    if not loaded:
-        return
-    explained = _explained(model, request, loaded, turn)
-    try:
-        first = next(explained)
-    except ModelError as error:
-        if len(loaded) > 1:
-            yield from _one_by_one(model, request, loaded, proven, turn)
+    room = room or Room.of(request)
+    waiting, alone = deque(loaded), 0
+    failed: list[Failed] = []  # by a model that has explained nothing yet
+    while waiting:
+        some = [waiting.popleft() for _ in range(1 if alone else min(room.images, len(waiting)))]
+        alone = max(0, alone - 1)
+        ready, error = _tried(model, request, some, turn)
+        if error is None:
+            yield from failed
+            yield from ready
+            failed, proven = [], True
+        elif len(some) > 1:
+            waiting.extendleft(reversed(some))
+            if isinstance(error, OutOfMemoryError):
+                room.halve(model, len(some))
+            else:
+                alone = len(some)
         elif proven:
-            yield Failed(loaded[0].job, error)
+            yield Failed(some[0].job, error)
         else:
-            raise
-        return
-    yield first
-    yield from explained
-
-
-def _one_by_one(
-    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn
-) -> Iterator[Ready | Failed]:
-    outcomes = [outcome for one in loaded for outcome in explain_all(model, request, [one], True, turn)]
-    failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    if len(failed) == len(loaded) and not proven:
+            failed.append(Failed(some[0].job, error))
+    if failed:
         raise failed[0].error
-    yield from outcomes
 
 
-def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: Turn) -> Iterator[Ready]:
-    """Image by image, the classes of each together; with many classes fewer images at once, to bound memory."""
-    at_once = max(1, RESULTS // request.classes)
-    for start in range(0, len(loaded), at_once):
-        some = loaded[start : start + at_once]
-        with turn():
-            batch = model.stack([one.pixels for one in some])
-            region = _regions(model, request, some)
-            found = [
-                (rank, explain(model, batch, request.method, target, request.baseline, region, request.progress))
-                for rank, target in _targets(model, request, batch)
-            ]
-        made = [(rank, Reports(model, explanation)) for rank, explanation in found]
-        for i, one in enumerate(some):
-            for rank, reports in made:
-                yield Ready(one, reports, i, rank, len(made))
+def _tried(
+    model: Model, request: Request, loaded: Sequence[Loaded], turn: Turn
+) -> tuple[list[Ready], ModelError | None]:
+    """Some images explained together, or why not. What an error of memory holds is given back."""
+    try:
+        return _explained(model, request, loaded, turn), None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            if isinstance(error, ModelError):
+                return [], error
+            raise
+    release()
+    many = "one image" if len(loaded) == 1 else f"{len(loaded)} images at once"
+    return [], OutOfMemoryError(f"{model.path}: memory is too small to explain {many}")
+
+
+def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: Turn) -> list[Ready]:
+    """Image by image, the classes of each together."""
+    with turn():
+        batch = model.stack([one.pixels for one in loaded])
+        region = _regions(model, request, loaded)
+        found = [
+            (rank, explain(model, batch, request.method, target, request.baseline, region, request.progress))
+            for rank, target in _targets(model, request, batch)
+        ]
+    made = [(rank, Reports(model, explanation)) for rank, explanation in found]
+    return [Ready(one, reports, i, rank, len(made)) for i, one in enumerate(loaded) for rank, reports in made]
 
 
 def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[int | None, Any]]:
@@ -172,7 +204,7 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     report = reports.report(i, part, FilesPart(**named), seconds, inline=request.pixels == "json")
     contents["report"] = (".json", encode(report))
     write(job.stem + ".json", contents["report"][1], scratch)
-    files = {what: FileEntry(job.part + suffix, len(content)) for what, (suffix, content) in contents.items()}
+    files = {what: FileEntry.of(job.part + suffix, content) for what, (suffix, content) in contents.items()}
     return Done(
         job, row_of(report, loaded.job.part, ready.rank, ready.of, files), job.stem + ".json", job.stem + ".png",
         report, {n: float(v[i]) for n, v in result.unexplained.items()}, ready.rank in (None, ready.of),

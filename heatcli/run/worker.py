@@ -12,7 +12,7 @@ from heatcli.artifact.model import Model
 from heatcli.errors import ImageError
 from heatcli.images.baselines import read_once
 from heatcli.run.request import Failed, Job, Outcome, Request
-from heatcli.run.work import Loaded, Ready, explain_all, read_job, write_ready
+from heatcli.run.work import Loaded, Ready, Room, explain_all, read_job, write_ready
 
 
 class StoppedError(Exception):
@@ -32,6 +32,7 @@ class Worker:
         self.model, self.proven = model, False
         self.scratch: Path | None = None
         self.request = replace(request, progress=self._progress, baseline=baseline or request.baseline)
+        self._room = Room.of(request)
         self._load_seconds, self._told, self._stopped = load_seconds, request.progress, stopped
 
     def explain(
@@ -43,23 +44,34 @@ class Worker:
         """
         read = [self._read(job) for job in jobs]
         loaded = [one for one in read if isinstance(one, Loaded)]
-        for outcome in _in_order(read, explain_all(self.model, self.request, loaded, self.proven, turn)):
+        lost: Job | None = None  # one whose files could not all be written
+        explained = explain_all(self.model, self.request, loaded, self.proven, turn, self._room)
+        for outcome in _in_order(read, explained):
             if outcome.first:
                 self._check()
             if isinstance(outcome, Failed):
                 yield outcome
-            else:
+            elif outcome.loaded.job is not lost:
                 self.proven = True
-                yield self._written(outcome)
+                written = self._written(outcome)
+                lost = outcome.loaded.job if isinstance(written, Failed) else None
+                yield written
 
     def _read(self, job: Job) -> Loaded | Failed:
         self._check()
+        try:
+            f"{job.path}{job.part}".encode()
+        except UnicodeEncodeError:  # a report could not name it
+            why = "its name is not UTF-8; rename it (or, in a locale that is not, set PYTHONUTF8=1)"
+            return Failed(job, ImageError(f"{job.path}: {why}"))
         return read_job(self.model, job)
 
     def _written(self, ready: Ready) -> Outcome:
         try:
             return write_ready(self.model, self.request, ready, self._load_seconds, self.scratch)
-        except ImageError as error:  # a large picture, which is read again, has gone
+        except (
+            ImageError
+        ) as error:  # a large picture, which is read again, has gone; or its outputs' names are too long
             return Failed(ready.loaded.job, error, ready.first)
 
     def _check(self) -> None:

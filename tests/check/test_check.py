@@ -159,7 +159,7 @@ def test_golden_reports_are_stored_agreed_with_and_missed(cli: Cli, tmp_path: Pa
     (tmp_path / "g" / "wolf-on-snow.lrp-eps.json").write_text("{}")
     status, _, err = checked(cli, spec, *PICTURES[2:])
     assert status == 2
-    assert "wolf-on-snow.lrp-eps.json: is no report; check --update-golden writes one" in err
+    assert "wolf-on-snow.lrp-eps.json: is no report, or a damaged one; check --update-golden writes one" in err
 
 
 def test_golden_finds_the_kind_that_differs() -> None:

@@ -54,9 +54,12 @@ class Ran:
 
 def command(
     *arguments: str | Path, folder: Path | None = None, memory: int | None = None, seconds: float = SECONDS,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None, kill_after: float | None = None,
 ) -> Ran:  # fmt: skip
-    """`heatcli` with those arguments, in a process group of its own; `memory`: bytes of address space at most."""
+    """`heatcli` with those arguments, in a process group of its own; `memory`: bytes of address space at most.
+
+    `kill_after`: seconds until it is killed.
+    """
 
     def limited() -> None:
         """What the child does before it begins."""
@@ -70,9 +73,9 @@ def command(
         env={**os.environ, **(environment or {})},
     )  # fmt: skip
     try:
-        out, err = process.communicate(timeout=seconds)
+        out, err = process.communicate(timeout=kill_after or seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
-        return Ran(None, out, err)
+        return Ran(None if kill_after is None else process.returncode, out, err)
     return Ran(process.returncode, out, err)
