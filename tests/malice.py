@@ -256,7 +256,9 @@ def pickles_in_programs(good: dict[str, bytes]) -> Iterator[Attack]:
                 f"constant {path} {name}",
                 zipped({**flagged(constants, False, path), f"data/constants/{path.rpartition('/')[2]}": bomb}),
             )
-        yield Attack("pickle, pt2", f"sample inputs {name}", zipped({**good, "data/sample_inputs/model.pt": bomb}), True)
+        yield Attack(
+            "pickle, pt2", f"sample inputs {name}", zipped({**good, "data/sample_inputs/model.pt": bomb}), True
+        )
         for place in (
             "data/weights/model.pt", "data/constants/model.pt", "data/constants/opaque_obj_1", "models/model.pkl",
             "data/aotinductor/model/model.so", "data/aotinductor/model/weights_config.json", "data/executorch/model.pte",
@@ -514,7 +516,9 @@ def pickles_in_scripts(good: dict[str, bytes]) -> Iterator[Attack]:
     )
     for i in (0, 1, 2):
         yield Attack(
-            "pickle, torchscript", f"storage {i} is missing", zipped({n: c for n, c in good.items() if n != f"data/{i}"})
+            "pickle, torchscript",
+            f"storage {i} is missing",
+            zipped({n: c for n, c in good.items() if n != f"data/{i}"}),
         )
         yield Attack(
             "pickle, torchscript", f"storage {i} is short", zipped({**good, f"data/{i}": good[f"data/{i}"][:-4]})

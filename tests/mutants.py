@@ -17,7 +17,19 @@ from torch import Tensor, nn
 
 Files = dict[str, bytes]  # a model: the content of "model", and of files beside it by name
 _NUMBERS = (0, -1, 1, 2, 3, 7, 255, 2**31 - 1, -(2**31), 2**31, 2**32, 10**12, 2**63 - 1, -(2**63))
-_TEXTS = ("", "x", "input", "\x1b[31mred", "a\nb", "../../etc/passwd", "A" * 5_000, "é\u2028", "ai.onnx", "Conv", "Loop")
+_TEXTS = (
+    "",
+    "x",
+    "input",
+    "\x1b[31mred",
+    "a\nb",
+    "../../etc/passwd",
+    "A" * 5_000,
+    "é\u2028",
+    "ai.onnx",
+    "Conv",
+    "Loop",
+)
 
 
 class Branching(nn.Module):
@@ -299,7 +311,21 @@ def _code_changed(code: str, random: randomness.Random) -> str:
         return "".join(lines)
     tokens = _TOKEN.findall(code)
     i = random.randrange(len(tokens))
-    words = (*map(str, _NUMBERS), "None", "True", "x", "self", "torch", "[]", "{}", '""', "0.5", "inf", "while", "Tensor")
+    words = (
+        *map(str, _NUMBERS),
+        "None",
+        "True",
+        "x",
+        "self",
+        "torch",
+        "[]",
+        "{}",
+        '""',
+        "0.5",
+        "inf",
+        "while",
+        "Tensor",
+    )
     tokens[i] = random.choice((*words, random.choice(tokens), random.choice(tokens), "", tokens[i] * 2))
     return "".join(tokens)
 

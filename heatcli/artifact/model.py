@@ -66,7 +66,7 @@ class Model:
     `picture` is the input that is explained, `others` are the values of the rest. `batch_size` is the number of images
     it takes at once, None for any. `unverified`: whether graphs that compute something else than the artifact are let
     by. `cache`: where its graphs are kept, None for nowhere. `contained`: the child process that captures them, None
-    for this one. `memory`: bytes that one value of its graphs may take. `compiler`: of walks that come back, None for none.
+    for this one. `memory`: bytes that one value of its graphs may take. `compiler`: of walks that come back, or None.
     `sample`: the first input that was explained, [1, …], which graphs are verified on. `output`: what the user says of
     the explained output, number `head` (None: nobody chose, so the first). `told_by`: who said how a picture becomes
     the input; "" for nobody. `compared_in`: seconds that comparisons with the artifact's runtime took. `notes`: what a
@@ -317,8 +317,8 @@ class Model:
         for op in graph.operators:
             if (size := math.prod(op.shape) * op.dtype.itemsize) > self.memory:
                 raise ModelError(
-                    f"{self.path}: its operator {op.name} makes a value of {size / (1 << 30):.3g} GiB; if its source is "
-                    "trusted, --max-memory allows more"
+                    f"{self.path}: its operator {op.name} makes a value of {size / (1 << 30):.3g} GiB; if its source "
+                    "is trusted, --max-memory allows more"
                 )
         return graph
 

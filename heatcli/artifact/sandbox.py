@@ -1,7 +1,7 @@
 """An artifact is opened, captured and compared in a child process with limits; what comes back is plain data.
 
-The child is forked before a byte of the file is read, and has everything that the parent has loaded so far. A crash or a
-hang of torch on a bad file ends the child alone. The parent gets what the file says of itself and its graphs, as the
+The child is forked before a byte of the file is read, and has all that its parent has loaded so far. A crash or a hang
+of torch on a bad file ends the child alone. The parent gets what the file says of itself and its graphs, as the
 bytes that the cache keeps, so it never opens the file. Needs `fork` and Linux's limits.
 """
 
@@ -105,7 +105,7 @@ class Sandbox:
         if kind:
             raise getattr(errors, kind)(said)
         content = torch.empty(int(said), dtype=torch.uint8)
-        with open(self._file, "rb", closefd=False) as file:  # noqa: PTH123 - a descriptor, not a path
+        with open(self._file, "rb", closefd=False) as file:
             file.seek(0)
             file.readinto(content.numpy().data)
         os.ftruncate(self._file, 0)
@@ -200,7 +200,7 @@ def _confine(limits: Limits, threads: int, parent: int) -> None:
 def _answered(file: int, request: Any, answer: Answer) -> tuple[str, str | int]:
     """The answer in the shared file, and how long it is; or the class and the text of an error."""
     try:
-        with open(file, "wb", closefd=False) as out:  # noqa: PTH123 - a descriptor, not a path
+        with open(file, "wb", closefd=False) as out:
             out.seek(0)
             return "", sum(out.write(part) for part in answer(request))
     except (HeatcliError, NotStorableError) as error:
