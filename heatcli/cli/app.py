@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,7 +23,9 @@ from heatcli.cli import (
     methods,
     options,
     prototype,
+    signals,
 )  # fmt: skip
+from heatcli.cli.talk import Interrupted
 from heatcli.errors import HeatcliError
 
 app = typer.Typer(
@@ -60,20 +62,27 @@ def _root(
 def main() -> None:
     """Run the command line; every error ends in one line on stderr and its documented exit status."""
     options.start()
+    with signals.interruptible():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
-    except HeatcliError as error:
-        if "--debug" in sys.argv:
-            raise
+    except Interrupted as error:
         _end(str(error), error.status)
     except KeyboardInterrupt:
-        _end("interrupted", 130)
+        _end("interrupted", 128 + (signals.came[0] if signals.came else 2))
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
     except Exception as error:
+        if signals.came:  # what an interrupt becomes on its way through torch
+            _end("interrupted", 128 + signals.came[0])
         if "--debug" in sys.argv:
             raise
+        if isinstance(error, HeatcliError):
+            _end(str(error), error.status)
         _end(
             f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
             "run again with --debug and report it",
@@ -81,6 +90,6 @@ def main() -> None:
         )
 
 
-def _end(message: str, status: int) -> None:
+def _end(message: str, status: int) -> NoReturn:
     print(f"heatcli: {message}", file=sys.stderr)
     sys.exit(status)
