@@ -68,12 +68,15 @@ def models() -> dict[str, dict[str, Files]]:
         },
         "pt2": {"small": {"model": made["pt2"]}, "branching": {"model": program.getvalue()}},
         "onnx": {f"opset {opset}": {"model": plain(opset).SerializeToString()} for opset in (7, 11, 13, 17, 21)}
-        | {"control": {"model": control().SerializeToString()}, "quantised": {"model": quantised().SerializeToString()}},
+        | {
+            "control": {"model": control().SerializeToString()},
+            "quantised": {"model": quantised().SerializeToString()},
+        },
         "onnx beside": {"opset 17": beside(plain(17))},
     }  # fmt: skip
 
 
-# --- ONNX --------------------------------------------------------------------------------------------------------------
+# --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
 def plain(opset: int) -> Any:
@@ -91,9 +94,11 @@ def plain(opset: int) -> Any:
         helper.make_node("Reshape", ["g", "shape"], ["y"], name="flat"),
     ]
     initial = [
-        numpy_helper.from_array(weights["conv.weight"], "weight"), numpy_helper.from_array(weights["conv.bias"], "bias"),
-        numpy_helper.from_array(weights["scale"], "scale"), helper.make_tensor("shape", TensorProto.INT64, [2], [0, -1]),
-    ]  # fmt: skip
+        numpy_helper.from_array(weights["conv.weight"], "weight"),
+        numpy_helper.from_array(weights["conv.bias"], "bias"),
+        numpy_helper.from_array(weights["scale"], "scale"),
+        helper.make_tensor("shape", TensorProto.INT64, [2], [0, -1]),
+    ]
     return _model(nodes, initial, opset, onnx)
 
 
@@ -129,8 +134,9 @@ def control() -> Any:
         helper.make_node("ReduceMean", ["h"], ["y"], name="mean", axes=[2, 3], keepdims=0),
     ]
     initial = [
-        helper.make_tensor("times", TensorProto.INT64, [], [3]), helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
-    ]  # fmt: skip
+        helper.make_tensor("times", TensorProto.INT64, [], [3]),
+        helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+    ]
     model = _model(nodes, initial, 17, onnx, classes=3)
     model.functions.append(function)
     model.opset_import.append(helper.make_opsetid("own", 1))
@@ -253,7 +259,7 @@ def _scalar(field: Any, others: list[Any], random: randomness.Random) -> Any:
     return random.choice((*_NUMBERS, random.randrange(30)))
 
 
-# --- torch.export ------------------------------------------------------------------------------------------------------
+# --- torch.export -----------------------------------------------------------------------------------------------------
 
 
 def program_changed(content: bytes, random: randomness.Random) -> bytes:
@@ -286,7 +292,7 @@ def _replace(holder: Any, key: Any, others: list[Any], random: randomness.Random
         holder[key] = random.choice((*_NUMBERS, *_TEXTS, None, True, 0.5, [], {}, [[]], "as_int", 1e400, "Infinity"))
 
 
-# --- TorchScript -------------------------------------------------------------------------------------------------------
+# --- TorchScript ------------------------------------------------------------------------------------------------------
 
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 
@@ -330,7 +336,7 @@ def _code_changed(code: str, random: randomness.Random) -> str:
     return "".join(tokens)
 
 
-# --- all ---------------------------------------------------------------------------------------------------------------
+# --- all --------------------------------------------------------------------------------------------------------------
 
 _CHANGED: dict[str, Callable[[bytes, randomness.Random], bytes]] = {
     "torchscript": script_changed, "pt2": program_changed, "onnx": onnx_changed, "onnx beside": onnx_changed,

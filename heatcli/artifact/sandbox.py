@@ -12,6 +12,7 @@ import ctypes
 import gc
 import mmap
 import os
+import re
 import resource
 import signal
 import sys
@@ -37,6 +38,7 @@ from heatcli.memory import give_back
 AVAILABLE = sys.platform == "linux"
 SECONDS = 120.0  # for opening, and for each capture
 MEMORY = 8 << 30  # bytes, beside ten times the size of the file
+_OUT_OF_MEMORY = re.compile(r"allocate memory|bad_alloc|bad allocation|MemoryError")
 _IDLE = 5.0  # seconds after which the child gives back the memory of what it opened
 _SPARE = 10.0  # seconds after which the child ends itself if its parent, killed, does not
 
@@ -204,4 +206,5 @@ def _answered(file: int, request: Any, answer: Answer) -> tuple[str, str | int]:
             out.seek(0)
             return "", sum(out.write(part) for part in answer(request))
     except (HeatcliError, NotStorableError) as error:
-        return type(error).__name__, str(error)
+        hint = "; if its source is trusted, --max-memory allows more" if _OUT_OF_MEMORY.search(str(error)) else ""
+        return type(error).__name__, f"{error}{hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -73,6 +74,10 @@ def _run() -> None:
         _end(str(error), error.status)
     except KeyboardInterrupt:
         _end("interrupted", 128 + (signals.came[0] if signals.came else 2))
+    except SystemExit:
+        if signals.came:  # typer ends by a status alone
+            _end("interrupted", 128 + signals.came[0])
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
@@ -92,4 +97,7 @@ def _run() -> None:
 
 def _end(message: str, status: int) -> NoReturn:
     print(f"heatcli: {message}", file=sys.stderr)
+    if signals.came:  # threads of torch may be under way, which Python would end on
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)

@@ -46,8 +46,7 @@ def interruptible() -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
-            # while Python ends, another signal kills: threads of torch may be under way still
-            signal.signal(number, signal.SIG_DFL if came else handler)
+            signal.signal(number, handler)
         theirs.shutdown(socket.SHUT_WR)  # children may hold it open
         watch.join()
         theirs.close()
