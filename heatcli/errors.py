@@ -17,9 +17,12 @@ from collections.abc import Iterable
 
 
 class HeatcliError(Exception):
-    """Base of all errors that a user can mend; its text is one line."""
+    """Base of all errors that a user can mend; its text is one line, whatever names of other people's it quotes."""
 
     status = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
 
 
 class UsageError(HeatcliError):
@@ -54,6 +57,18 @@ class ImageError(HeatcliError):
     """An image cannot be read, or does not fit the model."""
 
     status = 1
+
+
+_LONGEST = 2000  # characters of a message
+
+
+def _one_line(text: str) -> str:
+    """The text without line breaks and without characters that steer a terminal, and not longer than a screen.
+
+    Bytes of a path that are no UTF-8 stay what Python makes of them.
+    """
+    line = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else " " for c in text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], ways: str = "") -> UsageError:

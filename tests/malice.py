@@ -115,7 +115,7 @@ def entries_of(content: bytes) -> dict[str, bytes]:
         return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
 
-def _zip(entries: dict[str, bytes]) -> bytes:
+def zipped(entries: dict[str, bytes]) -> bytes:
     return packed([Entry(f"archive/{name}", content) for name, content in entries.items()])
 
 
@@ -243,30 +243,32 @@ def pickles_in_programs(good: dict[str, bytes]) -> Iterator[Attack]:
             yield Attack(
                 "pickle, pt2",
                 f"weight {flag!r} {name}",
-                _zip({**flagged(weights, flag, "weight_9"), "data/weights/weight_9": bomb}),
+                zipped({**flagged(weights, flag, "weight_9"), "data/weights/weight_9": bomb}),
             )
             yield Attack(
                 "pickle, pt2",
                 f"constant {flag!r} {name}",
-                _zip({**flagged(constants, flag, "tensor_9"), "data/constants/tensor_9": bomb}),
+                zipped({**flagged(constants, flag, "tensor_9"), "data/constants/tensor_9": bomb}),
             )
         for path in ("opaque_obj_0", "custom_obj_0", "../weights/opaque_obj_0", "tensor_0/../opaque_obj_0"):
             yield Attack(
                 "pickle, pt2",
                 f"constant {path} {name}",
-                _zip({**flagged(constants, False, path), f"data/constants/{path.rpartition('/')[2]}": bomb}),
+                zipped({**flagged(constants, False, path), f"data/constants/{path.rpartition('/')[2]}": bomb}),
             )
-        yield Attack("pickle, pt2", f"sample inputs {name}", _zip({**good, "data/sample_inputs/model.pt": bomb}), True)
+        yield Attack(
+            "pickle, pt2", f"sample inputs {name}", zipped({**good, "data/sample_inputs/model.pt": bomb}), True
+        )
         for place in (
             "data/weights/model.pt", "data/constants/model.pt", "data/constants/opaque_obj_1", "models/model.pkl",
             "data/aotinductor/model/model.so", "data/aotinductor/model/weights_config.json", "data/executorch/model.pte",
             "data.pkl", "serialized_constants.pt", "data/constants/custom_obj_3",
         ):  # fmt: skip
             yield Attack(
-                "pickle, pt2", f"{place} {name}", _zip({**good, place: bomb}), place == "data/weights/model.pt"
+                "pickle, pt2", f"{place} {name}", zipped({**good, place: bomb}), place == "data/weights/model.pt"
             )
-        yield Attack("pickle, pt2", f"program {name}", _zip({**good, "models/model.json": bomb}))
-        yield Attack("pickle, pt2", f"config {name}", _zip({**good, weights: bomb}))
+        yield Attack("pickle, pt2", f"program {name}", zipped({**good, "models/model.json": bomb}))
+        yield Attack("pickle, pt2", f"config {name}", zipped({**good, weights: bomb}))
     twice = [Entry(f"archive/{n}", c) for n, c in good.items()]
     for bad in (flagged(weights, True, "weight_0"), flagged(weights, 2, "weight_0")):
         for case in (weights, weights.upper(), weights.replace("model_", "Model_")):
@@ -291,7 +293,7 @@ TARGETS = (
 def _program(good: dict[str, bytes], change: Callable[[dict[str, Any]], object]) -> bytes:
     program = json.loads(good["models/model.json"])
     change(program)
-    return _zip({**good, "models/model.json": json.dumps(program).encode()})
+    return zipped({**good, "models/model.json": json.dumps(program).encode()})
 
 
 def _argument(name: str, **value: Any) -> dict[str, Any]:
@@ -358,7 +360,7 @@ def names_in_programs(good: dict[str, bytes]) -> Iterator[Attack]:
             both = {**good, "models/model.json": changed, "data/weights/model_weights_config.json": config}
             if name.isidentifier() or (old in ("conv.weight", "scale") and name == "x y"):
                 continue
-            yield Attack("name, pt2", f"{old} → {name!r}", _zip(both))
+            yield Attack("name, pt2", f"{old} → {name!r}", zipped(both))
 
         def edits(program: dict[str, Any], name: str = name) -> dict[str, Callable[[], object]]:
             module = program["graph_module"]
@@ -431,7 +433,7 @@ def names_in_programs(good: dict[str, bytes]) -> Iterator[Attack]:
 
         yield Attack("name, pt2", f"size {expression[:40]}", _program(good, sized))
     for text in ("[" * 100_000, '{"a":' * 100_000, "NaN", "[]", "null", '{"graph_module": 1}', "{", "\u2028"):
-        yield Attack("name, pt2", f"program {text[:20]}", _zip({**good, "models/model.json": text.encode()}))
+        yield Attack("name, pt2", f"program {text[:20]}", zipped({**good, "models/model.json": text.encode()}))
     for key, value in (
         ("source_fn_stack", f"a,torch.{MODULE}.x"), ("from_node", f'[{{"name": "{MODULE}"}}]'), ("custom", '{"a": 1}'),
         ("nn_module_stack", f"a,b,{MODULE}.X"), ("torch_fn", MODULE), ("stack_trace", MODULE),
@@ -482,7 +484,7 @@ def pickles_in_scripts(good: dict[str, bytes]) -> Iterator[Attack]:
     """Pickles of Python's in the place of TorchScript's, operations that break its reader, tensors outside memory."""
     for place in ("data.pkl", "constants.pkl"):
         for name, content in (OPCODES | bombs()).items():
-            yield Attack("pickle, torchscript", f"{place} {name}", _zip({**good, place: content}))
+            yield Attack("pickle, torchscript", f"{place} {name}", zipped({**good, place: content}))
     for name, content in bombs().items():
         for place in (
             "data/evil",
@@ -493,33 +495,35 @@ def pickles_in_scripts(good: dict[str, bytes]) -> Iterator[Attack]:
             "attributes.pkl",
             "model.json",
         ):
-            yield Attack("pickle, torchscript", f"{place} {name}", _zip({**good, place: content}))
+            yield Attack("pickle, torchscript", f"{place} {name}", zipped({**good, place: content}))
         for place in ("extra/evil.pkl", "bytecode.pkl", "traced_inputs.pkl", "code/__torch__.py.debug_pkl"):
-            yield Attack("pickle, torchscript", f"{place} {name}", _zip({**good, place: content}), True)
+            yield Attack("pickle, torchscript", f"{place} {name}", zipped({**good, place: content}), True)
     data = good["data.pkl"]
     shape = data.index(b"K\x04K\x03K\x03K\x03")  # of the convolution's weight
     for size in (b"K\x05K\x03K\x03K\x03", b"K\xffK\xffK\xffK\xff"):
         yield Attack(
             "pickle, torchscript",
             f"tensor of {size!r}",
-            _zip({**good, "data.pkl": data.replace(data[shape : shape + 8], size)}),
+            zipped({**good, "data.pkl": data.replace(data[shape : shape + 8], size)}),
         )
     yield Attack(
         "pickle, torchscript",
         "stride",
-        _zip({**good, "data.pkl": data.replace(b"K\x1bK\tK\x03K\x01", b"K\xffK\tK\x03K\x01")}),
+        zipped({**good, "data.pkl": data.replace(b"K\x1bK\tK\x03K\x01", b"K\xffK\tK\x03K\x01")}),
     )
     yield Attack(
-        "pickle, torchscript", "type", _zip({**good, "data.pkl": data.replace(b"FloatStorage", b"DoubleStorage")})
+        "pickle, torchscript", "type", zipped({**good, "data.pkl": data.replace(b"FloatStorage", b"DoubleStorage")})
     )
     for i in (0, 1, 2):
         yield Attack(
-            "pickle, torchscript", f"storage {i} is missing", _zip({n: c for n, c in good.items() if n != f"data/{i}"})
+            "pickle, torchscript",
+            f"storage {i} is missing",
+            zipped({n: c for n, c in good.items() if n != f"data/{i}"}),
         )
         yield Attack(
-            "pickle, torchscript", f"storage {i} is short", _zip({**good, f"data/{i}": good[f"data/{i}"][:-4]})
+            "pickle, torchscript", f"storage {i} is short", zipped({**good, f"data/{i}": good[f"data/{i}"][:-4]})
         )
-        yield Attack("pickle, torchscript", f"storage {i} is empty", _zip({**good, f"data/{i}": b""}))
+        yield Attack("pickle, torchscript", f"storage {i} is empty", zipped({**good, f"data/{i}": b""}))
 
 
 STATEMENTS = (
@@ -566,14 +570,14 @@ def calls_in_scripts(good: dict[str, bytes]) -> Iterator[Attack]:
         }
         for place, changed in places.items():
             made = {name: text.encode() for name, text in changed.items()}
-            yield Attack("call, torchscript", f"{place}: {statement[:60]}", _zip({**good, **made}))
+            yield Attack("call, torchscript", f"{place}: {statement[:60]}", zipped({**good, **made}))
     head = f"  def __setstate__(self: {own},\n    x: Tensor) -> NoneType:\n"
     for loop in (
         "    while True:\n      pass\n", "    for i in range(999999999999):\n      pass\n", "    (self).__setstate__(x, )\n",
         "    (self).forward(x, )\n    (self).__setstate__(x, )\n",
     ):  # fmt: skip
         yield Attack(
-            "loop while loading", loop.strip(), _zip({**good, main: f"{code}{head}{loop}    return None\n".encode()})
+            "loop while loading", loop.strip(), zipped({**good, main: f"{code}{head}{loop}    return None\n".encode()})
         )
     doubling = "".join(
         f"  def f{i}(self: {own}) -> NoneType:\n{f'    (self).f{i + 1}()' * 0}"
@@ -588,8 +592,8 @@ def calls_in_scripts(good: dict[str, bytes]) -> Iterator[Attack]:
         for i in range(300)
     )
     classes = code.replace("  training : bool\n", f"  training : bool\n  c : {own.rpartition('.')[0]}.C0\n", 1) + chain
-    yield Attack("loop while loading", "classes in classes", _zip({**good, main: classes.encode()}))
-    yield Attack("loop while loading", "calls that double", _zip({**good, main: again.encode()}))
+    yield Attack("loop while loading", "classes in classes", zipped({**good, main: classes.encode()}))
+    yield Attack("loop while loading", "calls that double", zipped({**good, main: again.encode()}))
 
 
 def damaged(content: bytes, random: randomness.Random) -> bytes:

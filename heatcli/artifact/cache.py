@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,8 +25,8 @@ import torch
 from torch import Tensor
 
 import heatcli
-from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
-from heatcli.errors import ModelError, UsageError
+from heatcli.artifact.artifact import Artifact, InputInfo
+from heatcli.errors import ModelError
 from heatcli.files import Stamp, digest, stamp, write_atomically
 from heatcli.graph import stored
 from heatcli.graph.operator import Graph
@@ -45,13 +46,14 @@ class _Input(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All of an `Artifact` but the module; `parts` are the SHA-256 of the other files that it consists of."""
+    """All of an `Artifact` but the module; `parts`, `stamps`: the other files that it consists of."""
 
     inputs: tuple[_Input, ...]
     embedded: str
     renamed: dict[str, str]
     rewrites: tuple[str, ...]
     parts: dict[str, str]
+    stamps: dict[str, Stamp | None]
     against: str
     remarks: tuple[str, ...] = ()
 
@@ -75,17 +77,7 @@ class Cache:
         artifact = self._opened = self._load(self.path)
         self._stamps |= {self.path.parent / name: before for name, before in artifact.parts.items()}
         self._parts = {name: digest(self.path.parent / name) for name in artifact.parts}
-        inputs = tuple(_Input(i.name, i.shape, str(i.dtype)) for i in artifact.inputs)
-        record = _Artifact(
-            inputs,
-            artifact.embedded,
-            dict(artifact.renamed),
-            artifact.rewrites,
-            self._parts,
-            artifact.against,
-            artifact.remarks,
-        )
-        self._write(key, [msgspec.msgpack.encode(record)])
+        self._write(key, [described(artifact, self._parts)])
         return artifact
 
     def graph(self, about: Mapping[str, Any], capture: Callable[[], Graph]) -> Graph:
@@ -94,8 +86,9 @@ class Cache:
         graph = self._read(key, stored.from_bytes)
         if graph is None:
             graph = capture()
-            with contextlib.suppress(stored.NotStorableError):
-                self._write(key, stored.to_bytes(graph))
+            if not graph.guards and (graph.verified is None or graph.verified.agrees):  # it holds for every image
+                with contextlib.suppress(stored.NotStorableError):
+                    self._write(key, stored.to_bytes(graph))
         return graph
 
     def _known(self, content: Tensor) -> Artifact:
@@ -107,30 +100,18 @@ class Cache:
             raise ValueError("other weights")
         self._stamps |= stamps
         self._parts = known.parts
-        inputs = tuple(InputInfo(i.name, i.shape, stored.torch_name(i.dtype)) for i in known.inputs)
-        runtime, differs = (self._run, self._differs) if known.against else (None, None)
-        return Artifact(
-            self._module_for, inputs, known.embedded, known.renamed, known.rewrites,
-            runtime=runtime, against=known.against, differs=differs, remarks=known.remarks,
-        )  # fmt: skip
+        return unopened(content, self._open)
 
     def _open(self) -> Artifact:
         if self._opened is None:
             self._opened = self._load(self.path)
-            if not self._unchanged():
-                raise ModelError(f"{self.path}: was changed while it was in use; run again")
+            self.check_unchanged()
         return self._opened
 
-    def _module_for(self, shapes: Shapes) -> Any:
-        return self._open().module_for(shapes)
-
-    def _run(self, values: Sequence[Tensor]) -> list[Tensor]:
-        runtime = self._open().runtime
-        return runtime(values) if runtime else []
-
-    def _differs(self, values: Sequence[Tensor]) -> str | None:
-        differs = self._open().differs
-        return differs(values) if differs else None
+    def check_unchanged(self) -> None:
+        """Raise `ModelError` where the artifact's files are not those that were hashed."""
+        if not self._unchanged():
+            raise ModelError(f"{self.path}: was changed while it was in use; run again")
 
     def _key(self, what: str, **about: Any) -> str:
         """The name of the file that holds `what`: the SHA-256 of all that it depends on."""
@@ -142,8 +123,11 @@ class Cache:
         return all(stamp(path) == before for path, before in self._stamps.items())
 
     def _read(self, key: str, decode: Callable[[Tensor], _T]) -> _T | None:
-        path = folder() / key
         try:
+            path = folder() / key
+            found_there = path.stat()
+            if not S_ISREG(found_there.st_mode) or found_there.st_size > LIMIT:  # a pipe would never end
+                return None
             with path.open("rb") as file:
                 content = torch.empty(os.fstat(file.fileno()).st_size, dtype=torch.uint8)
                 if file.readinto(content.numpy().data) != len(content):
@@ -161,10 +145,43 @@ class Cache:
         """Write atomically, and make room. A folder that cannot be written to is no error: then nothing is cached."""
         if not self._unchanged() or sum(map(len, parts)) > LIMIT // 2:
             return
-        with contextlib.suppress(OSError, UsageError):
+        with contextlib.suppress(Exception):
             folder().mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(folder() / key, b"".join([_checksum(key, parts), *parts]))
             make_room(folder(), LIMIT)
+
+
+def described(artifact: Artifact, parts: Mapping[str, str] | None = None) -> bytes:
+    """What the file says of itself, as bytes; `parts`: the SHA-256 of its other files."""
+    inputs = tuple(_Input(i.name, i.shape, str(i.dtype)) for i in artifact.inputs)
+    record = _Artifact(
+        inputs=inputs, embedded=artifact.embedded, renamed=dict(artifact.renamed), rewrites=artifact.rewrites,
+        parts=dict(parts or {}), stamps=dict(artifact.parts), against=artifact.against, remarks=artifact.remarks,
+    )  # fmt: skip
+    return msgspec.msgpack.encode(record)
+
+
+def unopened(content: Tensor, opened: Callable[[], Artifact]) -> Artifact:
+    """The artifact of which `described` made these bytes, opened only once its module is asked for."""
+    known = msgspec.msgpack.decode(content.numpy().data, type=_Artifact)
+
+    def run(values: Sequence[Tensor]) -> list[Tensor]:
+        """By the runtime of the artifact, opened."""
+        runtime = opened().runtime
+        return runtime(values) if runtime else []
+
+    def differs(values: Sequence[Tensor]) -> str | None:
+        """Likewise, its first node that says something else."""
+        first = opened().differs
+        return first(values) if first else None
+
+    return Artifact(
+        module_for=lambda shapes: opened().module_for(shapes),
+        inputs=tuple(InputInfo(i.name, i.shape, stored.torch_name(i.dtype)) for i in known.inputs),
+        embedded=known.embedded, renamed=known.renamed, rewrites=known.rewrites, parts=known.stamps,
+        runtime=run if known.against else None, against=known.against, differs=differs if known.against else None,
+        remarks=known.remarks,
+    )  # fmt: skip
 
 
 def folder() -> Path:

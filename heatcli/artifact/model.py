@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,12 +19,15 @@ from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
 from heatcli.artifact.cache import Cache
+from heatcli.artifact.contained import Contained
+from heatcli.artifact.edge import edge
 from heatcli.artifact.notes import Notes
 from heatcli.artifact.onnx import load_onnx
 from heatcli.artifact.preprocessing import checked, told_by, unknown
 from heatcli.artifact.presets import preset
 from heatcli.artifact.pt2 import load_pt2
 from heatcli.artifact.recognise import ONNX, PT2, TORCHSCRIPT, Format, recognise
+from heatcli.artifact.sandbox import AVAILABLE, MEMORY, SECONDS, Limits
 from heatcli.artifact.sidecar import Input, Labels, Output, overridden, read_labels, read_sidecar
 from heatcli.artifact.torchscript import load_torchscript
 from heatcli.artifact.verification import QUANTISED, first_difference, verify
@@ -62,7 +66,8 @@ class Model:
 
     `picture` is the input that is explained, `others` are the values of the rest. `batch_size` is the number of images
     it takes at once, None for any. `unverified`: whether graphs that compute something else than the artifact are let
-    by. `cache`: where its graphs are kept, None for nowhere. `compiler`: of walks that come back, None for none.
+    by. `cache`: where its graphs are kept, None for nowhere. `contained`: the child process that captures them, None
+    for this one. `memory`: bytes that one value of its graphs may take. `compiler`: of walks that come back, or None.
     `sample`: the first input that was explained, [1, …], which graphs are verified on. `output`: what the user says of
     the explained output, number `head` (None: nobody chose, so the first). `told_by`: who said how a picture becomes
     the input; "" for nobody. `compared_in`: seconds that comparisons with the artifact's runtime took. `notes`: what a
@@ -88,6 +93,8 @@ class Model:
     told_by: str = ""
     notes: Notes = field(default_factory=Notes, repr=False)
     cache: Cache | None = None
+    contained: Contained | None = None
+    memory: int = MEMORY
     compiler: Compiler | None = None
     sample: Tensor | None = field(default=None, repr=False)
     compared_in: float = 0.0
@@ -199,7 +206,7 @@ class Model:
         memory; each other size of picture takes its own.
         """
         key = tuple(shape)
-        with self._lock:
+        with self._lock, edge(self.path, "captured"):
             if key not in self._graphs:
                 self._graphs[key] = self._derived(key) or self._read(self._cached(key))
             if not self._remarked:
@@ -250,15 +257,31 @@ class Model:
 
     def _cached(self, shape: tuple[int, ...]) -> Graph:
         if self.cache is None:
-            return self._capture(shape)
+            return self._recorded(shape)
         others = {name: (tuple(value.shape), str(value.dtype), _sha256(value)) for name, value in self.others.items()}
         about = {
             "shape": shape, "others": others, "passes": self.passes, "head": self.head or 0, "device": str(self.device),
             "dtype": str(torch.get_default_dtype()),
         }  # fmt: skip
-        return self.cache.graph(about, lambda: self._capture(shape))
+        return self.cache.graph(about, lambda: self._recorded(shape))
 
-    def _capture(self, shape: tuple[int, ...], example: Tensor | None = None) -> Graph:
+    def _recorded(self, shape: tuple[int, ...], example: Tensor | None = None) -> Graph:
+        """The graph as `capture` yields it, from the child process where there is one.
+
+        The child has no GPU: there it shows that the artifact does no harm, and the graph is captured here. So it is
+        where the graph holds what has no stored form.
+        """
+        graph = None
+        if self.contained is not None:
+            graph, seconds = self.contained.graph(shape, example, self.sample)
+            self.compared_in += seconds
+            if self.cache is not None:
+                self.cache.check_unchanged()
+        if graph is None or self.device.type != "cpu":
+            graph = self.capture(shape, example)
+        return graph
+
+    def capture(self, shape: tuple[int, ...], example: Tensor | None = None) -> Graph:
         """The graph as captured on `example`, by default on noise, and compared with the artifact. Raises `ModelError`.
 
         An artifact that decides by its picture is captured on `sample`, the picture explained, where there is one.
@@ -291,7 +314,14 @@ class Model:
             verified, remarks = self._verified(graph, batches, inputs, recorded), graph.remarks
         except NotComparedError as error:
             verified, remarks = None, (*graph.remarks, f"is not compared with what is deployed: {error}")
-        return replace(apply(graph, self.passes), verified=verified, remarks=remarks)
+        graph = replace(apply(graph, self.passes), verified=verified, remarks=remarks)
+        for op in graph.operators:
+            if (size := math.prod(op.shape) * op.dtype.itemsize) > self.memory:
+                raise ModelError(
+                    f"{self.path}: its operator {op.name} makes a value of {size / (1 << 30):.3g} GiB; if its source "
+                    "is trusted, --max-memory allows more"
+                )
+        return graph
 
     def _verified(
         self, graph: Graph, batches: Sequence[Tensor], inputs: Callable[[Tensor], list[Tensor]],
@@ -345,8 +375,8 @@ class Model:
 
     def recapture(self, batch: Tensor) -> None:
         """Capture the graph for a batch [1, …] on that batch, for an artifact that decides by its picture."""
-        with self._lock:
-            self._graphs[tuple(batch.shape)] = self._read(self._capture(tuple(batch.shape), batch))
+        with self._lock, edge(self.path, "captured"):
+            self._graphs[tuple(batch.shape)] = self._read(self._recorded(tuple(batch.shape), batch))
 
     def forward(
         self, batch: Tensor, rules: Table, baseline: Tensor | Mapping[str, Tensor] | None = None,
@@ -460,6 +490,9 @@ def load(
     compiled: bool = False,
     class_axis: int | None = None,
     unverified: bool = False,
+    sandbox: bool = False,
+    max_seconds: float = SECONDS,
+    max_memory: int = MEMORY,
     **flags: Any,
 ) -> Model:
     """Load a TorchScript, ONNX or torch.export artifact; None is the embedded animals model.
@@ -470,7 +503,9 @@ def load(
     whether its graphs are kept in the user's cache folder, and taken from there (`heatcli.artifact.cache`).
     `compiled`: whether walks that come back are compiled (`heatcli.compiled`). `unverified`: whether a graph
     that computes something else than the artifact on its own runtime is explained nevertheless
-    (`heatcli.artifact.verification`). `flags` override the sidecar's
+    (`heatcli.artifact.verification`). `sandbox`: whether the artifact is opened and captured in a child process, in at
+    most `max_seconds` for opening and for each capture, and with at most `max_memory` bytes beside ten times the size
+    of the file (`heatcli.artifact.sandbox`). `flags` override the sidecar's
     `[input]`: size, channels, mean, std, resize, interpolation, order, range; `preset` names several of them
     (`heatcli.artifact.presets`), `labels` a file of labels. Raises `ModelError` if the artifact cannot be used,
     `UsageError` for a flag that makes no sense.
@@ -480,38 +515,56 @@ def load(
         raise ModelError(f"{path}: is a directory, not a model file")
     if not path.exists():
         raise ModelError(f"{path}: no such model file")
-    kind = recognise(path)
-    known = Cache(path, LOADERS[kind]) if cache else None
-    artifact = known.artifact() if known else LOADERS[kind](path)
-    picture = _picture(path, artifact, inputs or {})
-    sidecar = read_sidecar(path, artifact.embedded)
+    if not path.is_file():
+        raise ModelError(f"{path}: is no regular file; copy the model into one")
+    if sandbox and not AVAILABLE:
+        raise UsageError("a model can be opened in a child process with limits on Linux only; leave --sandbox out")
     labels_file, named = flags.pop("labels", None), flags.pop("preset", None)
-    own = sidecar.input or Input()
-    said = {name: value for name, value in _said_by(picture).items() if getattr(own, name) is None}
-    chosen_labels = sidecar.labels if labels_file is None else Labels(file=str(Path(labels_file).absolute()))
-    spec = overridden(overridden(overridden(own, said), preset(named) if named else {}), flags)
-    checked(spec, path, flags)
-    model = Model(
-        path=path,
-        format=kind,
-        sha256=known.sha256 if known else digest(path),
-        artifact=artifact,
-        picture=picture,
-        others=dict(inputs or {}),
-        input=spec,
-        labels=read_labels(path, chosen_labels),
-        mean_file=path.parent / sidecar.baseline.mean if sidecar.baseline.mean else None,
-        device=_device(device),
-        background=sidecar.baseline.background,
-        batch_size=picture.shape[0] if picture.shape else None,
-        passes=_known(passes),
-        head=head,
-        unverified=unverified,
-        output=sidecar.output if class_axis is None else Output(axis=class_axis, kind=sidecar.output.kind),
-        told_by=told_by(path, sidecar, named, flags),
-        cache=known,
-        compiler=Compiler() if compiled else None,
-    )
+
+    def made(artifact: Artifact, known: Cache | None, contained: Contained | None, device: str) -> Model:
+        """The model of an opened artifact."""
+        picture = _picture(path, artifact, inputs or {})
+        sidecar = read_sidecar(path, artifact.embedded)
+        own = sidecar.input or Input()
+        said = {name: value for name, value in _said_by(picture).items() if getattr(own, name) is None}
+        chosen_labels = sidecar.labels if labels_file is None else Labels(file=str(Path(labels_file).absolute()))
+        spec = overridden(overridden(overridden(own, said), preset(named) if named else {}), flags)
+        checked(spec, path, flags)
+        return Model(
+            path=path,
+            format=kind,
+            sha256=known.sha256 if known else digest(path),
+            artifact=artifact,
+            picture=picture,
+            others=dict(inputs or {}),
+            input=spec,
+            labels=read_labels(path, chosen_labels),
+            mean_file=path.parent / sidecar.baseline.mean if sidecar.baseline.mean else None,
+            device=_device(device),
+            background=sidecar.baseline.background,
+            batch_size=picture.shape[0] if picture.shape else None,
+            passes=_known(passes),
+            head=head,
+            unverified=unverified,
+            output=sidecar.output if class_axis is None else Output(axis=class_axis, kind=sidecar.output.kind),
+            told_by=told_by(path, sidecar, named, flags),
+            cache=known,
+            contained=contained,
+            memory=max_memory,
+            compiler=Compiler() if compiled else None,
+        )
+
+    with edge(path, "opened"):
+        kind = recognise(path)
+        loader = LOADERS[kind]
+        contained = None
+        if sandbox:
+            limits = Limits(max_seconds, max_memory + 10 * path.stat().st_size)
+            contained = Contained(path, limits, loader, lambda artifact: made(artifact, None, None, "cpu"))
+            loader = contained.artifact
+        known = Cache(path, loader) if cache else None
+        artifact = known.artifact() if known else loader(path)
+    model = made(artifact, known, contained, device)
     for remark in artifact.remarks:
         model.notes.add(f"{path.name} {remark}")
     for name, count in Counter(model.labels).items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,8 +24,10 @@ from heatcli.cli import (
     methods,
     options,
     prototype,
+    signals,
 )  # fmt: skip
 from heatcli.cli.streams import told_by_status
+from heatcli.cli.talk import Interrupted
 from heatcli.errors import HeatcliError, first_line
 
 app = typer.Typer(
@@ -62,25 +65,31 @@ def _root(
 def main() -> None:
     """Run the command line; every error ends in one line on stderr and its documented exit status."""
     options.start()
+    with signals.interruptible():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
-    except HeatcliError as error:
-        if "--debug" in sys.argv:
-            raise
+    except Interrupted as error:
         _end(str(error), error.status)
     except KeyboardInterrupt:
-        _end("interrupted", 130)
-    except (OSError, MemoryError) as error:  # what the system refuses
-        if "--debug" in sys.argv:
-            raise
-        _end(f"{_file(error)}{getattr(error, 'strerror', None) or 'out of memory'}", 1)
+        _end("interrupted", 128 + (signals.came[0] if signals.came else 2))
+    except SystemExit:
+        if signals.came:  # typer ends by a status alone
+            _end("interrupted", 128 + signals.came[0])
+        raise
     except Exception as error:
+        if signals.came:  # what an interrupt becomes on its way through torch
+            _end("interrupted", 128 + signals.came[0])
         if "--debug" in sys.argv:
             raise
-        _end(
-            f"internal error: {type(error).__name__}: {first_line(error)}; run again with --debug and report it",
-            1,
-        )
+        if isinstance(error, HeatcliError):
+            _end(str(error), error.status)
+        if isinstance(error, (OSError, MemoryError)):  # what the system refuses
+            _end(f"{_file(error)}{getattr(error, 'strerror', None) or 'out of memory'}", 1)
+        _end(f"internal error: {type(error).__name__}: {first_line(error)}; run again with --debug and report it", 1)
 
 
 def _file(error: BaseException) -> str:
@@ -89,6 +98,11 @@ def _file(error: BaseException) -> str:
     return "" if name is None else f"{name}: "
 
 
-def _end(message: str, status: int) -> None:
+def _end(message: str, status: int) -> NoReturn:
+>>>>>>> models
     print(f"heatcli: {message}", file=sys.stderr)
+    if signals.came:  # threads of torch may be under way, which Python would end on
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)

@@ -84,7 +84,8 @@ def command(
     parameters = options.parameters(param) | ({} if layer is None else {"layer": layer})
     part = options.shard(shard)
     started = time.perf_counter()
-    from heatcli.cli.talk import Interrupted, Talk, interruptible
+    from heatcli.cli.signals import came
+    from heatcli.cli.talk import Interrupted, Talk
     from heatcli.files import read
     from heatcli.methods.smooth import smoothed
     from heatcli.methods.table import method as find_method
@@ -108,7 +109,7 @@ def command(
         sequences.explain(loaded, own, time.perf_counter() - started, json)
         return
     run = Run(loaded, request, time.perf_counter() - started)
-    with interruptible() as signals, Talk(run.total, run.before, run.index is not None, quiet) as talk:
+    with Talk(run.total, run.before, run.index is not None, quiet) as talk:
         if loaded.compiler is not None:
             loaded.compiler.say = talk.note
         loaded.notes.tell(talk.note)
@@ -132,7 +133,7 @@ def command(
             if run.index is None:
                 raise
             message = f"interrupted after {talk.done:,} of {run.total:,} images; the same with --resume goes on"
-            raise Interrupted(message, signals[0] if signals else 2) from None
+            raise Interrupted(message, came[0] if came else 2) from None
         talk.end(f"index: {run.index_path}")
     if talk.failures:
         raise typer.Exit(1)

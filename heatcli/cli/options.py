@@ -107,6 +107,23 @@ class Load:
             "--unverified", help="Go on with a model whose graph here computes something else than its own runtime."
         ),
     ] = False
+    sandbox: Annotated[
+        bool | None,
+        typer.Option(
+            "--sandbox/--no-sandbox",
+            help="Open and capture the model in a child process with limits, so that a bad file is one line; see "
+            "`heatcli help security`. Default: on Linux.",
+        ),
+    ] = None
+    max_seconds: Annotated[
+        float | None, typer.Option(help="In the sandbox: to open the model, and for each capture; default 120.")
+    ] = None
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="In the sandbox, such as 12G: beside ten times the model's file; default 8G."
+        ),
+    ] = None
     compiled: Annotated[
         bool,
         typer.Option(
@@ -126,16 +143,23 @@ class Load:
             "std": _numbers("--std", self.std), "resize": self.resize, "order": _order(self.channels_order),
             "range": self.range, "labels": self.labels, "preset": self.preset,
         }  # fmt: skip
+        limits = {"max_seconds": _positive("--max-seconds", self.max_seconds), "max_memory": _bytes(self.max_memory)}
+        self._limits: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+        self._fresh = "torch" not in sys.modules  # so it has run nothing
 
     def __call__(self, path: str | Path | None, told: bool = True) -> Model:
         """The model; what there is to note of it goes to stderr, unless `told` is off."""
         from heatcli.artifact.model import load
+        from heatcli.artifact.sandbox import AVAILABLE, fresh
 
+        if self._fresh:
+            fresh()
         more = [*(self.with_passes or []), *(["mixed-precision"] if self.amp else [])]
         passes = _passes(self.output, more, self.without_passes)
         loaded = load(
             path, self.device, passes, _arrays(self.inputs), self.head, not self.no_cache, self.compiled,
-            self.class_axis, self.unverified, **self._input,
+            self.class_axis, self.unverified, AVAILABLE if self.sandbox is None else self.sandbox, **self._limits,
+            **self._input,
         )  # fmt: skip
         if told:
             loaded.notes.tell(note)
@@ -174,7 +198,7 @@ Command = Callable[..., None]
 INPUT = (
     "head", "class_axis", "inputs", "device", "size", "channels", "mean", "std", "resize",
     "channels_order", "range", "labels", "preset", "no_cache",
-    "unverified",
+    "unverified", "sandbox", "max_seconds", "max_memory",
 )  # fmt: skip
 
 
@@ -296,6 +320,30 @@ def _order(text: str | None) -> str | None:
     if text not in (None, "rgb", "bgr"):
         raise UsageError(f"--channels-order {text} is not known; use rgb or bgr")
     return text
+
+
+def _positive(flag: str, value: float | None) -> float | None:
+    from heatcli.errors import UsageError
+
+    if value is not None and not 0 < value < 1e9:
+        raise UsageError(f"{flag} {value:g} is not allowed; it is more than 0")
+    return value
+
+
+def _bytes(text: str | None) -> int | None:
+    """A size such as 800M, 12G or 1.5G. Raises `UsageError`."""
+    from heatcli.errors import UsageError
+
+    if text is None:
+        return None
+    number, unit = text[:-1], "KMGT".find(text[-1:].upper())
+    try:
+        size = float(number) * 1024 ** (unit + 1)
+    except ValueError:
+        size = 0.0
+    if unit < 0 or not 1 <= size < 1 << 60:
+        raise UsageError(f"--max-memory {text} is not a size; give such as 800M or 12G")
+    return int(size)
 
 
 def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:

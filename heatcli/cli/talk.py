@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from heatcli.errors import HeatcliError
@@ -25,26 +21,6 @@ class Interrupted(HeatcliError):  # noqa: N818  (not an error of anyone's)
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.status = 128 + number
-
-
-@contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """SIGTERM ends a run as Ctrl-C does; yields the signals that came."""
-    came: list[int] = []
-
-    def end(number: int, frame: Any) -> None:
-        """What a SIGTERM calls."""
-        came.append(number)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _why(name: str, value: float, done: Done) -> str:

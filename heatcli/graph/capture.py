@@ -64,7 +64,7 @@ def record(
         if recorder.refused is not None:
             raise ModelError(f"{where}: {recorder.refused}") from error
         raise ModelError(
-            f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error)}"
+            f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error, recorder.failed)}"
         ) from error
     output = recorder.value_of(scores(returned, head, where))
     graph = classify(_flatten(recorder.calls, example, output, names, where))
@@ -73,10 +73,12 @@ def record(
     return replace(graph, returned=_returned(returned), remarks=remarks(graph, standardised))
 
 
-def _cause(error: Exception) -> str:
-    """The telling line of an error; TorchScript wraps the real one in a trace-back of its own."""
+def _cause(error: Exception, failed: Exception | None) -> str:
+    """The telling line of an error; TorchScript wraps the real one in a trace-back, or loses it (`failed`)."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     inner = [line.removeprefix("RuntimeError: ") for line in lines if line.startswith("RuntimeError: ")]
+    if not inner and failed is not None and "in the TorchScript interpreter" in str(error):
+        return first_line(failed)
     return first_line(RuntimeError(inner[-1])) if inner else first_line(error)
 
 

@@ -64,13 +64,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`calls`: what was called, in order, on values; `value_of` says what a tensor of the module stands for.
 
     `standardised`: running means that batch norms in training mode leave unread. `refused`: why recording stopped, if
-    it did; what the module's interpreter makes of the error is another one.
+    it did; what the module's interpreter makes of the error is another one. `failed`: what the last call that failed
+    raised.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.refused: NotFollowedError | None = None
+        self.failed: Exception | None = None
         self.standardised: list[Tensor] = []
         self._values: dict[int, _Value] = {}
         self._seen: list[Tensor] = []  # kept alive, or another tensor could take a known identity
@@ -91,6 +93,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._recorded(func, args, kwargs or {})
         except NotFollowedError as error:
             self.refused = error
+            raise
+        except Exception as error:
+            self.failed = error
             raise
 
     def _recorded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
