@@ -99,7 +99,6 @@ def _file(error: BaseException) -> str:
 
 
 def _end(message: str, status: int) -> NoReturn:
->>>>>>> models
     print(f"heatcli: {message}", file=sys.stderr)
     if signals.came:  # threads of torch may be under way, which Python would end on
         sys.stdout.flush()
