@@ -78,7 +78,10 @@ def test_a_crash_is_one_line_and_stays_one(tmp_path: Path) -> None:
 def test_memory_is_limited(tmp_path: Path) -> None:
     """A child gets no more than it may have; its parent is not limited."""
     child = sandbox.Sandbox(
-        tmp_path / "m", sandbox.Limits(memory=100 << 20), lambda n: [torch.zeros(n << 20, dtype=torch.uint8).numpy().data], lambda: None
+        tmp_path / "m",
+        sandbox.Limits(memory=100 << 20),
+        lambda n: [torch.zeros(n << 20, dtype=torch.uint8).numpy().data],
+        lambda: None,
     )
     assert len(child.ask(10)) == 10 << 20
     with pytest.raises(ModelError, match="crashed|ended"):
