@@ -84,34 +84,36 @@ def test_memory_is_limited(tmp_path: Path) -> None:
         lambda: None,
     )
     assert len(child.ask(10)) == 10 << 20
-    with pytest.raises(ModelError, match="crashed|ended"):
+    with pytest.raises(ModelError, match=r"crashed|ended"):
         child.ask(200)
     assert torch.zeros(200 << 20, dtype=torch.uint8).numel()
 
 
-@pytest.mark.parametrize("format", ["torchscript", "pt2", "onnx", "onnx beside"])
-def test_mutants_are_right_or_one_line(tmp_path: Path, format: str) -> None:
-    refused = 0
-    for what, files in mutants(format, models()[format], 7, 6):
-        path = laid_out(tmp_path, files)
+def _refusals(folder: Path, format: str, seed: int, count: int) -> list[str]:
+    """What is said of those mutants that are refused; anything but an error of ours fails the test."""
+    found = []
+    for _, files in mutants(format, models()[format], seed, count):
+        path = laid_out(folder, files)
         try:
             _explained(path, seconds=20.0)
         except HeatcliError as error:
-            assert error.status in (2, 3), what
-            assert str(path) in str(error), what
-            refused += 1
-    assert refused
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("format", ["torchscript", "pt2", "onnx", "onnx beside"])
+def test_mutants_are_right_or_one_line(tmp_path: Path, format: str) -> None:
+    found = _refusals(tmp_path, format, 7, 6)
+    assert found
+    assert all(str(tmp_path) in line and line.isprintable() for line in found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["torchscript", "pt2", "onnx", "onnx beside"])
 def test_many_mutants_are_right_or_one_line(tmp_path: Path, format: str) -> None:
-    for what, files in mutants(format, models()[format], 8, 500):
-        path = laid_out(tmp_path, files)
-        try:
-            _explained(path, seconds=20.0)
-        except HeatcliError as error:
-            assert str(path) in str(error), what
+    found = _refusals(tmp_path, format, 8, 500)
+    assert len(found) > 100
+    assert all(str(tmp_path) in line and line.isprintable() for line in found)
 
 
 @pytest.mark.slow
