@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import mmap
 import os
@@ -180,6 +181,7 @@ def _serve(
 
 def _confine(limits: Limits, threads: int, parent: int) -> None:
     """Limit what this process may take, and let it be silent."""
+    faulthandler.disable()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

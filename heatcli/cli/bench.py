@@ -12,7 +12,7 @@ from heatcli.cli import options
 METHODS = "gradient,input-x-gradient,lrp-0,lrp-eps,lrp-z-plus,lrp-epsilon-plus,deeplift-rescale"
 
 
-@options.loads("device", "size", "channels", "no_cache", "compiled", "amp")
+@options.loads("device", "size", "channels", "no_cache", "compiled", "amp", *options.LIMITS)
 def command(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Default: the embedded animals model.")] = None,
     methods: Annotated[str, typer.Option(metavar="A,B,…", help="See `heatcli methods`.")] = METHODS,

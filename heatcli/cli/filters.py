@@ -11,7 +11,7 @@ import typer
 from heatcli.cli import options
 
 
-@options.loads("size", "channels", "no_cache", device="cpu")
+@options.loads("size", "channels", "no_cache", *options.LIMITS, device="cpu")
 def command(
     model: Annotated[Path | None, typer.Argument(help="The artifact; default: the embedded animals model.")] = None,
     layer: Annotated[

@@ -11,7 +11,7 @@ import typer
 from heatcli.cli import options
 
 
-@options.loads("size", "channels", "resize", "range", "no_cache", device="cpu")
+@options.loads("size", "channels", "resize", "range", "no_cache", *options.LIMITS, device="cpu")
 def command(
     folder: Annotated[Path, typer.Argument(help="A folder of images of any number.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz file to write.")],

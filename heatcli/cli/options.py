@@ -195,10 +195,11 @@ class Once(TyperCommand):
 
 
 Command = Callable[..., None]
+LIMITS = ("sandbox", "max_seconds", "max_memory")
 INPUT = (
     "head", "class_axis", "inputs", "device", "size", "channels", "mean", "std", "resize",
     "channels_order", "range", "labels", "preset", "no_cache",
-    "unverified", "sandbox", "max_seconds", "max_memory",
+    "unverified", *LIMITS,
 )  # fmt: skip
 
 

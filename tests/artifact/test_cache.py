@@ -164,7 +164,7 @@ def test_the_library_writes_nothing_unless_asked(folder: Path) -> None:
 
 def test_commands_keep_graphs_but_with_no_cache(cli: Cli, folder: Path, opened: list[str]) -> None:
     """The second run does not open the artifact and prints the same; --no-cache opens it and leaves nothing behind."""
-    command = ("explain", EIGHT, "--model", MODELS / "digits.onnx", "--json", "--out", "o")
+    command = ("explain", EIGHT, "--model", MODELS / "digits.onnx", "--json", "--out", "o", "--no-sandbox")
 
     def without_times(text: str) -> str:
         return text.partition('"seconds"')[0]

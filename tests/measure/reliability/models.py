@@ -149,13 +149,13 @@ def _bombs(format: str) -> Class:
 COMMANDS = {
     "inspect": ["inspect", "MODEL"],
     "explain": ["explain", "PICTURE", "--model", "MODEL"],
-    "check": ["check", "PICTURES", "--model", "MODEL"],
-    "compare": ["compare", "PICTURES", "--models", "MODEL", "MODEL"],
-    "evaluate": ["evaluate", "PICTURES", "--model", "MODEL", "--methods", "gradient"],
-    "activations": ["activations", "PICTURE", "--model", "MODEL"],
-    "filters": ["filters", "--model", "MODEL"],
-    "prototype": ["prototype", "--model", "MODEL"],
-    "bench": ["bench", "--model", "MODEL"],
+    "check": ["check", "MODEL", "PICTURES"],
+    "compare": ["compare", "MODEL", "MODEL", "PICTURES"],
+    "evaluate": ["evaluate", "MODEL", "PICTURES", "--methods", "gradient"],
+    "activations": ["activations", "PICTURES", "--model", "MODEL"],
+    "filters": ["filters", "MODEL"],
+    "prototype": ["prototype", "MODEL", "--target", "0"],
+    "bench": ["bench", "MODEL"],
 }
 
 
