@@ -91,6 +91,9 @@ class Load:
             "data: they go in as they are. Default: by the values.",
         ),
     ] = None
+    max_pixels: Annotated[
+        int | None, typer.Option(metavar="N", help="The largest picture that is read; default: 178,956,970 pixels.")
+    ] = None
     labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line.")] = None
     preset: Annotated[
         str | None,
@@ -124,7 +127,7 @@ class Load:
         self._input: dict[str, Any] = {
             "size": shape(self.size), "channels": self.channels, "mean": _numbers("--mean", self.mean),
             "std": _numbers("--std", self.std), "resize": self.resize, "order": _order(self.channels_order),
-            "range": self.range, "labels": self.labels, "preset": self.preset,
+            "range": self.range, "labels": self.labels, "preset": self.preset, "max_pixels": self.max_pixels,
         }  # fmt: skip
 
     def __call__(self, path: str | Path | None, told: bool = True) -> Model:
@@ -173,7 +176,7 @@ class Once(TyperCommand):
 Command = Callable[..., None]
 INPUT = (
     "head", "class_axis", "inputs", "device", "size", "channels", "mean", "std", "resize",
-    "channels_order", "range", "labels", "preset", "no_cache",
+    "channels_order", "range", "max_pixels", "labels", "preset", "no_cache",
     "unverified",
 )  # fmt: skip
 
@@ -231,19 +234,17 @@ def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, 
 
 def _arrays(given: list[str] | None) -> dict[str, Any]:
     """`--input NAME=FILE.npy` options as tensors. Raises `UsageError`."""
-    from heatcli.errors import UsageError, first_line
+    from heatcli.errors import UsageError, boundary
 
     found: dict[str, Any] = {}
     for name, file in _pairs("--input", given, "NAME=FILE.npy"):
-        import numpy as np
         import torch
 
-        try:
-            found[name] = torch.from_numpy(np.load(file, allow_pickle=False))
-        except (OSError, ValueError, EOFError, TypeError) as error:
-            raise UsageError(
-                f"--input {name}={file}: {file} cannot be read as an array: {first_line(error)}"
-            ) from error
+        from heatcli.arrays import MOST_BYTES, read_array
+        from heatcli.files import read_regular
+
+        with boundary(f"--input {name}={file}", UsageError, f"{file} cannot be read as an array"):
+            found[name] = torch.from_numpy(read_array(read_regular(file, MOST_BYTES)))
     return found
 
 

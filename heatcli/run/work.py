@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from heatcli.artifact.model import Model
-from heatcli.errors import ImageError, ModelError, UsageError
+from heatcli.errors import HeatcliError, ImageError, UsageError, boundary
 from heatcli.explanation import explain
-from heatcli.files import write
+from heatcli.files import remove, write
 from heatcli.images.overlay import overlay, stamped
 from heatcli.images.png import png_bytes
 from heatcli.images.preprocess import seen_box, to_pixels
@@ -30,6 +30,7 @@ from heatcli.run.request import Done, Failed, Job, Request
 
 RESULTS = 64  # explanations of one image that are held at once
 LARGE = 1 << 24  # pixels of a picture that is not held from reading to writing
+UNEXPECTED = "it cannot be explained; run it alone with --debug"
 Turn = Callable[[], AbstractContextManager[None]]
 
 
@@ -38,7 +39,7 @@ class Loaded:
     """A job's picture: its hash, its size (width, height), and what is still needed of it.
 
     `grey`: what the heatmap is laid over; None where it is so large that it is read again. `pixels`: as they go into
-    the network, float32 [C, H, W] before normalisation.
+    the network, float32 [C, H, W] before normalisation. `region`: bool [H, W], None where none is asked for.
     """
 
     job: Job
@@ -46,6 +47,7 @@ class Loaded:
     size: tuple[int, int]
     grey: Image.Image | None
     pixels: NDArray[np.float32]
+    region: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +66,27 @@ class Ready:
         return self.rank in (None, 1)
 
 
-def read_job(model: Model, job: Job) -> Loaded | Failed:
-    """Read and fit a job's picture."""
+def read_job(model: Model, job: Job, region: str | None = None) -> Loaded | Failed:
+    """Read and fit a job's picture; whatever goes wrong is that picture's failure.
+
+    Raises `UsageError` for a `region` that is none.
+    """
     try:
-        picture = model.reader.picture(job.path)
-        pixels, (width, height) = to_pixels(picture.pixels, model.fit), picture.size
-        grey = picture.shown().convert("L") if width * height <= LARGE else None
-        return Loaded(job, picture.sha256, (width, height), grey, pixels)
+        with boundary(job.path, ImageError):
+            picture = model.reader.picture(job.path)
+            pixels, (width, height) = to_pixels(picture.pixels, model.fit), picture.size
+            grey = picture.shown().convert("L") if width * height <= LARGE else None
+            inside = _region(region, job, (width, height), model)
+            return Loaded(job, picture.sha256, (width, height), grey, pixels, inside)
     except ImageError as error:
         return Failed(job, error)
+
+
+def _region(text: str | None, job: Job, size: tuple[int, int], model: Model) -> NDArray[np.bool_] | None:
+    try:
+        return None if text is None else region_of(text, size, model.fit)
+    except ImageError as error:
+        raise ImageError(f"{job.path}: {error}") from error
 
 
 def explain_all(
@@ -86,12 +100,16 @@ def explain_all(
     if not loaded:
         return
     explained = _explained(model, request, loaded, turn)
+    alone = proven and len(loaded) == 1
     try:
-        first = next(explained)
-    except ModelError as error:
+        with boundary(loaded[0].job.path, ImageError, UNEXPECTED) if alone else nullcontext():
+            first = next(explained)
+    except UsageError:
+        raise
+    except Exception as error:
         if len(loaded) > 1:
             yield from _one_by_one(model, request, loaded, proven, turn)
-        elif proven:
+        elif alone and isinstance(error, HeatcliError):
             yield Failed(loaded[0].job, error)
         else:
             raise
@@ -117,7 +135,8 @@ def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: T
         some = loaded[start : start + at_once]
         with turn():
             batch = model.stack([one.pixels for one in some])
-            region = _regions(model, request, some)
+            regions = [one.region for one in some if one.region is not None]
+            region = torch.from_numpy(np.stack(regions)) if regions else None
             found = [
                 (rank, explain(model, batch, request.method, target, request.baseline, region, request.progress))
                 for rank, target in _targets(model, request, batch)
@@ -139,13 +158,6 @@ def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[in
     return [(rank + 1, best[:, rank]) for rank in range(request.classes)]
 
 
-def _regions(model: Model, request: Request, loaded: Sequence[Loaded]) -> Tensor | None:
-    if request.region is None:
-        return None
-    masks = [region_of(request.region, one.size, model.fit) for one in loaded]
-    return torch.from_numpy(np.stack(masks))
-
-
 def write_ready(model: Model, request: Request, ready: Ready, load_seconds: float, scratch: Path | None) -> Done:
     """Write overlay, pixels and report of an explained image.
 
@@ -163,15 +175,18 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     contents = {"overlay": (".png", png_bytes(heatmap))}
     if request.pixels == "npz":
         contents["pixels"] = (".npz", reports.npz(i))
-    for suffix, content in contents.values():
-        write(job.stem + suffix, content, scratch)
-    name = Path(job.part).name
-    named: dict[str, Any] = {what: name + suffix for what, (suffix, _) in contents.items()}
-    seconds = SecondsPart(load=load_seconds, write=time.perf_counter() - started, **result.seconds)
-    part = ImagePart(path=job.path, sha256=loaded.sha256, width=width, height=height)
-    report = reports.report(i, part, FilesPart(**named), seconds, inline=request.pixels == "json")
-    contents["report"] = (".json", encode(report))
-    write(job.stem + ".json", contents["report"][1], scratch)
+    with ExitStack() as undo:  # an overlay without its report is nothing
+        for suffix, content in contents.values():
+            write(job.stem + suffix, content, scratch)
+            undo.callback(remove, job.stem + suffix)
+        name = Path(job.part).name
+        named: dict[str, Any] = {what: name + suffix for what, (suffix, _) in contents.items()}
+        seconds = SecondsPart(load=load_seconds, write=time.perf_counter() - started, **result.seconds)
+        part = ImagePart(path=job.path, sha256=loaded.sha256, width=width, height=height)
+        report = reports.report(i, part, FilesPart(**named), seconds, inline=request.pixels == "json")
+        contents["report"] = (".json", encode(report))
+        write(job.stem + ".json", contents["report"][1], scratch)
+        undo.pop_all()
     files = {what: FileEntry(job.part + suffix, len(content)) for what, (suffix, content) in contents.items()}
     return Done(
         job, row_of(report, loaded.job.part, ready.rank, ready.of, files), job.stem + ".json", job.stem + ".png",
