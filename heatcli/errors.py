@@ -12,17 +12,18 @@ HeatcliError            base; ``status`` is the command's exit status
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class HeatcliError(Exception):
-    """Base of all errors that a user can mend; its text is one line, whatever names of other people's it quotes."""
+    """Base of all errors that a user can mend; its text is one line, whatever the names in it hold."""
 
     status = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(_one_line(message))
+        super().__init__(one_line(message))
 
 
 class UsageError(HeatcliError):
@@ -62,13 +63,47 @@ class ImageError(HeatcliError):
 _LONGEST = 2000  # characters of a message
 
 
-def _one_line(text: str) -> str:
-    """The text without line breaks and without characters that steer a terminal, and not longer than a screen.
+@contextlib.contextmanager
+def boundary(source: object, kind: type[HeatcliError], what: str = "cannot be read") -> Iterator[None]:
+    """The boundary of one source (an image, a baseline, a sidecar, …): any exception inside is that source's error.
 
-    Bytes of a path that are no UTF-8 stay what Python makes of them.
+    Raises `kind`, in one line that begins with the source's name; an error of heatcli's own passes as it is. Decoders
+    raise what they like on damaged files, `MemoryError` and `RecursionError` too, so no list of exceptions is whole.
     """
-    line = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else " " for c in text)
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
+    try:
+        yield
+    except HeatcliError:
+        raise
+    except Exception as error:
+        raise kind(f"{source}: {what}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, for use inside a one-line error."""
+    if isinstance(error, MemoryError) and not str(error):
+        return "there is not enough memory"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return first_line(error)
+
+
+def one_line(text: str) -> str:
+    """`text` with line breaks, control characters and bytes that are no UTF-8 escaped, and not longer than a screen."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name is Unicode: bytes that are no UTF-8 come as lone surrogates, which JSON cannot hold."""
+    return not any("\ud800" <= c <= "\udfff" for c in name)
+
+
+def printable(name: str) -> str:
+    """A file's name as JSON can hold it: as it is where it is Unicode."""
+    return name if is_text(name) else one_line(name)
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], ways: str = "") -> UsageError:

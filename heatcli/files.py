@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -20,6 +21,7 @@ Stamp = tuple[int, ...]
 TRIES = 4  # of an object store that fails
 PAUSE = 0.1  # seconds after the first failure, doubled after each
 _T = TypeVar("_T")
+TEXT = 1 << 24  # bytes of a small text that is read: a sidecar, a spec, labels
 
 
 def stamp(path: Path) -> Stamp | None:
@@ -140,6 +142,27 @@ def sync_folder(folder: Path) -> None:
             os.close(opened)
 
 
+def remove(name: str) -> None:
+    """Remove a file, local or remote, where that can be done."""
+    with contextlib.suppress(Exception):  # each store raises its own
+        if is_url(name):
+            system, path = remote(name)
+            system.rm_file(path)
+        else:
+            os.unlink(name)  # noqa: PTH108
+
+
+# What the name of one file is refused for: others in the same folder can be written.
+_OWN_FAULTS = frozenset(
+    {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
+)
+
+
+def is_own_fault(error: BaseException | None) -> bool:
+    """Whether a file could not be written for its own name, so that others still can: not a full disk, say."""
+    return isinstance(error, OSError) and error.errno in _OWN_FAULTS
+
+
 def write(name: str, content: bytes, scratch: Path | None = None) -> None:
     """Write a whole file, local or remote: object stores show it once it is complete. Raises `UsageError`."""
     if not is_url(name):
@@ -173,10 +196,57 @@ def persistent(action: Callable[[], _T]) -> _T:
     return action()
 
 
-def read(name: str) -> bytes:
-    """The content of a file, local or remote. Raises `OSError`, or `ImageError` where a store fails otherwise."""
+_KINDS = {
+    stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def open_regular(path: Path | str) -> IO[bytes]:
+    """Open a regular file to read. Raises `OSError`, also for a FIFO, a device, a socket, a directory; never waits."""
+    _regular(os.stat(path))  # noqa: PTH116  (before it is opened: to open a device can do something)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115  (a descriptor; closed by the caller)
+    try:
+        _regular(os.fstat(file.fileno()))  # it may be another one by now
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "none")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file")
+
+
+def read_regular(path: Path | str, most: int | None = None) -> bytes:
+    """The content of a regular file of at most so many bytes. Raises `OSError`."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {most:,} are read")
+        return file.read(size)
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether it is a folder; a name that no file can have is none (`Path.is_dir` raises for some)."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_there(path: Path | str) -> bool:
+    """Whether anything has that name: also a link that leads nowhere, which is an error and not an absence."""
+    return os.path.lexists(path)
+
+
+def read(name: str, most: int | None = None) -> bytes:
+    """The content of a regular file, or of a remote one; `most`: bytes that are read of a local one at most.
+
+    Raises `OSError`, or `ImageError` where a store fails otherwise.
+    """
     if not is_url(name):
-        return Path(name).read_bytes()
+        return read_regular(name, most)
     system, path = remote(name)
     try:
         content: bytes = persistent(lambda: system.cat_file(path))

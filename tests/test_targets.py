@@ -121,14 +121,14 @@ def test_regions_on_the_command_line(cli: Cli, segment: Path, tmp_path: Path) ->
     assert box["ledger"]["output"] == masked["ledger"]["output"] == 4.0
     assert box["pixels"] == masked["pixels"]
     assert json.loads(cli(*command).out)["ledger"]["output"] == 16.0
-    for region, message in {
-        "5,5,2,9": "is empty",
-        "90,90,99,99": "reaches beyond the picture, which is 32×16",
-        "0,0,33,16": "reaches beyond the picture",
-        "nope.png": "neither LEFT,TOP,RIGHT,BOTTOM nor a mask",
-    }.items():
+    for region, status, message in (
+        ("5,5,2,9", 2, "is empty"),
+        ("90,90,99,99", 1, "red.png: --region 90,90,99,99 reaches beyond the picture, which is 32×16"),
+        ("0,0,33,16", 1, "reaches beyond the picture"),
+        ("nope.png", 2, "neither LEFT,TOP,RIGHT,BOTTOM nor a mask"),
+    ):
         ran = cli(*command, "--region", region)
-        assert ran.status == 2
+        assert ran.status == status
         assert message in ran.err
 
 

@@ -32,7 +32,16 @@ from heatcli.artifact.sidecar import Input, Labels, Output, overridden, read_lab
 from heatcli.artifact.torchscript import load_torchscript
 from heatcli.artifact.verification import QUANTISED, first_difference, verify
 from heatcli.compiled import CompiledTape, Compiler
-from heatcli.errors import DiffersError, ModelError, NotComparedError, UsageError, first_line, unknown_name
+from heatcli.errors import (
+    DiffersError,
+    ImageError,
+    ModelError,
+    NotComparedError,
+    UsageError,
+    boundary,
+    first_line,
+    unknown_name,
+)
 from heatcli.files import digest
 from heatcli.graph.batch import rebatched
 from heatcli.graph.capture import record, scores
@@ -68,6 +77,7 @@ class Model:
     it takes at once, None for any. `unverified`: whether graphs that compute something else than the artifact are let
     by. `cache`: where its graphs are kept, None for nowhere. `contained`: the child process that captures them, None
     for this one. `memory`: bytes that one value of its graphs may take. `compiler`: of walks that come back, or None.
+    `max_pixels`: of the largest picture that is read, None for the default (`heatcli.images.read.MAX_PIXELS`).
     `sample`: the first input that was explained, [1, …], which graphs are verified on. `output`: what the user says of
     the explained output, number `head` (None: nobody chose, so the first). `told_by`: who said how a picture becomes
     the input; "" for nobody. `compared_in`: seconds that comparisons with the artifact's runtime took. `notes`: what a
@@ -85,6 +95,7 @@ class Model:
     mean_file: Path | None
     device: torch.device
     background: tuple[float, ...] = ()
+    max_pixels: int | None = None
     batch_size: int | None = None
     passes: tuple[str, ...] = DEFAULT
     head: int | None = None
@@ -148,9 +159,10 @@ class Model:
     @property
     def reader(self) -> Reader:
         """What reads pictures for it; what that has to guess goes to the notes."""
-        from heatcli.images.read import Reader
+        from heatcli.images.read import MAX_PIXELS, Reader
 
-        return Reader(self.shape[0], self.input.range or "", self.notes.add)
+        most = MAX_PIXELS if self.max_pixels is None else self.max_pixels
+        return Reader(self.shape[0], self.input.range or "", self.notes.add, most)
 
     def preprocess(self, images: Sequence[Picture | Image | NDArray[Any]]) -> Tensor:
         """Pictures as the command line reads them, to the network's input [N, C, H, W].
@@ -158,12 +170,15 @@ class Model:
         Pillow images of any size and mode, or arrays [C, H, W], [H, W, C] or [H, W] of any dtype, such as uint8. Of the
         network's dtype, on the model's device. Raises `ImageError` for an array that does not fit.
         """
+        from heatcli.images.preprocess import to_pixels
         from heatcli.images.read import Picture
 
-        reader = self.reader
-        return self.fitted(
-            [one.pixels if isinstance(one, Picture) else reader.ready("the picture", one) for one in images]
-        )
+        reader, fit, arrays = self.reader, self.fit, []
+        for one in images:
+            named = one.path if isinstance(one, Picture) else "the picture"
+            with boundary(named, ImageError, "cannot be made to fit the input"):
+                arrays.append(to_pixels(one.pixels if isinstance(one, Picture) else reader.ready(named, one), fit))
+        return self.stack(arrays)
 
     def fitted(self, pixels: Sequence[Pixels]) -> Tensor:
         """Pictures as a reader has read them, of any size, to the network's input [N, C, H, W]."""
@@ -507,8 +522,8 @@ def load(
     most `max_seconds` for opening and for each capture, and with at most `max_memory` bytes beside ten times the size
     of the file (`heatcli.artifact.sandbox`). `flags` override the sidecar's
     `[input]`: size, channels, mean, std, resize, interpolation, order, range; `preset` names several of them
-    (`heatcli.artifact.presets`), `labels` a file of labels. Raises `ModelError` if the artifact cannot be used,
-    `UsageError` for a flag that makes no sense.
+    (`heatcli.artifact.presets`), `labels` a file of labels, `max_pixels` the largest picture that is read. Raises
+    `ModelError` if the artifact cannot be used, `UsageError` for a flag that makes no sense.
     """
     path = Path(path) if path is not None else default_model()
     if path.is_dir():
@@ -519,7 +534,9 @@ def load(
         raise ModelError(f"{path}: is no regular file; copy the model into one")
     if sandbox and not AVAILABLE:
         raise UsageError("a model can be opened in a child process with limits on Linux only; leave --sandbox out")
-    labels_file, named = flags.pop("labels", None), flags.pop("preset", None)
+    labels_file, named, max_pixels = (flags.pop(name, None) for name in ("labels", "preset", "max_pixels"))
+    if max_pixels is not None and max_pixels < 1:
+        raise UsageError(f"--max-pixels {max_pixels} is not allowed; it is at least 1")
 
     def made(artifact: Artifact, known: Cache | None, contained: Contained | None, device: str) -> Model:
         """The model of an opened artifact."""
@@ -542,6 +559,7 @@ def load(
             mean_file=path.parent / sidecar.baseline.mean if sidecar.baseline.mean else None,
             device=_device(device),
             background=sidecar.baseline.background,
+            max_pixels=max_pixels,
             batch_size=picture.shape[0] if picture.shape else None,
             passes=_known(passes),
             head=head,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 
 from heatcli.artifact.sidecar import Input, Sidecar
 from heatcli.errors import HeatcliError, ModelError, UsageError
+from heatcli.files import is_there
 from heatcli.graph.kinds import is_diagonal
 from heatcli.graph.operator import Graph
 from heatcli.images.values import DATA, parse_range
 
+LARGEST = 1 << 20  # of a side of the input, in pixels, channels or letters
 CENTRED = 0.3  # what lies beyond on both sides of 0 is normalised
 NARROW = 0.1  # pixels of 0..1 that come to less were meant to be of 0..255
 
@@ -26,7 +29,7 @@ def told_by(path: Path, sidecar: Sidecar, preset: str | None, flags: Mapping[str
     if sidecar.input is None:
         return ""
     file = path.with_suffix(".toml")
-    return file.name if file.is_file() else f"the sidecar inside {path.name}"
+    return file.name if is_there(file) else f"the sidecar inside {path.name}"
 
 
 def checked(spec: Input, path: Path, flags: Mapping[str, Any]) -> None:
@@ -35,8 +38,15 @@ def checked(spec: Input, path: Path, flags: Mapping[str, Any]) -> None:
         parse_range(spec.range)
     if spec.order == "bgr" and spec.channels not in (None, 3):
         raise UsageError(f"{path}: takes {spec.channels} channels, so --channels-order bgr makes no sense")
+    sizes = (("size", spec.shape or ()), ("channels", (spec.channels,)), ("length", (spec.length or None,)))
+    for name, numbers in sizes:
+        if any(number is not None and not 1 <= number <= LARGEST for number in numbers):
+            told = "×".join(map(str, numbers))
+            raise _wrong(name, path, flags, f"{told} is not allowed; it is from 1 to {LARGEST:,}")
     for name in ("mean", "std"):
         values = _listed(getattr(spec, name))
+        if not all(map(math.isfinite, values)) or not values:
+            raise _wrong(name, path, flags, f"{', '.join(map(str, values))}: give finite numbers, one a channel")
         told = ", ".join(f"{value:g}" for value in values)
         if name == "std" and 0 in values:
             raise _wrong(name, path, flags, f"{told}: 0 divides no pixel; give the standard deviation of each channel")
@@ -50,7 +60,7 @@ def _wrong(name: str, path: Path, flags: Mapping[str, Any], told: str) -> Heatcl
     if flags.get(name) is not None:
         return UsageError(f"--{name} {told}")
     file = path.with_suffix(".toml")
-    return ModelError(f"{file if file.is_file() else path}: {name} = {told}")
+    return ModelError(f"{file if is_there(file) else path}: {name} = {told}")
 
 
 def _listed(value: tuple[float, ...] | float) -> tuple[float, ...]:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from heatcli.errors import ModelError, UsageError, first_line
+from heatcli.errors import ModelError, UsageError, boundary
+from heatcli.files import TEXT, is_there, read_regular
 
 EMBEDDED = "heatcli.toml"
 
@@ -47,8 +48,8 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             return None
         shape = self.shape or (0, 0)
         kind, _, number = self.resize.partition(":")
-        if kind != "crop" or (number and not number.isdecimal()):
-            raise UsageError(f"resize {self.resize!r} is not known; use stretch, crop or crop:N")
+        if kind != "crop" or (number and not (number.isdecimal() and len(number) < 6 and int(number))):
+            raise UsageError(f"resize {self.resize!r} is not known; use stretch, crop or crop:N, N from 1 to 99999")
         return int(number) if number else max(shape)
 
 
@@ -88,14 +89,11 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 def read_sidecar(artifact: Path, embedded: str) -> Sidecar:
     """The sidecar beside `artifact`, else the text embedded in it, else an empty one. Raises `ModelError`."""
     path = artifact.with_suffix(".toml")
-    try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else embedded
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read: {first_line(error)}") from error
-    try:
+    beside = is_there(path)
+    with boundary(path, ModelError):
+        text = read_regular(path, TEXT).decode("utf-8") if beside else embedded
+    with boundary(path if beside else artifact, ModelError, "bad sidecar"):
         return msgspec.toml.decode(text, type=Sidecar)
-    except msgspec.MsgspecError as error:
-        raise ModelError(f"{path if path.is_file() else artifact}: bad sidecar: {first_line(error)}") from error
 
 
 def overridden(given: Input, flags: dict[str, Any]) -> Input:
@@ -108,7 +106,6 @@ def read_labels(artifact: Path, labels: Labels) -> tuple[str, ...]:
     if labels.file is None:
         return labels.names
     path = artifact.parent / labels.file
-    try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: the labels cannot be read: {first_line(error)}") from error
+    with boundary(path, ModelError, "the labels cannot be read"):
+        text = read_regular(path, TEXT).decode("utf-8")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())

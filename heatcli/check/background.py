@@ -16,6 +16,7 @@ from heatcli.check.work import Check, Work
 from heatcli.errors import ImageError, UsageError
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.subject import Subject
+from heatcli.files import is_folder
 from heatcli.images.baselines import gaussian_blur
 from heatcli.images.mean import image_files
 
@@ -71,7 +72,7 @@ class Background(Check, frozen=True):
         paths: list[Path] = []
         for text in self.backgrounds:
             path = work.folder / text
-            paths += image_files(path) if path.is_dir() else [path]
+            paths += image_files(path) if is_folder(path) else [path]
         try:
             pictures = [model.reader.picture(path) for path in paths]
         except ImageError as error:

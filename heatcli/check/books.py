@@ -14,7 +14,8 @@ from torch import Tensor
 
 from heatcli.check.result import Result, Status, at_least, at_most
 from heatcli.check.work import Check, Work
-from heatcli.errors import ModelError, UsageError, first_line
+from heatcli.errors import ModelError, UsageError, boundary, first_line
+from heatcli.files import TEXT, read_regular
 from heatcli.images.dataset import Sample
 from heatcli.targets import parse
 
@@ -61,10 +62,11 @@ class Prediction(Check, frozen=True):
 
 def read_labels(file: Path) -> dict[str, str]:
     """Image → label from a CSV or JSON file. Raises `UsageError`."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: the expected labels cannot be read: {first_line(error)}") from error
+    with boundary(file, UsageError, "the expected labels cannot be read"):
+        return _labels_in(file, read_regular(file, TEXT).decode("utf-8-sig"))
+
+
+def _labels_in(file: Path, text: str) -> dict[str, str]:
     if file.suffix.lower() == ".json":
         try:
             found = msgspec.json.decode(text, type=dict[str, str | int])

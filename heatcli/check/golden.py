@@ -14,7 +14,7 @@ from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
 from heatcli.errors import UsageError
 from heatcli.explanation import Explanation
-from heatcli.files import make_folder, reading, write_atomically
+from heatcli.files import is_folder, is_there, make_folder, read_regular, reading, write_atomically
 from heatcli.images.dataset import Sample
 from heatcli.report.build import Reports
 from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, encode
@@ -35,7 +35,7 @@ class Golden(Check, frozen=True):
     def __call__(self, work: Work) -> Iterator[Result]:
         """One result an image and method; nothing where the folder is not there and nobody asked."""
         folder = work.folder / self.folder
-        if not folder.is_dir() and not work.asked and not work.update_golden:
+        if not is_folder(folder) and not work.asked and not work.update_golden:
             yield self.skipped(f"no stored reports in {folder}")
             return
         if work.update_golden:
@@ -52,11 +52,11 @@ class Golden(Check, frozen=True):
         if work.update_golden:
             write_atomically(file, encode(report))
             return Result(check=self.name, quantity="stored anew", status="reported", measured=str(file), **where)
-        if not file.is_file():
+        if not is_there(file):
             return Result(check=self.name, quantity="no stored report", status="failed", measured=str(file),
                           required="one; check --update-golden stores it", **where)  # fmt: skip
         with reading(file, "report", "check --update-golden writes one"):
-            stored = json.loads(file.read_text(encoding="utf-8"))
+            stored = json.loads(read_regular(file))
             quantity, measured = largest_difference(stored, json.loads(encode(report)))
         return at_most(self.name, f"largest relative difference, in {quantity}", measured, self.most, **where)
 

@@ -10,6 +10,7 @@ from heatcli.artifact.model import Model
 from heatcli.check.result import Result
 from heatcli.check.spec import checks, default_spec, read_spec
 from heatcli.check.work import Work
+from heatcli.errors import printable
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.subject import subject
 from heatcli.images.dataset import Sample, read
@@ -38,7 +39,7 @@ def run(model: Model, request: Request, told: Callable[[str], None] = lambda _: 
         if isinstance(sample, Sample):
             samples.append(sample)
         else:
-            yield Result(check="image", quantity="cannot be read", status="failed", image=str(sample[0]),
+            yield Result(check="image", quantity="cannot be read", status="failed", image=printable(str(sample[0])),
                          measured=str(sample[1]), required="a picture")  # fmt: skip
     if not samples:
         return

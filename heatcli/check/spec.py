@@ -11,7 +11,8 @@ from heatcli.check.books import BiasShare, Finite, Ledger, Prediction
 from heatcli.check.golden import Golden
 from heatcli.check.maps import Faithfulness, InsideMask, Randomisation, Stability
 from heatcli.check.work import Check
-from heatcli.errors import UsageError, first_line
+from heatcli.errors import UsageError, boundary, first_line
+from heatcli.files import TEXT, read_regular
 
 CHECKS: tuple[type[Check], ...] = (
     Prediction, Finite, Ledger, BiasShare, InsideMask, Background, Randomisation, Stability, Faithfulness, Golden,
@@ -54,15 +55,14 @@ def default_spec() -> _Shared:
 
 def read_spec(path: Path) -> _Shared:
     """The spec of a file. Raises `UsageError`, naming the table and the key."""
-    try:
-        spec = _as_spec(msgspec.toml.decode(path.read_bytes(), type=Spec))
-    except OSError as error:
-        raise UsageError(f"{path}: the spec cannot be read: {error.strerror}") from error
-    except msgspec.ValidationError as error:
-        known = ", ".join(check.name for check in CHECKS)
-        raise UsageError(f"{path}: bad spec: {first_line(error)}; the checks are {known}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is not TOML: {first_line(error)}") from error
+    with boundary(path, UsageError, "the spec cannot be read"):
+        content = read_regular(path, TEXT)
+    with boundary(path, UsageError, "is not TOML"):
+        try:
+            spec = _as_spec(msgspec.toml.decode(content, type=Spec))
+        except msgspec.ValidationError as error:
+            known = ", ".join(check.name for check in CHECKS)
+            raise UsageError(f"{path}: bad spec: {first_line(error)}; the checks are {known}") from error
     if not checks(spec) or not spec.methods:
         raise UsageError(f"{path}: asks for nothing; name at least one check, such as [inside-mask], and one method")
     return spec

@@ -71,12 +71,12 @@ def _top(
     loaded: Model, images: list[Path], layer: str, channel: int, n: int, recursive: bool, out: Path, json: bool
 ) -> None:
     from heatcli.errors import HeatcliError
-    from heatcli.files import make_folder, write_atomically
+    from heatcli.files import is_folder, make_folder, write_atomically
     from heatcli.images.mean import image_files
     from heatcli.images.sheet import Block, png, sheet
     from heatcli.inside.top import tiles, top_images
 
-    paths = (p for given in images for p in (image_files(given, recursive) if given.is_dir() else [given]))
+    paths = (p for given in images for p in (image_files(given, recursive) if is_folder(given) else [given]))
     failed: list[HeatcliError] = []
     with options.progress("images") as advance:
         found, hits = top_images(loaded, advance(paths), layer, channel, n, failed)

@@ -40,8 +40,9 @@ def command(
     from heatcli.compare import Side, compare
     from heatcli.errors import UsageError
     from heatcli.evaluate.explainer import Explainer
+    from heatcli.files import is_there
 
-    artifacts = [Path(text).exists() or bool(Path(text).suffix) or "/" in text for text in (a, b)]
+    artifacts = [is_there(text) or bool(Path(text).suffix) or "/" in text for text in (a, b)]
     if all(artifacts) and model is None:
         explainer = Explainer.parse(method, baseline)
         sides = [Side(load(text), explainer) for text in (a, b)]

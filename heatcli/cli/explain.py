@@ -90,10 +90,11 @@ def command(
     from heatcli.methods.smooth import smoothed
     from heatcli.methods.table import method as find_method
     from heatcli.run import Done, Request, Run
+    from heatcli.run.inputs import is_many
 
     chosen = find_method(method, **parameters).with_rules(rule or [])
     chosen = chosen if smooth is None else smoothed(chosen, smooth)
-    bar = options.passes_bar() if not quiet and all(Path(image).is_file() for image in images) else None
+    bar = options.passes_bar() if not quiet and not any(map(is_many, images)) else None
     request = Request(
         tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap,
         opacity, recursive, glob, part, resume, index, workers, True, engine, load.device, bar,

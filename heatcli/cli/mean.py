@@ -11,7 +11,7 @@ import typer
 from heatcli.cli import options
 
 
-@options.loads("size", "channels", "resize", "range", "no_cache", *options.LIMITS, device="cpu")
+@options.loads("size", "channels", "resize", "range", "max_pixels", "no_cache", *options.LIMITS, device="cpu")
 def command(
     folder: Annotated[Path, typer.Argument(help="A folder of images of any number.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz file to write.")],
@@ -22,10 +22,10 @@ def command(
 ) -> None:
     """Write the mean of a folder's images, as the model would see them before normalisation."""
     from heatcli.errors import HeatcliError, UsageError
-    from heatcli.files import make_folder
+    from heatcli.files import is_folder, make_folder
     from heatcli.images.mean import image_files, mean_image, write_mean
 
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UsageError(f"{folder}: is not a folder")
     if output.suffix != ".npz":
         raise UsageError(f"{output}: a mean image is an .npz file; name it so")

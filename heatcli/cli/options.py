@@ -91,6 +91,9 @@ class Load:
             "data: they go in as they are. Default: by the values.",
         ),
     ] = None
+    max_pixels: Annotated[
+        int | None, typer.Option(metavar="N", help="The largest picture that is read; default: 178,956,970 pixels.")
+    ] = None
     labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line.")] = None
     preset: Annotated[
         str | None,
@@ -141,7 +144,7 @@ class Load:
         self._input: dict[str, Any] = {
             "size": shape(self.size), "channels": self.channels, "mean": _numbers("--mean", self.mean),
             "std": _numbers("--std", self.std), "resize": self.resize, "order": _order(self.channels_order),
-            "range": self.range, "labels": self.labels, "preset": self.preset,
+            "range": self.range, "labels": self.labels, "preset": self.preset, "max_pixels": self.max_pixels,
         }  # fmt: skip
         limits = {"max_seconds": _positive("--max-seconds", self.max_seconds), "max_memory": _bytes(self.max_memory)}
         self._limits: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
@@ -198,7 +201,7 @@ Command = Callable[..., None]
 LIMITS = ("sandbox", "max_seconds", "max_memory")
 INPUT = (
     "head", "class_axis", "inputs", "device", "size", "channels", "mean", "std", "resize",
-    "channels_order", "range", "labels", "preset", "no_cache",
+    "channels_order", "range", "max_pixels", "labels", "preset", "no_cache",
     "unverified", *LIMITS,
 )  # fmt: skip
 
@@ -256,19 +259,17 @@ def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, 
 
 def _arrays(given: list[str] | None) -> dict[str, Any]:
     """`--input NAME=FILE.npy` options as tensors. Raises `UsageError`."""
-    from heatcli.errors import UsageError, first_line
+    from heatcli.errors import UsageError, boundary
 
     found: dict[str, Any] = {}
     for name, file in _pairs("--input", given, "NAME=FILE.npy"):
-        import numpy as np
         import torch
 
-        try:
-            found[name] = torch.from_numpy(np.load(file, allow_pickle=False))
-        except (OSError, ValueError, EOFError, TypeError) as error:
-            raise UsageError(
-                f"--input {name}={file}: {file} cannot be read as an array: {first_line(error)}"
-            ) from error
+        from heatcli.arrays import MOST_BYTES, read_array
+        from heatcli.files import read_regular
+
+        with boundary(f"--input {name}={file}", UsageError, f"{file} cannot be read as an array"):
+            found[name] = torch.from_numpy(read_array(read_regular(file, MOST_BYTES)))
     return found
 
 

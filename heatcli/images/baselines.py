@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.errors import ImageError, UsageError, unknown_name
+from heatcli.errors import ImageError, UsageError, boundary, unknown_name
+from heatcli.files import is_folder, is_there
 from heatcli.images.mean import read_mean
 from heatcli.images.pool import is_pool, read_pool
 
@@ -49,7 +50,7 @@ def read_once(model: Model, method: Method, baseline: str | None) -> str | Refer
     Raises `UsageError` as `reference` does.
     """
     named = baseline is None or baseline == "given" or baseline.partition(":")[0] in BASELINES
-    if named or method.baseline is None or not Path(str(baseline)).exists():
+    if named or method.baseline is None or not is_there(str(baseline)):
         return baseline
     return _found(model, torch.empty(0), method, str(baseline))
 
@@ -88,12 +89,12 @@ def _found(model: Model, batch: Tensor, method: Method, baseline: str | Tensor |
         return Reference("tensor", pool=baseline) if pool else Reference("tensor", baseline)
     if baseline == "given":
         raise UsageError(f"method {method.name} draws from a folder of images; give --baseline FOLDER")
-    if baseline.partition(":")[0] not in BASELINES and is_pool(Path(baseline)):
+    if baseline.partition(":")[0] not in BASELINES and is_pool(Path(baseline), model.reader):
         if not several:
-            kind = "a directory" if Path(baseline).is_dir() else "a file of several images"
+            kind = "a directory" if is_folder(baseline) else "a file of several images"
             raise UsageError(f"baseline {baseline}: is {kind}; method {method.name} compares with one image")
-        pixels = read_pool(Path(baseline), model.reader)
-        return Reference("pool", pool=model.fitted(pixels), details={"file": baseline, "images": len(pixels)})
+        pixels = read_pool(Path(baseline), model.reader, model.fit)
+        return Reference("pool", pool=model.stack(pixels), details={"file": baseline, "images": len(pixels)})
     return _named(model, batch, baseline)
 
 
@@ -156,7 +157,8 @@ def _mean(model: Model, batch: Tensor, argument: str) -> Reference:
 
 def _image(model: Model, path: Path) -> Reference:
     try:
-        return Reference("image", model.preprocess([model.reader.picture(path)]), {"file": str(path)})
+        with boundary(path, ImageError):
+            return Reference("image", model.preprocess([model.reader.picture(path)]), {"file": str(path)})
     except ImageError as error:
         raise UsageError(f"baseline {error}") from error
 
@@ -170,7 +172,7 @@ def _named(model: Model, batch: Tensor, baseline: str) -> Reference:
     name, colon, argument = baseline.partition(":")
     if name in BASELINES and (not colon or (argument and name in ("blur", "mean"))):
         return BASELINES[name](model, batch, argument)
-    if Path(baseline).exists() or "/" in baseline or Path(baseline).suffix:
+    if is_there(baseline) or "/" in baseline or Path(baseline).suffix:
         return _image(model, Path(baseline))
     raise unknown_name("baseline", baseline, BASELINES, ways="; blur:SIGMA, mean:FILE or an image's path work too")
 

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from heatcli.errors import ImageError, UsageError
+from heatcli.errors import ImageError, UsageError, boundary
+from heatcli.files import is_folder, is_there
 from heatcli.images.mean import image_files
 from heatcli.images.preprocess import Fit, to_pixels
-from heatcli.images.read import Pixels, Reader
+from heatcli.images.read import MAX_PIXELS, Pixels, Reader
 
 MASK = ".mask"
 
@@ -45,10 +46,11 @@ def find(inputs: Iterable[Path], labels: Sequence[str]) -> list[tuple[Path, str 
     """
     found: list[tuple[Path, str | None]] = []
     for given in inputs:
-        if not given.is_dir():
+        if not is_folder(given):
             found.append((given, _class_of(given, labels)))
             continue
-        folders = [given, *sorted(f for f in given.iterdir() if f.is_dir() and f.name in labels)]
+        with boundary(given, UsageError, "cannot be listed"):
+            folders = [given, *sorted(f for f in given.iterdir() if f.name in labels and is_folder(f))]
         here = [path for folder in folders for path in image_files(folder) if not path.stem.endswith(MASK)]
         if not here:
             raise UsageError(f"{given}: no images in this folder")
@@ -67,31 +69,35 @@ def read(
 
     A mask is `masks/NAME.png` where a folder is given; else `NAME.mask.png` or `masks/NAME.png` beside the image.
     """
-    if masks is not None and not masks.is_dir():
+    if masks is not None and not is_folder(masks):
         raise UsageError(f"{masks}: is not a folder of masks")
     reader = reader or Reader(fit.channels)
     for path, label in find(inputs, labels):
         try:
-            picture = reader.picture(path)
-            sample = Sample(path, picture.sha256, picture.pixels, None, label)
-            file = mask_file(path, masks)
-            yield sample if file is None else replace(sample, mask=read_mask(file, sample.size, fit))
+            with boundary(path, ImageError):
+                picture = reader.picture(path)
+                sample = Sample(path, picture.sha256, picture.pixels, None, label)
+                file = mask_file(path, masks)
+                if file is not None:
+                    sample = replace(sample, mask=read_mask(file, sample.size, fit, reader.max_pixels))
         except ImageError as error:
             yield path, error
+        else:
+            yield sample
 
 
 def mask_file(path: Path, masks: Path | None = None) -> Path | None:
     """Where the mask of an image is, None where it has none."""
     beside = [path.with_name(f"{path.stem}{MASK}.png"), path.parent / "masks" / f"{path.stem}.png"]
-    return next((file for file in ([masks / f"{path.stem}.png"] if masks else beside) if file.is_file()), None)
+    return next((file for file in ([masks / f"{path.stem}.png"] if masks else beside) if is_there(file)), None)
 
 
-def read_mask(file: Path, size: tuple[int, int], fit: Fit) -> NDArray[np.float32]:
+def read_mask(file: Path, size: tuple[int, int], fit: Fit, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
     """A mask (bright is inside) as the network sees it: float32 [H, W] in 0..1, the share of each pixel inside.
 
     Raises `ImageError` where it is not of the picture's `size`, or holds nothing of what the network sees.
     """
-    picture = Reader(1).picture(file)
+    picture = Reader(1, max_pixels=max_pixels).picture(file)
     if picture.size != size:
         width, height = picture.size
         raise ImageError(f"{file}: the mask is {width}×{height}, the picture {size[0]}×{size[1]}")

@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.errors import HeatcliError, ImageError, UsageError
-from heatcli.files import write_atomically
+from heatcli.arrays import MOST_BYTES, read_npz
+from heatcli.errors import HeatcliError, ImageError, UsageError, boundary
+from heatcli.files import is_folder, read_regular, write_atomically
 from heatcli.images.preprocess import Fit, to_pixels
 from heatcli.images.read import SUFFIXES, Reader
 
 
 def image_files(folder: Path, recursive: bool = False) -> Iterator[Path]:
-    """Files in `folder` with an image's suffix, in the order of their names."""
+    """What in `folder` has an image's suffix and is no folder, by name; whether it can be read its reader says."""
     try:
         found = folder.rglob("*") if recursive else folder.iterdir()
-        yield from sorted(p for p in found if p.suffix.lower() in SUFFIXES and p.is_file())
+        yield from sorted(p for p in found if p.suffix.lower() in SUFFIXES and not is_folder(p))
     except OSError as error:
         raise UsageError(f"{folder}: cannot be listed: {error.strerror}") from error
 
@@ -35,7 +36,8 @@ def mean_image(
     total, count = np.zeros((fit.channels, fit.height, fit.width), dtype=np.float64), 0
     for path in paths:
         try:
-            total += to_pixels(reader.picture(path).pixels, fit)
+            with boundary(path, ImageError):
+                total += to_pixels(reader.picture(path).pixels, fit)
             count += 1
         except ImageError as error:
             failed.append(error)
@@ -53,13 +55,13 @@ def write_mean(path: Path, mean: NDArray[np.float32], count: int) -> None:
 
 def read_mean(path: Path) -> NDArray[np.float32]:
     """The mean image [C, H, W] in 0..1 of a file that `heatcli mean` wrote. Raises `UsageError`."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            mean = np.asarray(file["mean"], dtype=np.float32)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such mean file; heatcli mean FOLDER -o FILE writes one") from error
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: is no mean image; heatcli mean FOLDER -o FILE writes one") from error
-    if mean.ndim != 3 or not np.isfinite(mean).all():
+    with boundary(path, UsageError, "is no mean image, such as heatcli mean FOLDER -o FILE writes"):
+        try:
+            content = read_regular(path, MOST_BYTES)
+        except FileNotFoundError as error:
+            raise UsageError(f"{path}: no such mean file; heatcli mean FOLDER -o FILE writes one") from error
+        with np.errstate(over="ignore"):
+            mean = read_npz(content, ["mean"])["mean"].astype(np.float32)
+    if mean.ndim != 3 or not mean.size or not np.isfinite(mean).all():
         raise UsageError(f"{path}: holds no mean image [C, H, W]; heatcli mean FOLDER -o FILE writes one")
     return mean

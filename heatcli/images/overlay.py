@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from heatcli.errors import UsageError, unknown_name
-from heatcli.images.preprocess import Box
+from heatcli.images.preprocess import WHOLE, Box
 
 DIVERGING = (
     "bwr", "seismic", "coolwarm", "RdBu", "RdYlBu", "RdYlGn", "RdGy", "PiYG", "PRGn", "BrBG", "PuOr", "Spectral",
@@ -91,7 +91,15 @@ def _onto_picture(values: NDArray[np.float64], size: tuple[int, int], box: Box) 
     left, top, right, bottom = (round(edge) for edge in box)
     inside = (max(1, right - left), max(1, bottom - top))
     stretched = np.clip(values, -1, 1, dtype=np.float32, casting="same_kind")
-    if stretched.shape[::-1] != inside:
+    if inside[0] * inside[1] > max(WHOLE, 4 * size[0] * size[1]):  # a crop far larger than the picture that it is of
+        source = Image.fromarray(stretched)
+        seen = (max(0, left), max(0, top), min(size[0], right), min(size[1], bottom))
+        x, y = source.width / inside[0], source.height / inside[1]
+        part = ((seen[0] - left) * x, (seen[1] - top) * y, (seen[2] - left) * x, (seen[3] - top) * y)
+        wanted = (seen[2] - seen[0], seen[3] - seen[1])
+        stretched = np.asarray(source.resize(wanted, Image.Resampling.BILINEAR, box=part))
+        left, top = seen[:2]
+    elif stretched.shape[::-1] != inside:
         stretched = np.asarray(Image.fromarray(stretched).resize(inside, Image.Resampling.BILINEAR))
     canvas = np.zeros((size[1], size[0]), np.float32)
     part = stretched[max(0, -top) : size[1] - top, max(0, -left) : size[0] - left]

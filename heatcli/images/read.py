@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import io
-import struct
+import os
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,37 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import (
+    Image,
+    ImageOps,
+    ImageSequence,
+    TiffImagePlugin,  # noqa: F401  (known to Pillow from here on; else it would import every plugin)
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+    _imaging,
+)
 
-from heatcli.errors import ImageError, first_line
-from heatcli.files import is_url, read
+from heatcli.arrays import MAGIC, read_array
+from heatcli.errors import ImageError, UsageError, boundary, is_text, one_line
+from heatcli.files import is_folder, is_url, read
 from heatcli.images.values import in_range
 
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .npy".split())
-MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
+# What those suffixes stand for. No other plugin of Pillow's sees a file: that of EPS starts Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Where Pillow itself sees a decompression bomb: half a GiB in colour. Sensors of 150 megapixels are below.
+MAX_PIXELS = 178_956_970
+SCANS = 1000  # of a JPEG; each goes over the whole picture, and takes a few bytes
+STRIP = 1 << 22  # pixels whose transparency is resolved at a time
+_SIDES = 1 << 26  # bytes of a picture's file that are no pixels: metadata, thumbnails
 
 Pixels = Image.Image | NDArray[np.float32]
+
+# What is wrong with a file is one line of heatcli's, with the file's name; warnings have none. Filters of the user's
+# own come first. libtiff writes to C's stderr, unless its handler is none.
+warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
+with contextlib.suppress(OSError, AttributeError):  # where it is linked in without a name, it speaks
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,28 +77,48 @@ class Reader:
     Image files are upright (EXIF) and fully decoded. `.npy`, `.npz` (its first array) and TIFFs with one page a channel
     give arrays; [H, W], [C, H, W] and [H, W, C] are told apart by `channels`. `range` says what the values of arrays
     and of pictures of more than 8 bits mean, "" leaves it to them (`heatcli.images.values`). `say` is told what was
-    guessed, and of which kind of guess that is.
+    guessed, and of which kind of guess that is. `max_pixels`: the largest picture that is decoded, and the most numbers
+    of a channel in an array; what is larger is refused before memory is taken. Raises `UsageError` for none.
     """
 
     channels: int
     range: str = ""
     say: Callable[[str, str], None] | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise UsageError(f"--max-pixels {self.max_pixels} is not allowed; it is at least 1")
+        if Image.MAX_IMAGE_PIXELS is not None and self.max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = self.max_pixels  # Pillow has one bound for the whole process
 
     def picture(self, path: Path | str) -> Picture:
-        """The picture in a file, or behind a URL. Raises `ImageError`."""
-        if not is_url(path) and Path(path).is_dir():
-            raise ImageError(f"{path}: is a directory, not an image")
+        """The picture in a file, or behind a URL. Raises `ImageError`, whatever goes wrong."""
+        with boundary(path, ImageError):
+            content = self._content(path)
+            is_array = content.startswith(MAGIC) or str(path).lower().endswith(".npz")
+            raw = load_array(path, content, self.most) if is_array else self._decoded(path, content)
+            return Picture(path, hashlib.sha256(content).hexdigest(), self.ready(path, raw))
+
+    @property
+    def most(self) -> int:
+        """How many numbers an array has at most."""
+        return self.max_pixels * self.channels
+
+    def _content(self, path: Path | str) -> bytes:
+        if not is_text(str(path)):
+            raise ImageError(f"{path}: its name is not UTF-8, so no report could give it; rename it")
+        if not is_url(path) and is_folder(path):
+            with os.scandir(path):  # which says why it cannot be listed
+                raise ImageError(f"{path}: is a directory, not an image")
+        several = str(path).lower().endswith((".npy", ".npz", ".tif", ".tiff"))
         try:
-            content = read(str(path))
+            content = read(str(path), 8 * (self.most if several else self.max_pixels) + _SIDES)
         except FileNotFoundError as error:
             raise ImageError(f"{path}: no such image file") from error
-        except OSError as error:
-            raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
         if not content:
             raise ImageError(f"{path}: the image file is empty")
-        is_array = content.startswith(b"\x93NUMPY") or str(path).lower().endswith(".npz")
-        raw = load_array(path, content) if is_array else self._decoded(path, content)
-        return Picture(path, hashlib.sha256(content).hexdigest(), self.ready(path, raw))
+        return content
 
     def ready(self, path: object, raw: Image.Image | NDArray[Any]) -> Pixels:
         """A Pillow image of any mode, or an array of any layout and dtype, as a `Picture` holds it.
@@ -85,6 +127,8 @@ class Reader:
         """
         if isinstance(raw, Image.Image):
             if not is_deep(raw):
+                with boundary(path, ImageError, "cannot be shown in colours"):
+                    as_mode(raw.crop((0, 0, 1, 1)), "RGB")  # what no pixel can be turned into fails on one
                 return raw
             plane = np.asarray(raw)
             if raw.format == "PNG" or raw.mode.startswith("I;16"):
@@ -99,35 +143,58 @@ class Reader:
     def _values(self, path: object, array: NDArray[Any]) -> NDArray[np.float32]:
         if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
             raise ImageError(f"{path}: holds values that are not finite numbers")
-        values, said = in_range(array, self.range, self.channels in (1, 3))
+        with np.errstate(over="ignore"):
+            values, said = in_range(array, self.range, self.channels in (1, 3))
+        if not np.isfinite(values).all():
+            raise ImageError(f"{path}: holds values beyond those of float32, which networks compute in")
         if said and self.say is not None:
-            self.say(f"{path}: {said}", f"values {said.partition(' to ')[0].partition('largest')[0]}")
+            self.say(one_line(f"{path}: {said}"), f"values {said.partition(' to ')[0].partition('largest')[0]}")
         return values
 
     def _decoded(self, path: Path | str, content: bytes) -> Image.Image | NDArray[Any]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(content)) as image:
-                    if image.width * image.height > MAX_PIXELS:
-                        raise Image.DecompressionBombError
-                    pages = getattr(image, "n_frames", 1)
-                    if pages == self.channels and image.format == "TIFF" and pages > 1:
-                        return np.stack([np.asarray(page) for page in ImageSequence.Iterator(image)])
-                    if self.channels not in (1, 3):
-                        raise ImageError(
-                            f"{path}: is a picture, the model takes {self.channels} channels; give an .npy file"
-                        )
-                    image.load()
-                    upright = ImageOps.exif_transpose(image)
-                    upright.format = image.format
-                    return upright
-        except Image.DecompressionBombError as error:
-            raise ImageError(f"{path}: is too large; at most {MAX_PIXELS:,} pixels are read") from error
-        except UnidentifiedImageError as error:
-            raise ImageError(f"{path}: is not an image that Pillow can read") from error
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
-            raise ImageError(f"{path}: is damaged or truncated: {first_line(error)}") from error
+        if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > SCANS:
+            raise ImageError(f"{path}: is a JPEG of more than {SCANS:,} scans, which would take hours to decode")
+        with boundary(path, ImageError, "is damaged or truncated"):
+            try:
+                opened = Image.open(io.BytesIO(content), formats=FORMATS)
+            except Image.DecompressionBombError as error:
+                raise self._too_large(path) from error
+            except UnidentifiedImageError as error:
+                known = ", ".join(FORMATS)
+                raise ImageError(f"{path}: is not an image that Pillow can read as any of {known}") from error
+            with opened as image:
+                if image.width * image.height > self.max_pixels:
+                    raise self._too_large(path)
+                pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+                if pages == self.channels and pages > 1:
+                    return np.stack([self._page(path, page) for page in ImageSequence.Iterator(image)])
+                if self.channels not in (1, 3):
+                    raise ImageError(
+                        f"{path}: is a picture, the model takes {self.channels} channels; give an .npy file"
+                    )
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                return image
+
+    def _page(self, path: Path | str, page: Image.Image) -> NDArray[Any]:
+        if page.width * page.height > self.max_pixels:
+            raise self._too_large(path)
+        return np.asarray(page)
+
+    def _too_large(self, path: Path | str) -> ImageError:
+        return ImageError(f"{path}: is too large; at most {self.max_pixels:,} pixels are read (--max-pixels)")
+
+
+def as_mode(image: Image.Image, mode: str) -> Image.Image:
+    """A picture of 8 bits a channel in another mode, its transparency laid on white."""
+    if not image.has_transparency_data:
+        return image if image.mode == mode else image.convert(mode)
+    flat = Image.new(mode, image.size)
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):  # a large one in strips: as RGBA it would take several times its memory
+        part = image.crop((0, top, image.width, min(image.height, top + rows))).convert("RGBA")
+        flat.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert(mode), (0, top))
+    return flat
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -140,13 +207,13 @@ def read_picture(path: Path | str, channels: int) -> Picture:
     return Reader(channels).picture(path)
 
 
-def load_array(path: Path | str, content: bytes) -> NDArray[Any]:
-    """The array in the content of an `.npy` file, the first one in that of an `.npz`. Raises `ImageError`."""
-    try:
-        loaded = np.load(io.BytesIO(content), allow_pickle=False)
-        return np.asarray(loaded[loaded.files[0]] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded)
-    except (OSError, ValueError, EOFError, IndexError, KeyError, zipfile.BadZipFile) as error:
-        raise ImageError(f"{path}: is no array of numbers: {first_line(error)}") from error
+def load_array(path: Path | str, content: bytes, most: int) -> NDArray[Any]:
+    """The array in the content of an `.npy` file, the first one in that of an `.npz`, of at most so many numbers.
+
+    Raises `ImageError`.
+    """
+    with boundary(path, ImageError, "is no array of numbers"):
+        return read_array(content, most)
 
 
 def _planes(path: object, array: NDArray[Any], channels: int) -> NDArray[Any]:

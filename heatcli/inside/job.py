@@ -11,8 +11,8 @@ import numpy as np
 
 from heatcli.arrays import npz
 from heatcli.artifact.model import Model
-from heatcli.errors import ImageError, UsageError
-from heatcli.files import make_folder, write_atomically
+from heatcli.errors import ImageError, UsageError, boundary
+from heatcli.files import is_folder, make_folder, write_atomically
 from heatcli.images.mean import image_files
 from heatcli.images.sheet import Block, Tile, coloured, png, sheet
 from heatcli.inside.activations import By, FeatureMaps, activations
@@ -50,7 +50,7 @@ def planned(request: Request) -> list[tuple[Path, Path]]:
         raise UsageError(f"--by {request.by} is not known; use activation, relevance")
     if request.top < 1:
         raise UsageError(f"--top {request.top} is not allowed; it is at least 1")
-    paths = [path for given in request.images for path in (image_files(given) if given.is_dir() else [given])]
+    paths = [path for given in request.images for path in (image_files(given) if is_folder(given) else [given])]
     if not paths:
         raise UsageError(f"{request.images[0]}: no images in this folder")
     plan: dict[Path, Path] = {}
@@ -72,13 +72,12 @@ def run(model: Model, request: Request) -> Iterator[Looked | ImageError]:
     make_folder(request.out)
     for path, out in plan:
         try:
-            picture = model.reader.picture(path)
+            with boundary(path, ImageError):
+                batch = model.preprocess([model.reader.picture(path)])
         except ImageError as error:
             yield error
             continue
-        maps, goal = activations(
-            model, model.preprocess([picture]), request.layers, request.method, request.target, request.baseline
-        )
+        maps, goal = activations(model, batch, request.layers, request.method, request.target, request.baseline)
         write_atomically(out, png(sheet([draw(m, request.top, request.by) for m in maps], COLUMNS)))
         write_atomically(out.with_suffix(".npz"), _arrays(maps))
         target = int(goal.index[0])

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from heatcli.errors import HeatcliError, ImageError, UsageError
-from heatcli.files import write_atomically
+from heatcli.errors import HeatcliError, ImageError, UsageError, boundary
+from heatcli.files import is_folder, write_atomically
 from heatcli.images.mean import image_files
 from heatcli.images.preprocess import Fit, to_pixels
 from heatcli.images.read import read_picture
@@ -51,7 +51,7 @@ def fit(request: Request, failed: list[HeatcliError]) -> Iterator[Epoch]:
 
 def _validate(request: Request) -> None:
     how = request.how
-    if not request.folder.is_dir():
+    if not is_folder(request.folder):
         raise UsageError(f"{request.folder}: is not a folder")
     if request.output.suffix != ".npz":
         raise UsageError(f"{request.output}: an expert is an .npz file; name it so")
@@ -77,13 +77,15 @@ def gather(request: Request, failed: list[HeatcliError]) -> Tensor:
     each = -(-request.limit // max(1, len(paths)))
     for path in paths:
         try:
-            picture = read_picture(path, channels)
-            if request.whole:
-                found.append(to_pixels(picture.pixels, Fit(channels, height, width)))
-                continue
-            pixels = to_pixels(picture.pixels, Fit(channels, *picture.size[::-1]))
+            with boundary(path, ImageError):
+                picture = read_picture(path, channels)
+                size = (height, width) if request.whole else picture.size[::-1]
+                pixels = to_pixels(picture.pixels, Fit(channels, *size))
         except ImageError as error:
             failed.append(error)
+            continue
+        if request.whole:
+            found.append(pixels)
             continue
         down, across = pixels.shape[1] - height, pixels.shape[2] - width
         if min(down, across) < 0:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.arrays import npz
-from heatcli.errors import UsageError
-from heatcli.files import write_atomically
+from heatcli.arrays import MOST_BYTES, npz, read_npz
+from heatcli.errors import UsageError, boundary
+from heatcli.files import read_regular, write_atomically
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,17 +177,18 @@ def write(path: Path, expert: Expert) -> None:
 
 def read(path: Path) -> Expert:
     """The expert in a file that `heatcli fit-expert` wrote. Raises `UsageError`."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            weight, visible, hidden = (
-                torch.from_numpy(file[name].astype(np.float32)) for name in ("weight", "visible", "hidden")
-            )
-            channels, height, width = (int(size) for size in file["shape"])
-            whole, sigma = bool(file["whole"]), float(file["sigma"])
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such expert; heatcli fit-expert FOLDER -o FILE writes one") from error
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: is no expert; heatcli fit-expert FOLDER -o FILE writes one") from error
+    with boundary(path, UsageError, "is no expert, such as heatcli fit-expert FOLDER -o FILE writes"):
+        try:
+            file = read_npz(read_regular(path, MOST_BYTES))
+        except FileNotFoundError as error:
+            raise UsageError(f"{path}: no such expert; heatcli fit-expert FOLDER -o FILE writes one") from error
+        weight, visible, hidden = (
+            torch.from_numpy(file[name].astype(np.float32)) for name in ("weight", "visible", "hidden")
+        )
+        channels, height, width = (int(size) for size in file["shape"])
+        whole, sigma = bool(file["whole"]), float(file["sigma"])
+        if hidden.dim() != 1 or visible.dim() != 1 or min(channels, height, width) < 1:
+            raise ValueError("its arrays have other shapes")
     if weight.shape != (channels * height * width, len(hidden)) or len(visible) != len(weight) or not sigma > 0:
         raise UsageError(f"{path}: the arrays of this expert do not fit together; write it anew")
     return Expert((channels, height, width), whole, sigma, weight, visible, hidden)

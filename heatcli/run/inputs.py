@@ -11,12 +11,13 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
-from heatcli.errors import UsageError
-from heatcli.files import is_url, remote
+from heatcli.errors import UsageError, boundary, printable
+from heatcli.files import is_folder, is_there, is_url, read_regular, remote
 from heatcli.images.read import SUFFIXES
 
 STDIN = "-"
 LISTS = (".txt", ".list", ".lst")
+LONGEST = 1 << 32  # bytes of a list: tens of millions of names
 
 
 def digest(name: str) -> int:
@@ -43,10 +44,14 @@ class Names:
 
 
 def stem_of(part: str, mirror: bool) -> str:
-    """A name without its suffix; without its folders, too, unless outputs `mirror` them. Slashes on any system."""
+    """A name without its suffix; without its folders, too, unless outputs `mirror` them. Slashes on any system.
+
+    Bytes that are no UTF-8 are escaped, so that the index can hold the stem of what failed for them.
+    """
     path = PurePath(part.partition("://")[2] or part)
     folders = [name for name in path.parts[:-1] if name not in ("..", path.anchor)] if mirror else []
-    return "/".join([*folders, path.stem])
+    stem = "/".join([*folders, path.stem])
+    return printable(stem)
 
 
 class Found:
@@ -118,24 +123,23 @@ def is_many(given: Path | str) -> bool:
 
 
 def _is_pattern(name: str) -> bool:
-    return glob.has_magic(name) and (is_url(name) or not Path(name).exists())
+    return glob.has_magic(name) and (is_url(name) or not is_there(name))
 
 
 def _is_folder(name: str) -> bool:
     if is_url(name):
         system, path = remote(name)
         return not glob.has_magic(name) and bool(system.isdir(path))
-    return Path(name).is_dir()
+    return is_folder(name)
 
 
 def _listed(given: str) -> Iterator[str]:
     """The names in a list, one a line, or separated by NUL where there is one."""
-    try:
-        content = sys.stdin.buffer.read() if given == STDIN else Path(given).read_bytes()
-    except FileNotFoundError as error:
-        raise UsageError(f"{given}: no such list of images") from error
-    except OSError as error:
-        raise UsageError(f"{given}: cannot be read as a list of images: {error.strerror}") from error
+    with boundary("stdin" if given == STDIN else given, UsageError, "cannot be read as a list of images"):
+        try:
+            content = sys.stdin.buffer.read() if given == STDIN else read_regular(given, LONGEST)
+        except FileNotFoundError as error:
+            raise UsageError(f"{given}: no such list of images") from error
     zero = b"\0" in content
     names = [name if zero else name.rstrip(b"\r") for name in content.split(b"\0" if zero else b"\n")]
     if not any(names):
@@ -150,7 +154,7 @@ def _in_folder(given: str, root: str, recursive: bool, pattern: str | None, out:
         whole = f"**/{pattern}" if recursive and "/" not in pattern else pattern
         inner = os.path.realpath(out)
         for part in sorted(glob.glob(whole, root_dir=given, recursive=True)):  # noqa: PTH207  (names, not paths)
-            if (Path(given) / part).is_file() and not _below(root + part, inner):
+            if not is_folder(root + part) and not _below(root + part, inner):
                 yield root + part
     else:
         yield from _scan(given, root, recursive, os.path.realpath(out))
@@ -161,21 +165,37 @@ def _below(name: str, folder: str) -> bool:
 
 
 def _scan(folder: str, root: str, recursive: bool, out: str) -> Iterator[str]:
-    """Files with an image's suffix, by name; then, one by one, the folders below."""
-    try:
-        with os.scandir(folder) as entries:
-            files, folders = [], []
-            for entry in entries:
-                if os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():  # noqa: PTH122
-                    files.append(entry.name)
-                elif recursive and entry.is_dir(follow_symlinks=False) and os.path.realpath(entry.path) != out:
-                    folders.append(entry.name)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be listed: {error.strerror}") from error
+    """What has an image's suffix and is no folder, by name; then, one by one, the folders below.
+
+    A link that leads nowhere, a FIFO, a folder below that cannot be listed: each is named like an image, so that it
+    fails like one when it is read.
+    """
+    with boundary(folder, UsageError, "cannot be listed"), os.scandir(folder) as entries:
+        files, folders = [], []
+        for entry in entries:
+            if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not _leads_to_folder(entry):  # noqa: PTH122
+                files.append(entry.name)
+            elif recursive and entry.is_dir(follow_symlinks=False) and os.path.realpath(entry.path) != out:
+                folders.append(entry.name)
     for name in sorted(files):
         yield root + name
     for name in sorted(folders):
-        yield from _scan(root + name, f"{root}{name}/", recursive, out)
+        below = _scan(root + name, f"{root}{name}/", recursive, out)
+        try:
+            first = next(below, None)
+        except UsageError:
+            yield root + name
+            continue
+        if first is not None:
+            yield first
+            yield from below
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _in_remote(given: str, recursive: bool, pattern: str | None) -> Iterator[str]:
@@ -192,6 +212,6 @@ def _in_remote(given: str, recursive: bool, pattern: str | None) -> Iterator[str
 
 def _matching(pattern: str) -> Iterator[str]:
     if not is_url(pattern):
-        return (name for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file())  # noqa: PTH207
+        return (name for name in sorted(glob.glob(pattern, recursive=True)) if not is_folder(name))  # noqa: PTH207
     system, path = remote(pattern)
     return (str(system.unstrip_protocol(name)) for name in sorted(system.glob(path)))

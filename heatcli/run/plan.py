@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from heatcli.errors import UsageError
-from heatcli.files import is_url, legible
+from heatcli.files import is_folder, is_url, legible
 from heatcli.run.inputs import Found, digest, find
 from heatcli.run.request import Job, Request
 
@@ -92,5 +92,5 @@ def _overwritten(made: Plan) -> Iterator[str]:
 def same_folder(given: Path | str, out: Path | str) -> bool:
     """Whether outputs would land among the inputs of a folder."""
     return (
-        not is_url(given) and not is_url(out) and Path(given).is_dir() and Path(given).resolve() == Path(out).resolve()
+        not is_url(given) and not is_url(out) and is_folder(given) and os.path.realpath(given) == os.path.realpath(out)
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from heatcli.errors import HeatcliError, UsageError
+from heatcli.errors import HeatcliError, UsageError, printable
 from heatcli.files import joined
 from heatcli.images.baselines import Reference
 from heatcli.images.overlay import colour_map
@@ -135,7 +135,7 @@ class Failed:
     @property
     def row(self) -> Row:
         """Its line in the index."""
-        return Row(image=self.job.path, stem=self.job.part, error=str(self.error))
+        return Row(image=printable(self.job.path), stem=self.job.part, error=str(self.error))
 
 
 Outcome = Done | Failed

@@ -34,6 +34,7 @@ class Recipe:
     mean_file: Path | None
     output: Output
     told_by: str
+    max_pixels: int | None
 
     @classmethod
     def of(cls, model: Model) -> Recipe:
@@ -42,7 +43,7 @@ class Recipe:
         return cls(
             str(model.path), model.sha256, model.passes, others, model.head, model.cache is not None,
             model.compiler is not None, model.input, model.labels, model.mean_file,
-            model.output, model.told_by,
+            model.output, model.told_by, model.max_pixels,
         )  # fmt: skip
 
     def model(self, device: str, path: Path | None = None, mean_file: Path | None = None) -> Model:
@@ -57,6 +58,7 @@ class Recipe:
         if loaded.sha256 != self.sha256:
             raise ModelError(f"{self.path}: was changed while it was in use; run again")
         loaded.path, loaded.input, loaded.labels = Path(self.path), self.input, self.labels
+        loaded.max_pixels = self.max_pixels
         loaded.mean_file = mean_file or self.mean_file
         loaded.output, loaded.told_by, loaded.notes = self.output, self.told_by, Notes()
         return loaded
@@ -88,7 +90,7 @@ def packed(outcomes: Iterable[Outcome], notes: Notes) -> bytes:
     try:
         for one in outcomes:
             unexplained = dict(one.unexplained) if isinstance(one, Done) else {}
-            returned.append(Returned(one.job.path, one.job.part, one.row, one.last, unexplained))
+            returned.append(Returned(one.row.image, one.job.part, one.row, one.last, unexplained))
     except HeatcliError as error:
         returned.append(Returned(fatal=str(error), status=error.status))
     returned.insert(0, Returned(notes=notes.items()))

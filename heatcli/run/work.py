@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from heatcli.artifact.model import Model
-from heatcli.errors import ImageError, ModelError, OutOfMemoryError, UsageError
+from heatcli.errors import HeatcliError, ImageError, OutOfMemoryError, UsageError, boundary, reason
 from heatcli.explanation import explain
-from heatcli.files import write
+from heatcli.files import remove, write
 from heatcli.images.overlay import overlay, stamped
 from heatcli.images.png import png_bytes
 from heatcli.images.preprocess import seen_box, to_pixels
@@ -32,6 +32,7 @@ from heatcli.run.request import Done, Failed, Job, Request
 
 RESULTS = 64  # explanations of one image that are held at once
 LARGE = 1 << 24  # pixels of a picture that is not held from reading to writing
+UNEXPECTED = "it cannot be explained; run it alone with --debug"
 Turn = Callable[[], AbstractContextManager[None]]
 
 
@@ -40,7 +41,7 @@ class Loaded:
     """A job's picture: its hash, its size (width, height), and what is still needed of it.
 
     `grey`: what the heatmap is laid over; None where it is so large that it is read again. `pixels`: as they go into
-    the network, float32 [C, H, W] before normalisation.
+    the network, float32 [C, H, W] before normalisation. `region`: bool [H, W], None where none is asked for.
     """
 
     job: Job
@@ -48,6 +49,7 @@ class Loaded:
     size: tuple[int, int]
     grey: Image.Image | None
     pixels: NDArray[np.float32]
+    region: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +68,27 @@ class Ready:
         return self.rank in (None, 1)
 
 
-def read_job(model: Model, job: Job) -> Loaded | Failed:
-    """Read and fit a job's picture."""
+def read_job(model: Model, job: Job, region: str | None = None) -> Loaded | Failed:
+    """Read and fit a job's picture; whatever goes wrong is that picture's failure.
+
+    Raises `UsageError` for a `region` that is none.
+    """
     try:
-        picture = model.reader.picture(job.path)
-        pixels, (width, height) = to_pixels(picture.pixels, model.fit), picture.size
-        grey = picture.shown().convert("L") if width * height <= LARGE else None
-        return Loaded(job, picture.sha256, (width, height), grey, pixels)
+        with boundary(job.path, ImageError):
+            picture = model.reader.picture(job.path)
+            pixels, (width, height) = to_pixels(picture.pixels, model.fit), picture.size
+            grey = picture.shown().convert("L") if width * height <= LARGE else None
+            inside = _region(region, job, (width, height), model)
+            return Loaded(job, picture.sha256, (width, height), grey, pixels, inside)
     except ImageError as error:
         return Failed(job, error)
+
+
+def _region(text: str | None, job: Job, size: tuple[int, int], model: Model) -> NDArray[np.bool_] | None:
+    try:
+        return None if text is None else region_of(text, size, model.fit)
+    except ImageError as error:
+        raise ImageError(f"{job.path}: {error}") from error
 
 
 @dataclass
@@ -124,7 +138,9 @@ def explain_all(
             else:
                 alone = len(some)
         elif proven:
-            yield Failed(some[0].job, error)
+            yield Failed(some[0].job, _of_image(some[0], error))
+        elif not isinstance(error, HeatcliError):
+            raise error
         else:
             failed.append(Failed(some[0].job, error))
     if failed:
@@ -133,15 +149,15 @@ def explain_all(
 
 def _tried(
     model: Model, request: Request, loaded: Sequence[Loaded], turn: Turn
-) -> tuple[list[Ready], ModelError | None]:
+) -> tuple[list[Ready], Exception | None]:
     """Some images explained together, or why not. What an error of memory holds is given back."""
     try:
         return _explained(model, request, loaded, turn), None
+    except UsageError:
+        raise
     except Exception as error:
         if not is_out_of_memory(error):
-            if isinstance(error, ModelError):
-                return [], error
-            raise
+            return [], error
     release()
     many = "one image" if len(loaded) == 1 else f"{len(loaded)} images at once"
     return [], OutOfMemoryError(f"{model.path}: memory is too small to explain {many}")
@@ -151,13 +167,21 @@ def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: T
     """Image by image, the classes of each together."""
     with turn():
         batch = model.stack([one.pixels for one in loaded])
-        region = _regions(model, request, loaded)
+        regions = [one.region for one in loaded if one.region is not None]
+        region = torch.from_numpy(np.stack(regions)) if regions else None
         found = [
             (rank, explain(model, batch, request.method, target, request.baseline, region, request.progress))
             for rank, target in _targets(model, request, batch)
         ]
     made = [(rank, Reports(model, explanation)) for rank, explanation in found]
     return [Ready(one, reports, i, rank, len(made)) for i, one in enumerate(loaded) for rank, reports in made]
+
+
+def _of_image(loaded: Loaded, error: Exception) -> HeatcliError:
+    """The error of one image, as others were explained before."""
+    if isinstance(error, HeatcliError):
+        return error
+    return ImageError(f"{loaded.job.path}: {UNEXPECTED}: {reason(error)}")
 
 
 def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[int | None, Any]]:
@@ -169,13 +193,6 @@ def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[in
         raise UsageError(f"target {request.target!r} is out of range: top:K takes K from 1 to {scores.shape[1]}")
     best = scores.topk(request.classes, dim=1).indices
     return [(rank + 1, best[:, rank]) for rank in range(request.classes)]
-
-
-def _regions(model: Model, request: Request, loaded: Sequence[Loaded]) -> Tensor | None:
-    if request.region is None:
-        return None
-    masks = [region_of(request.region, one.size, model.fit) for one in loaded]
-    return torch.from_numpy(np.stack(masks))
 
 
 def write_ready(model: Model, request: Request, ready: Ready, load_seconds: float, scratch: Path | None) -> Done:
@@ -195,15 +212,18 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     contents = {"overlay": (".png", png_bytes(heatmap))}
     if request.pixels == "npz":
         contents["pixels"] = (".npz", reports.npz(i))
-    for suffix, content in contents.values():
-        write(job.stem + suffix, content, scratch)
-    name = Path(job.part).name
-    named: dict[str, Any] = {what: name + suffix for what, (suffix, _) in contents.items()}
-    seconds = SecondsPart(load=load_seconds, write=time.perf_counter() - started, **result.seconds)
-    part = ImagePart(path=job.path, sha256=loaded.sha256, width=width, height=height)
-    report = reports.report(i, part, FilesPart(**named), seconds, inline=request.pixels == "json")
-    contents["report"] = (".json", encode(report))
-    write(job.stem + ".json", contents["report"][1], scratch)
+    with ExitStack() as undo:  # an overlay without its report is nothing
+        for suffix, content in contents.values():
+            write(job.stem + suffix, content, scratch)
+            undo.callback(remove, job.stem + suffix)
+        name = Path(job.part).name
+        named: dict[str, Any] = {what: name + suffix for what, (suffix, _) in contents.items()}
+        seconds = SecondsPart(load=load_seconds, write=time.perf_counter() - started, **result.seconds)
+        part = ImagePart(path=job.path, sha256=loaded.sha256, width=width, height=height)
+        report = reports.report(i, part, FilesPart(**named), seconds, inline=request.pixels == "json")
+        contents["report"] = (".json", encode(report))
+        write(job.stem + ".json", contents["report"][1], scratch)
+        undo.pop_all()
     files = {what: FileEntry.of(job.part + suffix, content) for what, (suffix, content) in contents.items()}
     return Done(
         job, row_of(report, loaded.job.part, ready.rank, ready.of, files), job.stem + ".json", job.stem + ".png",

@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from heatcli.artifact.model import Model
-from heatcli.errors import ImageError
+from heatcli.errors import ImageError, UsageError, boundary
+from heatcli.files import is_own_fault
 from heatcli.images.baselines import read_once
 from heatcli.run.request import Failed, Job, Outcome, Request
 from heatcli.run.work import Loaded, Ready, Room, explain_all, read_job, write_ready
 
 
-class StoppedError(Exception):
-    """Nobody wants the outcomes any more."""
+class StoppedError(BaseException):
+    """Nobody wants the outcomes any more: no error of any image, so that no boundary holds it."""
 
 
 class Worker:
@@ -64,15 +65,19 @@ class Worker:
         except UnicodeEncodeError:  # a report could not name it
             why = "its name is not UTF-8; rename it (or, in a locale that is not, set PYTHONUTF8=1)"
             return Failed(job, ImageError(f"{job.path}: {why}"))
-        return read_job(self.model, job)
+        return read_job(self.model, job, self.request.region)
 
     def _written(self, ready: Ready) -> Outcome:
+        job = ready.loaded.job
         try:
-            return write_ready(self.model, self.request, ready, self._load_seconds, self.scratch)
-        except (
-            ImageError
-        ) as error:  # a large picture, which is read again, has gone; or its outputs' names are too long
-            return Failed(ready.loaded.job, error, ready.first)
+            with boundary(job.path, ImageError, "its outputs cannot be made"):
+                return write_ready(self.model, self.request, ready, self._load_seconds, self.scratch)
+        except ImageError as error:  # such as a large picture, which is read again and has gone
+            return Failed(job, error, ready.first)
+        except UsageError as error:
+            if not is_own_fault(error.__cause__):
+                raise
+            return Failed(job, ImageError(f"{job.path}: {error}"), ready.first)
 
     def _check(self) -> None:
         if self._stopped():

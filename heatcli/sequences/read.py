@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,11 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.errors import ImageError, UsageError, first_line
+from heatcli.arrays import read_array
+from heatcli.errors import ImageError, UsageError, boundary, first_line, is_text
+from heatcli.files import is_folder, read_regular
 
 FASTA = frozenset(".fa .fasta .fna .ffn .faa .txt".split())
 SUFFIXES = FASTA | {".npy"}
 UNKNOWN = "N"
+LARGEST = 1 << 28  # bytes of a file: whole chromosomes, and no more than memory holds one-hot
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +41,17 @@ def read_sequences(path: Path, alphabet: str, length: int | None = None) -> list
 
     `length`: the only one that the model takes.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file") from error
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    with boundary(path, ImageError):
+        if not is_text(str(path)):
+            raise ImageError(f"{path}: its name is not UTF-8, so no report could give it; rename it")
+        try:
+            content = read_regular(path, LARGEST)
+        except FileNotFoundError as error:
+            raise ImageError(f"{path}: no such file") from error
+        return _sequences(path, content, alphabet, length)
+
+
+def _sequences(path: Path, content: bytes, alphabet: str, length: int | None) -> list[Sequence]:
     digest = hashlib.sha256(content).hexdigest()
     if content.startswith(b"\x93NUMPY"):
         found = [(str(i), *_of_array(one, alphabet)) for i, one in enumerate(_arrays(path, content, alphabet))]
@@ -58,9 +65,10 @@ def read_sequences(path: Path, alphabet: str, length: int | None = None) -> list
 
 def sequence_files(given: Path) -> list[Path]:
     """The file itself, or the sequence files of a folder by name. Raises `UsageError` where there are none."""
-    if not given.is_dir():
+    if not is_folder(given):
         return [given]
-    found = sorted(path for path in given.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    with boundary(given, UsageError, "cannot be listed"):
+        found = sorted(path for path in given.iterdir() if path.suffix.lower() in SUFFIXES and not is_folder(path))
     if not found:
         raise UsageError(f"{given}: no sequences in this folder ({', '.join(sorted(SUFFIXES))})")
     return found
@@ -94,10 +102,8 @@ def _records(path: Path, content: bytes, alphabet: str) -> Iterator[tuple[str, s
 
 def _arrays(path: Path, content: bytes, alphabet: str) -> NDArray[np.float32]:
     """[N, A, L]."""
-    try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ImageError(f"{path}: is no array of numbers: {first_line(error)}") from error
+    with boundary(path, ImageError, "is no array of numbers"):
+        array = read_array(content)
     n = len(alphabet)
     if array.ndim == 2:
         array = array[None] if array.shape[0] == n else array.T[None]
