@@ -258,7 +258,7 @@ def _cache(seed: int, count: int) -> Iterator[Trial]:
             outputs = heatcli.explain(model, malice.EXAMPLE, "lrp-eps", target=0).outputs
             return (RIGHT, "") if torch.allclose(outputs, answer, atol=1e-5) else (FAULT, "another answer")
 
-        attempt()
+        contained(attempt, 60)  # a process that has run autograd must not fork
         files = {file: file.read_bytes() for file in (folder / "cache").iterdir()}
         for number in range(count or 300):
             drawn = random.Random(f"{seed} {number}")
