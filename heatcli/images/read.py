@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import io
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -41,8 +42,9 @@ _SIDES = 1 << 26  # bytes of a picture's file that are no pixels: metadata, thum
 
 Pixels = Image.Image | NDArray[np.float32]
 
-# What is wrong with a file is one line of heatcli's, with the file's name; warnings have none. Filters of the user's
-# own come first. libtiff writes to C's stderr, unless its handler is none.
+# What is wrong with a file is one line of heatcli's, with the file's name; Pillow's warnings and log have none. Filters
+# and handlers of the user's own come first. libtiff writes to C's stderr, unless its handler is none.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
 with contextlib.suppress(OSError, AttributeError):  # where it is linked in without a name, it speaks
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
@@ -65,7 +67,7 @@ class Picture:
         """The picture to lay a heatmap over; channels that are not colours are averaged, contrast stretched."""
         if isinstance(self.pixels, Image.Image):
             return self.pixels
-        grey = self.pixels.mean(0)
+        grey = self.pixels.mean(0, dtype=np.float64)
         low, high = float(grey.min()), float(grey.max())
         return Image.fromarray(np.uint8(255 * (grey - low) / ((high - low) or 1)))
 
@@ -128,7 +130,9 @@ class Reader:
         if isinstance(raw, Image.Image):
             if not is_deep(raw):
                 with boundary(path, ImageError, "cannot be shown in colours"):
-                    as_mode(raw.crop((0, 0, 1, 1)), "RGB")  # what no pixel can be turned into fails on one
+                    raw = raw.convert("RGB") if raw.mode == "LAB" else raw  # the only way that Pillow knows from there
+                    for mode in ("RGB", "L"):
+                        as_mode(raw.crop((0, 0, 1, 1)), mode)  # what no pixel can be turned into fails on one
                 return raw
             plane = np.asarray(raw)
             if raw.format == "PNG" or raw.mode.startswith("I;16"):
