@@ -92,8 +92,15 @@ def reason(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """`text` with line breaks, control characters and bytes that are no UTF-8 escaped, and not longer than a screen."""
     if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+        text = "".join(map(_escaped, text))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+
+
+def _escaped(c: str) -> str:
+    """A character that is printed, or its escape: of a byte that is no UTF-8, the byte."""
+    if c.isprintable():
+        return c
+    return f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode("ascii")
 
 
 def is_text(name: str) -> bool:

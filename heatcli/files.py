@@ -68,11 +68,6 @@ def _reason(error: OSError) -> str:
     return error.strerror or first_line(error)
 
 
-def legible(name: str) -> str:
-    """A name as JSON can hold it: bytes that are no UTF-8 are escapes."""
-    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def is_url(name: str | Path) -> bool:
     """Whether `name` is a URL for fsspec rather than a path here."""
     return "://" in str(name)

@@ -16,8 +16,8 @@ from typing import IO, Literal
 
 import msgspec
 
-from heatcli.errors import UsageError
-from heatcli.files import is_url, joined, legible, locked, read, reading, size, write_all, writing
+from heatcli.errors import UsageError, printable
+from heatcli.files import is_url, joined, locked, read, reading, size, write_all, writing
 from heatcli.report.schema import LedgerPart, Report
 
 INDEX = "index.jsonl"
@@ -109,7 +109,7 @@ def line_of(row: Row) -> bytes:
         return msgspec.json.encode(row) + b"\n"
     except UnicodeEncodeError:
         texts = ("image", "stem", "error", "label")
-        written = {name: legible(value) for name in texts if (value := getattr(row, name)) is not None}
+        written = {name: printable(value) for name in texts if (value := getattr(row, name)) is not None}
         return msgspec.json.encode(msgspec.structs.replace(row, **written)) + b"\n"
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from heatcli.errors import UsageError
-from heatcli.files import is_folder, is_url, legible
+from heatcli.errors import UsageError, printable
+from heatcli.files import is_folder, is_url
 from heatcli.run.inputs import Found, digest, find
 from heatcli.run.request import Job, Request
 
@@ -20,7 +20,7 @@ class Plan:
     def __init__(self, found: Found, request: Request) -> None:
         self._found, self._out, self._method = found, str(request.out), request.method.name
         self._done = bytearray(len(found))
-        digests = np.fromiter((digest(legible(self._part(i))) for i in range(len(found))), np.uint64, len(found))
+        digests = np.fromiter((digest(printable(self._part(i))) for i in range(len(found))), np.uint64, len(found))
         self._order = np.argsort(digests, kind="stable").astype(np.uint32 if len(found) < 1 << 32 else np.uint64)
         self._sorted = digests[self._order]
 
@@ -44,7 +44,7 @@ class Plan:
         value = np.uint64(digest(stem))
         at = int(np.searchsorted(self._sorted, value))
         while at < len(self._sorted) and self._sorted[at] == value:
-            if legible(self._part(int(self._order[at]))) == stem:
+            if printable(self._part(int(self._order[at]))) == stem:
                 return int(self._order[at])
             at += 1
         return None
