@@ -110,7 +110,7 @@ def explain_all(
         if len(loaded) > 1:
             yield from _one_by_one(model, request, loaded, proven, turn)
         elif alone and isinstance(error, HeatcliError):
-            yield Failed(loaded[0].job, error)
+            yield Failed(loaded[0].job, _of_image(loaded[0].job, error))
         else:
             raise
         return
@@ -124,8 +124,17 @@ def _one_by_one(
     outcomes = [outcome for one in loaded for outcome in explain_all(model, request, [one], True, turn)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     if len(failed) == len(loaded) and not proven:
-        raise failed[0].error
+        raise failed[0].error.__cause__ or failed[0].error
     yield from outcomes
+
+
+def _of_image(job: Job, error: HeatcliError) -> HeatcliError:
+    """What the model says of one image, with the image's name."""
+    if str(error).startswith(job.path):
+        return error
+    named = type(error)(f"{job.path}: {error}")
+    named.__cause__ = error
+    return named
 
 
 def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: Turn) -> Iterator[Ready]:
