@@ -169,7 +169,7 @@ def _trial(what: str, fine: bool, wrong: str) -> Trial:
 
 
 BAD_SIDES: dict[str, Callable[[Path], None]] = {
-    "missing": lambda path: None,
+    "missing": lambda _: None,
     "empty": _write(b""),
     "junk": _write(b"\xff\xfejunk"),
     "nested": _write(b"a = " + b"[" * 100_000),
@@ -232,8 +232,8 @@ def _of_pictures(images: Path, folder: Path) -> dict[str, tuple[str | Path, ...]
     return {
         "mean": ("mean", images, "-o", folder / "m.npz"),
         "activations": ("activations", images, "--layer", "*conv*", "--out", folder / "activations"),
-        "activations --top-images": ("activations", images, "--layer", "convolution", "--top-images", "2", "--channel", "0",
-                                     "--out", folder / "top"),
+        "activations --top-images": ("activations", images, "--layer", "convolution", "--top-images", "2",
+                                     "--channel", "0", "--out", folder / "top"),
         "evaluate": ("evaluate", ANIMALS, images, "--metric", "complexity", "--methods", "gradient", "--json",
                      "--out", folder / "evaluation"),
         "check": ("check", ANIMALS, images, "--spec", _spec(folder), "--methods", "gradient"),
@@ -286,6 +286,11 @@ def _report_of_check(ran: Ran) -> bool:
     return ran.status == 1 and "FAILED" in ran.out
 
 
+WEBP = b"RIFF\x30\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\xfe\x3f\0\xfe\x3f\0VP8L"
+BMP = b"BM" + bytes(8) + b"\x36\0\0\0\x28\0\0\0" + b"\x30\x75\0\0" * 2 + b"\1\0\x18\0"
+GIF = b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\2\2L\1\0;"
+
+
 def tiny_files() -> dict[str, tuple[str, bytes]]:
     """Files below 2 MiB that say they are huge, or are once they are decoded."""
     zeros = np.zeros(1 << 28, np.uint8)
@@ -297,11 +302,11 @@ def tiny_files() -> dict[str, tuple[str, bytes]]:
         "PNG of 13,000 × 13,000, see-through": ("b.png", png(13_000, 13_000, bytes(13_000 * 52_001), colour=6)),
         "PNG of 13,000 × 13,000, 16 bits": ("b.png", png(13_000, 13_000, bytes(13_000 * 26_001), 16, 0)),
         "PNG of 2^31 × 1": ("b.png", png(2**31 - 1, 1)),
-        "WebP of 16,383 × 16,383": ("b.webp", b"RIFF\x30\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\xfe\x3f\0\xfe\x3f\0VP8L" + bytes(20)),
+        "WebP of 16,383 × 16,383": ("b.webp", WEBP + bytes(20)),
         "TIFF of 1 × 4,000,000,000": ("b.tif", _tiff(1, 4_000_000_000)),
-        "BMP of 30,000 × 30,000": ("b.bmp", b"BM" + bytes(8) + b"\x36\0\0\0\x28\0\0\0" + b"\x30\x75\0\0" * 2 + b"\1\0\x18\0" + bytes(24)),
+        "BMP of 30,000 × 30,000": ("b.bmp", BMP + bytes(24)),
         "PPM of 2^31": ("b.ppm", b"P6 2147483647 2147483647 255\n"),
-        "GIF of 65,535 × 65,535": ("b.gif", b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\2\2L\1\0;"),
+        "GIF of 65,535 × 65,535": ("b.gif", GIF),
         "npy that declares 3 TB": ("b.npy", shaped("(3, 500000, 500000)")),
         "npy that declares 2^70": ("b.npy", shaped(f"(3, {2**35}, {2**35})")),
         "npz of 256 MiB": ("b.npz", npz({"x.npy": shaped("(1, 16384, 16384)", "|u1", zeros.tobytes())})),

@@ -293,7 +293,7 @@ def folder_gone(seed: int, count: int) -> Iterator[Trial]:
                      problem or ran.problem([0]) or wrong(out, IMAGES), refused=True)  # fmt: skip
 
 
-def few_descriptors(seed: int, count: int) -> Iterator[Trial]:  # noqa: ARG001
+def few_descriptors(seed: int, count: int) -> Iterator[Trial]:
     """From 4 open files on: done, or one line; and then `--resume` without the limit."""
     for number in range(4, 4 + (count or 28)):
         out = fresh()
@@ -309,7 +309,7 @@ def few_descriptors(seed: int, count: int) -> Iterator[Trial]:  # noqa: ARG001
         yield judged(f"{number} files", problem or again.problem([0]) or wrong(out, IMAGES), refused=bool(ran.status))
 
 
-def out_of_memory(seed: int, count: int) -> Iterator[Trial]:  # noqa: ARG001
+def out_of_memory(seed: int, count: int) -> Iterator[Trial]:
     """An address space that some batches do not fit into: the batch is halved, told, and every image explained."""
     import torch
     from torch import nn
@@ -343,7 +343,7 @@ def out_of_memory(seed: int, count: int) -> Iterator[Trial]:  # noqa: ARG001
         yield judged(f"{megabytes} MB more: {'halved' if halved else 'whole batches'}", problem, refused)
 
 
-def side_by_side(seed: int, count: int) -> Iterator[Trial]:  # noqa: ARG001
+def side_by_side(seed: int, count: int) -> Iterator[Trial]:
     """Two whole runs and four shards at once into one folder; a third time one of them is killed, then `--resume`."""
     sound = fresh("sound1")
     assert forked("explain", "in", *NET, "--batch-size", "1", "--out", sound, folder=place()).status == 0
@@ -375,7 +375,7 @@ STREAMS = {
 }  # fmt: skip
 
 
-def streams(seed: int, count: int) -> Iterator[Trial]:  # noqa: ARG001
+def streams(seed: int, count: int) -> Iterator[Trial]:
     """Standard streams that take nothing: all results on disk, no internal error, a lost stdout told by the status."""
     folder = place()
     (folder / "ü").mkdir(exist_ok=True)
@@ -572,7 +572,7 @@ def object_stores(seed: int, count: int) -> Iterator[Trial]:
         )
 
 
-def bad_places(seed: int, count: int) -> Iterator[Trial]:  # noqa: ARG001
+def bad_places(seed: int, count: int) -> Iterator[Trial]:
     """Every command that writes, into places that take nothing: one line, status 2, nothing half-written."""
     folder = place()
     good = fresh("good")
