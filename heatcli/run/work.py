@@ -122,13 +122,13 @@ def explain_all(
     """
     room = room or Room.of(request)
     waiting, alone = deque(loaded), 0
-    failed: list[Failed] = []  # by a model that has explained nothing yet
+    failed: list[tuple[Loaded, HeatcliError]] = []  # by a model that has explained nothing yet
     while waiting:
         some = [waiting.popleft() for _ in range(1 if alone else min(room.images, len(waiting)))]
         alone = max(0, alone - 1)
         ready, error = _tried(model, request, some, turn)
         if error is None:
-            yield from failed
+            yield from (Failed(one.job, _of_image(one, why)) for one, why in failed)
             yield from ready
             failed, proven = [], True
         elif len(some) > 1:
@@ -142,9 +142,9 @@ def explain_all(
         elif not isinstance(error, HeatcliError):
             raise error
         else:
-            failed.append(Failed(some[0].job, error))
+            failed.append((some[0], error))
     if failed:
-        raise failed[0].error
+        raise failed[0][1]
 
 
 def _tried(
@@ -156,7 +156,6 @@ def _tried(
     except UsageError:
         raise
     except Exception as error:
-<<<<<<< HEAD
         if not is_out_of_memory(error):
             return [], error
     release()
@@ -179,59 +178,11 @@ def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: T
 
 
 def _of_image(loaded: Loaded, error: Exception) -> HeatcliError:
-    """The error of one image, as others were explained before."""
-    if isinstance(error, HeatcliError):
-        return error
-    return ImageError(f"{loaded.job.path}: {UNEXPECTED}: {reason(error)}")
-=======
-        if len(loaded) > 1:
-            yield from _one_by_one(model, request, loaded, proven, turn)
-        elif alone and isinstance(error, HeatcliError):
-            yield Failed(loaded[0].job, _of_image(loaded[0].job, error))
-        else:
-            raise
-        return
-    yield first
-    yield from explained
-
-
-def _one_by_one(
-    model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn
-) -> Iterator[Ready | Failed]:
-    outcomes = [outcome for one in loaded for outcome in explain_all(model, request, [one], True, turn)]
-    failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    if len(failed) == len(loaded) and not proven:
-        raise failed[0].error.__cause__ or failed[0].error
-    yield from outcomes
-
-
-def _of_image(job: Job, error: HeatcliError) -> HeatcliError:
-    """What the model says of one image, with the image's name."""
-    if str(error).startswith(job.path):
-        return error
-    named = type(error)(f"{job.path}: {error}")
-    named.__cause__ = error
-    return named
-
-
-def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: Turn) -> Iterator[Ready]:
-    """Image by image, the classes of each together; with many classes fewer images at once, to bound memory."""
-    at_once = max(1, RESULTS // request.classes)
-    for start in range(0, len(loaded), at_once):
-        some = loaded[start : start + at_once]
-        with turn():
-            batch = model.stack([one.pixels for one in some])
-            regions = [one.region for one in some if one.region is not None]
-            region = torch.from_numpy(np.stack(regions)) if regions else None
-            found = [
-                (rank, explain(model, batch, request.method, target, request.baseline, region, request.progress))
-                for rank, target in _targets(model, request, batch)
-            ]
-        made = [(rank, Reports(model, explanation)) for rank, explanation in found]
-        for i, one in enumerate(some):
-            for rank, reports in made:
-                yield Ready(one, reports, i, rank, len(made))
->>>>>>> pictures
+    """What went wrong with one image, as others were explained: with the image's name."""
+    path = loaded.job.path
+    if not isinstance(error, HeatcliError):
+        return ImageError(f"{path}: {UNEXPECTED}: {reason(error)}")
+    return error if str(error).startswith(path) else type(error)(f"{path}: {error}")
 
 
 def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[int | None, Any]]:
