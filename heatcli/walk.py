@@ -17,7 +17,7 @@ from heatcli.errors import OtherBranchError
 from heatcli.graph.adjoints import closed_form
 from heatcli.graph.in_place import over
 from heatcli.graph.kinds import LAYOUT
-from heatcli.graph.operator import Graph
+from heatcli.graph.operator import Graph, Operator
 from heatcli.ledger import Books
 from heatcli.rules.base import Carried, Pair, Passed, Sent, Step, Table, per_image, recorded
 from heatcli.rules.reveal_cancel import single
@@ -238,11 +238,14 @@ def _hand_down(step: Step, direct: MutableMapping[str, Tensor]) -> Tensor | None
         if part is not None:
             own = part.sum_to_size(x.shape)
             direct[name] = direct[name] + own if name in direct else own
-    if not moves or _fills(step) == relevance.numel():
+    if not moves or not _puts(step.operator):
         return None
     return per_image(relevance) - sum(per_image(part) for part in handed if part is not None)
 
 
-def _fills(step: Step) -> int:
-    """How many places of a layout's output its inputs fill."""
-    return round(sum(float(part.sum()) for part in step.adjoint(torch.ones_like(step.output)) if part is not None))
+_PUTTING = frozenset("constant_pad_nd masked_fill where tril triu".split())
+
+
+def _puts(operator: Operator) -> bool:
+    """Whether a layout puts numbers of its own into its output."""
+    return operator.title in _PUTTING or any(c.value.is_floating_point() for c in operator.constants)

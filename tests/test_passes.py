@@ -191,8 +191,8 @@ def test_two_captures_serve_all_batch_sizes(tmp_path: Path, monkeypatch: pytest.
     module = Folding().eval()
     model = heatcli.load(_saved(module, tmp_path), size=9)
     captured: list[tuple[int, ...]] = []
-    original = model._capture
-    monkeypatch.setattr(model, "_capture", lambda shape: captured.append(shape) or original(shape))
+    original = model.capture
+    monkeypatch.setattr(model, "capture", lambda shape, *rest: captured.append(shape) or original(shape, *rest))
     batch = torch.randn(7, 3, 9, 9)
     singles = [heatcli.explain(model, batch[i : i + 1], "lrp-0").relevance for i in range(7)]
     for n in (7, 5, 2, 3):
