@@ -133,7 +133,9 @@ def test_without_a_compiler_it_says_so(tmp_path: Path) -> None:
     assert last.startswith("heatcli: --compile fails here: ")
     assert last.endswith("install a C++ compiler such as g++, or leave --compile out")
     index = (tmp_path / "out" / "index.jsonl").read_text().splitlines()
-    assert [json.loads(line)["image"] for line in index] == [str(tmp_path / "in" / "1.png")]
+    done = [Path(json.loads(line)["image"]).name for line in index]
+    assert done[0] == "1.png"
+    assert "2.png" not in done
 
 
 def explained(folder: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
