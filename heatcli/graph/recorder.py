@@ -278,10 +278,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if new.shape != old.shape:
             new = self._call(_ATEN.expand.default, (new, list(old.shape)), {})
         if new.stride() != old.stride() and old.numel():
-            laid_out = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=old.device).copy_(new)
-            self.calls.append(Call(_ATEN.clone.default, (new,), {}, laid_out))
-            new = laid_out
+            new = self._laid_out(new, old.stride())
         return new
+
+    def _laid_out(self, x: Tensor, strides: tuple[int, ...]) -> Tensor:
+        """A copy whose dimensions lie in memory in the order of those strides, largest first; `as_strided` reads it."""
+        order = sorted(range(x.dim()), key=lambda d: -strides[d])
+        back = sorted(range(x.dim()), key=lambda d: order[d])
+        dense = self._call(_ATEN.permute.default, (x, order), {})
+        dense = self._call(_ATEN.clone.default, (dense,), {"memory_format": torch.contiguous_format})
+        return self._call(_ATEN.permute.default, (dense, back), {})  # type: ignore[no-any-return]
 
     def _in_shape(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """A call that changes how its argument is seen (`squeeze_`): from then on the argument is a view of itself."""

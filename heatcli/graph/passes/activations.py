@@ -17,9 +17,12 @@ from heatcli.graph.passes.rewriting import made, replaced
 _ATEN = torch.ops.aten
 _HUGE = 1e36  # bounds beyond it, such as the largest float32, bound nothing
 _ENDS = torch.tensor([20, 50, 100, 1e3, 1e4, _HUGE], dtype=torch.float64)
-# Where functions are compared. Steps of an eighth: kinks at 0, ±1, ±3, 6 lie on them.
+# Where functions are compared. Steps of an eighth: kinks at 0, ±1, ±3, 6 lie on them. And steps of a fifth of the
+# value: bounds of any size lie between two of them.
 _NEAR = 12
-_POINTS = torch.cat([-_ENDS.flip(0), torch.linspace(-_NEAR, _NEAR, 193, dtype=torch.float64), _ENDS])
+_SIZES = torch.logspace(-5, 4, 109, dtype=torch.float64)
+_STEPS = torch.linspace(-_NEAR, _NEAR, 193, dtype=torch.float64)
+_POINTS = torch.unique(torch.cat([-_ENDS, -_SIZES, _STEPS, _SIZES, _ENDS]))
 _ROUNDINGS = 8  # of the graph's dtype, or of float32: constants are rounded to it
 Value = Callable[[float], Tensor]  # a function by its value at one of `_POINTS`
 Arguments = tuple[Any, ...]
