@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from heatcli.artifact.model import Model
-from heatcli.errors import HeatcliError, ImageError, UsageError, boundary
+from heatcli.artifact.notes import Notes
+from heatcli.errors import HeatcliError, ImageError, UsageError, boundary, reason
 from heatcli.explanation import explain
 from heatcli.files import remove, write
 from heatcli.images.overlay import overlay, stamped
@@ -92,24 +93,22 @@ def _region(text: str | None, job: Job, size: tuple[int, int], model: Model) -> 
 def explain_all(
     model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn = nullcontext
 ) -> Iterator[Ready | Failed]:
-    """Explain a batch; where the model fails on it, one by one, so that one image does not take others with it.
+    """Explain a batch; where that fails, one by one, so that one image does not take others with it.
 
     `proven`: the model has explained an image before. `turn`: held while the network runs.
-    Raises `ModelError` if it never has, and fails on all of these.
+    Raises what the model raises if it never has, and fails on all of these and on a grey picture; `UsageError`.
     """
     if not loaded:
         return
     explained = _explained(model, request, loaded, turn)
-    alone = proven and len(loaded) == 1
     try:
-        with boundary(loaded[0].job.path, ImageError, UNEXPECTED) if alone else nullcontext():
-            first = next(explained)
+        first = next(explained)
     except UsageError:
         raise
     except Exception as error:
         if len(loaded) > 1:
             yield from _one_by_one(model, request, loaded, proven, turn)
-        elif alone and isinstance(error, HeatcliError):
+        elif proven or _explains_grey(model, request, turn):
             yield Failed(loaded[0].job, _of_image(loaded[0].job, error))
         else:
             raise
@@ -123,18 +122,33 @@ def _one_by_one(
 ) -> Iterator[Ready | Failed]:
     outcomes = [outcome for one in loaded for outcome in explain_all(model, request, [one], True, turn)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    if len(failed) == len(loaded) and not proven:
-        raise failed[0].error.__cause__ or failed[0].error
+    if len(failed) == len(loaded) and not proven and not _explains_grey(model, request, turn):
+        next(_explained(model, request, loaded[:1], turn))  # raises what it has raised before
     yield from outcomes
 
 
-def _of_image(job: Job, error: HeatcliError) -> HeatcliError:
-    """What the model says of one image, with the image's name."""
-    if str(error).startswith(job.path):
+def _explains_grey(model: Model, request: Request, turn: Turn) -> bool:
+    """Whether the model explains a grey picture, so that what it does not explain is the pictures' own fault."""
+    own = replace(model, notes=Notes())  # nobody asked about grey
+    try:
+        with turn():
+            batch = own.stack([np.full(own.shape, 0.5, np.float32)])
+            explain(own, batch, request.method, None, request.baseline)
+    except Exception:
+        return False
+    return True
+
+
+def _of_image(job: Job, error: Exception) -> HeatcliError:
+    """What went wrong while one image was explained, with the image's name."""
+    if not isinstance(error, HeatcliError):
+        found: HeatcliError = ImageError(f"{job.path}: {UNEXPECTED}: {reason(error)}")
+    elif str(error).startswith(job.path):
         return error
-    named = type(error)(f"{job.path}: {error}")
-    named.__cause__ = error
-    return named
+    else:
+        found = type(error)(f"{job.path}: {error}")
+    found.__cause__ = error
+    return found
 
 
 def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: Turn) -> Iterator[Ready]:
