@@ -322,7 +322,10 @@ def tiny_files() -> dict[str, tuple[str, bytes]]:
 def _zeros(header: bytes, length: int) -> bytes:
     """An `.npz` of one array: that header, and so many zeros, which are never in memory at once."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as file:
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w", force_zip64=True) as file,
+    ):
         file.write(header)
         for _ in range(length >> 20):
             file.write(bytes(1 << 20))
