@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from heatcli.errors import UsageError, unknown_name
 from heatcli.images.preprocess import WHOLE, Box
+from heatcli.images.read import STRIP
 
 DIVERGING = (
     "bwr", "seismic", "coolwarm", "RdBu", "RdYlBu", "RdYlGn", "RdGy", "PiYG", "PRGn", "BrBG", "PuOr", "Spectral",
@@ -40,6 +41,18 @@ def overlay(image: Image.Image, relevance: NDArray[np.float64], box: Box, cmap: 
     if not 0 <= opacity <= 1:
         raise UsageError(f"opacity {opacity:g} is not allowed; it is a number from 0 to 1")
     signed = _onto_picture(relevance / _scale(relevance), image.size, box)
+    rows = max(1, STRIP // image.width)
+    if rows >= image.height:
+        return _laid_over(image, signed, cmap, opacity)
+    picture = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):  # a large picture in strips, which take little more memory than itself
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        picture.paste(_laid_over(strip, signed[top : top + rows], cmap, opacity), (0, top))
+    return picture
+
+
+def _laid_over(image: Image.Image, signed: NDArray[np.float32], cmap: str, opacity: float) -> Image.Image:
+    """`signed` relevance in −1..1 over each pixel of `image`; changes `signed`."""
     colours = _coloured((127 * signed + 128.5).astype(np.uint8), _palette(cmap))
     np.abs(signed, out=signed)
     np.sqrt(signed, out=signed)

@@ -67,7 +67,8 @@ class Picture:
         """The picture to lay a heatmap over; channels that are not colours are averaged, contrast stretched."""
         if isinstance(self.pixels, Image.Image):
             return self.pixels
-        grey = self.pixels.mean(0, dtype=np.float64)
+        beyond = max(float(self.pixels.max()), -float(self.pixels.min())) > 1e30  # what float32 cannot add up
+        grey = self.pixels.mean(0, dtype=np.float64 if beyond else None)
         low, high = float(grey.min()), float(grey.max())
         return Image.fromarray(np.uint8(255 * (grey - low) / ((high - low) or 1)))
 
@@ -137,7 +138,7 @@ class Reader:
             plane = np.asarray(raw)
             if raw.format == "PNG" or raw.mode.startswith("I;16"):
                 plane = plane.astype(np.uint16)
-            return np.repeat(self._values(path, plane[None]), self.channels, axis=0)
+            return np.broadcast_to(self._values(path, plane[None]), (self.channels, *plane.shape))
         return self._values(path, _planes(path, raw, self.channels))
 
     def stack(self, path: object, arrays: NDArray[Any]) -> list[Pixels]:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from heatcli.artifact.model import Model
+from heatcli.artifact.notes import Notes
 from heatcli.errors import HeatcliError, ImageError, OutOfMemoryError, UsageError, boundary, reason
 from heatcli.explanation import explain
 from heatcli.files import remove, write
@@ -118,11 +119,11 @@ def explain_all(
 
     Where the model fails on several, they are explained one by one, so that one image does not take others with it.
     `proven`: the model has explained an image before. `turn`: held while the network runs.
-    Raises `ModelError` if it never has, and fails on all of these.
+    Raises what the model raises if it never has, and fails on all of these and on a grey picture; `UsageError`.
     """
     room = room or Room.of(request)
     waiting, alone = deque(loaded), 0
-    failed: list[tuple[Loaded, HeatcliError]] = []  # by a model that has explained nothing yet
+    failed: list[tuple[Loaded, Exception]] = []  # by a model that has explained nothing yet
     while waiting:
         some = [waiting.popleft() for _ in range(1 if alone else min(room.images, len(waiting)))]
         alone = max(0, alone - 1)
@@ -139,12 +140,11 @@ def explain_all(
                 alone = len(some)
         elif proven:
             yield Failed(some[0].job, _of_image(some[0], error))
-        elif not isinstance(error, HeatcliError):
-            raise error
         else:
             failed.append((some[0], error))
-    if failed:
+    if failed and not _explains_grey(model, request, turn):
         raise failed[0][1]
+    yield from (Failed(one.job, _of_image(one, why)) for one, why in failed)
 
 
 def _tried(
@@ -177,12 +177,29 @@ def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: T
     return [Ready(one, reports, i, rank, len(made)) for i, one in enumerate(loaded) for rank, reports in made]
 
 
+def _explains_grey(model: Model, request: Request, turn: Turn) -> bool:
+    """Whether the model explains a grey picture, so that what it does not explain is the pictures' own fault."""
+    own = replace(model, notes=Notes())  # nobody asked about grey
+    try:
+        with turn():
+            batch = own.stack([np.full(own.shape, 0.5, np.float32)])
+            explain(own, batch, request.method, None, request.baseline)
+    except Exception:
+        return False
+    return True
+
+
 def _of_image(loaded: Loaded, error: Exception) -> HeatcliError:
-    """What went wrong with one image, as others were explained: with the image's name."""
+    """What went wrong while one image was explained, with the image's name."""
     path = loaded.job.path
     if not isinstance(error, HeatcliError):
-        return ImageError(f"{path}: {UNEXPECTED}: {reason(error)}")
-    return error if str(error).startswith(path) else type(error)(f"{path}: {error}")
+        found: HeatcliError = ImageError(f"{path}: {UNEXPECTED}: {reason(error)}")
+    elif str(error).startswith(path):
+        return error
+    else:
+        found = type(error)(f"{path}: {error}")
+    found.__cause__ = error
+    return found
 
 
 def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[int | None, Any]]:

@@ -47,6 +47,13 @@ def test_onnx(seed: int) -> None:
     assert_true(seed, "onnx 17")
 
 
+@pytest.mark.parametrize("seed", [471, 634, 970, 1000])
+def test_what_was_mended(seed: int) -> None:
+    """A layout that `as_strided` reads; bounds of 0.05 behind an ELU and a leaky ReLU; two values for one place."""
+    row = truth.one(seed, "traced", passes=False)
+    assert (row["outcome"], row["map"]) == ("right", "right"), row
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", truth.FORMATS)
 @pytest.mark.parametrize("seed", range(TRACED))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import socket
+import struct
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,9 +51,7 @@ def _line(width: int, height: int) -> bytes:
 
 def _scans() -> bytes:
     """A progressive JPEG that says its last scan 5,000 times."""
-    from io import BytesIO
-
-    buffer = BytesIO()
+    buffer = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(buffer, "JPEG", progressive=True)
     content = buffer.getvalue()
     last = content[content.rindex(b"\xff\xda") : -2]
@@ -178,6 +179,8 @@ BAD_SIDES: dict[str, Callable[[Path], None]] = {
     "folder": lambda path: path.mkdir(),
     "link to itself": lambda path: path.symlink_to(path),
 }
+# Nothing is wrong there, or it is a list of one odd name.
+FINE = {("missing", "sidecar"), ("missing", "mask"), ("empty", "labels"), ("empty", "sidecar"), ("junk", "list")}
 TOO_LONG = "x" * 300
 
 
@@ -206,7 +209,8 @@ def commands(seed: int, count: int) -> Iterator[Trial]:
                 for other, content in made:
                     (folder / other).write_bytes(content)
                 make(path)
-                if kind == "missing" and called in ("sidecar",):
+                if (kind, called) in FINE:
+                    _clear(path)
                     continue
                 yield _judged(f"{called}: {kind}", command(*arguments, folder=folder), (status,), path.name)
                 _clear(path)
@@ -232,7 +236,7 @@ def _of_pictures(images: Path, folder: Path) -> dict[str, tuple[str | Path, ...]
     return {
         "mean": ("mean", images, "-o", folder / "m.npz"),
         "activations": ("activations", images, "--layer", "*conv*", "--out", folder / "activations"),
-        "activations --top-images": ("activations", images, "--layer", "convolution", "--top-images", "2",
+        "activations --top-images": ("activations", images, "--layer", "native_batch_norm_2", "--top-images", "2",
                                      "--channel", "0", "--out", folder / "top"),
         "evaluate": ("evaluate", ANIMALS, images, "--metric", "complexity", "--methods", "gradient", "--json",
                      "--out", folder / "evaluation"),
@@ -264,7 +268,7 @@ def _of_sides(folder: Path) -> dict[str, tuple[object, ...]]:
         "spec": ("spec.toml", ("check", ANIMALS, WOLF, "--spec", "spec.toml"), 2),
         "start": ("s.png", ("prototype", ANIMALS, "--target", "wolf", "--start", "s.png", "--steps", "1"), 2),
         "expert": ("e.npz", ("prototype", ANIMALS, "--target", "wolf", "--prior", "rbm:e.npz", "--steps", "1"), 2),
-        "mask": ("alone.mask.png", ("evaluate", ANIMALS, picture, "--metric", "complexity"), 2),
+        "mask": ("alone.mask.png", ("evaluate", ANIMALS, picture, WOLF, "--metric", "complexity"), 1),
     }
 
 
@@ -293,7 +297,7 @@ GIF = b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff
 
 def tiny_files() -> dict[str, tuple[str, bytes]]:
     """Files below 2 MiB that say they are huge, or are once they are decoded."""
-    zeros = np.zeros(1 << 28, np.uint8)
+    zeros = bytes(1 << 28)
     return {
         "PNG of 1 × 200,000": ("b.png", _line(1, 200_000)),
         "PNG of 200,000 × 1": ("b.png", _line(200_000, 1)),
@@ -309,15 +313,26 @@ def tiny_files() -> dict[str, tuple[str, bytes]]:
         "GIF of 65,535 × 65,535": ("b.gif", GIF),
         "npy that declares 3 TB": ("b.npy", shaped("(3, 500000, 500000)")),
         "npy that declares 2^70": ("b.npy", shaped(f"(3, {2**35}, {2**35})")),
-        "npz of 256 MiB": ("b.npz", npz({"x.npy": shaped("(1, 16384, 16384)", "|u1", zeros.tobytes())})),
-        "npz of 2 GiB of zeros": ("b.npz", npz({"x.npy": shaped("(1, 46000, 46000)", "|u1", zeros.tobytes() * 8)})),
+        "npz of 256 MiB": ("b.npz", npz({"x.npy": shaped("(3, 9000, 9000)", "|u1", zeros)})),
+        "npz of 2 GiB of zeros": ("b.npz", _zeros(shaped("(3, 26000, 26000)", "|u1"), 8 * len(zeros))),
         "JPEG of 5,000 scans": ("b.jpg", _scans()),
     }  # fmt: skip
 
 
-def _tiff(width: int, height: int) -> bytes:
-    import struct
+def _zeros(header: bytes, length: int) -> bytes:
+    """An `.npz` of one array: that header, and so many zeros, which are never in memory at once."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w", force_zip64=True) as file,
+    ):
+        file.write(header)
+        for _ in range(length >> 20):
+            file.write(bytes(1 << 20))
+    return buffer.getvalue()
 
+
+def _tiff(width: int, height: int) -> bytes:
     tags = ((256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1),
             (278, 4, height), (279, 4, 10))  # fmt: skip
     body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
