@@ -324,8 +324,8 @@ class Booked(Parameters):
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """m·(z − z0) − Σ m_in·(x − x0) is what is unexplained here."""
         multipliers = step.adjoint(multiplier)
-        left = per_image(multiplier * step.difference)
-        for i, m in enumerate(multipliers):
-            if m is not None:
-                left = left - per_image(m * step.input_difference(i))
+        arrived = multiplier * step.difference
+        sent = [m * step.input_difference(i) for i, m in enumerate(multipliers) if m is not None]
+        rows = math.gcd(*(len(x) for x in (arrived, *sent)))  # of an image each, or of a part of one
+        left = per_image(arrived.reshape(rows, -1)) - sum(per_image(x.reshape(rows, -1)) for x in sent)
         return Sent(multipliers, unexplained=left)
