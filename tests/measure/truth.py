@@ -480,7 +480,8 @@ def _pass_table(found: Sequence[Row]) -> list[str]:
     rows = [row["passes"] for row in found if "passes" in row]
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| pass | graphs | output unchanged to rounding |", "|---|---:|---:|"]
-    return lines + [f"| {name} | {len(rows):,} | {sum(row[name] <= 1 for row in rows):,} |" for name in names]
+    having = {name: [row[name] for row in rows if name in row] for name in names}
+    return lines + [f"| {name} | {len(offs):,} | {sum(off <= 1 for off in offs):,} |" for name, offs in having.items()]
 
 
 def _standard() -> list[str]:
