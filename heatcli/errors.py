@@ -15,6 +15,8 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
+LONGEST = 4000  # letters of a message; names from a list of images may be of any length
+
 
 class HeatcliError(Exception):
     """Base of all errors that a user can mend; its text is one line, whatever the names in it hold."""
@@ -22,7 +24,8 @@ class HeatcliError(Exception):
     status = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        text = one_line(message)
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}")
 
 
 class UsageError(HeatcliError):
