@@ -151,8 +151,8 @@ def _open_descriptors() -> set[int]:
 def told_by_status(main: Callable[[], None]) -> Callable[[], None]:
     """`main` with streams that do not fail; a status of 0 becomes another one where results on stdout were lost."""
 
-    @wraps(main)
-    def run() -> None:
+    def run() -> Any:
+        """The status."""
         status: Any = 0
         with unfailing() as stdout:
             try:
@@ -165,6 +165,15 @@ def told_by_status(main: Callable[[], None]) -> Callable[[], None]:
                 status = status or (PIPE if broken else 1)
                 if not broken:  # who ends a pipe early knows it
                     print(f"heatcli: stdout: cannot be written: {stdout.error.strerror}", file=sys.stderr)
+        return status
+
+    @wraps(main)
+    def ended() -> None:
+        try:
+            status = run()
+        except OSError as error:  # such as no file descriptor left for what a command needs first
+            print(f"heatcli: cannot start: {error.strerror}", file=sys.stderr)
+            sys.exit(1)
         sys.exit(status)
 
-    return run
+    return ended

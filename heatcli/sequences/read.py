@@ -111,7 +111,11 @@ def _arrays(path: Path, content: bytes, alphabet: str) -> NDArray[np.float32]:
         raise ImageError(f"{path}: has the shape {array.shape}; the model takes {n} letters, [{n}, length]")
     if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
         raise ImageError(f"{path}: holds values that are not finite numbers")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        narrow = np.ascontiguousarray(array, dtype=np.float32)
+        if not np.isfinite(narrow.sum(1)).all():
+            raise ImageError(f"{path}: holds values beyond those of float32, which networks compute in")
+    return narrow
 
 
 def _of_array(array: NDArray[np.float32], alphabet: str) -> tuple[str, NDArray[np.float32]]:

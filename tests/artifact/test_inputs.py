@@ -68,7 +68,8 @@ def test_arrays_and_pages_are_pictures(cli: Cli, bands: Path, tmp_path: Path) ->
     [
         (np.zeros((4, 6, 8)), r"has the shape \(4, 6, 8\); the model takes 5 channels"),
         (np.full((5, 6, 8), np.nan), "not finite"),
-        (np.array(["a"]), "is no array of numbers"),
+        (np.array(["a"]), "is no array of numbers: holds <U1, not numbers"),
+        (np.zeros((1, 2)), r"has the shape \(1, 1, 2\)"),
         (np.zeros((5, 0, 8)), "has the shape"),
     ],
 )

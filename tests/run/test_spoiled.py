@@ -73,6 +73,7 @@ def test_a_boundary_holds_any_exception() -> None:
 def test_an_error_is_one_line() -> None:
     assert str(ImageError("a\nb\x1b[2J\udcff ü×: no")) == "a\\nb\\x1b[2J\\udcff ü×: no"
     assert one_line("a ü") == "a ü"
+    assert len(str(ImageError("x" * 100_000 + ": no"))) < 4100
 
 
 # one bad picture between two good ones

@@ -180,7 +180,15 @@ BAD_SIDES: dict[str, Callable[[Path], None]] = {
     "link to itself": lambda path: path.symlink_to(path),
 }
 # Nothing is wrong there, or it is a list of one odd name.
-FINE = {("missing", "sidecar"), ("missing", "mask"), ("empty", "labels"), ("empty", "sidecar"), ("junk", "list")}
+FINE = {
+    ("missing", "sidecar"),
+    ("missing", "mask"),
+    ("empty", "labels"),
+    ("empty", "sidecar"),
+    ("junk", "list"),
+    ("nested", "labels"),
+    ("nested", "list"),
+}
 TOO_LONG = "x" * 300
 
 
