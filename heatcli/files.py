@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from heatcli.errors import HeatcliError, ImageError, UsageError, first_line
+from heatcli.errors import HeatcliError, ImageError, UsageError, first_line, reason
 
 Stamp = tuple[int, ...]
 TRIES = 4  # of an object store that fails
@@ -50,7 +50,7 @@ def reading(path: Path | str, what: str, way_out: str) -> Iterator[None]:
     except HeatcliError:
         raise
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {_reason(error)}; {way_out}") from error
+        raise UsageError(f"{path}: cannot be read: {reason(error)}; {way_out}") from error
     except Exception as error:  # whatever a decoder makes of a damaged file
         raise UsageError(f"{path}: is no {what}, or a damaged one; {way_out}") from error
 
@@ -61,11 +61,7 @@ def writing(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {_reason(error)}") from error
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or first_line(error)
+        raise UsageError(f"{path}: cannot be written: {reason(error)}") from error
 
 
 def is_url(name: str | Path) -> bool:
@@ -99,7 +95,7 @@ def write_atomically(path: Path | str, content: bytes, scratch: Path | None = No
             os.unlink(temporary)  # noqa: PTH108
         if isinstance(error, OSError):
             kind = ImageError if error.errno == errno.ENAMETOOLONG else UsageError
-            raise kind(f"{path}: cannot be written: {_reason(error)}") from error
+            raise kind(f"{path}: cannot be written: {reason(error)}") from error
         raise
 
 

@@ -169,6 +169,7 @@ def told_by_status(main: Callable[[], None]) -> Callable[[], None]:
 
     @wraps(main)
     def ended() -> None:
+        """Run it and end with its status."""
         try:
             status = run()
         except OSError as error:  # such as no file descriptor left for what a command needs first

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import IO, Literal
 
 import msgspec
 
+from heatcli.deflate import crc32
 from heatcli.errors import UsageError, printable
 from heatcli.files import is_url, joined, locked, read, reading, size, write_all, writing
 from heatcli.report.schema import LedgerPart, Report
 
 INDEX = "index.jsonl"
 NAME: Literal["heatcli.index/1"] = "heatcli.index/1"
-Content = bytes
+Content = bytes  # which in `FileEntry` is a field
 LONGEST = 1 << 24  # bytes of a line; what is longer is damaged
 WAY_OUT = "give another folder, or delete the index and run.json to explain everything anew"
 
@@ -37,7 +37,7 @@ class FileEntry(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, name: str, content: Content) -> FileEntry:
         """The entry of a file with that content."""
-        return cls(name, len(content), zlib.crc32(content))
+        return cls(name, len(content), crc32(content))
 
     def is_in(self, folder: str) -> bool:
         """Whether the file is there as it was written; without a checksum, as long as that. Raises `UsageError`."""
@@ -51,7 +51,7 @@ class FileEntry(msgspec.Struct, frozen=True):
                 content = read(name)
             except FileNotFoundError:
                 return False
-            return len(content) == self.bytes and zlib.crc32(content) == self.crc32
+            return len(content) == self.bytes and crc32(content) == self.crc32
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,8 +50,7 @@ def stem_of(part: str, mirror: bool) -> str:
     """
     path = PurePath(part.partition("://")[2] or part)
     folders = [name for name in path.parts[:-1] if name not in ("..", path.anchor)] if mirror else []
-    stem = "/".join([*folders, path.stem])
-    return printable(stem)
+    return printable("/".join([*folders, path.stem]))
 
 
 class Found:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from heatcli.artifact.model import Model
-from heatcli.errors import ImageError, UsageError, boundary
+from heatcli.errors import ImageError, UsageError, boundary, is_text
 from heatcli.files import is_own_fault
 from heatcli.images.baselines import read_once
 from heatcli.run.request import Failed, Job, Outcome, Request
@@ -60,9 +60,7 @@ class Worker:
 
     def _read(self, job: Job) -> Loaded | Failed:
         self._check()
-        try:
-            f"{job.path}{job.part}".encode()
-        except UnicodeEncodeError:  # a report could not name it
+        if not is_text(job.path + job.part):  # a report could not name it
             why = "its name is not UTF-8; rename it (or, in a locale that is not, set PYTHONUTF8=1)"
             return Failed(job, ImageError(f"{job.path}: {why}"))
         return read_job(self.model, job, self.request.region)
