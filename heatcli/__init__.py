@@ -1,33 +1,46 @@
 """heatcli shows why a deployed image classifier said what it said.
 
-model = heatcli.load("models/animals.pt")
-batch = model.preprocess([Image.open(path)])
-result = heatcli.explain(model, batch, method="lrp-eps")
+model = heatcli.load("models/animals.pt")  # or a torch.nn.Module: heatcli.load(module, example)
+result = heatcli.explain(model, "photo.jpg", method="lrp-eps")  # or Pillow images, arrays, an input [N, C, H, W]
+result.figure().save("photo.png")
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from heatcli.artifact.model import Model, load
-    from heatcli.explanation import Explanation, explain
-    from heatcli.ledger import Ledger
-    from heatcli.methods.table import METHODS, Method
+from heatcli.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from heatcli.engine.ledger import Ledger
+    from heatcli.errors import HeatcliError, ImageError, ModelError, UsageError
+    from heatcli.explanation import Explanation, explain
+    from heatcli.methods.table import METHODS, Method
+    from heatcli.model.model import Model, load
 
 _HOME = {
     "Explanation": "heatcli.explanation",
-    "Ledger": "heatcli.ledger",
+    "HeatcliError": "heatcli.errors",
+    "ImageError": "heatcli.errors",
+    "Ledger": "heatcli.engine.ledger",
     "METHODS": "heatcli.methods.table",
     "Method": "heatcli.methods.table",
-    "Model": "heatcli.artifact.model",
+    "Model": "heatcli.model.model",
+    "ModelError": "heatcli.errors",
+    "UsageError": "heatcli.errors",
     "explain": "heatcli.explanation",
-    "load": "heatcli.artifact.model",
+    "load": "heatcli.model.model",
 }
 
-__all__ = ["METHODS", "Explanation", "Ledger", "Method", "Model", "explain", "load"]
+__all__ = [
+    "METHODS", "Explanation", "HeatcliError", "ImageError", "Ledger", "Method", "Model", "ModelError", "UsageError",
+    "explain", "load",
+]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """The interface: what is imported on first use is offered from the start."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 HeatcliError            base; ``status`` is the command's exit status
 ├── UsageError     (2)  a wrong flag, name, parameter or path to write to
+│   └── MissingError        nothing says what an artifact needs to run: its input's size, the values of its inputs
 ├── ModelError     (3)  the artifact cannot be used
 │   ├── OutOfMemoryError    it needs more memory than there is
 │   ├── DiffersError        its captured graph is another function than the artifact
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 
 class HeatcliError(Exception):
@@ -30,6 +33,12 @@ class UsageError(HeatcliError):
     """The request itself is wrong: an unknown name, an impossible value, an unwritable folder."""
 
     status = 2
+
+
+class MissingError(UsageError):
+    """Nothing says what an artifact needs to run; `opened`: its format and what its file says, where it was opened."""
+
+    opened: Any = None
 
 
 class ModelError(HeatcliError):
@@ -64,18 +73,40 @@ _LONGEST = 2000  # characters of a message
 
 
 @contextlib.contextmanager
-def boundary(source: object, kind: type[HeatcliError], what: str = "cannot be read") -> Iterator[None]:
+def boundary(
+    source: object, kind: type[HeatcliError], what: str = "cannot be read", *, damaged: str = "", way_out: str = ""
+) -> Iterator[None]:
     """The boundary of one source (an image, a baseline, a sidecar, …): any exception inside is that source's error.
 
     Raises `kind`, in one line that begins with the source's name; an error of heatcli's own passes as it is. Decoders
     raise what they like on damaged files, `MemoryError` and `RecursionError` too, so no list of exceptions is whole.
+    `damaged`: what is said instead of `what` and the reason, where the system could read the source. `way_out`: what
+    the user can do.
     """
     try:
         yield
     except HeatcliError:
         raise
     except Exception as error:
-        raise kind(f"{source}: {what}: {reason(error)}") from error
+        said = damaged if damaged and not isinstance(error, OSError) else f"{what}: {reason(error)}"
+        raise kind(f"{source}: {said}{way_out and f'; {way_out}'}") from error
+
+
+@contextlib.contextmanager
+def edge(path: Path, what: str) -> Iterator[None]:
+    """Raise any exception of the block as a `ModelError` that names the artifact; `what` could not be done with it.
+
+    An artifact is read by torch, protobuf, ONNX Runtime and code of the artifact's own. Which exceptions they raise for
+    a damaged file, nobody can list.
+    """
+    try:
+        yield
+    except HeatcliError as error:
+        if isinstance(error, ModelError) and str(path) not in str(error):
+            raise type(error)(f"{path}: {error}") from error
+        raise
+    except Exception as error:
+        raise ModelError(f"{path}: cannot be {what}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def reason(error: BaseException) -> str:
@@ -113,11 +144,14 @@ def printable(name: str) -> str:
     return name if is_text(name) else one_line(name)
 
 
-def unknown_name(what: str, name: str, known: Iterable[str], ways: str = "") -> UsageError:
-    """The usage error for a name that is not in `known`, with the nearest ones suggested."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.5)
-    suggestion = next((f"; did you mean {k!r}?" for k in known if near and k.lower() == near[0]), "")
+def unknown_name(
+    what: str, name: str, known: Iterable[str], ways: str = "", also: Mapping[str, str] | None = None
+) -> UsageError:  # fmt: skip
+    """The usage error for a name that is not in `known`, the nearest one suggested; `also`: others' names → ours."""
+    known, also = sorted(known), also or {}
+    ours = {**{k.lower(): k for k in known}, **{a: k for a, k in also.items() if k in known}}
+    near = [name.lower()] if name.lower() in ours else difflib.get_close_matches(name.lower(), list(ours), 1, 0.5)
+    suggestion = f"; did you mean {ours[near[0]]!r}?" if near else ""
     listed = ", ".join(known[:24]) + (f", … ({len(known)} in all)" if len(known) > 24 else "")
     return UsageError(
         f"unknown {what} {name!r}{suggestion} Known: {listed}{ways}"

@@ -4,29 +4,85 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from heatcli.artifact.model import Model
+from heatcli.engine.ledger import Books, Ledger, total
 from heatcli.errors import ModelError, OtherBranchError, UsageError
-from heatcli.graph.operator import Verified
+from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.outputs import probabilities, quantity, settled
-from heatcli.images.baselines import Reference, reference
-from heatcli.ledger import Books, Ledger, total
+from heatcli.images.baselines import Reference
+from heatcli.methods.concept import restricted
+from heatcli.methods.detections import choose_for
+from heatcli.methods.exported import answer, asked, own_target, reference
 from heatcli.methods.growth import grows_at
-from heatcli.methods.method import OneWalk
+from heatcli.methods.method import Concept, OneWalk
 from heatcli.methods.question import Progress, Question, laid_out, score_of
-from heatcli.methods.table import Method
+from heatcli.methods.table import DEFAULT, DEFAULT_BASELINE, Method
 from heatcli.methods.table import method as find_method
-from heatcli.rules.base import per_image, wide
-from heatcli.targets import Target, choose, joined
+from heatcli.methods.targets import Contrast, Target, joined
+from heatcli.model.model import Model, load
+from heatcli.rules.numerics import per_image, wide
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from heatcli.images.drawing import Drawing
 
 
-@dataclass(frozen=True, eq=False)
+# How the values that a field has in several parts become one, given of how many images of each.
+Join = Callable[[Sequence[Any], Sequence[int]], Any]
+
+
+def rows(values: Sequence[Any], counts: Sequence[int]) -> Any:
+    """The first rows of each part's tensors, one part after the other."""
+    return _mapped(lambda tensors: joined(tensors, counts), values, counts)
+
+
+def same(values: Sequence[Any], counts: Sequence[int]) -> Any:  # noqa: ARG001
+    """What is the same for every image."""
+    return values[0]
+
+
+def targets(values: Sequence[Target], counts: Sequence[int]) -> Target:
+    """The targets of all images."""
+    return Target.joined(list(zip(values, counts, strict=True)))
+
+
+def references(values: Sequence[Reference], counts: Sequence[int]) -> Reference:
+    """What all images were compared with."""
+    batches = [one.batch for one in values if one.batch is not None]
+    return replace(values[0], batch=joined(batches, counts)) if batches else values[0]
+
+
+def mean_seconds(values: Sequence[dict[str, float]], counts: Sequence[int]) -> dict[str, float]:
+    """Seconds an image, over all images."""
+    return {name: sum(one[name] * n for one, n in zip(values, counts, strict=True)) / sum(counts) for name in values[0]}
+
+
+def each_once(values: Sequence[tuple[str, ...]], counts: Sequence[int]) -> tuple[str, ...]:  # noqa: ARG001
+    """Every text, once."""
+    return tuple(dict.fromkeys(text for one in values for text in one))
+
+
+def concepts(values: Sequence[Concept | None], counts: Sequence[int]) -> Concept | None:
+    """What channels gave to the scores of all images."""
+    known = [one for one in values if one is not None]
+    if not known:
+        return None
+    relevance, score = (joined([getattr(one, name) for one in known], counts) for name in ("relevance", "score"))
+    return replace(known[0], relevance=relevance, score=score)
+
+
+_ROWS, _SAME = {"join": rows}, {"join": same}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Explanation:
     """What `explain` found for a batch of N images.
 
@@ -38,63 +94,134 @@ class Explanation:
     `heatcli.graph.outputs.quantity` says it.
     `seconds`: forward and backward an image. `verified`: how the explained graph compares with the artifact on its own
     runtime, None where that could not be asked.
-    `notes`: what a reader of the maps should know, as `model.notes` has it.
+    `notes`: what a reader of the maps should know, as `model.notes` has it. `model`, `batch`: what was explained, for
+    figures and reports; `pictures`: the originals, where `explain` was given them. `boxes`: how the output is boxes,
+    None where it is none. `concept`: the channels whose map this is, None where it is the map of the whole score.
+
+    Each field's metadata say how it is joined where a batch goes through the network in parts.
     """
 
-    relevance: Tensor
-    biases: dict[str, Tensor]
-    ledger: Ledger
-    absorbed: dict[str, Tensor]
-    unexplained: dict[str, Tensor]
-    outputs: Tensor
-    probabilities: Tensor
-    target: Target
-    method: Method
-    reference: Reference
-    operators: dict[str, str]
-    quantity: str
-    seconds: dict[str, float]
-    verified: Verified | None = None
-    notes: tuple[str, ...] = ()
+    relevance: Tensor = field(metadata=_ROWS)
+    biases: dict[str, Tensor] = field(metadata=_ROWS)
+    ledger: Ledger = field(metadata=_ROWS)
+    absorbed: dict[str, Tensor] = field(metadata=_ROWS)
+    unexplained: dict[str, Tensor] = field(metadata=_ROWS)
+    outputs: Tensor = field(metadata=_ROWS)
+    probabilities: Tensor = field(metadata=_ROWS)
+    target: Target = field(metadata={"join": targets})
+    method: Method = field(metadata=_SAME)
+    reference: Reference = field(metadata={"join": references})
+    operators: dict[str, str] = field(metadata=_SAME)
+    quantity: str = field(metadata=_SAME)
+    seconds: dict[str, float] = field(metadata={"join": mean_seconds})
+    verified: Verified | None = field(metadata=_SAME, default=None)
+    notes: tuple[str, ...] = field(metadata={"join": each_once}, default=())
+    model: Model | None = field(metadata=_SAME, default=None)
+    batch: Tensor | None = field(metadata=_ROWS, default=None)
+    pictures: tuple[Any, ...] = field(metadata=_SAME, default=())
+    boxes: Boxes | None = field(metadata=_SAME, default=None)
+    concept: Concept | None = field(metadata={"join": concepts}, default=None)
+
+    def figure(
+        self, kind: str = "panel", i: int = 0, picture: str | Path | Image | None = None, **style: Any
+    ) -> Drawing:
+        """Image `i` as a figure, which notebooks show and `.save(path)` writes.
+
+        `kind` and `style` as `heatcli.figures.draw.Style` has them; `picture`: the original, as a file or a Pillow
+        image, by default what `explain` was given; else the map lies on what the network saw. Raises `UsageError`.
+        """
+        found: Drawing = _looking().figure(self, i, picture, kind=kind, **style)
+        return found
+
+    def overlay(self, i: int = 0, picture: str | Path | Image | None = None, **style: Any) -> Image:
+        """Relevance of image `i` over its picture, as a Pillow image; as `figure` otherwise."""
+        return self.figure("overlay", i, picture, **style).image
+
+    def report(self, i: int = 0, picture: str | Path | Image | None = None) -> dict[str, Any]:
+        """The report on image `i`, as `heatcli explain` writes it."""
+        found: dict[str, Any] = _looking().report(self, i, picture)
+        return found
+
+    def save(self, path: str | Path, i: int = 0, picture: str | Path | Image | None = None, **style: Any) -> Path:
+        """Write image `i`, as the suffix says: a figure (.png, .jpg, .webp, .svg, .pdf), .json, .npy or .npz."""
+        found: Path = _looking().save(self, path, i, picture, **style)
+        return found
+
+    def __repr__(self) -> str:
+        found: str = _looking().described(self)
+        return found
+
+    def _repr_png_(self) -> bytes:
+        return self.figure().content()
+
+    def _repr_html_(self) -> str:
+        found: str = _looking().as_html(self)
+        return found
+
+
+def _looking() -> Any:
+    """`heatcli.figures.looking`, on first use: figures are drawn from reports, which are made of explanations."""
+    return import_module("heatcli.figures.looking")
 
 
 def explain(
-    model: Model,
-    batch: Tensor,
-    method: str | Method = "lrp-eps",
-    target: str | int | Sequence[int] | Tensor | Target | None = None,
+    model: Any,
+    images: Any,
+    method: str | Method | None = None,
+    target: str | int | Sequence[int] | Tensor | Target | Contrast | None = None,
     baseline: str | Tensor | Reference | None = None,
     region: Tensor | None = None,
     progress: Progress | None = None,
+    concept: str | None = None,
     **parameters: Any,
 ) -> Explanation:
-    """Attribute one score of each image in `batch` [N, C, H, W] to its pixels and to the network's biases.
+    """Attribute one score of each image to its pixels and to the network's biases.
 
+    `model`: a loaded `Model`, or what `heatcli.load` takes. `images`: the network's input, a tensor [N, C, H, W] of
+    floating point, or pictures, one or a list of them: paths, Pillow images, arrays and tensors of whole numbers.
+    `method`: None is the default of `heatcli explain`, pictures against a blurred one where no `baseline` is given, and
+    of a model that explains itself (`heatcli export`) its own, in its own runtime.
     `target`: None or "top" (the highest score), an index, a label, "A-B", "A@T" at position T of a dense or sequential
-    output, "path" (the best score of each position), one index an image, or a `Target`. `baseline`: None
+    output, "path" (the best score of each position), one index an image, a `Contrast`, or a `Target`. `baseline`: None
     (the method's own), a name (`none`, `zero`, `black`, `blur:SIGMA`, `mean`, a file), a tensor that broadcasts
     against the batch, or a `Reference` that was read before. `region`: for outputs [N, classes, h, w], the part of the
     input, [H, W] or [N, H, W], whose positions are summed over; None is where the class wins. `progress` is told how
-    many passes are done and of how many, where a method takes many. `parameters` are the method's, such as `epsilon`.
+    many passes are done and of how many, where a method takes many. `concept`: `LAYER:CHANNEL,CHANNEL…`, for the map of
+    what flows through these channels, or `LAYER` through all. `parameters` are the method's, such as `epsilon`.
     Raises `UsageError`, `ModelError`.
     """
-    chosen = find_method(method, **parameters)
+    if not isinstance(model, Model):
+        given = images if isinstance(images, Tensor) and images.is_floating_point() else None
+        model = load(model, example=given)
+    note = model.explained
+    chosen = find_method(method or DEFAULT, **parameters) if note is None else asked(model, note, method, parameters)
+    if concept is not None:
+        if note is not None:
+            raise UsageError(f"{model.path}: explains itself, by a map of all its layers; explain {note.source.name}")
+        chosen = restricted(chosen, concept)
+    batch, pictures = model.pictures.batch(images)
     if batch.dim() < 2 or not len(batch):
         raise UsageError(f"a batch [N, …] of at least one image is needed, this one has the shape {tuple(batch.shape)}")
-    batch = batch.to(model.device, model.picture.dtype)
-    origin = reference(model, batch, chosen, baseline)
-    if model.sample is None:
-        model.sample = batch[:1].detach()
-    size = model.fixed_batch(batch.shape)
-    alone = size is not None and size > 1 and not model.graph((size, *batch.shape[1:])).keeps_images_apart
-    if size is None or (size == len(batch) and not alone):
-        return _retried(model, batch, chosen, target, origin, region, progress)
-    parts = []
-    for index, n in model.parts(batch.shape, alone=alone):
-        own = _of(target, index)
+    batch = batch.to(model.device, model.pictures.dtype)
+    if note is None:
+        if method is None and baseline is None and batch.dim() == 4:
+            baseline = DEFAULT_BASELINE
+        origin = chosen.reference(baseline, model.pictures, batch)
+    else:
+        origin, target = reference(model, note, baseline), own_target(note, target)
+    if model.network.sample is None:
+        model.network.sample = batch[:1].detach()
+    parts = list(model.network.batches(batch.shape))
+    if len(parts) == 1 and len(parts[0][0]) == len(batch):
+        whole = _retried(model, batch, chosen, target, origin, region, progress)
+        return replace(whole, pictures=pictures) if pictures else whole
+    found, counts = [], []
+    for index, n in parts:
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
-        parts.append((_retried(model, batch[index], chosen, own, origin.rows(index), area, progress, alone), n))
-    return _joined(parts)
+        own = _of(target, index)
+        found.append(_retried(model, batch[index], chosen, own, origin.rows(index), area, progress))
+        counts.append(n)
+    return replace(joined_parts(found, counts), pictures=pictures)
 
 
 def _retried(model: Model, batch: Tensor, *rest: Any) -> Explanation:
@@ -102,7 +229,7 @@ def _retried(model: Model, batch: Tensor, *rest: Any) -> Explanation:
     try:
         return _explain(model, batch, *rest)
     except OtherBranchError:
-        model.recapture(batch)
+        model.network.recapture(batch)
         return _explain(model, batch, *rest)
 
 
@@ -110,45 +237,67 @@ def _of(target: Any, index: Tensor) -> Any:
     """The target of the images `index`."""
     if isinstance(target, Target):
         return target.rows(index.to(target.index.device))
+    if isinstance(target, Contrast):
+        return target.rows(index)
     return target if target is None or isinstance(target, str | int) else torch.as_tensor(target).cpu()[index.cpu()]
 
 
 def _explain(
     model: Model, batch: Tensor, method: Method, target: Any, origin: Reference, region: Tensor | None,
-    progress: Progress | None, alone: bool = False,
+    progress: Progress | None,
 ) -> Explanation:  # fmt: skip
     graph = settled(model.graph(batch.shape), model.path)
     started = time.perf_counter()
     method.fits(graph)
-    start = model.reference_values(origin) if method.procedure.compares else None
-    tape = model.forward(batch, method.rules, start, compiled=method.kind == OneWalk.kind and not alone)
+    note = model.explained
+    start = model.network.values_on(origin.batch, origin.shared) if method.procedure.compares else None
+    one_walk = note is None and isinstance(method.procedure, OneWalk)
+    tape = model.forward(batch, method.rules if note is None else {}, start, compiled=one_walk)
     between = time.perf_counter()
     output, n = tape.output, len(batch)
     if not bool(torch.isfinite(output).all()):
         raise ModelError(f"{model.path}: its output is not finite (NaN or infinite) on this image")
     scores = laid_out(output)
-    goal = choose(target, scores, model.labels, _on_grid(model, region, batch, output))
-    goal = goal.first() if alone else goal
+    goal = choose_for(model, graph, target, scores, _on_grid(model, region, batch, output))
     score = score_of(goal, output)
-    question = Question(model, graph, batch, origin, goal, tape, score, progress=progress, alone=alone)
-    answer = method.procedure(question, method)
-    relevance, score0 = answer.relevance.contiguous(), answer.score0
-    books = answer.books or Books.open(graph, batch[:1] if alone else batch)
-    if alone:
-        books = books.of(1)
-        output, scores, score, relevance = output[:1], scores[:1], score[:1], relevance[:1]
-        goal, score0 = goal.rows(torch.zeros_like(goal.index[:1])), None if score0 is None else score0[:1]
-    ledger = _ledger(score, score0, relevance, books, method)
+    question = Question(
+        model=model, graph=graph, batch=batch, reference=origin, goal=goal, tape=tape, score=score, progress=progress
+    )
+    found = method.procedure(question, method) if note is None else answer(question, note)
+    score = score if found.score is None else found.score
+    relevance = found.relevance.contiguous()
+    books = found.books or Books.open(graph, batch)
+    ledger = ledger_of(score, found.score0, relevance, books, method)
     if not bool(torch.isfinite(ledger.pixels).all()):  # a sum is finite only where all that it sums is
         raise ModelError(f"{model.path}: the relevance of {method.name} is not finite; try another method")
-    seconds = {"forward": (between - started) / n, "backward": (time.perf_counter() - between) / n}
     at = goal.region[:, None].to(scores)
-    chances = (laid_out(probabilities(graph, output)) * at).sum(2) / at.sum(2).clamp(min=1)
+    chances = laid_out(probabilities(graph, output))
     return Explanation(
-        relevance, books.biases, ledger, books.absorbed, books.unexplained, (scores * at).sum(2), chances, goal, method,
-        origin, {name: operator for name, (operator, _) in graph.offsets.items()}, quantity(graph), seconds,
-        graph.verified, _noted(question, ledger, relevance, books, method),
-    )  # fmt: skip
+        relevance=relevance,
+        biases=books.biases,
+        ledger=ledger,
+        absorbed=books.absorbed,
+        unexplained=books.unexplained,
+        outputs=(scores * at).sum(2),
+        probabilities=(chances * at).sum(2) / at.sum(2).clamp(min=1),
+        target=goal,
+        method=method,
+        reference=origin,
+        operators=_operators(graph, books),
+        quantity=quantity(graph) if graph.boxes is None else _of_box(graph.boxes, goal, quantity(graph)),
+        seconds={"forward": (between - started) / n, "backward": (time.perf_counter() - between) / n},
+        verified=graph.verified,
+        notes=_noted(question, ledger, relevance, books, method),
+        model=model,
+        batch=batch,
+        boxes=graph.boxes,
+        concept=found.concept,
+    )
+
+
+def _of_box(boxes: Boxes, goal: Target, quantity: str) -> str:
+    """What the scores are: `coordinate` where all are numbers of boxes, else as classes are."""
+    return "coordinate" if bool((goal.index >= boxes.classes).all()) else quantity
 
 
 UNBALANCED = 1e-3  # of the score
@@ -182,7 +331,7 @@ def _noted(question: Question, ledger: Ledger, relevance: Tensor, books: Books, 
                 f"{float(ledger.output.detach()[worst]):.3g}: what is left of them is noise; another method or a "
                 "baseline helps",
             ))  # fmt: skip
-            if method.kind == OneWalk.kind:
+            if method.kind == OneWalk.kind and model.explained is None:
                 key = f"grows {method.name}"
                 found.append((key, model.notes.get(key) or _growth(question, method)))
     for key, text in found:
@@ -193,6 +342,12 @@ def _noted(question: Question, ledger: Ledger, relevance: Tensor, books: Books, 
 def _growth(question: Question, method: Method) -> str:
     name, times = grows_at(question, method)
     return f"relevance of {method.name} grows most at operator {name}, {times:.3g} times"
+
+
+def _operators(graph: Graph, books: Books) -> dict[str, str]:
+    """The operator of each bias; of a model that explains itself none is known."""
+    known = {name: operator for name, (operator, _) in graph.offsets.items()}
+    return {name: known.get(name, "") for name in books.biases}
 
 
 def _on_grid(model: Model, region: Tensor | None, batch: Tensor, output: Tensor) -> Tensor | None:
@@ -209,30 +364,46 @@ def _on_grid(model: Model, region: Tensor | None, batch: Tensor, output: Tensor)
     return (grid[:, 0] >= 0.5).flatten(1).expand(len(batch), -1)
 
 
-def _ledger(score: Tensor, score0: Tensor | None, relevance: Tensor, books: Books, method: Method) -> Ledger:
+def ledger_of(score: Tensor, score0: Tensor | None, relevance: Tensor, books: Books, method: Method) -> Ledger:
+    """The ledger of `score` [N], from relevance [N, …] and what was booked; `score0` [N] is the baseline's, None: 0."""
     score0 = torch.zeros_like(score) if score0 is None else score0
     pixels, biases = per_image(relevance), total(books.biases, score)
     absorbed, unexplained = total(books.absorbed, score), total(books.unexplained, score)
     if not method.conserves:
         unexplained = score - score0 - pixels - biases - absorbed
-    return Ledger(score, score0, pixels, biases, absorbed, unexplained)
+    return Ledger(
+        output=score, output_baseline=score0, pixels=pixels, biases=biases, absorbed=absorbed, unexplained=unexplained
+    )
 
 
-def _fields(ledger: Ledger) -> dict[str, Tensor]:
-    return {f.name: getattr(ledger, f.name) for f in fields(ledger)}
+def _mapped(how: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any], counts: Sequence[int]) -> Any:
+    """`how` makes each tensor of that of each part, in a tensor, a dictionary of them or a ledger.
+
+    An entry that only some parts have is 0 in the others, whose images are as many as `counts` says.
+    """
+    first = values[0]
+    if isinstance(first, Tensor):
+        return how(values)
+    if isinstance(first, Ledger):
+        return Ledger(**{f.name: how([getattr(one, f.name) for one in values]) for f in fields(first)})
+    found = {}
+    for name in dict.fromkeys(name for one in values for name in one):
+        known = next(one[name] for one in values if name in one)
+        found[name] = how([
+            one[name] if name in one else known.new_zeros(n, *known.shape[1:])
+            for one, n in zip(values, counts, strict=True)
+        ])  # fmt: skip
+    return found
 
 
 def combined(parts: Sequence[Explanation], how: Callable[[Sequence[Tensor]], Tensor]) -> Explanation:
     """An explanation each of whose tensors is `how` makes it of those of the parts; the rest is as in the first."""
-    names = ("relevance", "biases", "absorbed", "unexplained", "outputs", "probabilities")
-    tensors = [{**{name: getattr(part, name) for name in names}, "ledger": _fields(part.ledger)} for part in parts]
-    found = pytree.tree_map(lambda *values: how(values), *tensors)
-    return replace(parts[0], **{**found, "ledger": Ledger(**found["ledger"])})
+    names = [f.name for f in fields(Explanation) if f.metadata["join"] is rows]
+    counts = [len(part.relevance) for part in parts]
+    return replace(parts[0], **{name: _mapped(how, [getattr(part, name) for part in parts], counts) for name in names})
 
 
-def _joined(parts: list[tuple[Explanation, int]]) -> Explanation:
-    """One explanation of the first `n` images of each part."""
-    explanations, counts = zip(*parts, strict=True)
-    target = Target.joined([(part.target, n) for part, n in parts])
-    notes = tuple(dict.fromkeys(text for part in explanations for text in part.notes))
-    return replace(combined(explanations, lambda values: joined(values, counts)), target=target, notes=notes)
+def joined_parts(parts: Sequence[Explanation], counts: Sequence[int]) -> Explanation:
+    """One explanation of the first images of each part, as many as `counts` says."""
+    values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Explanation)}
+    return Explanation(**{f.name: f.metadata["join"](values[f.name], counts) for f in fields(Explanation)})

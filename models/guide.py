@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from heatcli.graph.capture import capture
+from heatcli.engine.forward import forward
+from heatcli.engine.walk import walk
+from heatcli.graph.capture import record
 from heatcli.graph.operator import Constant, Graph
+from heatcli.graph.passes import apply
 from heatcli.methods.table import method
-from heatcli.walk import forward, walk
 
 MEAN_FILE = Path(__file__).parent / "animals.mean.npz"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,7 +54,7 @@ class Guide:
         if self.graph is None:
             names = {**dict(net.named_parameters()), **dict(net.named_buffers())}
             # no passes: folded weights would no longer be the parameters
-            self.graph = capture(net, torch.zeros_like(inputs), names, "the network in training", passes=())
+            self.graph = apply(record(net, torch.zeros_like(inputs), names, "the network in training"), ())
         origin = None if self.origin is None else self.origin.expand_as(inputs)
         tape = forward(live(self.graph, net), inputs, origin, differentiable=True)
         seed = torch.zeros_like(tape.output).scatter_(1, labels[:, None], 1.0)

@@ -23,8 +23,8 @@ from torch import Tensor
 from train_motifs import MOTIFS, Sequences, plant
 
 import heatcli
-from heatcli.artifact.model import Model
 from heatcli.methods.table import METHODS
+from heatcli.model.model import Model
 from heatcli.sequences.logo import logo
 from heatcli.sequences.read import read_sequences
 from heatcli.sequences.references import explain_sequences

@@ -2,7 +2,7 @@
 
 `digits.onnx` is maximised, as `heatcli prototype` does it with default settings, from ten seeds; the second network
 has another architecture, another seed, and has never seen the first. Writes `prototypes.metrics.json` and the sheet
-that the README shows. heatcli must be installed.
+that PROTOTYPES.md shows. heatcli must be installed.
 """
 
 from __future__ import annotations

@@ -101,18 +101,22 @@ Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor, float], Tensor]
 
 
 def train(
-    studio: Studio, steps: int, batch: int, shortcut: bool = False, rate: float = 3e-3, penalty: Penalty | None = None
-) -> AnimalNet:
-    """AdamW with one cycle, label smoothing and averaged weights; returns the averaged network in eval mode."""
-    net = AnimalNet(len(NAMES)).to(memory_format=torch.channels_last)
+    studio: Studio, steps: int, batch: int, shortcut: bool = False, rate: float = 3e-3, penalty: Penalty | None = None,
+    start: AnimalNet | None = None, half: bool = True,
+) -> AnimalNet:  # fmt: skip
+    """AdamW with one cycle, label smoothing and averaged weights; returns the averaged network in eval mode.
+
+    `start`: the network that is trained further; None: a new one. `half`: in bfloat16, slow where a processor lacks it.
+    """
+    net = (start or AnimalNet(len(NAMES))).to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(net)
     optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.05)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.15)
-    start = time.perf_counter()
+    began = time.perf_counter()
     for step in range(steps):
         pictures, labels, coverage = studio.batch(batch, shortcut)
         inputs = normalise(pictures).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             logits = net(inputs).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
         if penalty is not None:
@@ -124,7 +128,7 @@ def train(
         average_into(averaged, net, min(0.998, (step + 1) / (step + 10)))
         if step % 100 == 0 or step == steps - 1:
             hits = (logits.argmax(1) == labels).float().mean()
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - began
             print(f"step {step:5d} loss {loss:.3f} hits {hits:.3f} {seconds:.0f} s", file=sys.stderr)
     return averaged.to(memory_format=torch.contiguous_format).eval()
 

@@ -29,7 +29,7 @@ import heatcli
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.subject import Subject
-from heatcli.targets import choose
+from heatcli.methods.targets import choose
 
 MEASURED = ("lrp-0", "gradient", "lrp-eps@blur", "deeplift-rescale", "deeplift-rescale@blur", "deeplift-rescale@mean")
 

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -49,11 +51,43 @@ Cli = Callable[..., Ran]
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Captured graphs are kept in a folder of the tests' own."""
+    """Captured graphs are kept in a folder of the tests' own, and nobody's settings count."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
+        for name in [name for name in os.environ if name.startswith("HEATCLI_")]:  # settings of whoever runs the tests
+            patch.delenv(name)
+        patch.setenv("HEATCLI_CONFIG", "none")
         patch.setenv("HEATCLI_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module", params=["formulas", "fast"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The suite runs twice: by the formulas of `heatcli.rules`, and by what `heatcli.engine.fast` has for them."""
+    from heatcli.engine import plan
+    from heatcli.engine.fast import FAST, fast
+    from heatcli.engine.fast.passed import Passed
+
+    def by(formula: Callable[..., Any]) -> Callable[..., Any]:
+        """The rule's call, by its fast equivalent; multipliers where that hands on something else."""
+
+        def call(self: Any, step: Any, carried: Any) -> Any:
+            if type(self) not in FAST:
+                return formula(self, step, carried)
+            sent = fast(self)(step, carried)
+            own = [m.multiplier() if isinstance(m, Passed) else m for m in sent.multipliers]
+            return replace(sent, multipliers=own)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "formulas":
+            patch.setattr(plan, "fast", None)
+            patch.setattr(plan, "_KNOWN", WeakKeyDictionary())
+        else:
+            for rule in FAST:
+                patch.setattr(rule, "__call__", by(rule.__call__))
+        yield request.param
 
 
 @pytest.fixture
@@ -97,6 +131,18 @@ def process(tmp_path: Path) -> Cli:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def on_path(tmp_path: Path) -> dict[str, str]:
+    """An environment for shells in which `heatcli` and `python` are commands of this interpreter."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, module in (("heatcli", " -m heatcli"), ("python", "")):
+        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{module} "$@"\n')
+        (folder / name).chmod(0o755)
+    path = os.pathsep.join([str(folder), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,8 +1,8 @@
-"""Zip archives as torch writes them, read once by one strict reader. torch is given an archive that was written anew.
+"""Zip archives written by torch, read once by one strict reader. torch receives a rewritten archive.
 
-A file that two readers could understand differently is refused: local headers that differ from the central directory,
-bytes that belong to no entry, names that occur twice or differ in case alone, entries that are encrypted. So is one
-whose checksums are wrong.
+A file that two readers could interpret differently is refused: local headers that differ from the central directory,
+bytes outside all entries, names that occur twice or differ only in case, encrypted entries. Wrong checksums are refused
+too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from heatcli.deflate import crc32
 from heatcli.errors import ModelError
+from heatcli.system.compress import crc32
 
 Buffer = bytes | memoryview
 
@@ -24,21 +24,21 @@ _END = struct.Struct("<4s4H2IH")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
 _STORED, _DEFLATED = 0, 8
-_MOST_16, _MOST_32 = 0xFFFF, 0xFFFFFFFF  # stand for a number in the 64-bit fields
+_MOST_16, _MOST_32 = 0xFFFF, 0xFFFFFFFF  # mean that the number is in a 64-bit field
 _DESCRIPTOR = 1 << 3  # sizes and checksum follow the content
 _UTF_8 = 1 << 11
-_FLAGS = _DESCRIPTOR | _UTF_8 | 0b110  # the last: how hard deflate tried
+_FLAGS = _DESCRIPTOR | _UTF_8 | 0b110  # the last two bits: deflate's effort
 _DAMAGED = "is a damaged or truncated zip archive"
 _ANEW = "export or copy it anew"
-_INFLATED = 64 << 20  # bytes that an archive may always inflate to; beyond, a hundred times its size
+_INFLATED = 64 << 20  # bytes that every archive may inflate to; larger archives may inflate to 100 times their size
 
 
 class Refused(Exception):  # noqa: N818
-    """An entry holds what it may not; the text says what, to stand after the file's name."""
+    """An entry has forbidden content. The text says what, and follows the file's name in messages."""
 
 
 class _Entry(NamedTuple):
-    """An entry of the central directory; `packed` and `size` are bytes in the archive and outside."""
+    """An entry of the central directory; `packed` and `size` are bytes before and after inflating."""
 
     name: str
     flags: int
@@ -50,7 +50,7 @@ class _Entry(NamedTuple):
 
 
 def names(path: Path) -> list[str]:
-    """The names of an archive's entries, unchecked: contents are not looked at. Raises `ModelError` as `read` does."""
+    """The names of an archive's entries, without reading contents. Raises `ModelError` as `read` does."""
     try:
         with path.open("rb") as file:
 
@@ -64,9 +64,9 @@ def names(path: Path) -> list[str]:
 
 
 def read(path: Path) -> dict[str, Buffer]:
-    """The contents of an archive's entries, by their names below its only folder; directories are left out.
+    """The contents of an archive's entries, by name below the archive's only folder; directories are left out.
 
-    Raises `ModelError` for a damaged archive, and for one that is not what torch writes.
+    Raises `ModelError` for a damaged archive, or one that torch does not write.
     """
     try:
         whole = memoryview(path.read_bytes())
@@ -99,7 +99,7 @@ def read(path: Path) -> dict[str, Buffer]:
 
 
 def text(path: Path, entries: Mapping[str, Buffer], name: str) -> str:
-    """The text that an entry holds, or "" where there is no such entry. Raises `ModelError` if it is none."""
+    """The text of an entry, "" if there is no such entry. Raises `ModelError` if it is no UTF-8."""
     try:
         return bytes(entries.get(name, b"")).decode()
     except UnicodeDecodeError as error:
@@ -109,7 +109,7 @@ def text(path: Path, entries: Mapping[str, Buffer], name: str) -> str:
 def safe(
     path: Path, entries: Mapping[str, Buffer], checked: Callable[[Mapping[str, Buffer]], Mapping[str, Buffer]]
 ) -> bytes:
-    """An archive of those entries that `checked` lets through. Raises `ModelError`."""
+    """An archive of the entries that `checked` returns. Raises `ModelError` if it refuses an entry."""
     try:
         return written(checked(entries))
     except Refused as error:
@@ -145,7 +145,7 @@ def written(entries: Mapping[str, Buffer]) -> bytes:
 
 
 def _directory(path: Path, part: Callable[[int, int], Buffer], size: int) -> tuple[list[_Entry], int]:
-    """The entries, and where their contents end. `part` yields the bytes of a file of that size from a position on."""
+    """The entries, and the end of their contents. `part(start, length)` reads from a file of `size` bytes."""
     try:
         start, length, count = _end(part, size)
         directory = bytes(part(start, length))
@@ -160,7 +160,7 @@ def _directory(path: Path, part: Callable[[int, int], Buffer], size: int) -> tup
 
 
 def _end(part: Callable[[int, int], Buffer], size: int) -> tuple[int, int, int]:
-    """Where the central directory starts, its length, and how many entries it has. Raises `ValueError`."""
+    """The start of the central directory, its length, and its number of entries. Raises `ValueError`."""
     if size < _END.size:
         raise ValueError("no central directory")
     position = size - _END.size
@@ -173,8 +173,8 @@ def _end(part: Callable[[int, int], Buffer], size: int) -> tuple[int, int, int]:
         position -= _LOCATOR.size + _END_64.size
         if place != position or position < 0 or disk or disks != 1:
             raise ValueError("no central directory where it should be")
-        found = _END_64.unpack(part(position, _END_64.size))
-        magic, own_size, _, _, disk, first_disk, here_64, count_64, length_64, start_64 = found
+        fields = _END_64.unpack(part(position, _END_64.size))
+        magic, own_size, _, _, disk, first_disk, here_64, count_64, length_64, start_64 = fields
         if magic != b"PK\6\6" or own_size != _END_64.size - 12 or disk or first_disk or here_64 != count_64:
             raise ValueError("no 64-bit central directory")
         for short, long, most in (
@@ -213,7 +213,7 @@ def _entries(directory: bytes) -> Iterable[_Entry]:
 
 
 def _extended(extra: bytes, *values: int) -> tuple[int, ...]:
-    """The values, those of `0xFFFFFFFF` from the 64-bit extra field. Raises `ValueError`."""
+    """The values, with `0xFFFFFFFF` replaced from the 64-bit extra field. Raises `ValueError`."""
     long = [value == _MOST_32 for value in values]
     if not any(long):
         return values
@@ -221,14 +221,14 @@ def _extended(extra: bytes, *values: int) -> tuple[int, ...]:
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, position)
         if kind == 1:
-            found = iter(struct.unpack_from(f"<{sum(long)}Q", extra, position + 4))
-            return tuple(next(found) if is_long else value for is_long, value in zip(long, values, strict=True))
+            replaced = iter(struct.unpack_from(f"<{sum(long)}Q", extra, position + 4))
+            return tuple(next(replaced) if is_long else value for is_long, value in zip(long, values, strict=True))
         position += 4 + length
     raise ValueError("a size that is nowhere")
 
 
 def _check_names(path: Path, all_names: list[str]) -> None:
-    """Refuse names that lead outside, that occur twice or differ in case alone, and a second folder."""
+    """Refuse names that lead outside, that occur twice or differ only in case, and a second folder."""
     folders, known = set(), set()
     for name in all_names:
         folder, slash, _ = name.partition("/")
@@ -244,7 +244,7 @@ def _check_names(path: Path, all_names: list[str]) -> None:
 
 
 def _after_header(path: Path, entry: _Entry, whole: memoryview) -> int:
-    """Where an entry's content starts. Raises `ModelError` where its own header says something else of it."""
+    """The start of an entry's content. Raises `ModelError` if its local header differs from the directory."""
     try:
         fields = _LOCAL.unpack_from(whole, entry.offset)
         magic, _, flags, method, _, _, crc, packed, size, name_length, extra_length = fields
@@ -262,7 +262,7 @@ def _after_header(path: Path, entry: _Entry, whole: memoryview) -> int:
 
 
 def _descriptors(entry: _Entry) -> set[bytes]:
-    """What may stand between an entry's content and the next entry."""
+    """The bytes that may stand between an entry's content and the next entry."""
     if not entry.flags & _DESCRIPTOR:
         return {b""}
     short = [min(n, _MOST_32) for n in (entry.packed, entry.size)]
@@ -271,12 +271,12 @@ def _descriptors(entry: _Entry) -> set[bytes]:
 
 
 def _inflated(path: Path, entry: _Entry, content: Buffer) -> bytes:
-    """A deflated entry's content: never more bytes than its header says."""
+    """A deflated entry's content, at most as long as its header says."""
     inflater = zlib.decompressobj(-15)
     try:
-        found = inflater.decompress(content, entry.size + 1)
+        inflated = inflater.decompress(content, entry.size + 1)
     except zlib.error as error:
         raise ModelError(f"{path}: is damaged: {entry.name} cannot be inflated; {_ANEW}") from error
-    if len(found) != entry.size or not inflater.eof or inflater.unused_data:
+    if len(inflated) != entry.size or not inflater.eof or inflater.unused_data:
         raise ModelError(f"{path}: is damaged: {entry.name} is not as long as its header says; {_ANEW}")
-    return found
+    return inflated

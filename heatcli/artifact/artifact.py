@@ -1,4 +1,4 @@
-"""What every loader hands over: a module that runs, its inputs, and what the file says of itself."""
+"""What every loader returns: a module that runs, its inputs, and the file's description of itself."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.files import Stamp
+from heatcli.errors import NotComparedError, first_line
+from heatcli.system.files import Stamp
+from heatcli.system.torch_private import pytree
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class InputInfo:
-    """One input of an artifact; dimensions are None where free, `shape` is None where the file does not say."""
+    """One input of an artifact. Free dimensions are None; `shape` is None if the file does not declare it.
+
+    `likely`: a shape that the artifact's layers suggest where it declares none (`likely_shape`).
+    """
 
     name: str
     shape: tuple[int | None, ...] | None = None
     dtype: torch.dtype = torch.float32
+    likely: tuple[int | None, ...] | None = None
 
     @property
     def channels_last(self) -> bool:
-        """Whether pictures go in as [N, H, W, C]."""
+        """Whether the input's layout is [N, H, W, C]."""
         shape = self.shape
         return shape is not None and len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4)
 
@@ -33,21 +39,23 @@ class InputInfo:
 class Artifact:
     """A loaded artifact.
 
-    `module_for`: the torch module that runs inputs of given shapes, called with them in the order of `inputs`.
-    `embedded`: the text of a sidecar inside the file, or "". `renamed`: the module's names of parameters and buffers →
-    the artifact's own, where they differ. `rewrites`: what was changed before it runs, such as `dequantise`.
-    `parts`: the other files that it consists of, relative to its folder, as they were before they were read.
-    `remarks`: what its user should know, each a sentence without its subject. `runtime`: runs the artifact as deployed,
-    on inputs in the order of `inputs`, and returns all outputs; `against`: what runs it there. `differs`: the first
-    node whose value is another one there, in words; None where none is.
+    `module_for`: the torch module for inputs of given shapes, called with them in the order of `inputs`.
+    `embedded`: the text of a sidecar inside the file, or "". `note`: likewise, what a model that explains itself says
+    of its explanation (`heatcli.artifact.explained`). `renamed`: the module's names of parameters and buffers →
+    the artifact's own, if they differ. `rewrites`: changes made before the artifact runs, such as `dequantise`.
+    `external_data`: the artifact's other files, relative to its folder, with their stamps before they were read.
+    `remarks`: notes for the user, each a sentence without its subject. `runtime`: runs the artifact as deployed, on
+    inputs in the order of `inputs`, and returns all outputs. `against`: the name of that runtime. `differs`: the first
+    node whose value differs in the runtime, in words, or None.
     """
 
     module_for: Callable[[Shapes], Any]
     inputs: tuple[InputInfo, ...]
     embedded: str = ""
+    note: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     rewrites: tuple[str, ...] = ()
-    parts: Mapping[str, Stamp | None] = field(default_factory=dict)
+    external_data: Mapping[str, Stamp | None] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     runtime: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
     against: str = ""
@@ -57,3 +65,26 @@ class Artifact:
         """Parameters and buffers of `module` under the artifact's own names."""
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         return {self.renamed.get(name, name): tensor for name, tensor in tensors.items()}
+
+
+def likely_shape(module: Any) -> tuple[int | None, ...] | None:
+    """[N, C, …] of a module, eager or scripted, whose first convolution is one of signals or volumes; else None.
+
+    C is None where that convolution could be grouped.
+    """
+    for part in module.modules():
+        dims = {"Conv1d": 1, "Conv2d": 2, "Conv3d": 3}.get(getattr(part, "original_name", type(part).__name__))
+        if dims is not None and isinstance(getattr(part, "weight", None), Tensor):
+            channels = int(part.weight.shape[1])
+            return None if dims == 2 else (None, channels if channels > 1 else None, *(None,) * dims)
+    return None
+
+
+def of_module(module: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """All tensors that a torch module returns for `inputs`. Raises `NotComparedError`."""
+    try:
+        with torch.no_grad():
+            given = [x.clone() for x in inputs]  # the module may overwrite its inputs
+            return [x for x in pytree.tree_leaves(module(*given)) if isinstance(x, Tensor)]
+    except RuntimeError as error:
+        raise NotComparedError(f"torch cannot run it: {first_line(error)}") from error

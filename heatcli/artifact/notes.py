@@ -1,4 +1,4 @@
-"""What a user should know of a run and is no error: collected where it is found, told by whoever talks to the user."""
+"""Notes: remarks for the user that are no errors, collected where they arise and shown by the user interface."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ Say = Callable[[str], None]
 
 
 class Notes:
-    """Sentences, each kept once; `tell` hands over those that are there and each that comes.
+    """Sentences, each kept once. `tell` passes on the present and all later notes.
 
-    Threads may share them.
+    Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Notes:
         self._lock = Lock()
 
     def add(self, text: str, key: str | None = None) -> None:
-        """A note, unless it is empty or there is one of the same `key`, by default its text."""
+        """Add a note, unless it is empty or a note of the same `key`, by default its text, exists."""
         with self._lock:
             if not text or (key or text) in self._texts:
                 return
@@ -29,11 +29,11 @@ class Notes:
             self._say(text)
 
     def get(self, key: str) -> str | None:
-        """The note of that key, if there is one."""
+        """The note of that key, or None."""
         return self._texts.get(key)
 
     def tell(self, say: Say) -> None:
-        """Say what is there, and from now on what comes."""
+        """Call `say` with the present notes and with every later one."""
         self._say = say
         for text in self:
             say(text)
@@ -42,5 +42,5 @@ class Notes:
         return iter(list(self._texts.values()))
 
     def items(self) -> list[tuple[str, str]]:
-        """Each key with its note, to add them elsewhere."""
+        """Each key with its note, to add them to other notes."""
         return list(self._texts.items())

@@ -1,8 +1,8 @@
-"""What a torch.export archive may hold: checked and written anew before torch reads any of it.
+"""Checks a torch.export archive, and rewrites it, before torch reads any of it.
 
-torch makes Python source of the names in such a program and runs it, evaluates its size expressions, imports what its
-tree specifications name, and unpickles tensors that say so. So all of these are taken from closed lists here, and what
-the run does not need (sample inputs, traces of where code came from) is left out.
+torch writes names of such a program into Python source and runs it, evaluates its size expressions, imports what its
+tree specifications name, and unpickles tensors marked so. So all of these must be in closed lists here, and parts that
+a run does not need (sample inputs, stack traces of the source) are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from heatcli.graph.permitted import permitted
 
 _AS_IS = ("archive_format", "archive_version", "byteorder", ".data/version")
 _MODEL = "models/model.json"
-_CONFIGS = {"weights": "weight", "constants": "tensor"}  # folder of tensors → how their entries' names start
+_CONFIGS = {"weights": "weight", "constants": "tensor"}  # folder of tensors → prefix of their entries' names
 _DROPPED = re.compile(r"extra/.*|data/sample_inputs/.*|\.data/serialization_id|models/.*\.json")
 _KEPT = re.compile(r"data/(weights|constants)/[\w.]+")
 _PYTHON = {
@@ -39,13 +39,13 @@ _FUNCTIONS = frozenset(
 )
 _POWERS = ("Pow", "PowByNatural", "FloatPow")
 _FLAGS = frozenset("positive integer nonnegative real finite negative nonpositive zero evaluate".split())
-_PATH = re.compile(r"[\w./:+ -]+", re.ASCII)  # of a parameter; torch writes these between quotes into source code
+_PATH = re.compile(r"[\w./:+ -]+", re.ASCII)  # a parameter's path; torch writes it in quotes into source code
 _TREES = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 _TARGETED = ("parameter_name", "buffer_name", "tensor_constant_name", "user_input_name")
 
 
 def checked(entries: Mapping[str, Buffer]) -> dict[str, Buffer]:
-    """The entries that torch may read, some of them written anew. Raises `Refused`."""
+    """The entries that torch may read, some of them rewritten. Raises `Refused`."""
     for name in entries:
         if "aotinductor" in name:
             raise Refused(
@@ -82,14 +82,14 @@ def _written(tree: Any) -> bytes:
 
 
 def _config(config: Any, place: str, start: str, entries: Mapping[str, Buffer]) -> dict[str, Any]:
-    """The table of tensors in a folder: plain memory, each in an entry of its own there."""
-    made: dict[str, Any] = {}
+    """The table of tensors in a folder. Each is plain memory in an entry of that folder."""
+    tensors: dict[str, Any] = {}
     for name, payload in _mapping(_mapping(config, "config")["config"]).items():
         _named(name, _PATH)
-        found = _mapping(payload, "path_name", "is_param", "use_pickle", "tensor_meta")
-        if found["use_pickle"] is not False:
+        entry = _mapping(payload, "path_name", "is_param", "use_pickle", "tensor_meta")
+        if entry["use_pickle"] is not False:
             raise Refused(f"holds pickled tensors ({name}); heatcli never unpickles")
-        path, meta = found["path_name"], _mapping(found["tensor_meta"], "sizes", "strides", "storage_offset", "dtype")
+        path, meta = entry["path_name"], _mapping(entry["tensor_meta"], "sizes", "strides", "storage_offset", "dtype")
         if not isinstance(path, str) or not re.fullmatch(rf"{start}_\d+", path, re.ASCII):
             raise Refused(f"holds pickled objects ({name}: {path!r}); heatcli never unpickles")
         content = entries.get(f"{place}/{path}")
@@ -99,13 +99,13 @@ def _config(config: Any, place: str, start: str, entries: Mapping[str, Buffer]) 
         for n in (*_list(meta["strides"]), meta["storage_offset"]):
             _size(n)
         _walk(meta)
-        made[name] = {
+        tensors[name] = {
             "path_name": path,
-            "is_param": found["is_param"] is True,
+            "is_param": entry["is_param"] is True,
             "use_pickle": False,
             "tensor_meta": meta,
         }
-    return {"config": made}
+    return {"config": tensors}
 
 
 def _size(value: Any) -> int:
@@ -117,7 +117,7 @@ def _size(value: Any) -> int:
 
 
 def _program(program: Any) -> dict[str, Any]:
-    """A program with what torch would run or evaluate checked, and what is only told about it left out."""
+    """A program whose executed and evaluated parts are checked, without purely descriptive parts."""
     whole = dict(_mapping(program, "graph_module"))
     module = dict(_mapping(whole["graph_module"], "graph", "signature", "module_call_graph"))
     _walk(module["graph"])
@@ -138,21 +138,21 @@ def _program(program: Any) -> dict[str, Any]:
 
 
 def _signature(signature: Any) -> dict[str, Any]:
-    """How inputs and outputs are nested: in dictionaries, lists and tuples."""
-    found = dict(_mapping(signature, "in_spec", "out_spec"))
+    """The nesting of inputs and outputs: dictionaries, lists and tuples."""
+    specs = dict(_mapping(signature, "in_spec", "out_spec"))
     for name in ("in_spec", "out_spec"):
         try:
-            protocol, tree = json.loads(found[name])
+            protocol, tree = json.loads(specs[name])
         except (ValueError, TypeError, RecursionError) as error:
             raise Refused("holds inputs or outputs of no known kind; refused") from error
         if protocol != 1:
             raise Refused("holds inputs or outputs of no known kind; refused")
-        found[name] = json.dumps([1, _tree(tree)])
+        specs[name] = json.dumps([1, _tree(tree)])
     for part in ("inputs", "outputs"):
-        _walk(found.get(part, []))
-    for name in found.get("forward_arg_names") or []:
+        _walk(specs.get(part, []))
+    for name in specs.get("forward_arg_names") or []:
         _identifier(name)
-    return found
+    return specs
 
 
 def _tree(tree: Any) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _tree(tree: Any) -> dict[str, Any]:
 
 
 def _walk(tree: Any, keys: bool = True) -> None:
-    """Check every value by the name that it goes under. Node metadata is emptied on the way."""
+    """Check every value by its key. Node metadata is emptied."""
     stack = [tree]
     while stack:
         value = stack.pop()
@@ -206,14 +206,14 @@ def _walk(tree: Any, keys: bool = True) -> None:
 
 
 def _called(target: Any) -> None:
-    """Refuse what is neither an operator that computes tensors nor arithmetic of sizes."""
+    """Refuse a target that is neither an operator that computes tensors nor arithmetic of sizes."""
     match = _OPERATOR.fullmatch(target) if isinstance(target, str) else None
     if target not in _CALLABLE and not (match and permitted(match[1], match[2])):
         raise Refused(f"calls {str(target)[:80]!r}, which does more than compute tensors; refused")
 
 
 def _identifier(name: Any) -> None:
-    """Refuse a name that torch would write into source code, and that is none."""
+    """Refuse a name for torch's source code that is no identifier."""
     if name is not None and not (
         isinstance(name, str) and name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
     ):
@@ -221,7 +221,7 @@ def _identifier(name: Any) -> None:
 
 
 def _argument_name(name: Any) -> None:
-    """The name of an operator's argument, which may be Python's keyword (`from`) or missing."""
+    """Check the name of an operator's argument, which may be missing or a Python keyword (`from`)."""
     if name != "" and name not in ("from", "lambda"):
         _identifier(name)
 
@@ -246,7 +246,7 @@ def _objects(value: Any) -> None:
 
 
 def _of(*kinds: type) -> Callable[[Any], None]:
-    """A check that a value, or each in a list of them, is of these types."""
+    """A check that a value, or each value in a list, has one of these types."""
 
     def check(value: Any) -> None:
         for inner in value if isinstance(value, list) else [value]:
@@ -283,12 +283,12 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     **dict.fromkeys(_TARGETED, _path),
 }
 _IDENTIFIED = ("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values")
-_NOT_FINITE = ("Infinity", "-Infinity", "NaN")  # which JSON has no number for
+_NOT_FINITE = ("Infinity", "-Infinity", "NaN")  # strings, since JSON has no such numbers
 _FREE = ("as_string", "as_strings")
 
 
 def _guard(code: Any) -> str:
-    """A condition on sizes of inputs, such as `L['x'].size()[0] >= 2`, as torch runs it as Python."""
+    """A condition on input sizes, such as `L['x'].size()[0] >= 2`, which torch runs as Python. Raises `Refused`."""
     try:
         tree = ast.parse(str(code), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -316,7 +316,7 @@ def _is_condition(node: ast.AST) -> bool:
 
 
 def _is_arithmetic(expression: str) -> bool:
-    """Whether a size expression holds nothing but numbers, symbols and known functions (torch evaluates it)."""
+    """Whether a size expression, which torch evaluates, has only numbers, symbols and known functions."""
     if len(expression) > 4096:
         return False
     try:
@@ -347,7 +347,7 @@ def _is_arithmetic(expression: str) -> bool:
 
 
 def _is_small(tree: ast.AST) -> bool:
-    """Whether every power's exponent is a small number, and no power is raised again: else computing never ends."""
+    """Whether every power has a small exponent and no power as its base. Other expressions could take forever."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _POWERS:
             base, exponent = (*node.args, None, None)[:2]

@@ -16,28 +16,32 @@ import torch
 from torch import Tensor
 
 from heatcli.artifact import archive, program
-from heatcli.artifact.artifact import Artifact, InputInfo
+from heatcli.artifact.artifact import Artifact, InputInfo, of_module
+from heatcli.artifact.explained import NOTE
+from heatcli.artifact.recognise import Content, FileFormat
 from heatcli.artifact.sidecar import EMBEDDED
-from heatcli.artifact.verification import of_module
 from heatcli.errors import ModelError, first_line
+from heatcli.system.torch_private import read_program
 
 _loading = threading.local()
 
 
-def load_pt2(path: Path) -> Artifact:
-    """A torch.export archive.
+def is_pt2(content: Content) -> bool:
+    """Whether the file is an archive that names its format."""
+    return content.entries is not None and "archive_format" in content.entries
 
-    torch gets an archive that was written anew from entries that are known to do no harm (`heatcli.artifact.program`).
+
+def load_pt2(path: Path) -> Artifact:
+    """A torch.export archive. Raises `ModelError`.
+
+    torch receives an archive rewritten from entries known to be harmless (`heatcli.artifact.program`).
     """
     entries = archive.read(path)
     content = archive.safe(path, entries, program.checked)
-    # not torch.export.load, which turns to an older reader of pickles where this one fails
-    from torch.export.pt2_archive._package import load_pt2 as opened
-
     with warnings.catch_warnings(), _nothing_unpickled():
         warnings.simplefilter("ignore")
         try:
-            exported = opened(io.BytesIO(content)).exported_programs["model"]
+            exported = read_program(io.BytesIO(content))
             module = exported.module()
         except Exception as error:
             raise ModelError(f"{path}: torch.export cannot load it: {first_line(error)}") from error
@@ -50,13 +54,14 @@ def load_pt2(path: Path) -> Artifact:
     )
     return Artifact(
         lambda _: module, inputs, archive.text(path, entries, f"extra/{EMBEDDED}"),
+        note=archive.text(path, entries, f"extra/{NOTE}"),
         runtime=lambda values: of_module(module, values), against=f"torch.export of torch {torch.__version__}",
     )  # fmt: skip
 
 
 @contextlib.contextmanager
 def _nothing_unpickled() -> Iterator[None]:
-    """Any pickle that names a class or function, in this thread, raises: what is loaded holds none."""
+    """Raise for any pickle in this thread that names a class or function: the checked archive has none."""
     _watch()
     _loading.now = True
     try:
@@ -67,10 +72,13 @@ def _nothing_unpickled() -> Iterator[None]:
 
 @functools.cache
 def _watch() -> None:
-    """Let Python say what pickles look up; such a hook stays for good, and is idle outside of loading."""
+    """Install an audit hook for pickle lookups. Python cannot remove the hook; outside of loading it does nothing."""
     sys.addaudithook(_refuse_pickles)
 
 
 def _refuse_pickles(event: str, _: tuple[Any, ...]) -> None:
     if event == "pickle.find_class" and getattr(_loading, "now", False):
         raise RuntimeError("a pickle in a program; heatcli never unpickles")
+
+
+PT2 = FileFormat(name="pt2", recognises=is_pt2, load=load_pt2)

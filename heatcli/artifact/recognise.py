@@ -1,17 +1,15 @@
-"""Which format a file is of, told from its content, never from its name; nothing in it is executed."""
+"""Recognises a file's content by its first bytes, and refuses known files that are no models. Executes nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from heatcli.artifact import archive
+from heatcli.artifact.artifact import Artifact
 from heatcli.errors import ModelError
-
-Format = Literal["torchscript", "onnx", "pt2"]
-TORCHSCRIPT: Format = "torchscript"
-ONNX: Format = "onnx"
-PT2: Format = "pt2"
 
 _EXPORT = (
     "heatcli never unpickles; export it where its code is, with torch.jit.script(model).save('model.pt'), "
@@ -28,8 +26,29 @@ _FOREIGN = (  # (offset, magic bytes, what it is)
 )
 
 
-def recognise(path: Path) -> Format:
-    """`torchscript`, `onnx` or `pt2`. Raises `ModelError` for anything else, saying what to do instead."""
+# module: an nn.Module in memory, which no file is; torchvision: a network by name
+Format = Literal["torchscript", "onnx", "pt2", "module", "torchvision"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file's first bytes; for a zip archive the names of its entries, below the archive's only folder."""
+
+    head: bytes
+    entries: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A format of artifacts: how to recognise a file, and how to load it."""
+
+    name: Format
+    recognises: Callable[[Content], bool]
+    load: Callable[[Path], Artifact]
+
+
+def content_of(path: Path) -> Content:
+    """A file's content. Raises `ModelError`, with advice, for files known to be no models."""
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -38,7 +57,7 @@ def recognise(path: Path) -> Format:
     if not head:
         raise ModelError(f"{path}: the model file is empty")
     if head.startswith(b"PK"):
-        return _of_zip(path)
+        return Content(head, _entries(path))
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         raise ModelError(f"{path}: is a pickle; {_EXPORT}")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40:
@@ -46,22 +65,21 @@ def recognise(path: Path) -> Format:
     for offset, magic, what in _FOREIGN:
         if head[offset : offset + len(magic)] == magic:
             raise ModelError(f"{path}: is {what}")
-    # a protobuf field that an ONNX ModelProto may open with
-    if head[:1] in (b"\x08", b"\x12", b"\x1a", b"\x3a", b"\x42"):
-        return ONNX
-    raise ModelError(f"{path}: is neither TorchScript nor ONNX nor a torch.export archive")
+    return Content(head)
 
 
-def _of_zip(path: Path) -> Format:
-    whole = archive.names(path)
-    names = {name.partition("/")[2] for name in whole}
-    old = next((name for name in whole if name.startswith("serialized_")), None)
+def _entries(path: Path) -> frozenset[str]:
+    names = archive.names(path)
+    old = next((name for name in names if name.startswith("serialized_")), None)
     if old is not None:
         raise ModelError(f"{path}: holds parts of the old torch.export format ({old}), which are pickles; save anew")
-    if "constants.pkl" in names:
-        return TORCHSCRIPT
-    if "archive_format" in names:
-        return PT2
-    if "data.pkl" in names:
-        raise ModelError(f"{path}: is a pickled module or a state dict (torch.save); {_EXPORT}")
-    raise ModelError(f"{path}: is a zip archive, but neither TorchScript nor a torch.export archive")
+    return frozenset(name.partition("/")[2] for name in names)
+
+
+def of_no_format(path: Path, content: Content) -> ModelError:
+    """The error for a file that no format recognises."""
+    if content.entries is None:
+        return ModelError(f"{path}: is neither TorchScript nor ONNX nor a torch.export archive")
+    if "data.pkl" in content.entries:
+        return ModelError(f"{path}: is a pickled module or a state dict (torch.save); {_EXPORT}")
+    return ModelError(f"{path}: is a zip archive, but neither TorchScript nor a torch.export archive")

@@ -1,8 +1,8 @@
-"""An artifact is opened, captured and compared in a child process with limits; what comes back is plain data.
+"""Opens, captures and compares an artifact in a child process with limits. The child returns plain data.
 
-The child is forked before a byte of the file is read, and has all that its parent has loaded so far. A crash or a hang
-of torch on a bad file ends the child alone. The parent gets what the file says of itself and its graphs, as the
-bytes that the cache keeps, so it never opens the file. Needs `fork` and Linux's limits.
+The child is forked before any byte of the file is read, and shares all that its parent has loaded. If torch crashes or
+hangs on a bad file, only the child ends. The parent receives the artifact's description and its graphs, in the bytes
+of the cache, so it never opens the file. Needs `fork` and Linux's limits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import faulthandler
 import gc
 import mmap
 import os
-import re
 import resource
 import signal
 import sys
@@ -34,48 +33,47 @@ from torch import Tensor
 from heatcli import errors
 from heatcli.errors import HeatcliError, ModelError
 from heatcli.graph.stored import Buffer, NotStorableError
-from heatcli.memory import give_back
+from heatcli.system.memory import give_back, is_out_of_memory
 
 AVAILABLE = sys.platform == "linux"
 SECONDS = 120.0  # for opening, and for each capture
 MEMORY = 8 << 30  # bytes, beside ten times the size of the file
-_OUT_OF_MEMORY = re.compile(r"allocate memory|bad_alloc|bad allocation|MemoryError")
-_IDLE = 5.0  # seconds after which the child gives back the memory of what it opened
-_SPARE = 10.0  # seconds after which the child ends itself if its parent, killed, does not
+_IDLE = 5.0  # seconds without requests, after which the child frees what it opened
+_SPARE = 10.0  # seconds beyond the limit, after which the child ends itself if its parent was killed
 
 _all: weakref.WeakSet[Sandbox] = weakref.WeakSet()
-_fresh = False  # whether this process has yet to run torch on several threads
+_fresh = False  # whether this process has not run torch on several threads yet
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an artifact may cost: `seconds` to open it and for each capture, `memory` in bytes."""
+    """Limits for an artifact: `seconds` for opening and for each capture, `memory` in bytes."""
 
     seconds: float = SECONDS
     memory: int = MEMORY
 
 
-Answer = Callable[[Any], Sequence[Buffer]]  # from a request to bytes, in parts
+Answer = Callable[[Any], Sequence[Buffer]]  # request → bytes, in chunks
 
 
 class Sandbox:
     """A child process that answers requests about the artifact `path`, one at a time.
 
-    `answer` runs in the child. `forget` is called there when nobody has asked for a while.
+    `answer` runs in the child. `forget` runs there after a while without requests.
     """
 
     def __init__(self, path: Path, limits: Limits, answer: Answer, forget: Callable[[], None]) -> None:
         global _fresh
         self.path, self.limits = path, limits
         self._lock = threading.Lock()
-        self._ended = ""  # why it answers no more
+        self._ended = ""  # the error for further requests
         self._pipe, theirs = Pipe()
         self._file = os.memfd_create("heatcli")
-        threads = torch.get_num_threads() if _fresh else 1  # GNU's OpenMP hangs in a child of a process that used it
+        threads = torch.get_num_threads() if _fresh else 1  # GNU OpenMP hangs in the child of a process that used it
         _fresh = False
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of threads, which hold none of our locks
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of threads; they hold no lock of ours
             self._pid = os.fork()
         if self._pid == 0:
             _serve(theirs, self._pipe, self._file, limits, threads, parent, answer, forget)
@@ -86,8 +84,8 @@ class Sandbox:
     def ask(self, request: Any) -> Tensor:
         """The child's answer as uint8 [size], 64-byte aligned.
 
-        Raises what the child raised, `NotStorableError` for what cannot be sent, `ModelError` where the child crashed
-        or took longer than it may.
+        Raises what the child raised, `NotStorableError` for an answer without stored form, `ModelError` if the child
+        crashed or exceeded its time.
         """
         with self._lock:
             if self._ended:
@@ -100,7 +98,7 @@ class Sandbox:
                 kind, said = msgspec.msgpack.decode(self._pipe.recv_bytes(), type=tuple[str, str | int])
             except (EOFError, OSError):
                 self._give_up(self._how_it_died())
-            except BaseException:  # Ctrl-C: the child is at work for nobody
+            except BaseException:  # Ctrl-C: nobody waits for the child any more
                 self.end("was interrupted")
                 raise
         if kind == NotStorableError.__name__:
@@ -115,7 +113,7 @@ class Sandbox:
         return content
 
     def end(self, why: str) -> None:
-        """Kill the child; whoever asks from now on is told why."""
+        """Kill the child. Further requests raise `ModelError` with the reason `why`."""
         self._ended = self._ended or f"{self.path}: {why}"
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
@@ -133,13 +131,13 @@ class Sandbox:
 
 
 def fresh() -> None:
-    """Say that this process has not run torch yet, so that the next child may use as many threads as it does."""
+    """Declare that this process has not run torch yet, so that the next child may use equally many threads."""
     global _fresh
     _fresh = True
 
 
 def end_all() -> None:
-    """Kill the children of this process, as Ctrl-C does."""
+    """Kill the children of this process, for Ctrl-C."""
     for sandbox in list(_all):
         sandbox.end("was interrupted")
 
@@ -157,10 +155,10 @@ def _serve(
     pipe: Connection, other_end: Connection, file: int, limits: Limits, threads: int, parent: int, answer: Answer,
     forget: Callable[[], None],
 ) -> NoReturn:  # fmt: skip
-    """What the child does, until its parent ends."""
+    """The child's loop, until its parent ends."""
     try:
         other_end.close()
-        for sandbox in list(_all):  # whose own child would not see its parent end
+        for sandbox in list(_all):  # open ends would hide the parent's end from other children
             sandbox._pipe.close()
         _confine(limits, threads, parent)
         while True:
@@ -180,10 +178,10 @@ def _serve(
 
 
 def _confine(limits: Limits, threads: int, parent: int) -> None:
-    """Limit what this process may take, and let it be silent."""
+    """Limit this process's resources, and silence its output."""
     faulthandler.disable()
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal signals all processes; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if parent:
@@ -202,11 +200,11 @@ def _confine(limits: Limits, threads: int, parent: int) -> None:
 
 
 def _answered(file: int, request: Any, answer: Answer) -> tuple[str, str | int]:
-    """The answer in the shared file, and how long it is; or the class and the text of an error."""
+    """Write the answer to the shared file and return its length, or return an error's class and text."""
     try:
         with open(file, "wb", closefd=False) as out:
             out.seek(0)
             return "", sum(out.write(part) for part in answer(request))
     except (HeatcliError, NotStorableError) as error:
-        hint = "; if its source is trusted, --max-memory allows more" if _OUT_OF_MEMORY.search(str(error)) else ""
+        hint = "; if its source is trusted, --max-memory allows more" if is_out_of_memory(error) else ""
         return type(error).__name__, f"{error}{hint}"

@@ -1,7 +1,7 @@
-"""What a TorchScript archive may hold: checked entry by entry before torch reads any of it.
+"""Checks a TorchScript archive entry by entry before torch reads any of it.
 
-Its code is in Python's syntax, but only in the small part of it that torch's printer writes: names, calls, literals and
-statements, no operators. So no two parsers can read it differently, and every name that is called can be looked up.
+Its code has Python's syntax, but only the small part that torch's printer writes: names, calls, literals and
+statements, no operators. So no two parsers can read it differently, and every called name can be looked up.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _ATTRIBUTE = re.compile(r"^(?:class (\w+)\(|  (?:\w+ : |__annotations__\[.*\] = 
 _BLANKS = re.compile(r"\s+")
 _METHOD = re.compile(r"^ *def (\w+)\(", re.MULTILINE | re.ASCII)
 _OBJECTS = re.compile(r"__torch__\.torch\.classes\.(quantized|rnn)\.\w+", re.ASCII)
-_DEEPEST = 64  # brackets, indents, and containers in containers; torch's printer takes 4 brackets
-_MOST = 10_000_000  # values that a pickle may stand for, and calls that loading may lead to
+_DEEPEST = 64  # brackets, indents, and nested containers; torch's printer needs 4 brackets
+_MOST = 10_000_000  # values that a pickle may expand to, and calls during loading
 
 _SIZES = {
     f"{name}Storage": size
@@ -63,7 +63,7 @@ def checked(entries: Mapping[str, Buffer]) -> dict[str, Buffer]:
 
 
 def _check_code(sources: Mapping[str, bytes]) -> None:
-    """Refuse code that is not as torch's printer writes it, and names that it may not call."""
+    """Refuse code that torch's printer does not write, and names that may not be called."""
     try:
         code = b"\n".join(sources.values()).decode("ascii")
     except UnicodeDecodeError as error:
@@ -91,7 +91,7 @@ def _check_code(sources: Mapping[str, bytes]) -> None:
 
 
 def _check_types(sources: Mapping[str, bytes]) -> None:
-    """Refuse classes whose attributes are of classes whose attributes …: torch resolves them one within the other."""
+    """Refuse deeply nested classes (attributes of classes with attributes of classes …): torch resolves recursively."""
     holds: dict[str, list[str]] = {}
     for name, source in sources.items():
         module = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
@@ -110,12 +110,12 @@ def _check_types(sources: Mapping[str, bytes]) -> None:
 
 
 def _said(text: str) -> str:
-    """What a literal in TorchScript's code stands for; its escapes are Python's."""
+    """The value of a literal in TorchScript's code. Its escapes are Python's."""
     return text[1:-1].encode().decode("unicode_escape") if "\\" in text else text[1:-1]
 
 
 def _check_names(chain: str, modules: Collection[str]) -> None:
-    """Refuse what `a.b.c` in the code may call; it starts with a point where it follows a call or an index."""
+    """Refuse forbidden calls in a chain `a.b.c`. The chain starts with a dot if it follows a call or an index."""
     root, *rest = chain.split(".")
     if root in ("torch", "ops"):
         called = ["aten", *rest] if root == "torch" else rest
@@ -131,7 +131,7 @@ def _check_names(chain: str, modules: Collection[str]) -> None:
 
 
 def _members(chain: str, modules: Collection[str]) -> list[str]:
-    """What is taken of a class or function that the archive defines in one of its modules."""
+    """The members accessed on a class or function that the archive defines in one of its modules."""
     module = chain
     while module and module not in modules:
         module = module.rpartition(".")[0]
@@ -146,7 +146,7 @@ def _is_refused(attribute: str) -> bool:
 
 
 def _check_attribute(attribute: str) -> None:
-    """Refuse the name of an operator that may not be called: `x.save(…)` and `getattr(x, "save")` call it, too."""
+    """Refuse the name of a forbidden operator, since `x.save(…)` and `getattr(x, "save")` call the operator too."""
     if attribute.isidentifier() and _is_refused(attribute):
         raise Refused(f"names {attribute}, which does more than compute tensors; refused")
 
@@ -160,7 +160,7 @@ def _methods(bare: str) -> Iterator[tuple[str, str]]:
 
 
 def _check_loading(bare: str) -> None:
-    """Refuse loops, and calls without end, in what runs while torch loads: `__setstate__` and what it may call.
+    """Refuse loops and endless recursion in code that runs during loading: `__setstate__` and all it may call.
 
     A call counts for all methods of that name.
     """
@@ -190,36 +190,36 @@ def _check_loading(bare: str) -> None:
 
 
 class _Object:
-    """An object of one of the archive's own classes, or a named constant; `state` is what it is built from."""
+    """An object of one of the archive's own classes, or a named constant. `state`: its arguments."""
 
     def __init__(self, state: object = None) -> None:
         self.state = state
 
 
 class _Pairs(list[object]):
-    """A dictionary: keys and values, one after the other."""
+    """A dictionary as keys and values in turn."""
 
 
 def _check_pickle(name: str, content: bytes, sizes: Mapping[str, int]) -> None:
-    """Refuse a pickle that TorchScript's own writer would not write. `sizes`: bytes of the entries of its tensors."""
+    """Refuse a pickle that TorchScript's writer would not write. `sizes`: bytes of the entries of its tensors."""
     try:
-        found = _Reader(name, content, sizes).read()
+        value = _Reader(name, content, sizes).read()
     except (IndexError, ValueError, TypeError, AttributeError, KeyError, struct.error) as error:
         raise Refused(f"holds {name}, which is no pickle of TorchScript's; refused") from error
-    _check_nesting(name, found)
+    _check_nesting(name, value)
 
 
 class _Reader:
-    """Reads the part of pickle's language that TorchScript writes; nothing it names is imported, objects are stand-ins.
+    """Reads the subset of pickle that TorchScript writes. Nothing is imported; objects are placeholders.
 
-    Numbers in the memo count up, and what was put before a mark stays there until it is closed: torch's own reader
-    takes that for granted. Raises `Refused`, or one or another exception for what is no such pickle.
+    Memo numbers must count up, and values below an open mark must stay untouched, as torch's own reader assumes. Raises
+    `Refused`, or various exceptions for other pickles.
     """
 
     def __init__(self, name: str, content: bytes, sizes: Mapping[str, int]) -> None:
         self._name, self._content, self._sizes = name, content, sizes
         self._position = 0
-        self._stacks: list[list[Any]] = [[]]  # one more for every open mark
+        self._stacks: list[list[Any]] = [[]]  # one more for each open mark
         self._memo: list[Any] = []
 
     def read(self) -> object:
@@ -241,9 +241,9 @@ class _Reader:
         return self._content[self._position - size : self._position]
 
     def number(self, form: struct.Struct) -> Any:
-        (found,) = form.unpack_from(self._content, self._position)
+        (value,) = form.unpack_from(self._content, self._position)
         self._position += form.size
-        return found
+        return value
 
     def line(self) -> str:
         end = self._content.index(b"\n", self._position)
@@ -256,7 +256,7 @@ class _Reader:
         return self._stacks[-1].pop()
 
     def top(self, kind: type) -> Any:
-        """The value that is filled next. Raises `TypeError` where it is of another kind."""
+        """The value that is filled next. Raises `TypeError` if it has another type."""
         value = self._stacks[-1][-1]
         if type(value) is not kind:
             raise TypeError(f"a {type(value).__name__}, not a {kind.__name__}")
@@ -266,7 +266,7 @@ class _Reader:
         self._stacks.append([])
 
     def marked(self) -> list[Any]:
-        """What was put since the last mark."""
+        """The values since the last mark."""
         if len(self._stacks) == 1:
             raise ValueError("no mark")
         return self._stacks.pop()
@@ -313,7 +313,7 @@ class _Reader:
 
     def call(self) -> None:
         arguments, function = self.pop(), self.pop()
-        if function is _Object:  # a member of an enumeration: its value, in no tuple
+        if function is _Object:  # an enumeration's member: its value, not in a tuple
             self.push(_Object(arguments))
         elif type(arguments) is not tuple:
             raise TypeError("no arguments")
@@ -400,7 +400,7 @@ def _tensor(storage: _Storage, offset: Any, shape: Any, strides: Any, *_: Any) -
 
 
 def _typed(value: object, kind: str) -> object:
-    """A container of a type that is told in TorchScript's words."""
+    """A container whose type is given in TorchScript's notation."""
     for chain in _NAMES.findall(kind):
         _check_class(_BLANKS.sub("", chain))
     return value
@@ -426,8 +426,8 @@ _FUNCTIONS: Mapping[str, Callable[..., Any] | str] = {
 
 
 def _check_nesting(name: str, found: object) -> None:
-    """Refuse what contains itself, is nested too deeply, or stands for too many values by repeating the same ones."""
-    done: dict[int, tuple[int, int]] = {}  # depth, and how many values
+    """Refuse values that contain themselves, are nested too deeply, or expand to too many values by repetition."""
+    done: dict[int, tuple[int, int]] = {}  # id → (depth, number of values)
     path: list[tuple[object, list[object]]] = [(found, _inside(found))]
     on_path = {id(found)}
     while path:
@@ -451,6 +451,6 @@ def _check_nesting(name: str, found: object) -> None:
 
 
 def _inside(value: object) -> list[object]:
-    """The values that a container holds, apart from numbers and text."""
+    """The containers and objects directly inside a value."""
     held = [value.state] if isinstance(value, _Object) else value if isinstance(value, (list, tuple)) else ()
     return [inner for inner in held if isinstance(inner, (_Object, list, tuple))]

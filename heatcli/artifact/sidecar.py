@@ -1,31 +1,40 @@
-"""What is known about an artifact's input and labels: `NAME.toml` beside it, or the same text inside it.
+"""The sidecar: what is known about an artifact's input and labels, in `NAME.toml` beside it or inside it.
 
-TorchScript extra files, ONNX metadata_props and torch.export extra files are looked up under `heatcli.toml`.
-Flags override the sidecar, the sidecar overrides the artifact.
+TorchScript extra files, ONNX metadata_props and torch.export extra files hold it under `heatcli.toml`. Flags override
+the sidecar, and the sidecar overrides the artifact.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
+from heatcli.artifact.layout import PICTURES, Axes, Layout
 from heatcli.errors import ModelError, UsageError, boundary
-from heatcli.files import TEXT, is_there, read_regular
+from heatcli.system.files import TEXT, is_there, read_regular
 
 EMBEDDED = "heatcli.toml"
+
+
+# A picture keeps its shape, and grey fills the rest: around it, or to its right and below.
+LETTERBOXES = ("letterbox", "letterbox:corner")
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How pixels become the network's input: (pixel/255 − mean)/std, resized to `size` = (height, width).
 
-    `mean` and `std` are of red, green and blue, in that order; the network takes the channels as `order` says, by
-    default rgb. `range`: what the values of arrays and of pictures of more than 8 bits mean (`heatcli.images.values`).
-    A model of sequences has an `alphabet`, such as ACGT, whose letters are its channels, and may have one `length`.
+    `mean` and `std` are for red, green and blue, in that order. `order`: the order in which the network takes the
+    channels, by default rgb. `range`: the meaning of values in arrays and in pictures with more than 8 bits
+    (`heatcli.images.values`). A model of sequences has an `alphabet`, such as ACGT, whose letters are its channels, and
+    optionally a fixed `length`.
+
+    `axes`: what the input's axes are, where it is no picture (`heatcli.artifact.layout`); `size` has a number for each
+    axis of positions. `rate`: samples a second of a signal. `names`: of a signal's channels, or of a table's features.
     """
 
-    size: tuple[int, int] | int | None = None
+    size: tuple[int, ...] | int | None = None
     channels: int | None = None
     mean: tuple[float, ...] | float = 0.0
     std: tuple[float, ...] | float = 1.0
@@ -35,29 +44,59 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     range: str | msgspec.UnsetType = msgspec.UNSET
     alphabet: str | msgspec.UnsetType = msgspec.UNSET
     length: int | msgspec.UnsetType = msgspec.UNSET
+    axes: Axes | msgspec.UnsetType = msgspec.UNSET
+    rate: float | msgspec.UnsetType = msgspec.UNSET
+    names: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property
-    def shape(self) -> tuple[int, int] | None:
-        """(height, width), or None where unknown."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
+    def layout(self) -> Layout:
+        """What the input's axes are."""
+        return Layout(self.axes) if self.axes else PICTURES
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The length of each axis of positions, (height, width) of pictures; None if unknown."""
+        return (self.size,) * self.layout.dims if isinstance(self.size, int) else self.size
 
     @property
     def resize_to(self) -> int | None:
-        """For `crop` and `crop:N`: the length of the shorter side before the centre is cut out; None for `stretch`."""
-        if self.resize == "stretch":
+        """For `crop` and `crop:N`: the length of the shorter side before the centre crop. None for other ways.
+
+        Raises `UsageError` for other values.
+        """
+        if self.resize in ("stretch", *LETTERBOXES):
             return None
         shape = self.shape or (0, 0)
         kind, _, number = self.resize.partition(":")
         if kind != "crop" or (number and not (number.isdecimal() and len(number) < 6 and int(number))):
-            raise UsageError(f"resize {self.resize!r} is not known; use stretch, crop or crop:N, N from 1 to 99999")
+            raise UsageError(
+                f"resize {self.resize!r} is not known; use stretch, crop, crop:N (N from 1 to 99999), letterbox "
+                "or letterbox:corner"
+            )
         return int(number) if number else max(shape)
 
 
+Kind = Literal[
+    "classes", "labels", "binary", "regression", "segmentation", "sequence", "embedding", "detections"
+]  # fmt: skip
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The axis of the classes in the explained output, counted as the artifact returns it, and what its numbers are."""
+    """The axis of the classes in the explained output, counted as the artifact returns it, and the kind of output.
+
+    `unit`: of a regression, such as mm. `background`: the class of a detector that is none. `boxes`: the four numbers
+    of a box, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `confidence`, `overlap`: what
+    counts as a box (`heatcli.graph.heads.Thresholds`).
+    """
 
     axis: int | None = None
-    kind: Literal["classes", "binary", "regression", "embedding", "detections"] | None = None
+    kind: Kind | None = None
+    unit: str = ""
+    background: int | None = None
+    boxes: Literal["centre", "corners"] | None = None
+    confidence: float = 0.25
+    overlap: float = 0.45
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,7 +117,7 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file; `input` is None where it says nothing of pictures."""
+    """The whole file. `input` is None if the file has no `[input]`."""
 
     input: Input | None = None
     output: Output = Output()
@@ -87,7 +126,7 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 def read_sidecar(artifact: Path, embedded: str) -> Sidecar:
-    """The sidecar beside `artifact`, else the text embedded in it, else an empty one. Raises `ModelError`."""
+    """The sidecar beside `artifact`, else the embedded text, else an empty sidecar. Raises `ModelError`."""
     path = artifact.with_suffix(".toml")
     beside = is_there(path)
     with boundary(path, ModelError):
@@ -97,12 +136,12 @@ def read_sidecar(artifact: Path, embedded: str) -> Sidecar:
 
 
 def overridden(given: Input, flags: dict[str, Any]) -> Input:
-    """`given` with the flags that the user set (those not None) in place of its own values."""
+    """`given` with the values of all flags that are not None."""
     return msgspec.structs.replace(given, **{name: value for name, value in flags.items() if value is not None})
 
 
 def read_labels(artifact: Path, labels: Labels) -> tuple[str, ...]:
-    """Class names in index order; empty where there are none. Raises `ModelError` for a missing file."""
+    """Class names in index order, () without labels. Raises `ModelError` for a missing file."""
     if labels.file is None:
         return labels.names
     path = artifact.parent / labels.file

@@ -11,29 +11,35 @@ from typing import Any
 import torch
 
 from heatcli.artifact import archive, script
-from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
+from heatcli.artifact.artifact import Artifact, InputInfo, Shapes, likely_shape, of_module
+from heatcli.artifact.explained import NOTE
+from heatcli.artifact.recognise import Content, FileFormat
 from heatcli.artifact.sidecar import EMBEDDED
-from heatcli.artifact.verification import of_module
 from heatcli.errors import ModelError, first_line
 
 
-def load_torchscript(path: Path) -> Artifact:
-    """A scripted or traced module.
+def is_torchscript(content: Content) -> bool:
+    """Whether the file is an archive with a script's constants."""
+    return content.entries is not None and "constants.pkl" in content.entries
 
-    torch's C++ loader gets an archive that was written anew from entries that are known to do no harm
-    (`heatcli.artifact.script`).
+
+def load_torchscript(path: Path) -> Artifact:
+    """A scripted or traced module. Raises `ModelError`.
+
+    torch's C++ loader receives an archive rewritten from entries known to be harmless (`heatcli.artifact.script`).
     """
     entries = archive.read(path)
     content = archive.safe(path, entries, script.checked)
     module, training = _opened(path, content)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
-    inputs = tuple(InputInfo(name, dtype=dtype) for name in required)
+    likely = likely_shape(module)
+    inputs = tuple(InputInfo(name, dtype=dtype, likely=likely) for name in required)
     ran = False
 
     def module_for(_: Shapes) -> Any:
-        """One that never ran: from the second run on TorchScript makes fewer calls, and operators are named by the
-        number of their call."""
+        """A module that has not run: from the second run on TorchScript makes fewer calls, which would change the
+        numbers in operators' names."""
         nonlocal ran
         if ran:
             return _opened(path, content)[0]
@@ -42,11 +48,12 @@ def load_torchscript(path: Path) -> Artifact:
 
     @functools.cache
     def deployed() -> Any:
-        """The one that is run as deployed: it may keep a state."""
+        """The module that runs as deployed, kept apart because it may have a state."""
         return _opened(path, content)[0]
 
     return Artifact(
         module_for, inputs, archive.text(path, entries, f"extra/{EMBEDDED}"),
+        note=archive.text(path, entries, f"extra/{NOTE}"),
         runtime=lambda values: of_module(deployed(), values), against=f"TorchScript of torch {torch.__version__}",
         remarks=(_TRAINING,) if training else (),
     )  # fmt: skip
@@ -60,12 +67,12 @@ _TRAINED = ("aten::batch_norm", "aten::dropout", "aten::feature_dropout", "aten:
 
 
 def _opened(path: Path, content: bytes) -> tuple[Any, bool]:
-    """The module in evaluation mode, and whether it was in training mode, where that makes a difference."""
+    """The module in evaluation mode, and whether it was saved in training mode and that makes a difference."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; that is no news to its users
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, which its users know
         try:
             module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
-        except Exception as error:  # its parser raises several
+        except Exception as error:  # torch's parser raises several classes
             raise ModelError(f"{path}: TorchScript cannot load it: {first_line(error)}") from error
     training = bool(getattr(module, "training", False))
     module.eval()
@@ -75,6 +82,8 @@ def _opened(path: Path, content: bytes) -> tuple[Any, bool]:
 
 
 def _differs_in_training(module: Any) -> bool:
-    graph = module.forward.graph
-    torch._C._jit_pass_inline(graph)
+    graph = module.inlined_graph
     return any(graph.findNode(kind) for kind in _TRAINED)
+
+
+TORCHSCRIPT = FileFormat(name="torchscript", recognises=is_torchscript, load=load_torchscript)

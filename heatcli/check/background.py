@@ -16,9 +16,9 @@ from heatcli.check.work import Check, Work
 from heatcli.errors import ImageError, UsageError
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.subject import Subject
-from heatcli.files import is_folder
 from heatcli.images.baselines import gaussian_blur
 from heatcli.images.mean import image_files
+from heatcli.system.files import is_folder
 
 
 class Background(Check, frozen=True):
@@ -74,7 +74,7 @@ class Background(Check, frozen=True):
             path = work.folder / text
             paths += image_files(path) if is_folder(path) else [path]
         try:
-            pictures = [model.reader.picture(path) for path in paths]
+            pictures = [model.pictures.reader.picture(path) for path in paths]
         except ImageError as error:
             raise UsageError(f"[background]: {error}") from error
         if self.backgrounds and not pictures:

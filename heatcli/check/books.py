@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
 from heatcli.check.result import Result, Status, at_least, at_most
 from heatcli.check.work import Check, Work
-from heatcli.errors import ModelError, UsageError, boundary, first_line
-from heatcli.files import TEXT, read_regular
+from heatcli.errors import ModelError, UsageError
 from heatcli.images.dataset import Sample
-from heatcli.targets import parse
+from heatcli.images.expected import read_labels
+from heatcli.methods.targets import parse
 
 
 class Prediction(Check, frozen=True):
@@ -58,28 +55,6 @@ class Prediction(Check, frozen=True):
         file = work.folder / self.labels
         table = read_labels(file)
         return {i: label for i, s in enumerate(work.samples) if (label := _looked_up(table, s, file)) is not None}
-
-
-def read_labels(file: Path) -> dict[str, str]:
-    """Image → label from a CSV or JSON file. Raises `UsageError`."""
-    with boundary(file, UsageError, "the expected labels cannot be read"):
-        return _labels_in(file, read_regular(file, TEXT).decode("utf-8-sig"))
-
-
-def _labels_in(file: Path, text: str) -> dict[str, str]:
-    if file.suffix.lower() == ".json":
-        try:
-            found = msgspec.json.decode(text, type=dict[str, str | int])
-        except msgspec.MsgspecError as error:
-            raise UsageError(f"{file}: must be an object of image: label; {first_line(error)}") from error
-        return {image: str(label) for image, label in found.items()}
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    named = "image" in header and "label" in header
-    at = (header.index("image"), header.index("label")) if named else (0, 1)
-    if not rows or any(len(row) <= max(at) for row in rows):
-        raise UsageError(f"{file}: every row must hold an image and its label")
-    return {row[at[0]].strip(): row[at[1]].strip() for row in rows[named:]}
 
 
 def _looked_up(table: Mapping[str, str], sample: Sample, file: Path) -> str | None:

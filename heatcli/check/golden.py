@@ -14,10 +14,10 @@ from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
 from heatcli.errors import UsageError
 from heatcli.explanation import Explanation
-from heatcli.files import is_folder, is_there, make_folder, read_regular, reading, write_atomically
 from heatcli.images.dataset import Sample
 from heatcli.report.build import Reports
 from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, encode
+from heatcli.system.files import is_folder, is_there, make_folder, read_regular, reading, write_atomically
 
 
 class Golden(Check, frozen=True):

@@ -30,7 +30,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         """All of it in one line."""
         by = f" [{self.method}]" if self.method else ""
         found = f"{self.measured:.4g}" if isinstance(self.measured, float) else self.measured
-        said = self.quantity + ("" if found is None else f" {found}")
+        colon = ":" if self.status == "skipped" else ""
+        said = self.quantity + ("" if found is None else f"{colon} {found}")
         wanted = f", required {self.required}" if self.required else ""
         return f"{self.check}{by}: {self.image or 'all images'}: {said}{wanted}"
 
@@ -76,11 +77,13 @@ def _escaped(text: str, also: str = "") -> str:
 
 
 def junit(results: Sequence[Result], seconds: float) -> bytes:
-    """A JUnit XML file: a suite a check, a case a result."""
-    root = ElementTree.Element("testsuites", name="heatcli check", tests=str(len(results)),
+    """A JUnit XML file: a suite a check, a case an assertion; what is only reported is in a suite's output."""
+    asserted = [r for r in results if r.status != "reported"]
+    root = ElementTree.Element("testsuites", name="heatcli check", tests=str(len(asserted)),
                                failures=str(failures(results)), time=f"{seconds:.3f}")  # fmt: skip
     for check in dict.fromkeys(r.check for r in results):
-        own = [r for r in results if r.check == check]
+        own = [r for r in asserted if r.check == check]
+        reported = [r.line for r in results if r.check == check and r.status == "reported"]
         skipped = sum(r.status == "skipped" for r in own)
         suite = ElementTree.SubElement(root, "testsuite", name=check, tests=str(len(own)),
                                        failures=str(failures(own)), skipped=str(skipped))  # fmt: skip
@@ -93,5 +96,7 @@ def junit(results: Sequence[Result], seconds: float) -> bytes:
                 ElementTree.SubElement(case, "skipped", message=str(r.measured or r.quantity))
             else:
                 ElementTree.SubElement(case, "system-out").text = r.line
+        if reported:
+            ElementTree.SubElement(suite, "system-out").text = "\n".join(reported)
     ElementTree.indent(root)
     return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"

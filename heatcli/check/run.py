@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from heatcli.artifact.model import Model
 from heatcli.check.result import Result
 from heatcli.check.spec import checks, default_spec, read_spec
 from heatcli.check.work import Work
@@ -14,10 +13,11 @@ from heatcli.errors import printable
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.subject import subject
 from heatcli.images.dataset import Sample, read
+from heatcli.model.model import Model
 
 
 @dataclass(frozen=True)
-class Request:
+class CheckRequest:
     """What to check: `spec` None is every check with its defaults; `masks`, `methods` override it."""
 
     images: tuple[Path, ...]
@@ -28,14 +28,16 @@ class Request:
     batch_size: int | None = None
 
 
-def run(model: Model, request: Request, told: Callable[[str], None] = lambda _: None) -> Iterator[Result]:
+def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambda _: None) -> Iterator[Result]:
     """Every result, check after check. `told` hears which check runs. Raises `UsageError`, `ModelError`."""
     spec = default_spec() if request.spec is None else read_spec(request.spec)
     folder = Path() if request.spec is None else request.spec.parent
     explainers = tuple(Explainer.parse(text, spec.baseline) for text in request.methods or spec.methods)
+    if model.explained is not None and not request.methods and request.spec is None:
+        explainers = (Explainer.shared([model], None),)
     masks = request.masks or (None if spec.masks is None else folder / spec.masks)
     samples: list[Sample] = []
-    for sample in read(request.images, model.labels, model.fit, masks, model.reader):
+    for sample in read(request.images, model.labels, model.pictures.fit, masks, model.pictures.reader):
         if isinstance(sample, Sample):
             samples.append(sample)
         else:
@@ -53,7 +55,7 @@ def run(model: Model, request: Request, told: Callable[[str], None] = lambda _: 
 
 def _work(
     model: Model, samples: Sequence[Sample], target: str | None, seed: int, explainers: tuple[Explainer, ...],
-    baseline: str | None, folder: Path, request: Request,
+    baseline: str | None, folder: Path, request: CheckRequest,
 ) -> Work:  # fmt: skip
     own = subject(model, samples, target, request.batch_size, seed)
     return Work(own, samples, explainers, baseline, folder, request.spec is not None, request.update_golden)

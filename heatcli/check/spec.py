@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -11,8 +12,8 @@ from heatcli.check.books import BiasShare, Finite, Ledger, Prediction
 from heatcli.check.golden import Golden
 from heatcli.check.maps import Faithfulness, InsideMask, Randomisation, Stability
 from heatcli.check.work import Check
-from heatcli.errors import UsageError, boundary, first_line
-from heatcli.files import TEXT, read_regular
+from heatcli.errors import UsageError, boundary, first_line, unknown_name
+from heatcli.system.files import TEXT, read_regular
 
 CHECKS: tuple[type[Check], ...] = (
     Prediction, Finite, Ledger, BiasShare, InsideMask, Background, Randomisation, Stability, Faithfulness, Golden,
@@ -53,6 +54,21 @@ def default_spec() -> _Shared:
     return _as_spec(Spec(**{check.name.replace("-", "_"): check() for check in CHECKS}))
 
 
+_FIELD = re.compile(r"unknown field `([^`]+)`(?: - at `\$\.([^`]+)`)?")
+
+
+def _bad(path: Path, said: str) -> UsageError:
+    """What is wrong with a spec, with the nearest name where one is not known."""
+    checks = {check.name: [field.replace("_", "-") for field in check.__struct_fields__] for check in CHECKS}
+    if found := _FIELD.search(said):
+        name, table = found.groups()
+        if table in checks:
+            return UsageError(f"{path}: {unknown_name(f'key of [{table}]', name, checks[table])}")
+        shared = [field.replace("_", "-") for field in _Shared.__struct_fields__]
+        return UsageError(f"{path}: {unknown_name('check or key', name, [*checks, *shared])}")
+    return UsageError(f"{path}: bad spec: {said}; the checks are {', '.join(checks)}")
+
+
 def read_spec(path: Path) -> _Shared:
     """The spec of a file. Raises `UsageError`, naming the table and the key."""
     with boundary(path, UsageError, "the spec cannot be read"):
@@ -61,8 +77,7 @@ def read_spec(path: Path) -> _Shared:
         try:
             spec = _as_spec(msgspec.toml.decode(content, type=Spec))
         except msgspec.ValidationError as error:
-            known = ", ".join(check.name for check in CHECKS)
-            raise UsageError(f"{path}: bad spec: {first_line(error)}; the checks are {known}") from error
+            raise _bad(path, first_line(error)) from error
     if not checks(spec) or not spec.methods:
         raise UsageError(f"{path}: asks for nothing; name at least one check, such as [inside-mask], and one method")
     return spec

@@ -44,8 +44,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Everything it finds. Raises `UsageError` where what it needs is not there and the check was asked for."""
 
     def explainers(self, work: Work) -> tuple[Explainer, ...]:
-        """Its own methods, or the spec's."""
-        if not self.methods:
+        """Its own methods, or the spec's; without a spec a model that explains itself has one method."""
+        alone = work.subject.model.explained is not None and not work.asked
+        if not self.methods or alone:
             return work.explainers
         return tuple(Explainer.parse(text, work.baseline) for text in self.methods)
 

@@ -11,7 +11,7 @@ import typer
 from heatcli.cli import options
 
 if TYPE_CHECKING:
-    from heatcli.artifact.model import Model
+    from heatcli.model.model import Model
 
 
 @options.loads(*options.INPUT)
@@ -21,18 +21,23 @@ def command(
         list[str] | None,
         typer.Option(metavar="NAME|GLOB", help="An operator or its parameter; default: all convolutions."),
     ] = None,
-    top: Annotated[int, typer.Option(help="Channels shown of each layer.")] = 16,
+    top: Annotated[int, typer.Option(help="How many channels of each layer are shown.")] = 16,
     by: Annotated[str, typer.Option(metavar="activation|relevance", help="What is shown, and in which order.")] = (
         "activation"
     ),
-    method: Annotated[str, typer.Option("--method", help="Whose relevance; see `heatcli methods`.")] = "lrp-eps",
-    baseline: Annotated[str | None, typer.Option(help="As for `heatcli explain`.")] = None,
-    target: Annotated[str | None, typer.Option(metavar="top|INDEX|LABEL|A-B", help="Whose score.")] = None,
-    top_images: Annotated[
-        int | None, typer.Option(metavar="N", help="Instead: the N images that excite --channel of --layer most.")
+    method: Annotated[
+        str, typer.Option("--method", help="The method of the relevance. See `heatcli methods`.")
+    ] = "lrp-eps",
+    baseline: Annotated[str | None, typer.Option(help="The baseline, as in `heatcli explain`.")] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="top|INDEX|LABEL|A-B", help="The class that is explained.")
     ] = None,
-    channel: Annotated[int | None, typer.Option(metavar="C", help="Of --top-images.")] = None,
-    recursive: Annotated[bool, typer.Option(help="For --top-images: images in folders below, too.")] = False,
+    top_images: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Show the N images that excite --channel of --layer most, instead of sheets."),
+    ] = None,
+    channel: Annotated[int | None, typer.Option(metavar="C", help="The channel of --top-images.")] = None,
+    recursive: Annotated[bool, typer.Option(help="Read folders below, too, for --top-images.")] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where sheets and arrays go.")] = Path("activations"),
     json: options.Json = False,
     model: options.ModelPath = None,
@@ -42,11 +47,11 @@ def command(
     """Show feature maps as a labelled sheet and an .npz, ordered by activation or by what they gave to the score."""
     from heatcli.errors import HeatcliError, UsageError
     from heatcli.inside.activations import CONVOLUTIONS
-    from heatcli.inside.job import Request, run
+    from heatcli.inside.job import ActivationsRequest, run
     from heatcli.methods.table import method as find_method
 
     wanted = tuple(layer or CONVOLUTIONS)
-    request = Request(tuple(images), wanted, out, top, by, find_method(method), target, baseline)  # type: ignore[arg-type]
+    request = ActivationsRequest(tuple(images), wanted, out, top, by, find_method(method), target, baseline)  # type: ignore[arg-type]
     loaded = load(model)
     if top_images is not None or channel is not None:
         if not layer or len(layer) != 1 or channel is None or top_images is None or top_images < 1:
@@ -71,19 +76,20 @@ def _top(
     loaded: Model, images: list[Path], layer: str, channel: int, n: int, recursive: bool, out: Path, json: bool
 ) -> None:
     from heatcli.errors import HeatcliError
-    from heatcli.files import is_folder, make_folder, write_atomically
     from heatcli.images.mean import image_files
     from heatcli.images.sheet import Block, png, sheet
     from heatcli.inside.top import tiles, top_images
+    from heatcli.system.files import is_folder, make_folder, write_atomically
 
-    paths = (p for given in images for p in (image_files(given, recursive) if is_folder(given) else [given]))
+    ends = loaded.pictures.suffixes
+    paths = (p for given in images for p in (image_files(given, recursive, ends) if is_folder(given) else [given]))
     failed: list[HeatcliError] = []
     with options.progress("images") as advance:
         found, hits = top_images(loaded, advance(paths), layer, channel, n, failed)
     for error in failed:
         print(f"heatcli: {error}", file=sys.stderr)
     make_folder(out)
-    path = out / f"{loaded.path.stem}.{found.name}.{channel}.top.png"
+    path = out / f"{loaded.stem}.{found.name}.{channel}.top.png"
     write_atomically(path, png(sheet([Block(f"{found.title}, channel {channel}", tiles(loaded, hits))], 8)))
     for hit in hits:
         if json:

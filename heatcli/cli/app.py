@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+import traceback
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-import heatcli
 from heatcli.cli import (
     activations,
     bench,
     check,
     compare,
+    config,
+    discover,
     evaluate,
     explain,
+    export,
     filters,
     fit_expert,
+    gallery,
+    help,
     inspect,
     mean,
     merge,
     methods,
     options,
     prototype,
+    show,
     signals,
 )  # fmt: skip
+from heatcli.cli.command import Command
 from heatcli.cli.streams import told_by_status
 from heatcli.cli.talk import Interrupted
-from heatcli.errors import HeatcliError, first_line
+from heatcli.errors import HeatcliError, first_line, one_line
+from heatcli.version import __version__
 
 app = typer.Typer(
     name="heatcli",
@@ -36,19 +44,19 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for file in (
-    explain, methods, inspect, mean, bench, check, compare, evaluate, merge,
-    activations, filters, prototype, fit_expert,
+    explain, export, show, gallery, discover, methods, inspect, mean, bench, check, compare, evaluate, merge,
+    activations, filters, prototype, fit_expert, config, help,
 ):  # fmt: skip
-    app.command(file.__name__.rpartition(".")[2].replace("_", "-"), cls=options.Once)(options.debuggable(file.command))
+    app.command(file.__name__.rpartition(".")[2].replace("_", "-"), cls=Command)(options.debuggable(file.command))
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"heatcli {heatcli.__version__}")
+        typer.echo(f"heatcli {__version__}")
         raise typer.Exit()
 
 
@@ -71,25 +79,35 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        app()
+        status = app(standalone_mode=False) or 0
     except Interrupted as error:
         _end(str(error), error.status)
     except KeyboardInterrupt:
         _end("interrupted", 128 + (signals.came[0] if signals.came else 2))
-    except SystemExit:
-        if signals.came:  # typer ends by a status alone
-            _end("interrupted", 128 + signals.came[0])
-        raise
     except Exception as error:
         if signals.came:  # what an interrupt becomes on its way through torch
             _end("interrupted", 128 + signals.came[0])
+        if hasattr(error, "format_message"):  # click's, of whichever version
+            _misused(error)
         if "--debug" in sys.argv:
-            raise
+            traceback.print_exception(error)
         if isinstance(error, HeatcliError):
             _end(str(error), error.status)
         if isinstance(error, (OSError, MemoryError)):  # what the system refuses
             _end(f"{_file(error)}{getattr(error, 'strerror', None) or 'out of memory'}", 1)
         _end(f"internal error: {type(error).__name__}: {first_line(error)}; run again with --debug and report it", 1)
+    if signals.came:  # typer ends by a status alone
+        _end("interrupted", 128 + signals.came[0])
+    sys.exit(status)
+
+
+def _misused(error: Any) -> NoReturn:
+    """End with what is wrong on the command line, in one line; where nothing is there, its help has been printed."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.exit(error.exit_code)
+    context = getattr(error, "ctx", None)
+    where = "heatcli" if context is None or context.parent is None else f"heatcli {context.info_name}"
+    _end(f"{one_line(error.format_message().rstrip('.'))}; {where} --help lists what there is", error.exit_code)
 
 
 def _file(error: BaseException) -> str:

@@ -12,14 +12,20 @@ from heatcli.cli import options
 METHODS = "gradient,input-x-gradient,lrp-0,lrp-eps,lrp-z-plus,lrp-epsilon-plus,deeplift-rescale"
 
 
-@options.loads("device", "size", "channels", "no_cache", "compiled", "amp", *options.LIMITS)
+@options.loads(*options.INPUT, "compiled", "amp")
 def command(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Default: the embedded animals model.")] = None,
-    methods: Annotated[str, typer.Option(metavar="A,B,…", help="See `heatcli methods`.")] = METHODS,
-    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 8,
-    repeats: Annotated[int, typer.Option(help="Rounds; each runs every method once, in turn.")] = 5,
-    threads: Annotated[int | None, typer.Option(help="Of the processor; default: torch's.")] = None,
-    peers: Annotated[bool, typer.Option("--peers", help="Captum and Zennit, too, where installed.")] = False,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The model. Default: the embedded animals model.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(metavar="A,B,…", help="Each NAME[:PARAMETER=VALUE,…]; see `heatcli methods`.")
+    ] = METHODS,
+    batch_size: Annotated[int, typer.Option(help="How many images go through the network at once.")] = 8,
+    repeats: Annotated[int, typer.Option(help="The number of rounds. Each round runs every method once, in turn.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="The number of threads. Default: torch's.")] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Measure Captum and Zennit, too, if they are installed.")
+    ] = False,
     json: options.Json = False,
     *,
     load: options.Load,
@@ -27,15 +33,16 @@ def command(
     """Time methods beside the artifact's own input gradient: images a second, ratio, peak memory."""
     import torch
 
-    from heatcli.bench import bench
+    from heatcli.evaluate.speed import bench
     from heatcli.methods.table import method
+    from heatcli.rules.parameters import listed
 
-    chosen = [method(name) for name in methods.split(",")]
+    chosen = {text: method(text) for text in listed(methods)}
     if threads is not None:
         torch.set_num_threads(options.at_least_one("--threads", threads))
     loaded = load(model)
-    if loaded.compiler is not None:
-        loaded.compiler.say = options.note
+    if loaded.network.compiler is not None:
+        loaded.network.compiler.say = options.note
     timings = list(bench(loaded, chosen, batch_size, repeats, peers))
     if json:
         sys.stdout.buffer.write(options.as_json(timings))

@@ -20,18 +20,21 @@ def command(
     model: Annotated[Path, typer.Argument(help="TorchScript, ONNX or .pt2 artifact.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images.")],
     spec: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="heatcheck.toml; default: every check with its defaults.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The spec, heatcheck.toml. Default: every check with its defaults."),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="Instead of the spec's: NAME[:PARAMETER=VALUE…][@BASELINE].")
+        str | None,
+        typer.Option(metavar="A,B,…", help="Methods instead of the spec's: NAME[:PARAMETER=VALUE,…][@BASELINE]."),
     ] = None,
     masks: options.Masks = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a JUnit XML file, too.")] = None,
+    html: options.Html = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a result on stdout.")] = False,
     github: Annotated[bool, typer.Option("--github", help="Print failures as GitHub annotations.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print what holds, too.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the checks that pass, too.")] = False,
     update_golden: Annotated[
-        bool, typer.Option("--update-golden", help="Store the reports of the golden check anew; check nothing.")
+        bool, typer.Option("--update-golden", help="Store the reports of the golden check again, and check nothing.")
     ] = False,
     batch_size: options.BatchSize = None,
     *,
@@ -40,14 +43,17 @@ def command(
     """Check a model on images: exit status 0 when all holds, 1 when something does not, with what and by how much."""
     started = time.perf_counter()
     from heatcli.check import result as writers
-    from heatcli.check.run import Request, run
-    from heatcli.files import make_folder, write_atomically
+    from heatcli.check.run import CheckRequest, run
+    from heatcli.gallery import sheet
+    from heatcli.rules.parameters import listed
+    from heatcli.system.files import make_folder, write_atomically
 
-    chosen = tuple(text for text in (methods or "").split(",") if text)
-    request = Request(tuple(images), spec, masks, chosen, update_golden, batch_size)
+    chosen = tuple(listed(methods or ""))
+    request = CheckRequest(tuple(images), spec, masks, chosen, update_golden, batch_size)
     results = []
     if junit is not None:
         make_folder(junit.parent)  # before the work
+    sheet.checked_name(html)
     loaded = load(model)
     for found in run(loaded, request, lambda name: print(f"  {name} …", file=sys.stderr)):
         results.append(found)
@@ -59,10 +65,16 @@ def command(
         sys.stdout.write(writers.github(results))
     if junit is not None:
         write_atomically(junit, writers.junit(results, time.perf_counter() - started))
+    if html is not None:
+        sheet.of_checks(html, model, results)
     failed = writers.failures(results)
     counts = (f"{sum(r.status == s for r in results)} {s}" for s in ("passed", "failed", "skipped", "reported"))
     print(f"{model}: " + ", ".join(counts), file=sys.stderr)
-    if failed:
+    asserted = any(found.status in ("passed", "failed") for found in results)
+    if not asserted and not update_golden:
+        print("heatcli: nothing was checked: all was skipped or only reported; ask for checks that apply in --spec, "
+              "or give what they need (labels.csv, --masks)", file=sys.stderr)  # fmt: skip
+    if failed or not (asserted or update_golden):
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,41 +12,58 @@ import typer
 from heatcli.cli import options
 
 if TYPE_CHECKING:
-    from heatcli.compare import Both, Comparison
+    from heatcli.evaluate.compare import Both, Comparison
 
 SHOWN = 20
+WIDE = 120  # columns where stdout is no terminal
 
 
 @options.loads(*options.INPUT)
 def command(
-    a: Annotated[str, typer.Argument(metavar="A", help="An artifact, or a method NAME[:PARAMETER=VALUE…][@BASELINE].")],
+    a: Annotated[str, typer.Argument(metavar="A", help="An artifact, or a method NAME[:PARAMETER=VALUE,…][@BASELINE]")],
     b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with: another of the same.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images.")],
     model: options.ModelPath = None,
-    method: Annotated[str, typer.Option(help="Explains both artifacts.")] = "lrp-eps",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="The method that explains both models. Default: what an explained model has inside, or lrp-eps."
+        ),
+    ] = None,
     baseline: options.MethodsBaseline = None,
     target: options.Target = None,
     most_difference: Annotated[
-        float | None, typer.Option(help="Of outputs and of heatmaps, relative to A's largest; above it: exit status 1.")
+        float | None,
+        typer.Option(
+            help="The largest allowed difference of outputs and of heatmaps, as a share of A's largest. "
+            "Above it the exit status is 1."
+        ),
     ] = None,
     least_correlation: Annotated[
-        float | None, typer.Option(help="Rank correlation of the heatmaps; below it: exit status 1.")
+        float | None,
+        typer.Option(help="The smallest allowed rank correlation of the heatmaps. Below it the exit status is 1."),
     ] = None,
+    html: options.Html = None,
     json: options.Json = False,
     batch_size: options.BatchSize = None,
     *,
     load: options.Load,
 ) -> None:
     """Compare outputs, heatmaps and bias totals image by image, worst first; --model is for two methods."""
-    from heatcli.compare import Side, compare
     from heatcli.errors import UsageError
-    from heatcli.evaluate.explainer import Explainer
-    from heatcli.files import is_there
+    from heatcli.evaluate.compare import Side, compare
+    from heatcli.evaluate.explainer import Explainer, is_method
+    from heatcli.gallery import sheet
+    from heatcli.model.named import is_named
+    from heatcli.system.files import is_there
 
-    artifacts = [is_there(text) or bool(Path(text).suffix) or "/" in text for text in (a, b)]
+    sheet.checked_name(html)
+    files = [is_named(text) or is_there(text) or "/" in text or bool(Path(text).suffix) for text in (a, b)]
+    artifacts = [is_file and not is_method(text) for text, is_file in zip((a, b), files, strict=True)]
     if all(artifacts) and model is None:
-        explainer = Explainer.parse(method, baseline)
-        sides = [Side(load(text), explainer) for text in (a, b)]
+        models = [load(text) for text in (a, b)]
+        explainer = Explainer.shared(models, method, baseline)
+        sides = [Side(model, explainer) for model in models]
     elif not any(artifacts):
         loaded = load(model)
         sides = [Side(loaded, Explainer.parse(text, baseline)) for text in (a, b)]
@@ -57,6 +75,8 @@ def command(
         sys.stdout.buffer.write(options.as_json(found))
     else:
         _print(found)
+    if html is not None:
+        sheet.of_comparison(html, found)
     beyond = [pair for pair in found.pairs if not pair.ok]
     for pair in beyond:
         apart = f"outputs differ by {pair.output_difference:.3g}, heatmaps by {pair.heatmap_difference:.3g}"
@@ -69,18 +89,23 @@ def _print(found: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(f"A: {found.a}\nB: {found.b}", markup=False, highlight=False)
-    columns = ("image", "A says", "B says", "score A", "score B", "outputs apart", "maps apart", "rank corr.", "SSIM")
-    pairs = Table(*columns, title=f"{len(found.pairs)} images, worst first")
+    print(f"{len(found.pairs)} images, worst first")
+    folder = os.path.commonpath([os.path.dirname(p.image) for p in found.pairs]) if found.pairs else ""  # noqa: PTH120
     for p in found.pairs[:SHOWN]:
-        pairs.add_row(p.image, p.label_a, p.label_b, _number(p.score.a), _number(p.score.b),
-                      f"{p.output_difference:.2g}", f"{p.heatmap_difference:.2g}", f"{p.rank_correlation:.4f}",
-                      f"{p.ssim:.4f}", style=None if p.ok else "red")  # fmt: skip
-    console.print(pairs)
+        says = p.label_a if p.label_a == p.label_b else f"A {p.label_a}, B {p.label_b}"
+        name = os.path.relpath(p.image, folder) if folder else p.image
+        maps = f"rank correlation {p.rank_correlation:.4f}, SSIM {p.ssim:.4f}"
+        print(f"{name}: {says}{'' if p.ok else '  BEYOND'}")
+        print(f"  score A {_number(p.score.a)}, B {_number(p.score.b)}; outputs apart {p.output_difference:.2g}")
+        print(f"  maps apart {p.heatmap_difference:.2g}, {maps}")
     if len(found.pairs) > SHOWN:
-        console.print(f"… and {len(found.pairs) - SHOWN} more; --json prints all")
-    biases = Table("bias", "A", "B", "B − A", title="what biases get, mean over the images")
+        print(f"… and {len(found.pairs) - SHOWN} more; --json prints all")
+    biases = Table(title="what biases get, mean over the images")
+    biases.add_column("bias", overflow="fold")
+    for title in ("A", "B", "B − A"):
+        biases.add_column(title, justify="right", no_wrap=True)
     for name, both in found.biases.items():
         biases.add_row(name, _number(both.a), _number(both.b), _change(both))
     console.print(biases)

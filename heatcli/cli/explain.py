@@ -1,16 +1,22 @@
-"""`heatcli explain`: overlays and reports for images."""
+"""`heatcli explain`: figures and reports for images."""
 
 from __future__ import annotations
 
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import drawing, options
+
+if TYPE_CHECKING:
+    from heatcli.figures.draw import Style
+    from heatcli.model.model import Model
+    from heatcli.run import Request
 
 
 @options.loads("output", "with_passes", "without_passes", *options.INPUT, "compiled", "amp")
@@ -22,20 +28,27 @@ def command(
             help="Images, folders of images, quoted patterns, lists in a text file or on stdin (-); or their URLs.",
         ),
     ],
-    method: Annotated[str, typer.Option("--method", help="See `heatcli methods`.")] = "lrp-eps",
-    param: Annotated[
-        list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter of the method.")
-    ] = None,
-    rule: Annotated[
+    method: Annotated[
         list[str] | None,
-        typer.Option("--rule", metavar="KIND=RULE[:K=V,…]", help="Another rule for a kind of operator."),
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="See `heatcli methods`; several, of one image, side by side. Default: lrp-eps, and the baseline blur.",
+        ),
     ] = None,
-    layer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the CAM methods: an operator's or a layer's name.")
-    ] = None,
+    param: options.Param = None,
+    rule: options.Rule = None,
+    composite: options.Composite = None,
+    layer: options.Layer = None,
     smooth: Annotated[
         str | None,
         typer.Option(metavar="N:SIGMA", help="Average over N noisy images; SIGMA is a share of the input's range."),
+    ] = None,
+    concept: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER[:CHANNEL,...]", help="Show only what flows through these channels of a layer, or through it."
+        ),
     ] = None,
     baseline: Annotated[
         str | None,
@@ -46,73 +59,175 @@ def command(
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="top|top:K|INDEX|LABEL|A-B|A@T|path",
-            help="The score; top:K: K reports an image; A@T: at position T; path: the best of each position.",
+            metavar="top|top:K|INDEX|LABEL|A-B|A@T|path|detections|box:N",
+            help="Which class is explained. top:K: a report for each of K classes. A-B: A rather than B. A@T: at "
+            "position T. path: the best of each position. detections, box:N: boxes of a "
+            "detector (`heatcli help heads`).",
+        ),
+    ] = None,
+    expected: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL|CSV", help="What the model should say; where it says another, the difference is explained."
         ),
     ] = None,
     region: Annotated[
         str | None,
-        typer.Option(metavar="L,T,R,B|MASK", help="Dense outputs: sum scores here, not where the class wins."),
+        typer.Option(
+            metavar="L,T,R,B|MASK",
+            help="For outputs with positions: sum the scores in this region, not where the class wins.",
+        ),
     ] = None,
-    out: Annotated[str, typer.Option(metavar="DIR", help="Where overlays and reports go.")] = "heatmaps",
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where figures and reports go. Default: heatmaps.")
+    ] = None,
+    output_file: drawing.File = None,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Folders below, too; the outputs mirror the tree.")
+        bool, typer.Option("--recursive", "-r", help="Read folders below, too. The outputs mirror the tree.")
     ] = False,
-    glob: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files of a folder.")] = None,
+    glob: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Read only the files of a folder that match this pattern.")
+    ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="K/N", help="The K-th of N parts of the images, by name.")
+        str | None, typer.Option(metavar="K/N", help="Explain the K-th of N parts of the images, by name.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Forget earlier runs into the folder. All files are written anew.")
+    ] = False,
     index: Annotated[
-        str | None, typer.Option(metavar="jsonl|parquet", help="Keep an index; folders and lists have one anyway.")
+        str | None,
+        typer.Option(metavar="jsonl|parquet", help="Write an index. Folders and lists always have one, as jsonl."),
     ] = None,
-    pixels: Annotated[str, typer.Option(metavar="json|npz|none", help="Where each pixel's relevance goes.")] = "json",
+    pixels: Annotated[
+        str,
+        typer.Option(
+            metavar="json|npz|none",
+            help="Where the relevance of each pixel goes: into the report, into a file beside it, nowhere.",
+        ),
+    ] = "json",
+    biases: Annotated[
+        str,
+        typer.Option(metavar="all|totals|none", help="What the report holds of each bias: all elements, the sums."),
+    ] = "all",
     json: options.Json = False,
-    cmap: Annotated[str, typer.Option(help="A diverging colour map of matplotlib's.")] = "bwr",
-    opacity: Annotated[float, typer.Option(help="Of the strongest relevance, 0 to 1.")] = 0.9,
-    batch_size: Annotated[int, typer.Option(help="Images that go through the network at once.")] = 8,
-    workers: Annotated[
-        int | None, typer.Option(help="Batches at once, a thread or process each; default: one a core, 2 to 4.")
+    arrays: Annotated[
+        str | None,
+        typer.Option(
+            metavar="npy|npz|nii|nii.gz",
+            help="Write the map as an array, too: float32 [C, H, W]. nii: of a volume, in its voxels.",
+        ),
     ] = None,
-    engine: Annotated[str, typer.Option(metavar="local|ray", help="ray: on all slots of a Ray cluster.")] = "local",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    figure: drawing.Kind = None,
+    scale: drawing.ScaleOf = None,
+    figure_size: drawing.Size = None,
+    clip: drawing.Clip = 98.5,
+    top: drawing.Top = 5.0,
+    cmap: drawing.Cmap = "bwr",
+    opacity: drawing.Opacity = 0.9,
+    backdrop: drawing.Backdrop = "grey",
+    show: drawing.Show = False,
+    batch_size: Annotated[int, typer.Option(help="How many images go through the network at once.")] = 8,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="How many batches are worked on at once, each in a thread or process. Default: one a core, 2 to 4."
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Where the work is done. ray: on a Ray cluster.")
+    ] = "local",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     model: options.ModelPath = None,
     *,
     load: options.Load,
 ) -> None:
-    """Explain what the model says of each image: an overlay to look at, and a report that books every unit."""
-    parameters = options.parameters(param) | ({} if layer is None else {"layer": layer})
+    """Explain what the model says of each image: a figure to look at, and a report that books every unit."""
     part = options.shard(shard)
     started = time.perf_counter()
-    from heatcli.cli.signals import came
-    from heatcli.cli.talk import Interrupted, Talk
-    from heatcli.files import read
+    from heatcli.cli.asked import baseline_of, methods_of, place_of, rules_of
+    from heatcli.errors import UsageError
+    from heatcli.images.expected import Expected
+    from heatcli.methods.concept import restricted
+    from heatcli.methods.exported import own_method
     from heatcli.methods.smooth import smoothed
-    from heatcli.methods.table import method as find_method
-    from heatcli.run import Done, Request, Run
-    from heatcli.run.inputs import is_many
+    from heatcli.run import Request
+    from heatcli.run.work.inputs import is_many
 
-    chosen = find_method(method, **parameters).with_rules(rule or [])
-    chosen = chosen if smooth is None else smoothed(chosen, smooth)
-    bar = options.passes_bar() if not quiet and not any(map(is_many, images)) else None
+    named = method or []
+    rules = rules_of(composite, rule)
+    one = len(images) == 1 and not is_many(images[0])
+    chosen = [asked.with_rules(rules) for asked in methods_of(named, options.parameters(param), layer)]
+    chosen = chosen if concept is None else [restricted(asked, concept) for asked in chosen]
+    chosen = chosen if smooth is None else [smoothed(asked, smooth) for asked in chosen]
+    kind = figure or ("overlay" if not one else "grid" if len(chosen) > 1 else "panel")
+    style = drawing.style(kind, figure_size, scale, clip, cmap, opacity, backdrop, top)
+    if not one and kind == "grid":
+        raise UsageError("--figure grid is for one image; for many, heatcli gallery shows methods side by side")
+    if len(chosen) > 1 and "-" in images:
+        raise UsageError("a list on stdin can be read only once; for several methods give it as a file, such as l.txt")
+    if json and show:
+        raise UsageError("--show draws on stdout, where --json prints; give one of them")
+    folder, file = place_of(out, drawing.file(output_file), one)
+    wanted = None if expected is None else Expected.parse(expected)
+    bar = options.passes_bar() if not quiet and one else None
     request = Request(
-        tuple(images), out, chosen, target, baseline, region, pixels, batch_size, cmap,
-        opacity, recursive, glob, part, resume, index, workers, True, engine, load.device, bar,
+        tuple(images), folder, chosen[0], target, wanted, baseline_of(baseline, named), region, pixels, biases,
+        batch_size, style, arrays, None if kind == "grid" else file, recursive, glob, part, resume, overwrite, index,
+        workers, True, engine, load.device, bar,
     )  # fmt: skip
     loaded = load(model, told=False)
-    if loaded.alphabet:
+    if loaded.explained is not None:
+        request = replace(request, baseline=baseline)
+        if not (method or param or rules or layer or smooth or concept):
+            chosen = [own_method(loaded, loaded.explained)]
+    if loaded.pictures.alphabet:
         from heatcli.cli import sequences
-        from heatcli.sequences.job import Request as Sequences
+        from heatcli.sequences.job import SequencesRequest
 
+        if len(chosen) > 1 or figure or file or arrays or show or expected:
+            others = "several --method, --figure, -o, --arrays, --show, --expected"
+            raise UsageError(f"a sequence has a logo; {others} are for pictures")
         if not quiet:
             loaded.notes.tell(options.note)
-        own = Sequences(tuple(map(Path, images)), Path(out), chosen, target, baseline, pixels, batch_size)
-        sequences.explain(loaded, own, time.perf_counter() - started, json)
+        against = baseline_of(baseline, named, sequences=True)
+        each = SequencesRequest(tuple(map(Path, images)), Path(folder), chosen[0], target, against, pixels, batch_size)
+        sequences.explain(loaded, each, time.perf_counter() - started, json)
         return
-    run = Run(loaded, request, time.perf_counter() - started)
+    reports, failures = list[tuple[str, str]](), 0
+    for asked in chosen:
+        takes = asked.baseline is not None or len(chosen) == 1
+        if baseline and not takes:
+            loaded.notes.add(f"{asked.name} compares with nothing, so it takes no --baseline")
+        first = asked is chosen[0]  # the others must not forget what it wrote
+        asked_for = replace(
+            request, method=asked, baseline=request.baseline if takes else None, overwrite=overwrite and first
+        )  # fmt: skip
+        written, failed = _explain(
+            loaded, asked_for, time.perf_counter() - started, json, quiet, show or kind == "grid"
+        )
+        reports += written
+        failures += failed
+    if reports and (show or kind == "grid"):
+        _draw(reports, style, Path(file or f"{folder}/{Path(images[0]).stem}.grid.png"), show, quiet)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _explain(
+    loaded: Model, request: Request, seconds: float, json: bool, quiet: bool, keep: bool
+) -> tuple[list[tuple[str, str]], int]:
+    """Run a request and talk of it; names of reports and pictures, where they are to be kept, and how many failed."""
+    from heatcli.cli.signals import came
+    from heatcli.cli.talk import Interrupted, Talk
+    from heatcli.run import Done, Run
+    from heatcli.system.files import read
+
+    run, reports = Run(loaded, request, seconds), list[tuple[str, str]]()
     with Talk(run.total, run.before, run.index is not None, quiet) as talk:
-        if loaded.compiler is not None:
-            loaded.compiler.say = talk.note
+        talk.unreferenced = request.method.conserves and (request.baseline or request.method.baseline) == "none"
+        if loaded.network.compiler is not None:
+            loaded.network.compiler.say = talk.note
         loaded.notes.tell(talk.note)
         if "dequantise" in loaded.artifact.rewrites:
             talk.once(
@@ -123,18 +238,38 @@ def command(
         try:
             with closing(run.outcomes()) as outcomes:
                 for outcome in outcomes:
-                    if loaded.batch_size and batch_size > loaded.batch_size:
-                        talk.once("batch", f"{loaded.path} takes {loaded.batch_size} at a time")
+                    if loaded.batch_size and request.batch_size > loaded.batch_size:
+                        images = "1 image" if loaded.batch_size == 1 else f"{loaded.batch_size} images"
+                        talk.once("batch", f"{loaded.path} takes {images} at a time")
                     if run.lost:
                         talk.once("lost", "a worker process died; its images are explained again")
                     talk.hear(outcome)
-                    if json and isinstance(outcome, Done):
-                        sys.stdout.buffer.write(read(outcome.report_path))
+                    if isinstance(outcome, Done):
+                        reports += [(outcome.report_path, outcome.row.image)] if keep else []
+                        if json:
+                            sys.stdout.buffer.write(read(outcome.report_path))
         except KeyboardInterrupt:
             if run.index is None:
                 raise
             message = f"interrupted after {talk.done:,} of {run.total:,} images; the same with --resume goes on"
             raise Interrupted(message, came[0] if came else 2) from None
         talk.end(f"index: {run.index_path}")
-    if talk.failures:
-        raise typer.Exit(1)
+    return reports, talk.failures
+
+
+def _draw(reports: list[tuple[str, str]], style: Style, grid: Path, show: bool, quiet: bool) -> None:
+    """The grid of some reports, written; each figure again where it is to be shown in the terminal."""
+    from heatcli.figures.draw import NONE, draw
+    from heatcli.figures.reading import view_of
+
+    views = [view_of(path, picture=image) for path, image in reports]
+    if style.kind == "grid":
+        made = [draw(views, style)]
+        made[0].save(grid)
+        if not quiet:
+            print(f"wrote {grid}", file=sys.stderr)
+    else:
+        own = replace(style, kind="panel") if style.kind == NONE else style
+        made = [draw([view], own) for view in views]
+    for drawn in made if show else []:
+        drawing.in_terminal(drawn.image)

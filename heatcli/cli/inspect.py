@@ -14,6 +14,7 @@ from heatcli.cli import options
 @options.loads(*(name for name in options.INPUT if name != "device"), device="cpu")
 def command(
     model: Annotated[Path | None, typer.Argument(help="The artifact; default: the embedded animals model.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="List the layers, by the names that --layer takes.")] = False,
     json: options.Json = False,
     write_sidecar: Annotated[
         bool, typer.Option("--write-sidecar", help="Draft the sidecar NAME.toml beside the model.")
@@ -22,22 +23,57 @@ def command(
     load: options.Load,
 ) -> None:
     """Show what an artifact contains: its input, its operators and which have rules, its biases, its parameters."""
-    from heatcli.inspection import draft_sidecar, inspect
+    from heatcli.errors import MissingError
+    from heatcli.model.inspection import draft_sidecar, inspect
+    from heatcli.model.inspection import layers as layers_of
 
-    loaded = load(model)
+    try:
+        loaded = load(model)
+    except MissingError as error:
+        if error.opened is None:
+            raise
+        format, artifact = error.opened
+        _unfinished(Path(model or ""), format, artifact, str(error), json)
+        return
+    if layers:
+        listed = layers_of(loaded)
+        if json:
+            sys.stdout.buffer.write(options.as_json(listed))
+        else:
+            _print_layers(listed)
+        return
     if write_sidecar:
         _write(loaded.path.with_suffix(".toml"), draft_sidecar(loaded))
         return
-    found = inspect(loaded)
+    try:
+        found = inspect(loaded)
+    except MissingError as error:
+        _unfinished(loaded.path, loaded.format, loaded.artifact, str(error), json)
+        return
     if json:
         sys.stdout.buffer.write(options.as_json(found))
     else:
         _print(found)
 
 
+def _unfinished(path: Path, format: Any, artifact: Any, missing: str, json: bool) -> None:
+    """What is known of an artifact that cannot be run yet, and what is missing for that."""
+    from heatcli.model.inspection import outline
+
+    found = outline(path, format, artifact, missing)
+    if json:
+        sys.stdout.buffer.write(options.as_json(found))
+        return
+    print(f"{path}: {format}")
+    for one in found["inputs"]:
+        shape = "any shape" if one["shape"] is None else "×".join("N" if d is None else str(d) for d in one["shape"])
+        print(f"input {one['name']}: {shape}, {one['dtype']}")
+    print(f"missing: {missing.removeprefix(f'{path}: ')}")
+
+
 def _write(path: Path, text: str) -> None:
     from heatcli.errors import UsageError
-    from heatcli.files import write_atomically
+    from heatcli.system.files import write_atomically
 
     if path.exists():
         raise UsageError(f"{path}: is there already; correct it, or move it away first")
@@ -52,7 +88,8 @@ def _print(found: dict[str, Any]) -> None:
     console = Console()
     dims = "×".join("N" if d is None else str(d) for d in found["input"]["shape"])
     output = found["output"]
-    console.print(f"[bold]{found['path']}[/]: {found['format']}, input {dims}, {found['parameters']:,} parameters")
+    given = f"{found['input']['kind']} {found['input']['axes']} {dims}"
+    console.print(f"[bold]{found['path']}[/]: {found['format']}, input {given}, {found['parameters']:,} parameters")
     console.print(f"sha256 {found['sha256']}", highlight=False)
     for one in found["outputs"]:
         name = f" {one['name']}" if one["name"] else ""
@@ -71,12 +108,21 @@ def _print(found: dict[str, Any]) -> None:
     console.print(biases)
 
 
+def _print_layers(listed: list[dict[str, Any]]) -> None:
+    """One a line, so that grep finds a layer: name, module or node, shape; CAM methods take those marked map."""
+    for row in listed:
+        shape = "×".join(map(str, row["shape"])) or "1"
+        print(f"{row['name']}\t{row['module'] or row['node'] or '-'}\t{shape}\t{'map' if row['maps'] else '-'}")
+
+
 def _output(output: dict[str, Any]) -> str:
     """What the explained output is, in words."""
     if output["unclear"]:
         return str(output["unclear"])
     kind, classes = output["kind"], f"{output['classes']:,} class{'es' if output['classes'] != 1 else ''}"
-    what = classes if kind == "classes" else kind if output["classes"] == 1 else f"{kind}, {classes}"
+    words = {"classes": "", "labels": "several labels", "sequence": "a class at each position"}
+    kind = words.get(kind, kind)
+    what = ", ".join(filter(None, [kind, "" if kind and output["classes"] == 1 else classes]))
     axis = "" if output["axis"] is None else f" on axis {output['axis']} ({output['why']})"
     ends = f", ends in {output['ends']}" + (" (logits are explained)" if output["final"] else "")
     return str(what) + axis + (ends if output["ends"] else "") + ", explained"

@@ -11,19 +11,19 @@ import typer
 from heatcli.cli import options
 
 
-@options.loads("size", "channels", "resize", "range", "max_pixels", "no_cache", *options.LIMITS, device="cpu")
+@options.loads(*(name for name in options.INPUT if name != "device"), device="cpu")
 def command(
     folder: Annotated[Path, typer.Argument(help="A folder of images of any number.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz file to write.")],
-    recursive: Annotated[bool, typer.Option(help="Images in folders below, too.")] = False,
+    recursive: Annotated[bool, typer.Option(help="Read folders below, too.")] = False,
     model: options.ModelPath = None,
     *,
     load: options.Load,
 ) -> None:
     """Write the mean of a folder's images, as the model would see them before normalisation."""
     from heatcli.errors import HeatcliError, UsageError
-    from heatcli.files import is_folder, make_folder
     from heatcli.images.mean import image_files, mean_image, write_mean
+    from heatcli.system.files import is_folder, make_folder
 
     if not is_folder(folder):
         raise UsageError(f"{folder}: is not a folder")
@@ -32,7 +32,9 @@ def command(
     make_folder(output.parent)  # before the work
     loaded = load(model)
     failed: list[HeatcliError] = []
-    mean, count = mean_image(image_files(folder, recursive), loaded.fit, failed, loaded.reader)
+    mean, count = mean_image(
+        image_files(folder, recursive, loaded.pictures.suffixes), loaded.pictures.fit, failed, loaded.pictures.reader
+    )
     write_mean(output, mean, count)
     for error in failed:
         print(f"heatcli: {error}", file=sys.stderr)

@@ -20,9 +20,9 @@ def command(
 ) -> None:
     """Join the indexes of several folders, or of the shards of one run, into one."""
     from heatcli.errors import UsageError
-    from heatcli.run.merge import merge
-    from heatcli.run.parquet import write_parquet
-    from heatcli.run.request import INDEXES
+    from heatcli.run.index.merge import merge
+    from heatcli.run.index.parquet import write_parquet
+    from heatcli.run.work.request import INDEXES
 
     if index not in INDEXES:
         raise UsageError(f"--index {index} is not known; use {', '.join(INDEXES)}")

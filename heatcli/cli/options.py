@@ -2,44 +2,68 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import update_wrapper
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 
-from heatcli.memory import keep_freed
+from heatcli.cli import completion
+from heatcli.system.memory import keep_freed
 
 if TYPE_CHECKING:
-    from heatcli.artifact.model import Model
     from heatcli.images.dataset import Sample
+    from heatcli.model.model import Model
 
 ModelPath = Annotated[
     Path | None,
-    typer.Option("--model", "-m", metavar="PATH", help="TorchScript, ONNX or .pt2 artifact; default: the embedded "
-                 "animals model."),
+    typer.Option("--model", "-m", metavar="PATH", help="The model: a TorchScript, ONNX or .pt2 file, or "
+                 "torchvision:NAME. Default: the embedded animals model."),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Masks = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Masks DIR/NAME.png; default: NAME.mask.png or masks/NAME.png beside the image."),
+    typer.Option(
+        metavar="DIR",
+        help="The folder of masks DIR/NAME.png. Default: NAME.mask.png or masks/NAME.png beside the image.",
+    ),
+]
+Param = Annotated[
+    list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="Set a parameter of the method.")
+]
+Rule = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rule", metavar="KIND|LAYER=RULE[:K=V,…]", help="Use another rule for a kind of operator or for layers."
+    ),
+]
+Composite = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Such rules from the table [rules] of a file.")
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The layer of a CAM method: the name of an operator or of a layer."),
+]
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at, too; it needs no network.")
 ]
 Target = Annotated[str | None, typer.Option(metavar="top|INDEX|LABEL|A-B", help="The score that is explained.")]
 MethodsBaseline = Annotated[
     str | None,
-    typer.Option("--baseline", metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE", help="For every method that "
-                 "takes one and names none."),
+    typer.Option("--baseline", metavar="none|zero|black|blur[:SIGMA]|mean[:FILE]|IMAGE", help="The baseline of each "
+                 "method that takes a baseline and names none."),
 ]  # fmt: skip
-Seed = Annotated[int, typer.Option(help="Of all random numbers.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images that go through the network at once; default: by size.")]
+Seed = Annotated[int, typer.Option(help="The seed of all random numbers.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="How many images go through the network at once. Default: by size.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 
 
@@ -51,98 +75,141 @@ class Load:
         str,
         typer.Option(
             metavar="logit|centred-logit|probability",
-            help="The score explained: the logit before a final softmax or sigmoid, that less the mean of all "
-            "classes, or what the artifact returns.",
+            help="Which score is explained: the logit before a final softmax or sigmoid, the logit minus the mean of "
+            "all classes, or the probability that the model returns.",
         ),
     ] = "logit"
     with_passes: Annotated[
         list[str] | None,
-        typer.Option("--pass", metavar="NAME", help="One more graph pass, such as fold-batch-norm."),
+        typer.Option("--pass", metavar="NAME", help="Add a graph pass, such as fold-batch-norm."),
     ] = None
     without_passes: Annotated[
         list[str] | None, typer.Option("--no-pass", metavar="NAME", help="Leave a graph pass out.")
     ] = None
     head: Annotated[
-        int | None, typer.Option(help="Which of several outputs is explained, from 0; default: the first.")
+        int | None, typer.Option(help="Which of several outputs is explained, counted from 0. Default: the first.")
     ] = None
     class_axis: Annotated[
-        int | None, typer.Option(help="The axis of the explained output that holds classes, where that is not clear.")
+        int | None,
+        typer.Option(help="The axis of the explained output that holds the classes, if heatcli cannot tell."),
+    ] = None
+    output_kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            metavar="classes|labels|binary|regression|segmentation|sequence|embedding|detections",
+            help="What the output is, if heatcli reads it wrong; see `heatcli help heads`.",
+        ),
+    ] = None
+    confidence: Annotated[
+        float | None, typer.Option(help="The least probability of a box of a detector. Default: 0.25.")
+    ] = None
+    overlap: Annotated[
+        float | None,
+        typer.Option(help="The most overlap of two boxes of one class, intersection over union. Default: 0.45."),
     ] = None
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", metavar="NAME=FILE.npy", help="The value of an input that is not the picture."),
     ] = None
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto"
-    size: Annotated[str | None, typer.Option(metavar="N|HxW", help="Input size, instead of the sidecar's.")] = None
-    channels: Annotated[int | None, typer.Option(help="Input channels, 1 or 3.")] = None
-    mean: Annotated[str | None, typer.Option(metavar="M,M,M", help="Mean of red, green, blue (pixels in 0..1).")] = None
-    std: Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation of each channel.")] = None
-    resize: Annotated[str | None, typer.Option(metavar="stretch|crop|crop:N", help="How a picture gets that size.")] = (
-        None
-    )
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1 …")] = "auto"
+    size: Annotated[
+        str | None, typer.Option(metavar="N|HxW|DxHxW", help="The size of the model's input. Default: the sidecar's.")
+    ] = None
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NCHW|NCL|NLC|NL|NCDHW|NDHWC|NDHW|NF",
+            help="What the axes of the model's input are: of pictures (HW), signals (L), volumes (DHW) or tables (F). "
+            "Default: by their number; see `heatcli help shapes`.",
+        ),
+    ] = None
+    sample_rate: Annotated[
+        float | None, typer.Option(metavar="HZ", help="Samples a second of a signal, for the axis of its figure.")
+    ] = None
+    channels: Annotated[int | None, typer.Option(help="How many channels the model's input has, 1 or 3.")] = None
+    mean: Annotated[
+        str | None, typer.Option(metavar="M,M,M", help="The mean of red, green, blue (pixels in 0..1).")
+    ] = None
+    std: Annotated[str | None, typer.Option(metavar="S,S,S", help="The standard deviation of each channel.")] = None
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="stretch|crop|crop:N|letterbox[:corner]", help="How a picture gets the size of the input."
+        ),
+    ] = None
     channels_order: Annotated[
-        str | None, typer.Option(metavar="rgb|bgr", help="How the network takes colours; --mean and --std stay rgb.")
+        str | None,
+        typer.Option(
+            metavar="rgb|bgr", help="The order of colours that the model takes. --mean and --std stay red, green, blue."
+        ),
     ] = None
     range: Annotated[
         str | None,
         typer.Option(
             metavar="LOW..HIGH|data",
-            help="What values of arrays and of pictures of more than 8 bits become 0 and 1; "
-            "data: they go in as they are. Default: by the values.",
+            help="Which values become 0 and 1, of arrays and of pictures of more than 8 bits. "
+            "data: the values go in as they are. Default: by the values.",
         ),
     ] = None
     max_pixels: Annotated[
-        int | None, typer.Option(metavar="N", help="The largest picture that is read; default: 178,956,970 pixels.")
+        int | None, typer.Option(metavar="N", help="The largest picture that is read. Default: 178,956,970 pixels.")
     ] = None
-    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line.")] = None
+    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of class names, one a line.")] = None
     preset: Annotated[
         str | None,
         typer.Option(
-            metavar="imagenet|mnist|none|WEIGHTS", help="Preprocessing by name, or as torchvision's weights have it."
+            metavar="imagenet|mnist|none|WEIGHTS", help="The preprocessing by name, or that of torchvision's weights."
         ),
     ] = None
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Capture the graph anew, and keep nothing in the user's cache folder.")
+        bool, typer.Option("--no-cache", help="Capture the graph again, and keep nothing in the cache folder.")
     ] = False
     unverified: Annotated[
         bool,
         typer.Option(
-            "--unverified", help="Go on with a model whose graph here computes something else than its own runtime."
+            "--unverified",
+            help="Go on even if the captured graph computes something else than the model's own runtime.",
         ),
     ] = False
     sandbox: Annotated[
         bool | None,
         typer.Option(
             "--sandbox/--no-sandbox",
-            help="Open and capture the model in a child process with limits, so that a bad file is one line; see "
-            "`heatcli help security`. Default: on Linux.",
+            help="Open and capture the model in a child process with limits, so that a bad file costs one line. See "
+            "`heatcli help security`. Default: on, where the system is Linux.",
         ),
     ] = None
     max_seconds: Annotated[
-        float | None, typer.Option(help="In the sandbox: to open the model, and for each capture; default 120.")
+        float | None,
+        typer.Option(help="The most seconds to open the model, and for each capture, in the sandbox. Default: 120."),
     ] = None
     max_memory: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="In the sandbox, such as 12G: beside ten times the model's file; default 8G."
+            metavar="SIZE",
+            help="The most memory of the sandbox, such as 12G, beside ten times the model's file. Default: 8G.",
         ),
     ] = None
     compiled: Annotated[
         bool,
         typer.Option(
-            "--compile", help="Machine code from the second batch of a shape on, for long runs; needs a C++ compiler."
+            "--compile",
+            help="Compile to machine code from the second batch on. Pays in long runs; needs a C++ compiler.",
         ),
     ] = False
     amp: Annotated[
         bool,
         typer.Option(
-            "--amp", help="Convolutions and dense layers in bfloat16: coarser, and faster where the hardware has it."
+            "--amp",
+            help="Run convolutions and dense layers in bfloat16. Maps are coarser; faster where the hardware has it.",
         ),
     ] = False
 
     def __post_init__(self) -> None:
         self._input: dict[str, Any] = {
-            "size": shape(self.size), "channels": self.channels, "mean": _numbers("--mean", self.mean),
+            "size": sides(self.size), "axes": self.axes, "rate": _positive("--sample-rate", self.sample_rate),
+            "channels": self.channels, "mean": _numbers("--mean", self.mean),
             "std": _numbers("--std", self.std), "resize": self.resize, "order": _order(self.channels_order),
             "range": self.range, "labels": self.labels, "preset": self.preset, "max_pixels": self.max_pixels,
         }  # fmt: skip
@@ -152,21 +219,24 @@ class Load:
 
     def __call__(self, path: str | Path | None, told: bool = True) -> Model:
         """The model; what there is to note of it goes to stderr, unless `told` is off."""
-        from heatcli.artifact.model import load
         from heatcli.artifact.sandbox import AVAILABLE, fresh
+        from heatcli.model.model import load
 
         if self._fresh:
             fresh()
         more = [*(self.with_passes or []), *(["mixed-precision"] if self.amp else [])]
         passes = _passes(self.output, more, self.without_passes)
         loaded = load(
-            path, self.device, passes, _arrays(self.inputs), self.head, not self.no_cache, self.compiled,
-            self.class_axis, self.unverified, AVAILABLE if self.sandbox is None else self.sandbox, **self._limits,
-            **self._input,
+            path, device=self.device, passes=passes, inputs=_arrays(self.inputs), head=self.head,
+            cache=not self.no_cache, compiled=self.compiled, class_axis=self.class_axis, unverified=self.unverified,
+            kind=self.output_kind, confidence=self.confidence, overlap=self.overlap,
+            sandbox=AVAILABLE if self.sandbox is None else self.sandbox, **self._limits, **self._input,
         )  # fmt: skip
         if told:
             loaded.notes.tell(note)
         gc.freeze()
+        if "torchvision" in sys.modules:  # its import brings triton's, which complains at the end of what stays
+            atexit.register(gc.unfreeze)
         gc.set_threshold(*_THRESHOLD)
         return loaded
 
@@ -179,28 +249,15 @@ def start() -> None:
 
     Torch's import makes 200,000 objects, which stay; to look among them takes a tenth of the time.
     """
-    keep_freed()
     gc.set_threshold(1_000_000)
-
-
-class Once(TyperCommand):
-    """A command that refuses an option of one value given twice, of which only the last would count."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As always. Raises `UsageError`."""
-        from heatcli.errors import UsageError
-
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        for name, count in Counter(p.opts[0] for p in order if p.param_type_name == "option").items():
-            if count > 1 and not any(p.multiple or p.is_flag for p in self.params if name in p.opts):  # type: ignore[attr-defined]
-                raise UsageError(f"{name} is given {count} times and takes one value; give it once")
-        return super().parse_args(ctx, args)
+    keep_freed()
 
 
 Command = Callable[..., None]
 LIMITS = ("sandbox", "max_seconds", "max_memory")
 INPUT = (
-    "head", "class_axis", "inputs", "device", "size", "channels", "mean", "std", "resize",
+    "head", "class_axis", "output_kind", "confidence", "overlap", "inputs", "device", "size", "axes", "sample_rate",
+    "channels", "mean", "std", "resize",
     "channels_order", "range", "max_pixels", "labels", "preset", "no_cache",
     "unverified", *LIMITS,
 )  # fmt: skip
@@ -229,7 +286,11 @@ def debuggable(command: Command) -> Command:
     def run(debug: bool, **given: Any) -> None:
         command(**given)
 
-    return _signed(run, command, {"debug": (Debug, False)})
+    made = _signed(run, command, {"debug": (Debug, False)})
+    for name, annotation in made.__annotations__.items():
+        for info in getattr(annotation, "__metadata__", ()):
+            info.autocompletion = completion.of(name, info)
+    return made
 
 
 def _signed(run: Command, command: Command, added: Mapping[str, tuple[Any, Any]]) -> Command:
@@ -245,7 +306,7 @@ def _signed(run: Command, command: Command, added: Mapping[str, tuple[Any, Any]]
 
 def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, ...]:
     """The graph passes that `--output`, `--pass` and `--no-pass` stand for. Raises `UsageError`."""
-    from heatcli.errors import unknown_name
+    from heatcli.errors import UsageError, unknown_name
     from heatcli.graph.passes import DEFAULT, OUTPUTS, PASSES
 
     for name in less or []:
@@ -254,6 +315,10 @@ def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, 
     if output not in OUTPUTS:
         raise unknown_name("output", output, OUTPUTS)
     chosen = [*(name for name in DEFAULT if name != "logit"), *OUTPUTS[output], *more]
+    for name in less or []:
+        if name not in chosen:
+            on = ", ".join(chosen)
+            raise UsageError(f"--no-pass {name}: this pass is not on, so there is nothing to leave out; on are {on}")
     return tuple(name for name in chosen if name not in (less or []))
 
 
@@ -262,26 +327,45 @@ def _arrays(given: list[str] | None) -> dict[str, Any]:
     from heatcli.errors import UsageError, boundary
 
     found: dict[str, Any] = {}
-    for name, file in _pairs("--input", given, "NAME=FILE.npy"):
+    for name, file in _assigned("--input", given, "NAME=FILE.npy").items():
         import torch
 
-        from heatcli.arrays import MOST_BYTES, read_array
-        from heatcli.files import read_regular
+        from heatcli.system.compress import MOST_BYTES, read_array
+        from heatcli.system.files import read_regular
 
         with boundary(f"--input {name}={file}", UsageError, f"{file} cannot be read as an array"):
             found[name] = torch.from_numpy(read_array(read_regular(file, MOST_BYTES)))
     return found
 
 
+def repeated(context: typer.Context) -> list[str]:
+    """The options of `Load` as they were typed, so that another command can repeat them."""
+    names, found = {each.name for each in fields(Load)}, list[str]()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in names or source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[parameter.name]
+        if isinstance(value, bool):
+            found.append((parameter.opts if value else parameter.secondary_opts)[0])
+            continue
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            found += [parameter.opts[0], str(one)]
+    return found
+
+
 def samples(
     model: Model, images: list[Path], masks: Path | None, limit: int | None = None
 ) -> tuple[list[Sample], list[Path]]:
-    """The pictures that `images` name, and the paths of those that cannot be read, which are told on stderr."""
+    """The pictures that `images` name, and the paths of those that cannot be read, which are told on stderr.
+
+    Ends the command with status 1 where none can be read.
+    """
     from heatcli.images.dataset import Sample, read
 
     found: list[Sample] = []
     failed: list[Path] = []
-    for sample in read(images, model.labels, model.fit, masks, model.reader):
+    for sample in read(images, model.labels, model.pictures.fit, masks, model.pictures.reader):
         if limit is not None and len(found) >= limit:
             break
         if isinstance(sample, Sample):
@@ -289,6 +373,8 @@ def samples(
         else:
             failed.append(sample[0])
             print(f"heatcli: {sample[1]}", file=sys.stderr)
+    if failed and not found:
+        raise typer.Exit(1)
     return found, failed
 
 
@@ -303,12 +389,24 @@ def shape(text: str | None) -> tuple[int, int] | None:
     """`--size N|HxW` as (height, width). Raises `UsageError`."""
     from heatcli.errors import UsageError
 
+    found = sides(text)
+    if found is None or isinstance(found, int):
+        return None if found is None else (found, found)
+    if len(found) > 2:
+        raise UsageError(f"--size {text} is not a size of pictures; give HEIGHTxWIDTH, such as 224x224, or one number")
+    return found[0], found[-1]
+
+
+def sides(text: str | None) -> tuple[int, ...] | int | None:
+    """`--size N|HxW|DxHxW` as the length of each side; N stands for all sides. Raises `UsageError`."""
+    from heatcli.errors import UsageError
+
     if text is None:
         return None
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
+    if len(parts) > 3 or not all(p.isdecimal() and int(p) > 0 for p in parts):
         raise UsageError(f"--size {text} is not a size; give HEIGHTxWIDTH, such as 224x224, or one number")
-    return int(parts[0]), int(parts[-1])
+    return tuple(map(int, parts)) if len(parts) > 1 else int(parts[0])
 
 
 def note(text: str) -> None:
@@ -382,7 +480,7 @@ def passes_bar() -> Callable[[int, int], None] | None:
 
 def parameters(given: list[str] | None) -> dict[str, str]:
     """`--param k=v` options as a dictionary. Raises `UsageError`."""
-    return dict(_pairs("--param", given, "name=value"))
+    return _assigned("--param", given, "name=value")
 
 
 def at_least_one(flag: str, value: int) -> int:
@@ -406,16 +504,10 @@ def shard(text: str | None) -> tuple[int, int] | None:
     return int(k), int(n)
 
 
-def _pairs(flag: str, given: list[str] | None, form: str) -> list[tuple[str, str]]:
-    from heatcli.errors import UsageError
+def _assigned(flag: str, given: list[str] | None, form: str) -> dict[str, str]:
+    from heatcli.rules.parameters import assigned
 
-    found = []
-    for item in given or []:
-        name, _, value = item.partition("=")
-        if not (name and value):
-            raise UsageError(f"{flag} {item} is not of the form {form}")
-        found.append((name, value))
-    return found
+    return assigned(given or [], lambda item: f"{flag} {item}", form)
 
 
 def print_json(record: Any) -> None:

@@ -14,31 +14,45 @@ from heatcli.cli import options
 @options.loads(*options.INPUT)
 def command(
     model: Annotated[Path, typer.Argument(help="TorchScript, ONNX or .pt2 artifact.")],
-    target: Annotated[str, typer.Option(metavar="INDEX|LABEL|all", help="The class, or a sheet of all.")],
+    target: Annotated[
+        str, typer.Option(metavar="INDEX|LABEL|all", help="The class, or all for a sheet of all classes.")
+    ],
     prior: Annotated[
-        str, typer.Option(metavar="l2|rbm:FILE|decoder:ARTIFACT", help="What a picture should look like besides.")
+        str, typer.Option(metavar="l2|rbm:FILE|decoder:ARTIFACT", help="The prior: what a picture should look like.")
     ] = "l2",
     weight: Annotated[
-        float | None, typer.Option(metavar="λ", help="Of the prior; default: 0.1 l2, 0.01 rbm, 0.1 decoder.")
+        float | None,
+        typer.Option(metavar="λ", help="The weight of the prior. Default: 0.1 for l2, 0.01 for rbm, 0.1 for decoder."),
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option(metavar="score|log-probability", help="Default: the score for l2, else the log-probability."),
+        typer.Option(
+            metavar="score|log-probability",
+            help="What is maximised. Default: the score for l2, else the log-probability.",
+        ),
     ] = None,
     start: Annotated[
         str, typer.Option(metavar="noise|zeros|mean[:FILE]|IMAGE", help="Where the search starts.")
     ] = "noise",
-    steps: Annotated[int, typer.Option(help="Of gradient ascent.")] = 256,
-    rate: Annotated[float, typer.Option(help="Length of the first step, in units of the network's input.")] = 0.05,
+    steps: Annotated[int, typer.Option(help="The number of steps of gradient ascent.")] = 256,
+    rate: Annotated[float, typer.Option(help="The length of the first step, in units of the network's input.")] = 0.05,
     restarts: Annotated[
-        int | None, typer.Option(help="Searches for a class, the best is kept; default: 1 for l2, else 8.")
+        int | None,
+        typer.Option(help="How many searches are made for a class; the best is kept. Default: 1 for l2, else 8."),
     ] = None,
-    tv: Annotated[float, typer.Option(help="Weight of total variation; 0 is none.")] = 0.0,
-    jitter: Annotated[int, typer.Option(help="Shift by up to so many pixels before each step.")] = 0,
-    blur: Annotated[float, typer.Option(help="Blur by so many pixels after every 4th step.")] = 0.0,
-    scales: Annotated[int, typer.Option(help="Start small and double the size so often, less one.")] = 1,
+    tv: Annotated[float, typer.Option(help="The weight of total variation. 0: none.")] = 0.0,
+    jitter: Annotated[int, typer.Option(help="Shift the picture by at most this many pixels before each step.")] = 0,
+    blur: Annotated[float, typer.Option(help="Blur the picture by this many pixels after every 4th step.")] = 0.0,
+    scales: Annotated[
+        int,
+        typer.Option(
+            help="At how many sizes to search. Each size is twice the one before; the last is the input's own."
+        ),
+    ] = 1,
     clip: Annotated[bool, typer.Option("--clip", help="Keep pixels between black and white.")] = False,
-    code: Annotated[int | None, typer.Option(help="Length of the decoder's codes, where it does not say.")] = None,
+    code: Annotated[
+        int | None, typer.Option(help="The length of the decoder's codes, if its file does not say.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same picture.")] = 0,
     animate: Annotated[bool, typer.Option("--animate", help="Write the search as a GIF, too.")] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")] = Path("prototypes"),
@@ -48,11 +62,11 @@ def command(
 ) -> None:
     """Search for the picture that excites a class most, by gradient ascent under a prior."""
     from heatcli.prototype.ascent import Search
-    from heatcli.prototype.job import Request, classes, search, write
+    from heatcli.prototype.job import PrototypeRequest, classes, search, write
     from heatcli.prototype.priors import prior as find_prior
 
     how = Search(objective, restarts, steps, rate, start, tv, jitter, blur, 4, scales, clip, seed)  # type: ignore[arg-type]
-    request = Request(target, how, out, animate)
+    request = PrototypeRequest(target, how, out, animate)
     loaded = load(model)
     chosen = find_prior(loaded, prior, weight, code)
     with options.progress("steps", steps + 1) as advance:
@@ -67,4 +81,4 @@ def command(
         if json:
             options.print_json(record)
     if target == "all":
-        print(f"wrote {out / f'{loaded.path.stem}.all.{chosen.name}.png'}", file=sys.stderr)
+        print(f"wrote {out / f'{loaded.stem}.all.{chosen.name}.png'}", file=sys.stderr)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from heatcli.artifact.model import Model
-    from heatcli.sequences.job import Request
+    from heatcli.model.model import Model
+    from heatcli.sequences.job import SequencesRequest
 
 
-def explain(model: Model, request: Request, load_seconds: float, json: bool) -> None:
+def explain(model: Model, request: SequencesRequest, load_seconds: float, json: bool) -> None:
     """Explain every sequence; what was seen goes to stderr, reports to stdout if `json`."""
     from heatcli.sequences.job import Done, run
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from heatcli.errors import HeatcliError
 
 if TYPE_CHECKING:
-    from heatcli.run import Done, Failed
-    from heatcli.run.index import Row
+    from heatcli.report.schema import LedgerPart
+    from heatcli.run import Done, Empty, Failed
+    from heatcli.run.index.index import Row
 
 EVERY = 5.0  # seconds between plain lines
+MOST = 0.5  # of the score
 
 
 class Interrupted(HeatcliError):  # noqa: N818  (not an error of anyone's)
@@ -44,6 +46,8 @@ class Talk:
     def __init__(self, total: int, before: int, many: bool, quiet: bool) -> None:
         self.total, self.before, self.many, self.quiet = total, before, many, quiet
         self.done, self.failures = 0, 0
+        self.unreferenced = False  # whether biases can take of the score, and no baseline keeps it from them
+        self.biased = 0  # images of which they took most
         self._told = set[str]()
         self._started = self._spoke = time.monotonic()
         self._bar: Any = None
@@ -79,15 +83,20 @@ class Talk:
         """A note on the run as a whole."""
         self.say(f"heatcli: note: {note}")
 
-    def hear(self, outcome: Done | Failed) -> None:
+    def hear(self, outcome: Done | Failed | Empty) -> None:
         """An image is explained, or failed."""
-        from heatcli.run import Done
+        from heatcli.run import Done, Empty
 
         self.done += outcome.last
-        if not isinstance(outcome, Done):
+        if isinstance(outcome, Empty):
+            self.say(f"{outcome.job.path}: {outcome.said}")
+        elif not isinstance(outcome, Done):
             self.failures += 1
             self.say(f"heatcli: {outcome.error}", error=True)
         else:
+            ledger = outcome.row.ledger
+            if self.unreferenced and ledger is not None and abs(ledger.biases) > MOST * abs(ledger.output):
+                self.biased += outcome.last
             if not self.many:
                 self.say(described(outcome))
             for name, value in outcome.unexplained.items():
@@ -106,6 +115,9 @@ class Talk:
             self.say(
                 f"{self.done:,} images in {_clock(self._seconds)}, {self._rate}, {self.failures:,} failed; {index}"
             )
+        if self.many and self.biased:
+            self.say(f"biases took most of the score of {self.biased:,} of {self.done:,} images, which no map shows; "
+                     "--baseline blur compares with blurred pictures instead")  # fmt: skip
 
     @property
     def _seconds(self) -> float:
@@ -144,16 +156,52 @@ def _what(row: Row) -> str:
     return "number" if row.probability is None and row.quantity == "output" else "class"
 
 
+def _expected(row: Row) -> str:
+    if row.expected is None:
+        return ""
+    right = row.expected == row.predicted
+    return " as expected" if right else f" ({row.predicted} instead of {row.expected})"
+
+
+def _box(done: Done) -> int | None:
+    """The number of the box that is explained."""
+    target = None if done.report is None else done.report.target
+    return target.box if target is not None and isinstance(target.box, int) else None
+
+
 def described(done: Done) -> str:
     """The prediction, the ledger in one line, the files."""
     row, ledger = done.row, done.row.ledger
     assert ledger is not None  # an image that was explained has one
-    left = f"{ledger.output:.6g}" + (f" − {ledger.output_baseline:.6g}" if ledger.output_baseline else "")
+    box = f"box {_box(done)}: " if _box(done) is not None else ""
+    files = [done.overlay_path] * ("overlay" in row.files) + [done.report_path]
     return (
-        f"{row.image}: {row.label if row.label is not None else f'{_what(row)} {row.index}'}, "
+        f"{row.image}: {box}{row.label if row.label is not None else f'{_what(row)} {row.index}'}{_expected(row)}, "
         f"{row.quantity} {row.score:.6g}"
         + ("" if row.probability is None else f", probability {row.probability:.4g}")
-        + f"\n  ledger: {left} = {ledger.pixels:.6g} pixels + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
-        f"absorbed + {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})"
-        f"\n  wrote {done.overlay_path} and {done.report_path}"
+        + f"\n  {_divided(done, ledger)}\n  wrote {' and '.join(files)}"
     )
+
+
+def _divided(done: Done, ledger: LedgerPart) -> str:
+    """How the score was divided: the ledger, where the method keeps one, and what to do where biases took most."""
+    from heatcli.figures.view import biased, percent, through
+
+    report, left = done.report, f"{ledger.output:.6g}"
+    left += f" − {ledger.output_baseline:.6g}" if ledger.output_baseline else ""
+    if report is not None and report.method.divides == "no":
+        return f"{report.method.name} does not divide the score: the map shows where, not how much"
+    if report is not None and report.method.divides == "part":
+        return f"pixels: {ledger.pixels:.6g} of {left}; {report.method.name} does not say where the rest is"
+    before = "" if report is None or not through(report) else f"{through(report)[2:]}\n  "
+    line = (
+        f"{before}ledger: {left} = {ledger.pixels:.6g} pixels + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
+        f"absorbed + {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})"
+    )
+    share = None if report is None else biased(report)
+    if share is not None:
+        line += (
+            f"\n  biases took {percent(share)} of the score, which no picture shows; --baseline blur compares with a "
+            "blurred picture instead"
+        )
+    return line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.model import Model
 from heatcli.errors import UsageError, unknown_name
 from heatcli.explanation import Explanation, explain
-from heatcli.images.baselines import reference
+from heatcli.methods.exported import own_method
 from heatcli.methods.method import RELEVANCE
-from heatcli.methods.table import METHODS, Method
-from heatcli.methods.table import method as find_method
+from heatcli.methods.table import DEFAULT, ELSEWHERE, METHODS, Method
+from heatcli.model.model import Model
+from heatcli.rules.parameters import Named
 
 
 def random_map(batch: Tensor, generator: torch.Generator) -> Tensor:
@@ -36,6 +36,11 @@ CONTROLS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"random": ra
 """Name → heatmap of a batch [N, C, H, W], without the network."""
 
 
+def is_method(text: str) -> bool:
+    """Whether `text`, `NAME…`, begins with the name of a method or a control, whatever else is wrong with it."""
+    return text.partition("@")[0].partition(":")[0] in {*METHODS, *CONTROLS}
+
+
 @dataclass(frozen=True)
 class Explainer:
     """A method (None: the control called `name`) against a baseline (None: the method's own)."""
@@ -46,24 +51,34 @@ class Explainer:
 
     @classmethod
     def parse(cls, text: str, baseline: str | None = None) -> Explainer:
-        """`NAME[:PARAMETER=VALUE…][@BASELINE]`; `baseline` serves methods that name none and accept one.
+        """`NAME[:PARAMETER=VALUE,…][@BASELINE]`; `baseline` serves methods that name none and accept one.
 
         Raises `UsageError` for an unknown method, control or parameter.
         """
         left, at, own = text.partition("@")
-        name, *given = left.split(":")
-        if name in CONTROLS:
-            if given or at:
-                raise UsageError(f"{text}: the control {name} takes no parameters and no baseline")
+        named = Named.parse(left, "NAME[:PARAMETER=VALUE…][@BASELINE]")
+        if named.name in CONTROLS:
+            if named.parameters or at:
+                raise UsageError(f"{text}: the control {named.name} takes no parameters and no baseline")
             return cls(text, None)
-        if name not in METHODS:
-            raise unknown_name("method", name, [*METHODS, *CONTROLS])
-        if not all("=" in item for item in given):
-            raise UsageError(f"{text}: is not of the form NAME[:PARAMETER=VALUE…][@BASELINE]")
-        method = find_method(name, **dict(item.split("=", 1) for item in given))
+        if named.name not in METHODS:
+            raise unknown_name("method", named.name, [*METHODS, *CONTROLS], also=ELSEWHERE)
+        method = METHODS[named.name].configured(named.parameters)
         if at:
             return cls(text, method, own)
         return cls(text, method, baseline if method.baseline is not None else None)
+
+    @classmethod
+    def shared(cls, models: Sequence[Model], text: str | None, baseline: str | None = None) -> Explainer:
+        """The explainer of all models that `text` names; None: that of the first that explains itself, or lrp-eps.
+
+        Raises `UsageError` as `parse`.
+        """
+        own = next((model for model in models if model.explained is not None), None)
+        if text is not None or own is None or own.explained is None:
+            return cls.parse(text or DEFAULT, baseline)
+        method = own_method(own, own.explained)
+        return cls(method.name, method, baseline or (own.explained.asked if method.baseline is not None else None))
 
     @property
     def multiplies(self) -> bool:
@@ -86,5 +101,5 @@ class Explainer:
         """What the batch is compared with, [N, C, H, W]; zero where the method compares with nothing."""
         if self.method is None or self.method.baseline is None:
             return torch.zeros_like(batch)
-        found = reference(model, batch, self.method, self.baseline).batch
+        found = self.method.reference(self.baseline, model.pictures, batch).batch
         return torch.zeros_like(batch) if found is None else found

@@ -8,24 +8,25 @@ from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from heatcli.artifact.model import Model
+from heatcli.engine.network import Network
 from heatcli.errors import ModelError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.similarity import correlation, rank_correlation, ssim
 from heatcli.evaluate.subject import Subject
 from heatcli.graph.kinds import classified
 from heatcli.graph.operator import Constant, Graph, Operator
+from heatcli.model.model import Model
+from heatcli.system.torch_private import pytree
 
 
-@dataclass(eq=False)
-class Randomised(Model):
-    """A model some of whose layers have lost what they learned: their weights are shuffled."""
+@dataclass(eq=False, kw_only=True)
+class Randomised(Network):
+    """A network some of whose layers have lost what they learned: their weights are shuffled."""
 
-    original: Model = field(default=None, repr=False)  # type: ignore[assignment]
-    layers: frozenset[str] = frozenset()
-    seed: int = 0
+    original: Network = field(repr=False)
+    layers: frozenset[str]
+    seed: int
 
     def graph(self, shape: Sequence[int]) -> Graph:
         """The original's graph with those layers shuffled."""
@@ -37,8 +38,10 @@ class Randomised(Model):
 
 def with_random(model: Model, layers: Iterable[str], seed: int = 0) -> Model:
     """`model` with the named layers' weights shuffled; `model` itself is not changed."""
-    own = {f.name: getattr(model, f.name) for f in fields(Model) if f.name != "_graphs"}
-    return Randomised(**own, original=model, layers=frozenset(layers), seed=seed)
+    own = {f.name: getattr(model.network, f.name) for f in fields(Network) if f.init}
+    return replace(
+        model, network=Randomised(**own, original=model.network, layers=frozenset(layers), seed=seed)
+    )  # fmt: skip
 
 
 def layers_of(graph: Graph) -> dict[str, tuple[str, ...]]:
@@ -101,23 +104,33 @@ class Likeness:
     correlation: Tensor
 
 
-def randomisation(subject: Subject, explainer: Explainer, cascading: bool = True, seed: int = 0) -> Likeness:
+def randomisation(
+    subject: Subject, explainer: Explainer, cascading: bool = True, seed: int = 0, at_most: int | None = None
+) -> Likeness:
     """Randomise layers from the top, one after the other (`cascading`) or each alone, and explain the same scores.
 
-    Raises `ModelError` where the model has no weights, or explodes with random ones.
+    `at_most`: look at so many depths only, evenly spread from the first to the last; None: at all.
+    Raises `ModelError` where the model has no weights, explodes with random ones, or explains itself.
     """
+    note = subject.model.explained
+    if note is not None:
+        raise ModelError(
+            f"{subject.model.path}: explains itself, with weights that cannot be randomised; ask {note.source.name}"
+        )
     graph = subject.model.graph(_shape_of_a_run(subject))
     layers = tuple(reversed(layers_of(graph)))
     if not layers:
         raise ModelError(f"{subject.model.path}: has no weights that could be randomised")
     original = subject.heatmaps(explainer)
     rows = []
-    for depth, layer in enumerate(layers):
-        chosen = layers[: depth + 1] if cascading else (layer,)
+    count = min(at_most or len(layers), len(layers))
+    depths = [round(i * (len(layers) - 1) / max(1, count - 1)) for i in range(count)]
+    for depth in depths:
+        chosen = layers[: depth + 1] if cascading else (layers[depth],)
         changed = subject.heatmaps(explainer, model=with_random(subject.model, chosen, seed))
         rows.append(compare(original, changed))
     rank, absolute, structure, linear = (torch.stack(column, 1) for column in zip(*rows, strict=True))
-    return Likeness(layers, rank, absolute, structure, linear)
+    return Likeness(tuple(layers[depth] for depth in depths), rank, absolute, structure, linear)
 
 
 def compare(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -126,5 +139,5 @@ def compare(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _shape_of_a_run(subject: Subject) -> tuple[int, ...]:
-    size = subject.model.fixed_batch(subject.batch.shape)
+    size = subject.model.network.fixed_batch(subject.batch.shape)
     return (size or min(len(subject), subject.batch_size), *subject.batch.shape[1:])

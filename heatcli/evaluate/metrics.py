@@ -15,6 +15,7 @@ from heatcli.evaluate import complexity, location, perturbation, robustness
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.layers import Likeness, randomisation
 from heatcli.evaluate.subject import Subject
+from heatcli.rules.parameters import Named
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,13 +230,11 @@ METRICS: dict[str, type[Metric]] = {
 
 
 def metric(text: str) -> Metric:
-    """The metric that `NAME[:OPTION=VALUE…]` names. Raises `UsageError`."""
-    name, *given = text.split(":")
+    """The metric that `NAME[:OPTION=VALUE,…]` names. Raises `UsageError`."""
+    named = Named.parse(text, "NAME[:OPTION=VALUE…]")
+    name, options = named.name, dict[str, Any](named.parameters)
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
-    if not all("=" in item for item in given):
-        raise UsageError(f"{text}: is not of the form NAME[:OPTION=VALUE…]")
-    options: dict[str, Any] = dict(item.split("=", 1) for item in given)
     if "pairs" in options:
         options["pairs"] = options["pairs"].split("+")
     try:

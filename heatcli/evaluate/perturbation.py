@@ -13,13 +13,14 @@ from heatcli.images.baselines import gaussian_blur
 def curve(subject: Subject, when: Tensor, steps: int, start: Tensor, end: Tensor, chance: bool = False) -> Tensor:
     """The score after each step, float64 [N, steps + 1].
 
-    `when` [N, H, W], int64: the step, from 0, in which a pixel goes from `start` to `end` (both [N, C, H, W]).
+    `when` [N, H, W], int64: the step, from 0, in which a pixel goes from `start` to `end` (both [N, C, H, W]). A
+    sequence has one dimension of places instead of H, W.
     """
     n = len(subject)
     found = []
     for rows in torch.split(torch.arange(n * (steps + 1)), subject.batch_size):
         image, step = rows // (steps + 1), rows % (steps + 1)
-        gone = (when[image] < step[:, None, None].to(when.device))[:, None]
+        gone = (when[image] < step.reshape(-1, *[1] * (when.dim() - 1)).to(when.device))[:, None]
         found.append(subject.scores(torch.where(gone, end[image], start[image]), image, chance))
     return torch.cat(found).reshape(n, steps + 1)
 
@@ -53,12 +54,12 @@ def places(values: Tensor) -> Tensor:
 def noise(subject: Subject) -> Tensor:
     """Pixels drawn uniformly from the range of pictures, 0..1, as the network sees them: [N, C, H, W]."""
     drawn = torch.rand(subject.batch.shape, generator=subject.generator(3))
-    return subject.model.normalise(drawn.to(subject.batch.device)).to(subject.batch)
+    return subject.model.pictures.normalise(drawn.to(subject.batch.device)).to(subject.batch)
 
 
 def black(subject: Subject) -> Tensor:
     """Pixels of value 0 before normalisation, [N, C, H, W]."""
-    return subject.model.normalise(torch.zeros_like(subject.batch)).to(subject.batch)
+    return subject.model.pictures.normalise(torch.zeros_like(subject.batch)).to(subject.batch)
 
 
 def blurred(subject: Subject) -> Tensor:
@@ -82,6 +83,38 @@ def pixel_flipping(
     """The score as regions are replaced by uniform noise (Samek et al. 2015), float64 [N, steps + 1]."""
     when, regions = by_region(heatmaps, region, least_first)
     return curve(subject, when, min(steps, regions), subject.batch, noise(subject))
+
+
+def of_samek(height: int, width: int, points: int) -> tuple[int, int]:
+    """Samek's experiment for pictures of any size: the side of a region, and the regions a step of `points` steps.
+
+    Regions of 9 pixels in 227, and as many as 100 of them cover at 227 × 227: 16 % of the picture.
+    """
+    side = max(1, round(min(height, width) * 9 / 227))
+    regions = -(-height // side) * -(-width // side)
+    return side, max(1, round(regions * 100 * 81 / 227**2 / points))
+
+
+def falls(subject: Subject, heatmaps: Tensor, points: int = 5) -> tuple[Tensor, Tensor]:
+    """The mean fall of the score, most relevant regions first and least relevant first, each float64 [N].
+
+    As AOPC with `of_samek`, but the score is taken at `points` places of the curve only, between which it is taken as
+    straight: a tenth of the cost.
+    """
+    height, width = heatmaps.shape[1:]
+    side, each = of_samek(height, width, points)
+    unchanged, fill, found = subject.scores()[:, None], noise(subject), []
+    for least_first in (False, True):
+        when, regions = by_region(heatmaps, side, least_first)
+        steps = min(points, -(-regions // each))
+        later = curve(subject, when // each - 1, steps - 1, subject.batch, fill)  # from the first step on
+        found.append(fall(torch.cat([unchanged, later], 1)))
+    return found[0], found[1]
+
+
+def fall(scores: Tensor) -> Tensor:
+    """The first score less the mean of the curve [N, L + 1], by trapezoids: [N]."""
+    return scores[:, 0] - area(scores)
 
 
 def deletion(subject: Subject, heatmaps: Tensor, steps: int = 32) -> Tensor:

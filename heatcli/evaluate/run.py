@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-import heatcli
 from heatcli.evaluate.explainer import CONTROLS, Explainer
 from heatcli.evaluate.metrics import Measured, Metric
 from heatcli.evaluate.subject import Subject
+from heatcli.version import __version__
 
 NAME: Literal["heatcli.evaluation/1"] = "heatcli.evaluation/1"
 RESAMPLES = 2000
@@ -83,7 +83,8 @@ def evaluate(
             rows += _rows(metric, explainer, found, subject.seed)
             curves += _curves(metric, explainer, found, subject.seed)
     return Evaluation(
-        version=heatcli.__version__, model=str(subject.model.path), sha256=subject.model.sha256, images=len(subject),
+        version=__version__, model=subject.model.named_in("."), sha256=subject.model.sha256,
+        images=len(subject),
         names=subject.names, seed=subject.seed, metrics={m.name: m for m in metrics}, rows=rows, curves=curves,
     )  # fmt: skip
 
@@ -125,3 +126,12 @@ def resampled(
     found = np.stack([statistic(values[draw.integers(len(values), size=len(values))], axis=0) for _ in range(times)])
     edge = (1 - level) / 2
     return np.quantile(found, [edge, 1 - edge], axis=0)
+
+
+def apart(
+    a: NDArray[np.float64], b: NDArray[np.float64], seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float]:
+    """The mean of a − b over the same images, [M] each, and its paired bootstrap interval."""
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    low, high = resampled(difference[:, None], seed, level=level)[:, 0]
+    return float(difference.mean()), float(low), float(high)

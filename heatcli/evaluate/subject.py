@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatcli.artifact.model import Model
+from heatcli.artifact.layout import PICTURE
 from heatcli.errors import UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.explanation import Explanation
-from heatcli.graph.outputs import probabilities, settled
+from heatcli.graph.operator import Graph
+from heatcli.graph.outputs import probabilities
 from heatcli.images.dataset import Sample
-from heatcli.methods.question import laid_out
-from heatcli.rules.base import per_image
-from heatcli.targets import Target, choose
-from heatcli.walk import output_of
+from heatcli.methods.detections import choose_for
+from heatcli.methods.exported import own_target
+from heatcli.methods.question import outputs_of
+from heatcli.methods.targets import Target
+from heatcli.model.model import Model
+from heatcli.rules.numerics import per_image
 
 PIXELS_AT_ONCE = 2**21  # numbers of input that go through the network together, unless a batch size is given
 
@@ -56,7 +59,7 @@ class Subject:
     @property
     def pixel_range(self) -> Tensor:
         """How much the network's input changes from a pixel of 0 to one of 1, [1, C, 1, 1]."""
-        low, high = self.model.pixel_range(self.batch)
+        low, high = self.model.pictures.pixel_range(self.batch)
         return high - low
 
     def rows(self, index: Tensor) -> Subject:
@@ -96,7 +99,7 @@ class Subject:
         inputs = self.batch if batch is None else batch
         generator = self.generator(1 if batch is None and model is None else 2)
         parts = []
-        for rows in self.parts():
+        for rows in self.batches():
             own = _as_argument(self.target.rows(rows))
             parts.append(explainer.relevance(model or self.model, inputs[rows], own, generator).detach())
         found = torch.cat(parts)
@@ -104,13 +107,13 @@ class Subject:
             self._maps[explainer] = found
         return found
 
-    def parts(self) -> Iterator[Tensor]:
+    def batches(self) -> Iterator[Tensor]:
         """Indices of the images that go through the network together, part after part."""
         yield from torch.split(torch.arange(len(self)), self.batch_size)
 
     def explained(self, explainer: Explainer) -> Iterator[tuple[Tensor, Explanation]]:
         """The whole explanations of a method (not of a control), some images at a time, with their indices."""
-        for rows in self.parts():
+        for rows in self.batches():
             target = _as_argument(self.target.rows(rows))
             yield rows, explainer.explanation(self.model, self.batch[rows], target)
 
@@ -129,12 +132,16 @@ def subject(
     """The subject that `samples` are; `target` as `heatcli.explain` takes it. Raises `UsageError`."""
     if not samples:
         raise UsageError("no image is left to work on")
-    batch = torch.cat([model.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
+    kind = model.pictures.layout.kind
+    if kind != PICTURE:
+        raise UsageError(f"{model.path}: takes a {kind}; checks and metrics are of pictures")
+    batch = torch.cat([model.pictures.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
     size = batch_size or max(1, min(512, PIXELS_AT_ONCE // batch[0].numel()))
     nothing = np.full(batch.shape[-2:], np.nan, dtype=np.float32)
     mask = torch.from_numpy(np.stack([nothing if s.mask is None else s.mask for s in samples])).to(batch)
     names = tuple(str(s.path) for s in samples)
-    return Subject(model, names, batch, _target(model, batch, target, size), mask, size, seed)
+    goal = _target(model, batch, own_target(model.explained, target), size)
+    return Subject(model, names, batch, goal, mask, size, seed)
 
 
 def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) -> Tensor:
@@ -142,15 +149,12 @@ def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) 
 
     A single output that ends in no activation is no probability; it stays as it is.
     """
-    parts = []
-    for index, n in model.parts(batch.shape, batch_size):
-        full = batch[index]
-        graph = settled(model.graph(full.shape), model.path)
-        out = output_of(graph, full)
-        likely = probabilities(graph, out) if chance else out
-        out = (out if bool(likely.isnan().any()) else likely)[:n]
-        parts.append(laid_out(out))
-    return torch.cat(parts)
+
+    def chances(graph: Graph, output: Tensor) -> Tensor:
+        likely = probabilities(graph, output)
+        return output if bool(likely.isnan().any()) else likely
+
+    return outputs_of(model, batch, batch_size, chances if chance else None)
 
 
 def _parts(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
@@ -159,7 +163,9 @@ def _parts(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
 
 
 def _target(model: Model, batch: Tensor, target: Any, batch_size: int) -> Target:
-    return choose(target, outputs(model, batch, batch_size), model.labels)
+    index, _ = next(model.network.batches(batch.shape, batch_size))
+    graph = model.graph(batch[index].shape)
+    return choose_for(model, graph, target, outputs(model, batch, batch_size))
 
 
 def _as_argument(target: Target) -> Any:

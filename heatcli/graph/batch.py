@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch.utils import _pytree as pytree
-
 from heatcli.graph.operator import Constant, Graph, Operator, Ref, Returned
+from heatcli.system.torch_private import pytree
 
 
 class _DiffersError(Exception):
-    """The two graphs are not the same but for their batch size."""
+    """The two graphs differ in more than their batch size."""
 
 
 def rebatched(one: Graph, other: Graph, n: int) -> Graph | None:
-    """The graph for `n` images, from the same artifact captured for two other numbers of them.
+    """The graph for `n` images, computed from two graphs of one artifact for two other batch sizes.
 
-    Every whole number that differs between the two must be a·N + b in the number N of images; constants must be of
-    the same shapes. None where they are not: then only a capture can tell.
+    Every whole number that differs between the two graphs must be a·N + b for batch size N, and constants must have
+    the same shapes. Else the result is None, and the artifact has to be captured for `n` images.
     """
     try:
         return _Between(one, other, n).graph()
@@ -48,12 +47,12 @@ class _Between:
         )
 
     def returned(self) -> tuple[Returned, ...]:
-        """What is returned for n images."""
+        """The returned tensors for n images."""
         pairs = zip(self.one.returned, self.other.returned, strict=True)
         return tuple(replace(a, shape=self.shape(a.shape, b.shape)) for a, b in pairs)
 
     def operator(self, a: Operator, b: Operator) -> Operator:
-        """The operator for n images, from the one that ran on `first` and the one that ran on `second`."""
+        """The operator for n images, from the same operator for `first` and for `second` images."""
         if (a.name, a.target, a.index, a.kind, a.sources) != (b.name, b.target, b.index, b.kind, b.sources):
             raise _DiffersError
         if [o.value.shape for o in a.offsets] != [o.value.shape for o in b.offsets]:
@@ -80,7 +79,7 @@ class _Between:
         return x
 
     def number(self, x: int, y: int) -> int:
-        """The whole number a·n + b that is x at `first` and y at `second`."""
+        """The whole number a·n + b that is x for `first` images and y for `second`."""
         step, remainder = divmod(y - x, self.second - self.first)
         if remainder:
             raise _DiffersError

@@ -1,59 +1,46 @@
-"""From any callable torch module to the flat ATen graph, by watching it run once on an example input.
+"""From any callable torch module to the flat ATen graph, by recording one run on an example input.
 
-Running on real tensors (`heatcli.graph.recorder`), sizes that the artifact computes with tensors are just numbers.
-(`make_fx` yields the same graph, at the price of three seconds of imports, and stops at such sizes.)
+The recorder (`heatcli.graph.recorder`) runs on real tensors, so sizes computed with tensors are plain numbers.
+(`make_fx` yields the same graph, but takes three seconds to import and fails at such sizes.)
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from heatcli.errors import ModelError, UsageError, first_line
+from heatcli.graph.heads import joined
 from heatcli.graph.kinds import classify
-from heatcli.graph.operator import Constant, Graph, Operator, Ref, Returned
-from heatcli.graph.passes import DEFAULT, apply, needed_for
+from heatcli.graph.operator import Boxes, Constant, Graph, Operator, Ref, Returned, needed_for
 from heatcli.graph.recorder import Call, Recorder
 from heatcli.graph.remarks import remarks
+from heatcli.system.torch_private import name_of, pytree
 
 INPUT = "input"
 _ATEN = torch.ops.aten
-# What these make depends on the shape of their argument alone.
+# The output depends only on the argument's shape.
 _SHAPE_ONLY = frozenset("new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like".split())
-# A view demands strides, which passes may change; a reshape does not.
+# A view requires certain strides, which passes may change. A reshape does not.
 _STRIDE_FREE = {_ATEN.view.default: _ATEN.reshape.default, _ATEN._unsafe_view.default: _ATEN.reshape.default}
 
 
-def capture(
-    module: Callable[[Tensor], Any],
-    example: Tensor,
-    names: Mapping[str, Tensor],
-    where: str,
-    passes: Iterable[str] = DEFAULT,
-    head: int = 0,
-) -> Graph:
-    """Run `module` once on `example` [N, C, H, W] and return what it did as a `Graph`, rewritten by `passes`.
-
-    As `record` says.
-    """
-    return apply(record(module, example, names, where, head), passes)
-
-
 def record(
-    module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str, Tensor], where: str, head: int = 0
+    module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str, Tensor], where: str, head: int | None = 0,
+    boxes: Callable[[Sequence[Tensor], Sequence[int]], Boxes | None] | None = None,
 ) -> Graph:  # fmt: skip
-    """What `module` does on `example` [N, C, H, W], as a classified graph that no pass has rewritten.
+    """Record `module` on `example` [N, C, H, W] as a classified graph that no pass has rewritten.
 
-    `names` are the artifact's parameters and buffers, whose names the graph keeps; `head` says which of several outputs
-    is explained. Raises `ModelError`, naming `where`, if it cannot be run, draws random numbers, returns no scores, or
-    its scores do not depend on the image.
+    `names`: the artifact's parameters and buffers, whose names the graph keeps. `head`: which of several outputs is
+    explained; None: the first, or the boxes that `boxes` finds in all of them. Raises `ModelError`, naming `where`, if
+    the module cannot be run, draws random numbers, returns no scores, or its scores do not depend on the image;
+    `UsageError` if there is no output `head`.
     """
     recorder = Recorder()
     try:
@@ -66,15 +53,19 @@ def record(
         raise ModelError(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error, recorder.failed)}"
         ) from error
-    output = recorder.value_of(scores(returned, head, where))
-    graph = classify(_flatten(recorder.calls, example, output, names, where))
+    every = [recorder.value_of(x) for x in floating(returned)]
+    told = None if boxes is None or head is not None else boxes(every, example.shape)
+    with torch.no_grad(), recorder:
+        output = scores(returned, head or 0, where) if told is None else joined(floating(returned), told)
+    output = recorder.value_of(output)
+    graph = replace(classify(_flatten(recorder.calls, example, output, names, where)), boxes=told)
     known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
     standardised = [known.get(_address(mean), "without a name") for mean in recorder.standardised]
     return replace(graph, returned=_returned(returned), remarks=remarks(graph, standardised))
 
 
 def _cause(error: Exception, failed: Exception | None) -> str:
-    """The telling line of an error; TorchScript wraps the real one in a trace-back, or loses it (`failed`)."""
+    """The informative line of an error. TorchScript wraps the original error in a traceback, or loses it (`failed`)."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     inner = [line.removeprefix("RuntimeError: ") for line in lines if line.startswith("RuntimeError: ")]
     if not inner and failed is not None and "in the TorchScript interpreter" in str(error):
@@ -83,7 +74,7 @@ def _cause(error: Exception, failed: Exception | None) -> str:
 
 
 def _returned(returned: Any) -> tuple[Returned, ...]:
-    """Every floating-point tensor that the artifact returns, in the order that `head` counts them."""
+    """Every floating-point tensor that the artifact returns, in the order in which `head` counts them."""
     leaves, _ = pytree.tree_flatten_with_path(returned)
     return tuple(
         Returned(tuple(x.shape), x.dtype, ".".join(str(key.key) for key in path if isinstance(key, pytree.MappingKey)))
@@ -92,21 +83,29 @@ def _returned(returned: Any) -> tuple[Returned, ...]:
     )
 
 
+def floating(returned: Any) -> list[Tensor]:
+    """Every floating-point tensor that the artifact returns, in the order in which `head` counts them."""
+    return [x for x in pytree.tree_leaves(returned) if isinstance(x, Tensor) and x.dtype.is_floating_point]
+
+
 def scores(returned: Any, head: int, where: str) -> Tensor:
-    """The output to explain: the floating-point tensor number `head` of what the artifact returns."""
-    found = [x for x in pytree.tree_leaves(returned) if isinstance(x, Tensor) and x.dtype.is_floating_point]
-    if not found:
+    """The output to explain: floating-point tensor number `head` of what the artifact returns.
+
+    Raises `ModelError` if no floating-point tensor is returned, `UsageError` if there is no output `head`.
+    """
+    tensors = floating(returned)
+    if not tensors:
         raise ModelError(f"{where}: returns no floating-point tensor; heatcli explains scores")
-    if not 0 <= head < len(found):
-        shapes = ", ".join(f"{i}: {tuple(x.shape)}" for i, x in enumerate(found))
+    if not 0 <= head < len(tensors):
+        shapes = ", ".join(f"{i}: {tuple(x.shape)}" for i, x in enumerate(tensors))
         raise UsageError(f"{where}: has no output {head}; it returns {shapes}")
-    return found[head]
+    return tensors[head]
 
 
 def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str) -> Graph:
-    """Operators in order, one for each output tensor of each call; what the image does not reach is a constant.
+    """Operators in order, one for each output tensor of each call. Values independent of the image are constants.
 
-    A number that the module makes of what the image reaches, to decide by, becomes a guard.
+    A number that the module reads from a value that depends on the image (to branch on it) becomes a guard.
     """
     known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
     values: dict[int, Ref | Constant] = {id(example): Ref(INPUT)}
@@ -119,16 +118,16 @@ def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[
             if isinstance(tensor, Tensor) and id(tensor) not in values:
                 values[id(tensor)] = Constant(known.get(_address(tensor), f"constant_{len(values)}"), tensor.detach())
         read = leaves if _title(call.target) not in _SHAPE_ONLY else ()
-        origins = [values[id(x)] for x in read if isinstance(x, Tensor)]
+        inputs = [values[id(x)] for x in read if isinstance(x, Tensor)]
         if isinstance(call.output, bool | int | float):
-            decided |= {x.name: call.output for x in origins if isinstance(x, Ref)}
+            decided |= {x.name: call.output for x in inputs if isinstance(x, Ref)}
         several = isinstance(call.output, (tuple, list))
         for index, tensor in enumerate(call.output if several else [call.output]):
             if not isinstance(tensor, Tensor) or id(tensor) in values:
                 continue
             name = f"{_title(call.target)}_{number}" + (f"_{index}" if several and index else "")
-            if not any(isinstance(origin, Ref) for origin in origins) or not tensor.numel():  # nothing of the image
-                values[id(tensor)] = Constant(_derived_name(origins, name), tensor.detach())
+            if not any(isinstance(x, Ref) for x in inputs) or not tensor.numel():  # independent of the image
+                values[id(tensor)] = Constant(_derived_name(inputs, name), tensor.detach())
                 continue
             operators[name] = _operator(call, name, index if several else None, tensor, values, active)
             values[id(tensor)] = Ref(name)
@@ -156,12 +155,12 @@ def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[
                 f"{where}: takes a value of the picture out of the graph as a number (operator {source}, {taken:.4g}), "
                 "which no relevance can follow; keep it a tensor"
             )
-    guards = tuple((Graph(INPUT, shape, needed_for(at, every), at, ()), x) for at, x in decided.items())
+    guards = tuple((Graph(INPUT, shape, needed_for(name, every), name, ()), x) for name, x in decided.items())
     return Graph(INPUT, shape, kept, result.name, tuple(output.shape), guards=guards)
 
 
 def _is_of_no_fixed_shape(operator: Operator, others: Mapping[str, Operator]) -> bool:
-    """Whether the shape of its output depends on the values of the picture."""
+    """Whether the shape of the operator's output depends on the values of the image."""
     if torch.Tag.dynamic_output_shape not in getattr(operator.target, "tags", ()):
         return False
     if operator.title != "index":
@@ -175,13 +174,13 @@ def _operator(
     values: Mapping[int, Ref | Constant], active: Mapping[str, tuple[int, ...]],
 ) -> Operator:  # fmt: skip
     def named(x: Any) -> Any:
-        """A tensor as the reference or constant that it is known as."""
+        """The `Ref` or `Constant` that stands for a tensor; anything else unchanged."""
         return values[id(x)] if isinstance(x, Tensor) else x
 
     args, kwargs = pytree.tree_map(named, (tuple(call.args), dict(call.kwargs)))
     sources = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Ref) and x.name in active]
     target = _STRIDE_FREE.get(call.target, call.target)
-    if target is _ATEN._convolution.default:  # the same, with flags for cuDNN behind
+    if target is _ATEN._convolution.default:  # the same operator with trailing cuDNN flags
         target, args = _ATEN.convolution.default, args[:9]
     return Operator(
         name=name,
@@ -193,15 +192,16 @@ def _operator(
         dtype=output.dtype,
         sources=tuple(x.name for x in sources),
         source_shapes=tuple(active[x.name] for x in sources),
+        node=call.node,
     )
 
 
 def _title(target: Any) -> str:
-    return str(getattr(getattr(target, "overloadpacket", target), "__name__", target)).lstrip("_")
+    return name_of(target).lstrip("_")
 
 
 def _derived_name(origins: list[Ref | Constant], otherwise: str) -> str:
-    """A constant computed from one constant keeps its name; from several, the name of the one called bias."""
+    """The name of a constant computed from constants: that of the only one, or of the only one called bias."""
     names = list(dict.fromkeys(origin.name for origin in origins))
     biases = [name for name in names if name.endswith("bias")]
     chosen = names if len(names) == 1 else biases

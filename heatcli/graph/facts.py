@@ -1,7 +1,7 @@
-"""What is known of each ATen operator: one table, one row an operator. Every other list of their names comes from it.
+"""The facts known about each ATen operator: one table, one row an operator. All other name lists derive from it.
 
-A fact that holds for some arguments only has a condition, a function of the call. `tests/graph/test_facts.py` tries
-every fact on the operator itself, over inputs and arguments.
+A fact that holds only for some arguments has a condition, a function of the call. `tests/graph/test_facts.py` checks
+every fact on the operator itself, over sampled inputs and arguments.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT = (
 )  # fmt: skip
 KINDS = (AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT)
 CONVOLUTION, DENSE, RECTIFIER, FIRST = "convolution", "dense", "rectifier", "first"
-# Finer names within a kind, which a method's table may give a rule of their own; `first` goes before all.
+# Roles within a kind, for which a method's table may name a rule. `first` takes precedence over all others.
 ROLES: dict[str, str] = {CONVOLUTION: AFFINE, DENSE: AFFINE, RECTIFIER: ELEMENTWISE}
-UNKNOWN = "unknown"  # walked by its exact adjoint, booked as unexplained, and told
+UNKNOWN = "unknown"  # walked by its exact adjoint, booked as unexplained and reported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What holds of one call of an operator f, whatever the image. False: it does not hold, or nothing relies on it.
+    """Facts about one call of an operator f that hold for every image. False: unknown, untrue, or not relied on.
 
-    x is the source, or all of them. Weights and other constants are taken to be finite.
+    x stands for the source, or for all sources. Weights and other constants are assumed finite.
     """
 
     zero_at_zero: bool = False  # f(0) = 0
-    homogeneous: bool = False  # f(a·x) = a·f(x) for a > 0, so the slope from 0 is the gradient
-    exact: bool = False  # piecewise linear through exact arithmetic: differences carry no rounding worth avoiding
-    keeps_sign: bool = False  # f(x) is nowhere of another sign than x
-    keeps_order: bool = False  # f nowhere falls
-    steep: bool = False  # f' has no bound for inputs of usual size
+    homogeneous: bool = False  # f(a·x) = a·f(x) for a > 0, so the secant from 0 is the gradient
+    exact: bool = False  # piecewise linear in exact arithmetic: differences have no rounding error worth avoiding
+    keeps_sign: bool = False  # f(x) never has the opposite sign of x
+    keeps_order: bool = False  # f is nondecreasing
+    steep: bool = False  # f' is unbounded for inputs of usual size
     nonnegative: bool = False  # f(x) ≥ 0
     preserves_nonnegative: bool = False  # f(x) ≥ 0 where all x ≥ 0
-    rectifier: bool = False  # max(x, 0), or that up to a bound
-    minimum: bool = False  # it chooses the smallest, where others of its kind choose the largest
-    indexed: bool = False  # its second output says which input won each window, counted over the last dimensions
-    gate: bool = False  # its output weights what it is multiplied by
-    diagonal: bool = False  # with one source, it scales and shifts each element by itself; it is cheap to run again
+    rectifier: bool = False  # max(x, 0), or min(max(x, 0), bound)
+    minimum: bool = False  # selects the smallest element, where others of its kind select the largest
+    indexed: bool = False  # the second output holds each window's winning index, flattened over the last dimensions
+    gate: bool = False  # the output typically weights another factor of a product
+    diagonal: bool = False  # with one source, scales and shifts each element separately; cheap to recompute
     fixed_statistics: bool = False  # a batch norm that scales and shifts each channel by constants (eval mode)
-    overwrites: bool = False  # it can write over its input; its vector-Jacobian product reads no more than its output
+    overwrites: bool = False  # can overwrite its input; its vector-Jacobian product reads at most its output
     spare_output: bool = False  # its vector-Jacobian product does not read its output, which has memory of its own
-    rounds_once: bool = False  # in bfloat16 it returns what float32 would, rounded
+    rounds_once: bool = False  # in bfloat16 returns the float32 result, rounded
 
 
 Condition = Callable[[Operator], bool]
@@ -56,10 +56,10 @@ _NAMES = frozenset(fact.name for fact in fields(Facts))
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One operator. `kind`: where one operand carries the image; `joint`: where several do.
+    """One operator's row. `kind`: if one operand carries the image; `joint`: if several do.
 
-    Without a joint kind the first argument alone may carry the image; the others must be constants. `facts`: what
-    holds, each always or on a condition.
+    Without a joint kind, only the first argument may carry the image, and the others must be constants. `facts`: facts
+    that always hold (True) or hold on a condition.
     """
 
     kind: str
@@ -71,22 +71,22 @@ class Row:
 def row(
     kind: str, facts: str = "", conditions: Mapping[str, Condition] | None = None, joint: str = UNKNOWN, role: str = ""
 ) -> Row:
-    """A row with the `facts` that always hold, their names separated by spaces, and those that hold on a condition."""
-    found: dict[str, Condition | bool] = {**dict.fromkeys(facts.split(), True), **(conditions or {})}
-    if not found.keys() <= _NAMES:
-        raise ValueError(f"no such fact: {', '.join(sorted(found.keys() - _NAMES))}")
-    return Row(kind, joint, role, found)
+    """A row with `facts` that always hold, separated by spaces, and `conditions` for others. Raises `ValueError`."""
+    held: dict[str, Condition | bool] = {**dict.fromkeys(facts.split(), True), **(conditions or {})}
+    if not held.keys() <= _NAMES:
+        raise ValueError(f"no such fact: {', '.join(sorted(held.keys() - _NAMES))}")
+    return Row(kind, joint, role, held)
 
 
 def table(rows: Iterable[tuple[str, Row]]) -> dict[str, Row]:
-    """Rows by operator. Operators that share a row are given together, separated by spaces."""
-    found: dict[str, Row] = {}
-    for names, own in rows:
+    """Rows by operator; operators that share a row are separated by spaces. Raises `ValueError` for a duplicate."""
+    rows_by_name: dict[str, Row] = {}
+    for names, shared_row in rows:
         for name in names.split():
-            if name in found:
+            if name in rows_by_name:
                 raise ValueError(f"two rows for {name}")
-            found[name] = own
-    return found
+            rows_by_name[name] = shared_row
+    return rows_by_name
 
 
 # --- conditions ---------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ Range = tuple[float, float]
 
 
 def _range(value: Any, absent: float = math.nan) -> Range:
-    """The lowest and highest of a number or a constant tensor; `absent` twice for None, nan for what is not known."""
+    """(minimum, maximum) of a number or a constant tensor. None gives (absent, absent), other values nan."""
     if isinstance(value, Constant) and value.value.numel():
         return float(value.value.min()), float(value.value.max())
     number = absent if value is None else float(value) if isinstance(value, int | float) else math.nan
@@ -103,7 +103,7 @@ def _range(value: Any, absent: float = math.nan) -> Range:
 
 
 def _number(op: Operator, name: str) -> float:
-    """An argument that is a number, or a tensor that is one throughout; else nan, of which nothing holds."""
+    """The value of an argument that is a number or a tensor of equal elements; else nan, which fails every test."""
     low, high = _range(op.argument(name))
     return low if low == high else math.nan
 
@@ -117,7 +117,7 @@ def _is_nonnegative(name: str) -> Condition:
 
 
 def _bounds(holds: Callable[[Range, Range], bool]) -> Condition:
-    """A condition on the bounds of min(max(x, low), high); tensors have one for each element, so each is a range."""
+    """A condition on the bounds of min(max(x, low), high). Each bound is a range, as a tensor bounds each element."""
 
     def condition(op: Operator) -> bool:
         if op.title in ("maximum", "minimum"):
@@ -190,7 +190,7 @@ def _mean_of_windows(op: Operator) -> bool:
 
 
 def _adds_no_less(op: Operator) -> bool:
-    """a + alpha·b, of which one may be a number."""
+    """a + alpha·b with alpha ≥ 0 and no negative constant."""
     return _number(op, "alpha") >= 0 and all(op.reads(i) or _range(op.arg(i))[0] >= 0 for i in (0, 1))
 
 
@@ -199,12 +199,12 @@ def _scales_by_no_less(op: Operator) -> bool:
 
 
 def _joins_sources_alone(op: Operator) -> bool:
-    """All tensors that it joins carry the image."""
+    """Whether all joined tensors carry the image."""
     return not op.constants and len(op.refs) == len(op.sources)
 
 
 def _writes_sources_alone(op: Operator) -> bool:
-    """What it writes and what it writes into carry the image; its constants are places."""
+    """Whether the values written and the tensor written into carry the image, so that constants are only indices."""
     numbers = [x for x in (*op.args, *op.kwargs.values()) if isinstance(x, float)]
     return not numbers and not any(constant.value.is_floating_point() for constant in op.constants)
 
@@ -214,12 +214,12 @@ def _joins_no_less(op: Operator) -> bool:
 
 
 def _adds_two(op: Operator) -> bool:
-    """a + b of two activations, which is rounded once."""
+    """a + b of two activations, rounded once."""
     return op.reads(0) and op.reads(1) and _number(op, "alpha") == 1
 
 
 def _other_is_zero(op: Operator) -> bool:
-    """where(mask, a, b): each of both carries the image or is 0."""
+    """where(mask, a, b): each of a and b carries the image or is 0."""
     return all(op.reads(i) or _range(op.arg(i)) == (0, 0) for i in (1, 2))
 
 
@@ -293,7 +293,7 @@ TABLE: Mapping[str, Row] = table((
     ("pow", row(ELEMENTWISE, "steep", {"zero_at_zero": _power_at_zero})),
     ("sin atan asinh erf", row(ELEMENTWISE, "zero_at_zero")),
     ("cos erfc sinc log_sigmoid_forward", row(ELEMENTWISE)),
-    # steps: their derivative is 0
+    # step functions: the derivative is 0
     ("sign floor ceil round trunc", row(ELEMENTWISE, "zero_at_zero")),
     # maxima
     ("max_pool1d max_pool3d", row(MAXIMUM, "zero_at_zero preserves_nonnegative")),
@@ -310,8 +310,8 @@ TABLE: Mapping[str, Row] = table((
     ("stack slice_scatter select_scatter", row(
         SUM, "", {"zero_at_zero": _joins_sources_alone, "preserves_nonnegative": _joins_no_less}, joint=SUM)),
     ("diagonal_scatter index_put index_copy index_add scatter_add scatter", row(
-        SUM, "", {"zero_at_zero": _writes_sources_alone}, joint=SUM)),  # in-place writes, see graph/recorder.py
-    ("col2im", row(SUM, "zero_at_zero preserves_nonnegative")),  # patches that overlap are added
+        SUM, "", {"zero_at_zero": _writes_sources_alone}, joint=SUM)),  # in-place writes: graph/recorder.py
+    ("col2im", row(SUM, "zero_at_zero preserves_nonnegative")),  # overlapping patches are summed
     # normalisers
     ("native_layer_norm native_group_norm _log_softmax", row(NORMALISER)),
     ("_softmax _safe_softmax", row(NORMALISER, "nonnegative gate")),
@@ -336,12 +336,12 @@ _KNOWN: WeakKeyDictionary[Operator, Facts] = WeakKeyDictionary()
 
 
 def row_of(op: Operator) -> Row:
-    """The row of an operator; one without facts where the table has none."""
+    """The operator's row, or an empty row if the table has none."""
     return TABLE.get(op.title, _NOTHING)
 
 
 def facts_of(op: Operator) -> Facts:
-    """The facts that hold of this call. Its conditions are asked once."""
+    """The facts that hold for this call. Conditions are evaluated once and cached."""
     known = _KNOWN.get(op)
     if known is None:
         held = {name: fact if isinstance(fact, bool) else fact(op) for name, fact in row_of(op).facts.items()}

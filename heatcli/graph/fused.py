@@ -1,7 +1,7 @@
-"""Fused operators, taken apart: they are shortcuts without a derivative.
+"""Fused operators without a derivative, decomposed into operators that have rules.
 
-nn.MultiheadAttention, nn.TransformerEncoderLayer and nn.LSTM take them while nobody asks for gradients, and a trace
-keeps the first two. Each function computes what its operator does by operators that have rules.
+nn.MultiheadAttention, nn.TransformerEncoderLayer and nn.LSTM call them when gradients are off, and traces keep the
+first two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def multi_head_attention(
     proj_weight: Tensor, proj_bias: Tensor, mask: Tensor | None = None, need_weights: bool = True,
     average_attn_weights: bool = True, mask_type: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Self-attention of tokens [N, T, embed_dim]; `mask` is true where a token may not look (0: [T, T], 1: [N, T])."""
+    """Self-attention of tokens [N, T, embed_dim]. `mask` is true at masked keys (mask_type 0: [T, T], 1: [N, T])."""
     n, tokens, _ = query.shape
     width = embed_dim // num_head
     inputs = (query, key, value)
@@ -62,7 +62,7 @@ def encoder_layer(
         )[0]
 
     def feed(x: Tensor) -> Tensor:
-        """The two dense layers behind it."""
+        """The two dense layers after attention."""
         hidden = _dense(x, ffn_weight_1, ffn_bias_1)
         return _dense(_ATEN.gelu(hidden) if use_gelu else _ATEN.relu(hidden), ffn_weight_2, ffn_bias_2)
 
@@ -109,7 +109,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cond(predicate: Tensor, on_true: Callable[..., Any], on_false: Callable[..., Any], operands: Any = ()) -> Any:
-    """The branch of `torch.cond` that is taken; the recorder sees what decides."""
+    """The taken branch of `torch.cond`. The recorder records the predicate."""
     return (on_true if bool(predicate) else on_false)(*operands)
 
 

@@ -1,31 +1,32 @@
 """The graph: a flat list of ATen operators, each with one tensor as its output.
 
-Every format (TorchScript, ONNX, torch.export) ends here. An operator knows which of its arguments carry the image
-(its *sources*), which kind it is of, and what it adds when all its sources are zero (its *offsets*, the biases).
+Every format (TorchScript, ONNX, torch.export) becomes this graph. An operator records which of its arguments carry the
+image (its *sources*), its kind, and its output when all sources are zero (its *offsets*, the biases).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from heatcli.system.torch_private import name_of, pytree, schema_of
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Stands, among an operator's arguments, for the output of the operator (or input) of that name."""
+    """An argument: the output of the operator (or the input) of that name."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Constant:
-    """Stands, among an operator's arguments, for a tensor of the artifact, under the name it has there."""
+    """An argument: a tensor of the artifact, under its name there."""
 
     name: str
     value: Tensor
@@ -33,10 +34,10 @@ class Constant:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Offset:
-    """What an operator adds at zero input, under the name that the artifact gives it.
+    """An operator's output at zero input, or a part of it, under the artifact's name for it.
 
-    `value` broadcasts against the operator's output [N, …]; it is booked per element of `value`. `batched`: it has
-    a row for each image, as an artifact with its batch size baked in may have.
+    `value` broadcasts against the operator's output [N, …]. Contributions are booked per element of `value`.
+    `batched`: `value` has a row for each image, as in an artifact with a fixed batch size.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Offset:
 
     @property
     def size(self) -> int:
-        """How many elements it has: a batch dimension in front counts as one."""
+        """The number of elements, without the batch dimension if `batched`."""
         return max(1, self.value.numel() // (len(self.value) if self.batched else 1))
 
     def collect(self, multiplier: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ class Offset:
         return collect(multiplier, self.value)
 
     def book(self, collected: Tensor, onto: Tensor) -> Tensor:
-        """`onto` [N, size] and what `collect` returned times the offset, of all rows that an image has there."""
+        """`onto` [N, size] plus the result of `collect` times the offset, summed over all rows of an image."""
         rows, value = collected.reshape(-1, self.size), self.value.reshape(-1, self.size)
         if len(rows) == len(onto):
             return torch.addcmul(onto, rows, value)
@@ -69,11 +70,11 @@ def collect(multiplier: Tensor, bias: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """One call of an ATen operator, `target(*args, **kwargs)`, or of one of its outputs (`index`).
+    """One call of an ATen operator, `target(*args, **kwargs)`; `index` selects one of several outputs.
 
-    Tensors of the artifact sit among the arguments as `Constant`, what depends on the input as `Ref`.
+    Among the arguments, a tensor of the artifact is a `Constant` and a value that depends on the input is a `Ref`.
     `sources` names the floating-point inputs through which the image reaches this operator, one for each
-    occurrence; other `Ref`s (masks, indices) are values that a walk takes as given.
+    occurrence. Other `Ref`s (masks, indices) are values that a walk holds fixed.
     """
 
     name: str
@@ -86,16 +87,17 @@ class Operator:
     sources: tuple[str, ...] = ()
     source_shapes: tuple[tuple[int, ...], ...] = ()
     kind: str = ""
-    role: str = ""  # a finer name within its kind, or "": see heatcli.graph.kinds.ROLES
-    first: bool = False  # layers with weights that see the image itself
-    near: bool = False  # operators between the image and its first layers
-    nonnegative: bool = False  # its output is nowhere below 0, whatever the image
+    role: str = ""  # a role within the kind (heatcli.graph.kinds.ROLES), or ""
+    first: bool = False  # a layer with weights that reads the image
+    before_first: bool = False  # between the image and the first layers
+    nonnegative: bool = False  # the output is ≥ 0 for every image
     offsets: tuple[Offset, ...] = ()
-    vanishes: bool = True  # its value at zero input is finite, so "blame the bias" has a reference
-    refs: tuple[str, ...] = field(init=False)  # names of all values it reads, in order, sources and others
-    title: str = field(init=False)  # its ATen name, such as `convolution`
-    _plain: tuple[tuple[Any, ...], Mapping[str, Any]] = field(init=False, repr=False)  # constants as their tensors
-    _open: tuple[int | str, ...] = field(init=False, repr=False)  # which arguments hold a `Ref`
+    finite_at_zero: bool = True  # the output at zero input is finite, so 0 can be the reference
+    node: str = ""  # the artifact's name of the node that the operator comes from, if nodes have names
+    refs: tuple[str, ...] = field(init=False)  # names of all values the operator reads, in order
+    title: str = field(init=False)  # the ATen name, such as `convolution`
+    _plain: tuple[tuple[Any, ...], Mapping[str, Any]] = field(init=False, repr=False)  # arguments, constants as tensors
+    _open: tuple[int | str, ...] = field(init=False, repr=False)  # positions and names of arguments that hold a `Ref`
 
     def __post_init__(self) -> None:
         plain = pytree.tree_map(lambda x: x.value if isinstance(x, Constant) else x, (self.args, dict(self.kwargs)))
@@ -103,10 +105,9 @@ class Operator:
         refs = tuple(x.name for x in pytree.tree_leaves(plain) if isinstance(x, Ref))
         object.__setattr__(self, "refs", refs)
         arguments = [*enumerate(plain[0]), *plain[1].items()]
-        held = tuple(at for at, x in arguments if any(isinstance(leaf, Ref) for leaf in pytree.tree_leaves(x)))
+        held = tuple(key for key, x in arguments if any(isinstance(leaf, Ref) for leaf in pytree.tree_leaves(x)))
         object.__setattr__(self, "_open", held)
-        packet = getattr(self.target, "overloadpacket", self.target)
-        object.__setattr__(self, "title", str(getattr(packet, "__name__", packet)))
+        object.__setattr__(self, "title", name_of(self.target))
 
     def reads(self, position: int) -> bool:
         """Whether the top-level argument at `position` carries the image."""
@@ -121,22 +122,22 @@ class Operator:
     def argument(self, name: str) -> Any:
         """The argument of that name in the operator's schema, or its default where the call leaves it out.
 
-        None where the operator has none of that name.
+        None if the operator has no argument of that name.
         """
         if name in self.kwargs:
             return self.kwargs[name]
-        declared = enumerate(self.target._schema.arguments)  # type: ignore[attr-defined]
+        declared = enumerate(schema_of(self.target).arguments)
         position, argument = next(((i, a) for i, a in declared if a.name == name), (len(self.args), None))
         return self.arg(position, None if argument is None else argument.default_value)
 
     def constant(self, position: int) -> Constant | None:
-        """The constant at `position`, or None where something else is there."""
-        found = self.arg(position)
-        return found if isinstance(found, Constant) else None
+        """The constant at `position`, or None if the argument is something else."""
+        argument = self.arg(position)
+        return argument if isinstance(argument, Constant) else None
 
     @property
     def bias(self) -> Tensor | None:
-        """The sum of its offsets, which broadcasts against its output; None where it has none."""
+        """The sum of the offsets, which broadcasts against the output; None without offsets."""
         return sum((o.value for o in self.offsets[1:]), self.offsets[0].value) if self.offsets else None
 
     @property
@@ -145,25 +146,25 @@ class Operator:
         return [x for x in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(x, Constant)]
 
     def run(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None = None) -> Tensor:
-        """Call it; `inputs`, one for each source, stand in for the values of the sources."""
+        """Call the operator; `inputs`, one for each source, replace the values of the sources."""
         stand_in = iter(inputs) if inputs is not None else None
         args, kwargs = list(self._plain[0]), dict(self._plain[1])
-        for at in self._open:
-            held: Any = args if isinstance(at, int) else kwargs
-            held[at] = self._given(held[at], values, stand_in)
+        for key in self._open:
+            held: Any = args if isinstance(key, int) else kwargs
+            held[key] = self._given(held[key], values, stand_in)
         returned = self.target(*args, **kwargs)
         output: Tensor = returned if self.index is None else returned[self.index]
         return output
 
     def _given(self, x: Any, values: Mapping[str, Tensor], stand_in: Iterator[Tensor] | None) -> Any:
-        """An argument with its values in place. No closure: one that calls itself would hold them until collected."""
+        """An argument with its values filled in. No closure, since a recursive one keeps values until collected."""
         if isinstance(x, Ref):
             return next(stand_in) if stand_in is not None and x.name in self.sources else values[x.name]
         return [self._given(y, values, stand_in) for y in x] if isinstance(x, list | tuple) else x
 
 
 def renamed(op: Operator, names: Mapping[str, str]) -> Operator:
-    """The same operator, reading other values under the names that `names` maps its own to."""
+    """The same operator with the values it reads renamed by `names`."""
     if not any(name in names for name in op.refs):
         return op
 
@@ -176,9 +177,9 @@ def renamed(op: Operator, names: Mapping[str, str]) -> Operator:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """How a graph compares with its artifact on the artifact's own runtime, `against`, such as `onnxruntime 1.20.0`.
+    """Comparison of a graph with its artifact in the artifact's own runtime, `against`, such as `onnxruntime 1.20.0`.
 
-    `error`: the largest difference of an output, as a share of the largest output. `agrees`: whether that is rounding.
+    `error`: the largest difference of outputs, relative to the largest output. `agrees`: the error is rounding.
     """
 
     against: str
@@ -188,21 +189,45 @@ class Verified:
 
 @dataclass(frozen=True)
 class Returned:
-    """One of the floating-point tensors that an artifact returns; `name`: its key, where it returns a dictionary."""
+    """One floating-point tensor that an artifact returns. `name`: its key, if the artifact returns a dictionary."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     name: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """How the outputs are boxes with scores before suppression (`heatcli.graph.heads`).
+
+    `layout`: rows [N, 4 + C, A], columns [N, A, 4 + C], or apart. `boxes_at`, `scores_at`: the numbers of the outputs.
+    `objectness`: whether a box has a score of its own besides its classes. `classes`: C. `size`: (height, width) of the
+    input. `form`: of four numbers, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `unit`: whether they are shares
+    of the size, else pixels. `ends`: sigmoid or softmax. `logits`: whether the scores are those before it.
+    `background`: the class that is none, or None.
+    """
+
+    layout: str
+    boxes_at: int
+    scores_at: int
+    objectness: bool
+    classes: int
+    size: tuple[int, int]
+    form: str = "centre"
+    unit: bool = False
+    ends: str = "sigmoid"
+    logits: bool = True
+    background: int | None = None
+
+
 @dataclass(frozen=True)
 class Reading:
-    """How the explained output is read (`heatcli.graph.outputs`).
+    """How the explained output is interpreted (`heatcli.graph.outputs`).
 
-    `axis` of the classes and `batch` of the images, as the artifact returns them; `axis` is None for one number an
-    image. `why` it is that axis. `kind`: classes, binary, regression, embedding, detections. `ends`: the title of its
-    final activation, or "". `over`: the axes of [N, classes, …] that a final softmax runs over. `unclear`: what is
-    wrong with it, or "".
+    `axis` of the classes and `batch` axis of the images, as the artifact returns them; `axis` is None for one number an
+    image. `why`: the reason for that axis. `kind`: classes, binary, regression, embedding, detections. `ends`: title
+    of the final activation, or "". `over`: the axes of [N, classes, …] that a final softmax normalises. `unclear`: the
+    problem with the output, or "".
     """
 
     axis: int | None = None
@@ -219,14 +244,14 @@ class Reading:
 class Graph:
     """Operators in forward order, from the image called `input` to the value called `output`.
 
-    `final` is the activation that was taken off the end (softmax, log_softmax, sigmoid), if there was one:
-    the logit before it is explained, and it turns the logits into what the artifact itself returns. `centred`: the
-    mean over classes is subtracted. `channels_last`: its convolutions are faster with inputs that lie so in memory.
-    `guards`: graphs of numbers that the artifact computes from the image and decides by (a branch, a size), each with
-    what it was when this graph was captured; on images where one is another number, the artifact is another graph.
-    `verified`: how it compares with the artifact, None where it was not compared.
-    `returned`: all floating-point tensors that the artifact returns. `remarks`: what its user should know of it.
-    `reading`: how the output is read, once that is decided.
+    `final`: the activation removed from the end (softmax, log_softmax, sigmoid), if any. The logit before it is
+    explained, and `final` turns logits into the artifact's output. `centred`: the mean over classes is subtracted.
+    `channels_last`: convolutions are faster with inputs in that memory format.
+    `guards`: graphs of numbers that the artifact computes from the image to decide a branch or a size, each with its
+    value at capture. For images with another value, the artifact is another graph.
+    `verified`: comparison with the artifact, or None. `returned`: all floating-point tensors that the artifact returns.
+    `remarks`: notes for the user. `reading`: how the output is interpreted, once decided. `copies`: how many copies of
+    the image the operators work on (`heatcli.graph.passes.single`). `boxes`: how the output is boxes, or None.
     """
 
     input: str
@@ -242,15 +267,17 @@ class Graph:
     returned: tuple[Returned, ...] = ()
     remarks: tuple[str, ...] = ()
     reading: Reading | None = None
+    copies: int = 1
+    boxes: Boxes | None = None
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its output."""
+        """The dtype of the output."""
         return next((op.dtype for op in self.operators if op.name == self.output), torch.float32)
 
     @property
     def reads_memory(self) -> bool:
-        """Whether some operator reads memory as it lies, so that every copy and layout counts."""
+        """Whether some operator reads memory by strides, so that every copy and memory format matters."""
         return any(op.title == "as_strided" for op in self.operators)
 
     @property
@@ -262,17 +289,27 @@ class Graph:
     @cached_property
     def offsets(self) -> dict[str, tuple[str, int]]:
         """Every bias of the network in forward order: name → (ATen operator, size)."""
-        found: dict[str, tuple[str, int]] = {}
+        biases: dict[str, tuple[str, int]] = {}
         for operator in self.operators:
             for offset in operator.offsets:
-                found.setdefault(offset.name, (operator.title, offset.size))
-        return found
+                biases.setdefault(offset.name, (operator.title, offset.size))
+        return biases
+
+
+def needed_for(output: str, operators: Iterable[Operator]) -> tuple[Operator, ...]:
+    """The operators, from `operators` in forward order, that the value `output` depends on."""
+    needed, kept = {output}, []
+    for op in reversed(list(operators)):
+        if op.name in needed:
+            needed.update(op.refs)
+            kept.append(op)
+    return tuple(reversed(kept))
 
 
 def bypassed(graph: Graph, idle: Callable[[Operator, Operator | None], bool]) -> Graph:
-    """The graph without operators of one source that are `idle`: what read them reads their source.
+    """The graph without the one-source operators that are `idle`; their readers read their source instead.
 
-    `idle` is asked with the operator and the one that its source came from, None for the image.
+    `idle` is called with the operator and the operator that computes its source, None for the image.
     """
     names: dict[str, str] = {}
     kept: dict[str, Operator] = {}

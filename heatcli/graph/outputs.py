@@ -1,7 +1,7 @@
-"""How the explained output is read: which axis holds the images, which the classes, and what a class's number is.
+"""How the explained output is interpreted: which axis is the batch, which the classes, and what a score means.
 
-The graph then ends in [N, classes, …], by layout operators that are appended, so that targets, methods and the ledger
-know one form only.
+Layout operators are appended so that the graph's output is [N, classes, …], the only form that targets, methods and
+the ledger handle.
 """
 
 from __future__ import annotations
@@ -15,32 +15,35 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError
+from heatcli.graph.heads import APART, COLUMNS, DETECTIONS, ROWS
 from heatcli.graph.kinds import LAYOUT, classified
-from heatcli.graph.operator import Graph, Operator, Reading, Ref
+from heatcli.graph.operator import Boxes, Graph, Operator, Reading, Ref
 
 FINAL = ("_softmax", "_safe_softmax", "_log_softmax", "sigmoid")
-CLASSES, BINARY, REGRESSION = "classes", "binary", "regression"
-UNLIKELY = (REGRESSION, "embedding", "detections")  # no number of these is a probability
+CLASSES, LABELS, BINARY, REGRESSION = "classes", "labels", "binary", "regression"
+SEGMENTATION, SEQUENCE, EMBEDDING = "segmentation", "sequence", "embedding"
+UNLIKELY = (REGRESSION, EMBEDDING, DETECTIONS)  # kinds without probabilities
 _ATEN = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user says of the output: `axis` of the classes, counted as the artifact returns them; `kind`.
+    """What the user says about the output: `axis` of the classes, counted as the artifact returns them; `kind`.
 
-    `labels`: how many names of classes there are.
+    `labels`: the number of class names. `head`: which of the returned tensors, from 0.
     """
 
     axis: int | None = None
     kind: str | None = None
     labels: int = 0
+    head: int = 0
 
 
 # --- the final activation -----------------------------------------------------------------------------------------
 
 
 def final_activation(graph: Graph) -> Operator | None:
-    """The softmax, log-softmax or sigmoid that the graph ends in, but for layouts after it."""
+    """The softmax, log-softmax or sigmoid that the graph ends in, ignoring layouts after it."""
     by_name = {op.name: op for op in graph.operators}
     last = by_name.get(graph.output)
     while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
@@ -49,20 +52,20 @@ def final_activation(graph: Graph) -> Operator | None:
 
 
 def is_whole(graph: Graph, last: Operator) -> bool:
-    """Whether what follows the activation `last` only lays its values out anew.
+    """Whether all values of the activation `last` reach the output, through layouts only.
 
-    Of a softmax of which the artifact returns a part, P(b) say, the logit of b alone is another function: P(b) depends
-    on the logits that are not returned, too.
+    If the artifact returns only a part of a softmax, such as P(b), the logit of b is another function: P(b) also
+    depends on the logits that are not returned.
     """
     return last.title == "sigmoid" or math.prod(last.shape) == math.prod(graph.output_shape)
 
 
 def softmax_axes(graph: Graph) -> tuple[int, ...]:
-    """The axes of the output that its final softmax runs over; none where it ends in none.
+    """The axes of the output that its final softmax normalises over; () without a softmax.
 
-    Each softmax of a batch is given a number, and the numbers are laid out as the probabilities are: a softmax runs
-    over the axes along which its number stays the same. So views and permutes in between need no case of their own
-    (ONNX before opset 13 flattens what a softmax runs over).
+    Each softmax of a batch gets a number, and the numbers go through the same layouts as the probabilities. The softmax
+    runs over the axes along which the number is constant. So views and permutes in between need no special case
+    (ONNX before opset 13 flattens the axes of a softmax).
     """
     last = graph.final or final_activation(graph)
     if last is None or last.title == "sigmoid":
@@ -87,23 +90,23 @@ def _device(graph: Graph) -> torch.device:
 
 
 def _layouts(graph: Graph, start: str) -> Sequence[Operator]:
-    """The layout operators between the value `start` and the output, in forward order."""
+    """The layout operators between the value `start` and the output, in forward order; () if there are others."""
     by_name = {op.name: op for op in graph.operators}
-    found: list[Operator] = []
+    layouts: list[Operator] = []
     name = graph.output
     while name != start and name in by_name and by_name[name].kind == LAYOUT and len(by_name[name].sources) == 1:
-        found.append(by_name[name])
+        layouts.append(by_name[name])
         name = by_name[name].sources[0]
-    return found[::-1] if name == start else ()
+    return layouts[::-1] if name == start else ()
 
 
 # --- which axis is which ------------------------------------------------------------------------------------------
 
 
 def batch_axis(shape: Sequence[int], n: int, one: Sequence[int] | None = None) -> int | None:
-    """The axis of an output that holds the `n` images; None where there is none.
+    """The axis of an output that holds the `n` images, or None.
 
-    `one`: the shape of the output for one image. Where several axes are n long, it is the one that is 1 long there.
+    `one`: the output's shape for one image. If several axes have size n, the one of size 1 in `one` is chosen.
     """
     candidates = [axis for axis, size in enumerate(shape) if size == n]
     if len(candidates) > 1 and one is not None and len(one) == len(shape):
@@ -112,14 +115,16 @@ def batch_axis(shape: Sequence[int], n: int, one: Sequence[int] | None = None) -
 
 
 def read(graph: Graph, wanted: Wanted, one: Sequence[int] | None = None) -> Graph:
-    """The graph with its output as [N, classes, …] and its `reading`, which says how that was decided.
+    """The graph with its output as [N, classes, …] and its `reading`.
 
-    Nothing is refused here: an output that could be read in two ways stays as it is, and `settled` says so where a
-    class is asked for. `one`: the shape of the output for one image.
+    Ambiguous outputs are not refused here. They stay as they are, and `settled` refuses them when a class is requested.
+    `one`: the output's shape for one image.
     """
+    if graph.boxes is not None:
+        return replace(graph, reading=_of_boxes(graph.boxes))
     n, shape = graph.input_shape[0], graph.output_shape
     batch = batch_axis(shape, n, one)
-    if batch is None and n == 1:  # squeezed away
+    if batch is None and n == 1:  # the batch axis was squeezed
         graph, batch = _appended(graph, "unsqueeze", _ATEN.unsqueeze.default, [0], (1, *shape)), 0
         wanted = replace(wanted, axis=wanted.axis + 1 if wanted.axis is not None and wanted.axis >= 0 else wanted.axis)
     if batch is None:
@@ -130,10 +135,10 @@ def read(graph: Graph, wanted: Wanted, one: Sequence[int] | None = None) -> Grap
     order = [batch, *([] if axis is None else [axis])]
     order += [other for other in range(len(graph.output_shape)) if other not in order]
     if order != sorted(order):
-        laid = tuple(graph.output_shape[a] for a in order)
-        graph = _appended(graph, "permute", _ATEN.permute.default, [order], laid)
+        permuted = tuple(graph.output_shape[a] for a in order)
+        graph = _appended(graph, "permute", _ATEN.permute.default, [order], permuted)
     classes = graph.output_shape[1] if axis is not None else 1
-    kind = wanted.kind or ("embedding" if is_of_unit_length(graph) else _kind(classes, last, wanted.labels))
+    kind = wanted.kind or ("embedding" if is_of_unit_length(graph) else _kind(graph, classes, last, wanted.labels))
     reading = Reading(
         axis=axis, batch=batch, classes=classes, why=why, kind=kind, ends="" if last is None else last.title,
         over=tuple(order.index(a) for a in over), unclear=unclear,
@@ -143,8 +148,21 @@ def read(graph: Graph, wanted: Wanted, one: Sequence[int] | None = None) -> Grap
     return _with_negative(graph) if two else graph
 
 
+def _of_boxes(boxes: Boxes) -> Reading:
+    """The reading of a detector's output, which is [N, classes and more, places] already."""
+    axis = 1 if boxes.layout == ROWS else 2
+    return Reading(axis=axis, classes=boxes.classes, why=_WHY[boxes.layout], kind=DETECTIONS, ends=boxes.ends)
+
+
+_WHY = {
+    ROWS: "rows of one tensor: box, classes",
+    COLUMNS: "columns of one tensor: box, objectness, classes",
+    APART: "boxes and scores in two tensors",
+}
+
+
 def _class_axis(graph: Graph, batch: int, wanted: Wanted) -> tuple[int | None, str, str]:
-    """The axis of the classes (None: one number an image), why it is that one, and what is unclear."""
+    """The axis of the classes (None: one number an image), the reason, and the ambiguity if there is one."""
     shape = graph.output_shape
     others = [axis for axis in range(len(shape)) if axis != batch]
     if wanted.axis is not None:
@@ -171,7 +189,7 @@ def _class_axis(graph: Graph, batch: int, wanted: Wanted) -> tuple[int | None, s
     if len(others) == 3:
         axis = _off_plane(graph, others)
         return axis, "by convention" if axis == others[0] else "the other two are the picture's plane", ""
-    if len(others) == 2 and len(graph.input_shape) == 3:  # a sequence: positions are as many as letters
+    if len(others) == 2 and len(graph.input_shape) == 3:  # a sequence: the other axis has the sequence's length
         free = [axis for axis in others if shape[axis] != graph.input_shape[2]]
         if len(free) == 1:
             return free[0], "the other one is the sequence", ""
@@ -184,16 +202,16 @@ def _class_axis(graph: Graph, batch: int, wanted: Wanted) -> tuple[int | None, s
 
 
 def _off_plane(graph: Graph, others: Sequence[int]) -> int:
-    """Of three axes the one that is not the plane: the two of the plane are as long as the picture's sides, scaled.
+    """The class axis among three: the axis left when two are proportional to the image's height and width.
 
-    The first, as [N, C, H, W] has it, unless only the first two are.
+    The first axis, as in [N, C, H, W], unless only the first two axes fit the plane.
     """
     if len(graph.input_shape) != 4:
         return others[0]
     height, width = graph.input_shape[2:]
 
     def is_plane(rows: int, columns: int) -> bool:
-        """Whether both sides are shortened alike, to a whole pixel."""
+        """Whether both sides are scaled by the same factor, to within a pixel, and not 1 long."""
         return abs(rows / height - columns / width) <= 1 / min(height, width) and rows > 1
 
     sizes = [graph.output_shape[axis] for axis in others]
@@ -201,7 +219,7 @@ def _off_plane(graph: Graph, others: Sequence[int]) -> int:
 
 
 def is_of_unit_length(graph: Graph) -> bool:
-    """Whether the output is a vector divided by its own length, as embeddings are."""
+    """Whether the output is a vector divided by its own norm, as embeddings are."""
     by_name = {op.name: op for op in graph.operators}
     last = by_name.get(graph.output)
     while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
@@ -209,14 +227,20 @@ def is_of_unit_length(graph: Graph) -> bool:
     if last is None or last.title != "div" or len(last.sources) != 2:
         return False
     vector, length = last.sources[0], by_name.get(last.sources[1])
-    while length is not None and len(length.sources) == 1 and "norm" not in length.title:  # clamped, expanded
+    while length is not None and len(length.sources) == 1 and "norm" not in length.title:  # clamp, expand
         length = by_name.get(length.sources[0])
     return length is not None and "norm" in length.title and length.sources == (vector,)
 
 
-def _kind(classes: int, last: Operator | None, labels: int) -> str:
+def _kind(graph: Graph, classes: int, last: Operator | None, labels: int) -> str:
+    """The kind of an output [N, classes, …]: by its positions, its final activation, and how many classes it has."""
     if classes > 1:
-        return CLASSES
+        positions = [size for size in graph.output_shape[2:] if size > 1]
+        if len(positions) > 1:
+            return SEGMENTATION
+        if positions:
+            return SEQUENCE
+        return LABELS if last is not None and last.title == "sigmoid" else CLASSES
     return BINARY if labels == 2 or (last is not None and last.title == "sigmoid") else REGRESSION
 
 
@@ -225,7 +249,7 @@ def _text(shape: Sequence[int], batch: int) -> str:
 
 
 def settled(graph: Graph, where: object) -> Graph:
-    """The graph, if it is clear which numbers are its classes. Raises `UsageError`, naming `where` and the flag."""
+    """The graph, if its class axis is clear. Raises `UsageError`, naming `where` and the flag, if not."""
     if graph.reading is not None and graph.reading.unclear:
         raise UsageError(f"{where}: {graph.reading.unclear}")
     return graph
@@ -246,7 +270,7 @@ def _appended(graph: Graph, name: str, target: Any, args: list[Any], shape: tupl
 
 def _free(graph: Graph, name: str) -> str:
     taken = {op.name for op in graph.operators}
-    return next(found for found in _names(name) if found not in taken)
+    return next(x for x in _names(name) if x not in taken)
 
 
 def _names(name: str) -> Iterator[str]:
@@ -258,7 +282,7 @@ def _names(name: str) -> Iterator[str]:
 
 
 def _with_negative(graph: Graph) -> Graph:
-    """A single output z as two classes, the negative and the positive: −z and z; of a probability p 1 − p and p."""
+    """A single output z as two classes, negative and positive: [−z, z], or [1 − p, p] for a probability p."""
     shape, reading = graph.output_shape, graph.reading
     assert reading is not None
     if len(shape) == 1:
@@ -284,6 +308,8 @@ def _with_negative(graph: Graph) -> Graph:
 
 def quantity(graph: Graph) -> str:
     """What the explained score is: `logit`, `centred-logit`, `probability`, or the artifact's own `output`."""
+    if graph.boxes is not None:
+        return "logit" if graph.boxes.logits else "probability"
     if graph.centred:
         return "centred-logit"
     if graph.final is not None:
@@ -295,11 +321,13 @@ def quantity(graph: Graph) -> str:
 def probabilities(graph: Graph, output: Tensor) -> Tensor:
     """The explained output [N, classes, …] as probabilities: by the graph's own final activation, else softmax.
 
-    NaN where no number is one (a regression, an embedding).
+    NaN if the output has no probabilities (regression, embedding).
     """
+    if graph.boxes is not None:
+        return box_chances(graph.boxes, output)
     ends, reading = _ends(graph), graph.reading
     with torch.no_grad():
-        if ends and graph.final is None:  # it is still there
+        if ends and graph.final is None:  # the activation is still in the graph
             return output.exp() if ends == "_log_softmax" else output
         if is_sigmoid(graph):
             return output.sigmoid()
@@ -309,13 +337,25 @@ def probabilities(graph: Graph, output: Tensor) -> Tensor:
         return output.softmax(1) if likely else torch.full_like(output, float("nan"))
 
 
+def box_chances(boxes: Boxes, output: Tensor) -> Tensor:
+    """Probabilities of the classes of each box, in [N, C + (1) + 4, A]; NaN for the rows of the box itself."""
+    with torch.no_grad():
+        scores, rest = output[:, : boxes.classes], torch.full_like(output[:, boxes.classes :], float("nan"))
+        if boxes.logits and boxes.objectness:
+            objects = output[:, boxes.classes : boxes.classes + 1]
+            scores = (scores - objects).sigmoid() * objects.sigmoid()
+        elif boxes.logits:
+            scores = scores.softmax(1) if boxes.ends == "softmax" else scores.sigmoid()
+        return torch.cat([scores, rest], 1)
+
+
 def is_sigmoid(graph: Graph) -> bool:
-    """Whether the sigmoid of each score is its probability."""
-    return _ends(graph) == "sigmoid" or (graph.reading is not None and graph.reading.kind == BINARY)
+    """Whether the probability of a score is its sigmoid."""
+    return _ends(graph) == "sigmoid" or (graph.reading is not None and graph.reading.kind in (BINARY, LABELS))
 
 
 def _ends(graph: Graph) -> str:
-    """The title of the final activation, taken off or still there; empty where there is none."""
+    """The title of the final activation, whether removed or in the graph; "" without one."""
     if graph.reading is not None:
         return graph.reading.ends
     last = graph.final or final_activation(graph)
@@ -323,10 +363,10 @@ def _ends(graph: Graph) -> str:
 
 
 def _softmax(output: Tensor, over: Sequence[int]) -> Tensor:
-    """Softmax over several axes together."""
+    """Softmax over several axes jointly."""
     if len(over) == 1:
         return output.softmax(over[0])
-    if not over:  # over one number
+    if not over:  # a softmax over one number
         return torch.ones_like(output)
     shifted = (output - output.amax(tuple(over), keepdim=True)).exp()
     return shifted / shifted.sum(tuple(over), keepdim=True)

@@ -1,7 +1,8 @@
 """Which operators an artifact may call: those that compute tensors and numbers from tensors and numbers.
 
-One list for every format and for stored graphs, asked before anything is loaded or run. It goes by an operator's schema
-(no storages, streams, futures, remote references or objects); what the schema does not show is named below.
+One list for every format and for stored graphs, checked before anything is loaded or run. The check reads the
+operator's schema (no storages, streams, futures, remote references or objects). The names below cover what a schema
+does not show.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import re
 
 import torch
 
+from heatcli.system.torch_private import schemas_of
+
 _PLAIN = re.compile(
     r"Tensor|int|float|bool|number|complex|str|Device|QScheme|Generator|Any|AnyEnumType|t\d?|[kt]Val|"
     r"__torch__\.torch\.classes\.(rnn\.CellParamsBase|quantized\.\w+)"
 )
 _CONTAINER = re.compile(r"(?:List|Optional|Tuple|Dict)\[|\]|, ")
-# files, standard output, the state of torch itself, gradients, and views of memory without a check of its bounds
+# File access, standard output, torch's global state, gradients, and views of memory without bounds checks.
 _OUTSIDE = frozenset(
     """from_file save backward get_gradients retain_grad set set_ set_data set_grad_enabled manual_seed seed
     initial_seed shallow_copy_data_ pin_memory sparse_resize sparse_resize_and_clear copy_sparse_to_sparse
     copy_sparse_to_sparse_""".split()
 )
-# of the operators with a leading underscore, which are torch's own and often check nothing
+# Permitted operators with a leading underscore. The others are internal to torch and often check nothing.
 _INTERNAL = frozenset(
     """_adaptive_avg_pool2d _adaptive_avg_pool3d _add_relu _add_relu_ _addmm_activation _aminmax _assert_async
     _assert_scalar _assert_tensor_metadata _batch_norm_impl_index _batch_norm_no_update _batch_norm_with_update
@@ -62,9 +65,9 @@ _BY_SCHEMA = ("aten", "prims", "quantized", "quantized_decomposed")
 
 @functools.cache
 def permitted(library: str, name: str) -> bool:
-    """Whether an artifact may call the operator `library::name`, whichever of its overloads.
+    """Whether an artifact may call the operator `library::name`, in any overload.
 
-    False for an operator that torch does not know, too.
+    Operators unknown to torch are not permitted.
     """
     if library in _OTHERS:
         return name in _OTHERS[library]
@@ -72,23 +75,17 @@ def permitted(library: str, name: str) -> bool:
         return False
     if name.startswith("_") and not name.startswith("__") and library == "aten" and name not in _INTERNAL:
         return False
-    schemas = _schemas(f"{library}::{name}")
+    schemas = schemas_of(f"{library}::{name}")
     return bool(schemas) and all(map(_plain, schemas))
 
 
 @functools.cache
 def is_operator(name: str) -> bool:
-    """Whether ATen has an operator of that name: TorchScript calls these as methods of tensors, too."""
-    return bool(_schemas(f"aten::{name}"))
-
-
-def _schemas(name: str) -> list[torch.FunctionSchema]:
-    """The schemas of an operator's overloads; empty where it is not known."""
-    found: list[torch.FunctionSchema] = torch._C._jit_get_schemas_for_operator(name)
-    return found
+    """Whether ATen has an operator of that name. TorchScript also calls these as tensor methods."""
+    return bool(schemas_of(f"aten::{name}"))
 
 
 def _plain(schema: torch.FunctionSchema) -> bool:
-    """Whether all that goes in and comes out is tensors, numbers, text and containers of these."""
+    """Whether all arguments and results are tensors, numbers, text and containers of these."""
     types = (str(x.type) for x in (*schema.arguments, *schema.returns))
     return all(_PLAIN.fullmatch(part) for kind in types for part in _CONTAINER.split(kind) if part)

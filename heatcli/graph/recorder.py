@@ -1,45 +1,49 @@
-"""Watches a module run and keeps every ATen call it makes, with in-place writes turned into values.
+"""Records every ATen call of a running module, with in-place writes turned into new values.
 
-A dispatch mode sees every ATen call of a ScriptModule, an ONNX graph or an exported program. No memory is ever written:
-a call that would write in place computes a new value, which stands from then on for the tensor written to, for the
-tensor it is a view of, and for all other views of that. So no call depends on when memory was read, parameters keep
-their values, and two runs of one module are alike.
+A dispatch mode sees every ATen call of a ScriptModule, an ONNX graph or an exported program. No memory is written.
+A call that would write in place computes a new value instead. From then on the new value stands for the tensor written
+to, for its base if the tensor is a view, and for all other views of that base. So calls do not depend on when memory is
+read, parameters keep their values, and two runs of one module are alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import HigherOrderOperator
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from heatcli.graph.fused import FUSED
+from heatcli.system.torch_private import DispatchMode, HigherOrderOperator, name_of, pytree, schema_of
 
 _ATEN = torch.ops.aten
+NODE: ContextVar[str] = ContextVar("node", default="")  # the artifact's own name of the node that runs
 
 
 class NotFollowedError(RuntimeError):
-    """A call that cannot be turned into one that only computes values, or whose value is random."""
+    """A call that cannot be expressed as a pure computation, or whose value is random."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """A call that writes nowhere; its tensors are kept, so that a tensor's identity is a name for it."""
+    """A call that writes nowhere. Its tensors are kept alive, so that id(tensor) identifies a value.
+
+    `node`: the artifact's name of the node that made the call, if nodes have names.
+    """
 
     target: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
+    node: str = ""
 
 
 @dataclass(slots=True, eq=False)
 class _Memory:
-    """What views of one another share: how often it was written, and the tensors of the artifact that lie in it."""
+    """The memory that a base and its views share: how often it was written, and the artifact's tensors in it."""
 
     version: int = 0
     roots: list[Tensor] = field(default_factory=list)
@@ -47,9 +51,9 @@ class _Memory:
 
 @dataclass(slots=True, eq=False)
 class _Value:
-    """What a tensor of the module stands for: `now`, as of a `version` of its memory.
+    """The value that a module's tensor stands for: `now`, at a `version` of its memory.
 
-    Of a view: the tensor that it is a view of, what makes the view from that, and what puts a value back there.
+    For a view: the base, the function from base to view, and the function that writes a view back into the base.
     """
 
     now: Tensor
@@ -60,12 +64,11 @@ class _Value:
     put_back: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """`calls`: what was called, in order, on values; `value_of` says what a tensor of the module stands for.
+class Recorder(DispatchMode):
+    """`calls`: the recorded calls in order, on values. `value_of` gives the value that a module's tensor stands for.
 
-    `standardised`: running means that batch norms in training mode leave unread. `refused`: why recording stopped, if
-    it did; what the module's interpreter makes of the error is another one. `failed`: what the last call that failed
-    raised.
+    `standardised`: running means that batch norms in training mode do not read. `refused`: why recording stopped, if it
+    did, since the module's interpreter may raise another error. `failed`: the exception of the last call that failed.
     """
 
     def __init__(self) -> None:
@@ -75,17 +78,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.failed: Exception | None = None
         self.standardised: list[Tensor] = []
         self._values: dict[int, _Value] = {}
-        self._seen: list[Tensor] = []  # kept alive, or another tensor could take a known identity
-        self._memories: dict[int, _Memory] = {}  # of tensors that no call made, by their address
-
-    supports_higher_order_operators = True  # torch.cond comes here, too
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # there is no dynamo here to be kept out; keeping it out would import it
+        self._seen: list[Tensor] = []  # kept alive, so that no new tensor gets a known id
+        self._memories: dict[int, _Memory] = {}  # by address, for tensors that no call returned
 
     def value_of(self, tensor: Tensor) -> Tensor:
-        """The tensor that holds the present value of `tensor`, which a module's code holds."""
+        """The tensor that holds the current value of `tensor`, a tensor of the module."""
         return self._current(self._known(tensor))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,30 +100,30 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return FUSED[_title(func)](*args, **kwargs)
         if isinstance(func, HigherOrderOperator):
-            raise NotFollowedError(f"calls torch's {func._name}, which heatcli does not know")
+            raise NotFollowedError(f"calls torch's {name_of(func)}, which heatcli does not know")
         if _is_random(func, args, kwargs):
             raise NotFollowedError(f"draws random numbers ({func}); export it in evaluation mode, without them")
         if torch.Tag.inplace_view in func.tags:
             return self._in_shape(func, args, kwargs)
-        if func._schema.is_mutable:
+        if schema_of(func).is_mutable:
             return self._written(func, args, kwargs)
         given, named = pytree.tree_map_only(Tensor, self.value_of, (args, kwargs))
         if func is _ATEN.native_batch_norm.default and given[5]:
-            # In training mode it writes into its running statistics, which its output does not depend on.
+            # Training mode writes running statistics, which the output does not depend on.
             self.standardised += [x for x in given[3:4] if x is not None]
             output = self._call(func, (*given[:3], None, None, *given[5:]), named)
         else:
             output = self._call(func, given, named)
-        own = {id(now): tensor for now, tensor in zip(_tensors(given, named), _tensors(args, kwargs), strict=True)}
+        origin = {id(now): tensor for now, tensor in zip(_tensors(given, named), _tensors(args, kwargs), strict=True)}
         if func.is_view:
             self._note_views(func, args, kwargs, output)
-        return pytree.tree_map_only(Tensor, lambda x: own.get(id(x), x), output)
+        return pytree.tree_map_only(Tensor, lambda x: origin.get(id(x), x), output)
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _OVERWRITING:
             args, kwargs = self._without_losers(func, args, kwargs)
         output = func(*args, **kwargs)
-        self.calls.append(Call(func, args, kwargs, output))
+        self.calls.append(Call(func, args, kwargs, output, NODE.get()))
         if not func.is_view:
             for x in _tensors(output):
                 if id(x) not in self._values:
@@ -136,10 +133,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _without_losers(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call that puts values into places, with 0 for values that others of the call overwrite.
+        """The arguments of an indexed write, with 0 for values that other values of the same call overwrite.
 
-        Where several go to one place, one of them stays, but torch's derivative is that of all. Which one may depend
-        on the picture: it is computed in the graph.
+        If several values go to one element, one of them stays, but torch's derivative counts all of them. Which one
+        stays may depend on the image, so it is computed in the graph.
         """
         arguments = _bound(func, args, kwargs)
         whole = arguments["self"]
@@ -154,7 +151,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.equal(read(func(nothing, *where, order), *where), order):
             return args, kwargs
         for dim, size in enumerate(shape if values.dim() == len(shape) else ()):
-            if values.shape[dim] > size:  # `scatter` may leave some unread
+            if values.shape[dim] > size:  # `scatter` may not read all values
                 values = self._call(_ATEN.slice.Tensor, (values, dim, 0, size), {})
         if values.shape != shape:
             values = self._call(_ATEN.expand.default, (values, list(shape)), {})
@@ -165,7 +162,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # --- what tensors stand for -----------------------------------------------------------------------------------
 
     def _known(self, tensor: Tensor) -> _Value:
-        """The value of a tensor; one that no call made, a parameter, is a root of its own memory."""
+        """The value of a tensor. A tensor that no call returned, a parameter, is a root of its own memory."""
         value = self._values.get(id(tensor))
         if value is None:
             memory = self._memories.setdefault(_address(tensor), _Memory()) if tensor.numel() else _Memory()
@@ -188,7 +185,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return value.now
 
     def _note_views(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Remember of what the outputs are views, for when either is written to."""
+        """Remember which base the outputs are views of, for writes to either."""
         base = self._known(_viewed(func, args, kwargs))
         others = args[1:]
         for index, tensor in enumerate(output if isinstance(output, list | tuple) else [output]):
@@ -196,8 +193,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 continue
 
             def view(x: Tensor, index: int = index) -> Tensor:
-                made = self._call(func, (x, *others), kwargs)
-                return made[index] if isinstance(made, list | tuple) else made  # type: ignore[no-any-return]
+                result = self._call(func, (x, *others), kwargs)
+                return result[index] if isinstance(result, list | tuple) else result  # type: ignore[no-any-return]
 
             def put_back(whole: Tensor, part: Tensor, index: int = index) -> Tensor:
                 return self._inverse(func, whole, part, others, kwargs, index)
@@ -207,34 +204,34 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # --- what is written in place ---------------------------------------------------------------------------------
 
     def _written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that would write into some of its arguments: the same without, whose outputs stand for them."""
+        """Compute an in-place or out= call without writing; its outputs become the values of the tensors written to."""
         arguments = _bound(func, args, kwargs)
         targets = [
-            a.name for a in func._schema.arguments if _is_written(a) and isinstance(arguments.get(a.name), Tensor)
+            a.name for a in schema_of(func).arguments if _is_written(a) and isinstance(arguments.get(a.name), Tensor)
         ]
-        if not targets or func._opname in _RESIZING:
+        if not targets or name_of(func) in _RESIZING:
             raise _unfollowed(func)
         outputs, news = self._computed(func, arguments, targets)
         for name, new in zip(targets, news, strict=True):
             self._write(arguments[name], new)
         left = iter(outputs)
         changed = iter([arguments[name] for name in targets])
-        returned = [next(changed) if r.alias_info else next(left) for r in func._schema.returns]
+        returned = [next(changed) if r.alias_info else next(left) for r in schema_of(func).returns]
         return None if not returned else returned[0] if len(returned) == 1 else tuple(returned)
 
     def _computed(
         self, func: Any, arguments: dict[str, Any], targets: list[str]
     ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
-        """What the call returns beside what it writes, and what it would write into each target."""
+        """The outputs that are not written, and the new value of each target."""
         first = arguments[targets[0]]
         source = arguments.get("src", arguments.get("value", 0))
         if func is _ATEN.copy_.default and isinstance(source, Tensor):
             return [], [self.value_of(source)]
-        if func in (_ATEN.copy_.default, _ATEN.fill_.Scalar, _ATEN.zero_.default):  # exported programs copy numbers
+        if func in (_ATEN.copy_.default, _ATEN.fill_.Scalar, _ATEN.zero_.default):  # exports copy numbers too
             return [], [self._call(_ATEN.full_like.default, (self.value_of(first), source), {})]
         if func is _ATEN.fill_.Tensor:
             return [], [self.value_of(arguments["value"])]
-        if func is _ATEN.rrelu_with_noise_.default:  # in evaluation mode: the other would be random
+        if func is _ATEN.rrelu_with_noise_.default:  # evaluation mode; training mode is refused as random
             lower, upper = arguments.get("lower", 1 / 8), arguments.get("upper", 1 / 3)
             new = self._call(_ATEN.leaky_relu.default, (self.value_of(first), (lower + upper) / 2), {})
             return [], [new, *(self.value_of(arguments[name]) for name in targets[1:])]
@@ -242,14 +239,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if pure is None:
             raise _unfollowed(func)
         given = {n: pytree.tree_map_only(Tensor, self.value_of, x) for n, x in arguments.items()}
-        positional = [given[a.name] for a in pure._schema.arguments if not a.kwarg_only and a.name in given]
-        named = {a.name: given[a.name] for a in pure._schema.arguments if a.kwarg_only and a.name in given}
+        positional = [given[a.name] for a in schema_of(pure).arguments if not a.kwarg_only and a.name in given]
+        named = {a.name: given[a.name] for a in schema_of(pure).arguments if a.kwarg_only and a.name in given}
         outputs = _tensors(self._call(pure, tuple(positional), named))
-        beside = sum(r.alias_info is None for r in func._schema.returns)
+        beside = sum(r.alias_info is None for r in schema_of(func).returns)
         return outputs[:beside], outputs[beside : beside + len(targets)]
 
     def _write(self, tensor: Tensor, new: Tensor) -> None:
-        """`new` stands for `tensor` from now on, and what it changes for all that share its memory."""
+        """Make `new` the value of `tensor`, and update its bases. Views of the same memory become outdated."""
         value = self._known(tensor)
         if any(not _same_place(root, value.memory.roots[0]) for root in value.memory.roots[1:]):
             raise NotFollowedError("writes into memory that several parameters share")
@@ -264,7 +261,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value = base
 
     def _before(self, base: _Value) -> Tensor:
-        """The value of a tensor before the write under way."""
+        """The value of a tensor before the write in progress."""
         base.memory.version -= 1
         try:
             return self._current(base)
@@ -272,7 +269,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             base.memory.version += 1
 
     def _like(self, old: Tensor, new: Tensor) -> Tensor:
-        """`new` with the dtype, shape and strides of `old`, which it takes the place of."""
+        """`new` with the dtype, shape and strides of `old`, whose place it takes."""
         if new.dtype != old.dtype:
             new = self._call(_ATEN._to_copy.default, (new,), {"dtype": old.dtype})
         if new.shape != old.shape:
@@ -282,7 +279,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return new
 
     def _laid_out(self, x: Tensor, strides: tuple[int, ...]) -> Tensor:
-        """A copy whose dimensions lie in memory in the order of those strides, largest first; `as_strided` reads it."""
+        """A copy whose dimensions lie in memory in the order of those strides, largest first, for `as_strided`."""
         order = sorted(range(x.dim()), key=lambda d: -strides[d])
         back = sorted(range(x.dim()), key=lambda d: order[d])
         dense = self._call(_ATEN.permute.default, (x, order), {})
@@ -290,13 +287,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._call(_ATEN.permute.default, (dense, back), {})  # type: ignore[no-any-return]
 
     def _in_shape(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """A call that changes how its argument is seen (`squeeze_`): from then on the argument is a view of itself."""
+        """A call that changes its argument's shape (`squeeze_`): the argument becomes a view of its earlier value."""
         pure = _pure(func)
         tensor, others = args[0], args[1:]
         value = self._known(tensor)
         if pure is None or any(root is tensor for root in value.memory.roots):
             raise _unfollowed(func)
-        if value.now is tensor:  # what was called so far keeps a tensor of the old shape
+        if value.now is tensor:  # recorded calls keep a tensor of the old shape
             value.now = self._replaced(tensor)
         before = _Value(value.now, value.memory, value.version, value.base, value.view, value.put_back)
         func(tensor, *others, **kwargs)
@@ -309,22 +306,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor  # type: ignore[no-any-return]
 
     def _replaced(self, tensor: Tensor) -> Tensor:
-        """Another tensor of the same value in place of `tensor` in all calls so far."""
+        """A twin tensor that replaces `tensor` in all calls so far."""
         twin = tensor.detach()
 
-        def own(x: Any) -> Any:
+        def swap(x: Any) -> Any:
             return twin if x is tensor else x
 
         for number, call in enumerate(self.calls):
             if any(x is tensor for x in _tensors(call.args, call.kwargs, call.output)):
-                self.calls[number] = Call(call.target, *pytree.tree_map(own, (call.args, call.kwargs, call.output)))
+                args, kwargs, output = pytree.tree_map(swap, (call.args, call.kwargs, call.output))
+                self.calls[number] = Call(call.target, args, kwargs, output, call.node)
         return twin
 
     def _inverse(
         self, func: Any, whole: Tensor, part: Tensor, others: tuple[Any, ...], kwargs: dict[str, Any], index: int
     ) -> Tensor:
-        """`whole` with `part` in the place of the view that `func` makes of it."""
-        title = func._opname
+        """`whole` with `part` in place of the view that `func` makes of it."""
+        title = name_of(func)
         if title in _SCATTERS:
             return self._call(_SCATTERS[title], (whole, part, *others), kwargs)  # type: ignore[no-any-return]
         if title in ("split", "split_with_sizes", "unbind"):
@@ -336,24 +334,24 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             start = sum(sizes[:index]) if sizes is not None else named["split_size"] * index
             end = start + part.shape[dim]
             return self._call(_ATEN.slice_scatter.default, (whole, part, dim, start, end), {})  # type: ignore[no-any-return]
-        if title == "as_strided" and whole.is_contiguous():  # as_strided_scatter's derivative in torch is wrong
+        if title == "as_strided" and whole.is_contiguous():  # torch's derivative of as_strided_scatter is wrong
             return self._put_strided(whole, part, *others, **kwargs)
         if title == "permute":
             back = sorted(range(whole.dim()), key=lambda d: [x % whole.dim() for x in others[0]][d])
             return self._call(func, (part, back), {})  # type: ignore[no-any-return]
         if title in ("transpose", "t", "alias", "detach", "lift_fresh"):
             return self._call(func, (part, *others), kwargs)  # type: ignore[no-any-return]
-        if whole.numel() == part.numel():  # view, squeeze, unsqueeze, an expand that expands nothing
+        if whole.numel() == part.numel():  # view, squeeze, unsqueeze, an expand to the same size
             return self._call(_ATEN.reshape.default, (part, list(whole.shape)), {})  # type: ignore[no-any-return]
         raise NotFollowedError(f"writes into a view made by {func}, which heatcli cannot put back")
 
     def _put_strided(
         self, whole: Tensor, part: Tensor, size: list[int], stride: list[int], storage_offset: int | None = None
     ) -> Tensor:
-        """`whole` with `part` at the places in its memory that strides name."""
+        """`whole` with `part` at the memory positions that size and stride select."""
         start = (storage_offset if storage_offset is not None else whole.storage_offset()) - whole.storage_offset()
         places = torch.arange(whole.numel(), device=whole.device).as_strided(size, stride, start).reshape(-1)
-        flat = self._call(_ATEN.reshape.default, (whole, [1, -1]), {})  # a row, as of one image
+        flat = self._call(_ATEN.reshape.default, (whole, [1, -1]), {})  # one row, as for one image
         values = self._call(_ATEN.reshape.default, (part, [1, -1]), {})
         written = self._call(_ATEN.index_put.default, (flat, [None, places], values), {})
         return self._call(_ATEN.reshape.default, (written, list(whole.shape)), {})  # type: ignore[no-any-return]
@@ -364,7 +362,7 @@ _SCATTERS = {
     "select": _ATEN.select_scatter.default,
     "diagonal": _ATEN.diagonal_scatter.default,
 }
-_OVERWRITING = {  # and what reads the same places
+_OVERWRITING = {  # indexed write → the read of the same elements
     _ATEN.scatter.src: _ATEN.gather.default,
     _ATEN.index_copy.default: _ATEN.index_select.default,
     _ATEN.index_put.default: _ATEN.index.Tensor,
@@ -373,7 +371,7 @@ _RESIZING = frozenset("resize_ resize_as_ set_".split())
 
 
 def _title(func: Any) -> str:
-    return str(func._name if isinstance(func, HigherOrderOperator) else func._opname).lstrip("_")
+    return name_of(func).lstrip("_")
 
 
 def _tensors(*trees: Any) -> list[Tensor]:
@@ -381,8 +379,8 @@ def _tensors(*trees: Any) -> list[Tensor]:
 
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name."""
-    return {**{a.name: x for a, x in zip(func._schema.arguments, args, strict=False)}, **kwargs}
+    """The arguments of a call, by name."""
+    return {**{a.name: x for a, x in zip(schema_of(func).arguments, args, strict=False)}, **kwargs}
 
 
 def _is_written(argument: Any) -> bool:
@@ -394,8 +392,8 @@ def _unfollowed(func: Any) -> NotFollowedError:
 
 
 def _viewed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The argument that the outputs of a view are views of."""
-    name = next(a.name for a in func._schema.arguments if a.alias_info)
+    """The argument that the outputs of a view operator are views of."""
+    name = next(a.name for a in schema_of(func).arguments if a.alias_info)
     return _bound(func, args, kwargs)[name]  # type: ignore[no-any-return]
 
 
@@ -404,25 +402,25 @@ def _is_out(func: Any) -> bool:
 
 
 def _pure(func: Any) -> Any:
-    """The operator that computes what `func` would write: `add` of `add_`, `add.Tensor` of `add.out`."""
-    schema = func._schema
+    """The operator that returns what `func` writes: `add` for `add_`, `add.Tensor` for `add.out`; None without one."""
+    schema = schema_of(func)
     writes = {a.name for a in schema.arguments if _is_written(a)} if _is_out(func) else set()
     wanted = [(a.name, str(a.type)) for a in schema.arguments if a.name not in writes]
-    name = func._opname if _is_out(func) else func._opname.removesuffix("_")
-    for packet in (getattr(_ATEN, name, None), getattr(_ATEN, f"{func._opname}_functional", None)):
+    name = name_of(func) if _is_out(func) else name_of(func).removesuffix("_")
+    for packet in (getattr(_ATEN, name, None), getattr(_ATEN, f"{name_of(func)}_functional", None)):
         for overload in packet.overloads() if packet is not None else ():
             pure = getattr(packet, overload)
-            found = [(a.name, str(a.type)) for a in pure._schema.arguments]
-            if found == wanted and not pure._schema.is_mutable:
+            present = [(a.name, str(a.type)) for a in schema_of(pure).arguments]
+            if present == wanted and not schema_of(pure).is_mutable:
                 return pure
     return None
 
 
 def _is_random(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call draws random numbers: not dropout that is switched off."""
+    """Whether a call draws random numbers. Dropout that is switched off does not."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
-    named = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    named = {a.name: a.default_value for a in schema_of(func).arguments if a.has_default_value()}
     named |= _bound(func, args, kwargs)
     off = [named.get("train", True), named.get("training", True), named.get("p", 1), named.get("dropout_p", 1)]
     return all(off) and named.get("dropout", 1) != 0

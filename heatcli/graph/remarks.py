@@ -1,4 +1,4 @@
-"""What a user should know of a graph as it was captured: decisions in it, and parts that are meant for training."""
+"""Remarks for the user about a captured graph: decisions in it, and layers in training mode."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from heatcli.graph.operator import Graph
 
 
 def remarks(graph: Graph, standardised: Sequence[str]) -> tuple[str, ...]:
-    """Sentences about a graph that no pass has rewritten yet, each without a subject: it is the artifact.
+    """Sentences about a graph that no pass has rewritten yet. Their subject, omitted, is the artifact.
 
     `standardised`: the running means of its batch norms in training mode, by name.
     """
-    found = []
+    sentences = []
     if standardised:
-        found.append(
+        sentences.append(
             f"was exported in training mode: batch norm {standardised[0].rpartition('.')[0] or standardised[0]}"
             + (f" and {len(standardised) - 1} more" if len(standardised) > 1 else "")
             + " standardises by the batch at hand; export it after model.eval()"
         )
     if graph.guards:
-        found.append(
+        sentences.append(
             f"decides by the picture (operator {graph.guards[0][0].output}); each picture is explained by the branch "
             "that it takes"
         )
-    return tuple(found)
+    return tuple(sentences)

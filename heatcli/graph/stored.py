@@ -1,9 +1,9 @@
-"""A graph as bytes and back: operators as plain data, tensors as the memory they lie in. Nothing is unpickled.
+"""A graph as bytes and back: operators as plain data, tensors as raw storages. Nothing is unpickled.
 
-    length of the head, 8 bytes | head, msgpack | zeros up to a multiple of 64 | storages, each filled up likewise
+    length of the head, 8 bytes | head, msgpack | zeros up to a multiple of 64 | storages, each padded likewise
 
-What is read is built from a closed list of types; names are looked up among torch's dtypes, layouts and memory
-formats, and among ATen's operators that compute tensors from tensors and write nowhere.
+The reader builds a closed list of types only. Names are looked up among torch's dtypes, layouts and memory formats, and
+among ATen operators that compute tensors from tensors and write nowhere.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor
-from torch._ops import OpOverload, OpOverloadPacket
 
-from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref, Returned, Verified
+from heatcli.graph.operator import Boxes, Constant, Graph, Offset, Operator, Ref, Returned, Verified
 from heatcli.graph.permitted import permitted
+from heatcli.system.torch_private import OpOverload, OpOverloadPacket, schema_of
 
 Buffer = bytes | memoryview
-_ALIGNED = 64  # as torch allocates: kernels may round otherwise where memory begins elsewhere
+_ALIGNED = 64  # torch's own alignment; kernels may round differently at other alignments
 _RECORDS: Mapping[str, type] = {
-    kind.__name__: kind for kind in (Ref, Constant, Offset, Operator, Returned, Graph, Verified)
+    kind.__name__: kind for kind in (Ref, Constant, Offset, Operator, Returned, Graph, Verified, Boxes)
 }
 _FIELDS = {kind: tuple(f.name for f in fields(kind) if f.init) for kind in _RECORDS.values()}
 _TORCH = {str(x): x for x in vars(torch).values() if isinstance(x, (torch.dtype, torch.layout, torch.memory_format))}
 
 
 class NotStorableError(Exception):
-    """The graph holds something that has no stored form, such as an operator that is not ATen's."""
+    """The graph holds something without a stored form, such as an operator outside ATen."""
 
 
 class _Tensor(msgspec.Struct, array_like=True, frozen=True):
-    """A view of a storage; `offset` and `strides` count elements."""
+    """A view of a storage. `offset` and `strides` count elements."""
 
     storage: int
     offset: int
@@ -44,7 +44,7 @@ class _Tensor(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _Storage(msgspec.Struct, array_like=True, frozen=True):
-    """Memory that tensors share: how many bytes, and on which device."""
+    """Memory that tensors share: its size in bytes and its device."""
 
     size: int
     device: str
@@ -57,7 +57,7 @@ class _Head(msgspec.Struct, array_like=True, frozen=True):
 
 
 def to_bytes(graph: Graph) -> list[Buffer]:
-    """`graph` as bytes, in parts to be joined. Raises `NotStorableError`."""
+    """`graph` as chunks of bytes, to be joined. Raises `NotStorableError`."""
     writer = _Writer()
     try:
         head = msgspec.msgpack.encode(_Head(writer.plain(graph), writer.tensors, writer.storages))
@@ -70,9 +70,9 @@ def to_bytes(graph: Graph) -> list[Buffer]:
 
 
 def from_bytes(content: Tensor) -> Graph:
-    """The graph whose bytes `content` (uint8 [size], 64-byte aligned) holds; its tensors lie in there.
+    """The graph stored in `content` (uint8 [size], 64-byte aligned). Its tensors are views of `content`.
 
-    Raises one or another exception where `content` is not what `to_bytes` wrote.
+    Raises various exceptions if `content` is not the output of `to_bytes`.
     """
     length = int.from_bytes(bytes(content[:8].tolist()), "little")
     head = msgspec.msgpack.decode(content[8 : 8 + length].numpy().data, type=_Head)
@@ -91,7 +91,7 @@ def from_bytes(content: Tensor) -> Graph:
 
 
 class _Writer:
-    """Collects the tensors and the memory that a graph refers to; a tensor that is used twice stays one."""
+    """Collects the tensors and storages that a graph refers to. A tensor used twice is stored once."""
 
     def __init__(self) -> None:
         self.tensors: list[_Tensor] = []
@@ -101,7 +101,7 @@ class _Writer:
         self._storage_of: dict[tuple[str, int, int], int] = {}
 
     def plain(self, x: Any) -> Any:
-        """`x` as msgpack can hold it: numbers, text and None as they are, all else as [what it is, …]."""
+        """`x` as msgpack data: numbers, text and None unchanged, all else as [type, …]."""
         if x is None or type(x) in (bool, int, float, str):
             return x
         if isinstance(x, Tensor):
@@ -151,7 +151,7 @@ _BUILT: dict[str, Callable[[list[Any]], Any]] = {
 
 
 def _value(x: Any, tensors: list[Tensor]) -> Any:
-    """What `_Writer.plain` made `x` of."""
+    """The object that `_Writer.plain` encoded as `x`."""
     if not isinstance(x, list):
         return x
     kind, *rest = x
@@ -176,7 +176,7 @@ def _up(size: int) -> int:
 
 
 def _aten_name(target: OpOverload) -> str:
-    """Such as `convolution.default`. Raises `NotStorableError` for one that `_aten` would refuse."""
+    """A name such as `convolution.default`. Raises `NotStorableError` for operators that `_aten` refuses."""
     name = str(target).removeprefix("aten.")
     try:
         same = _aten(name) is target
@@ -188,21 +188,21 @@ def _aten_name(target: OpOverload) -> str:
 
 
 def _aten(name: str) -> OpOverload:
-    """The ATen operator of that name and overload, if it returns tensors and writes nowhere. Raises `ValueError`."""
+    """The ATen operator of that name and overload. Raises `ValueError` unless it only computes tensors."""
     packet_name, _, overload = name.partition(".")
     packet = getattr(torch.ops.aten, packet_name, None) if packet_name.isidentifier() else None
     if not isinstance(packet, OpOverloadPacket) or overload not in packet.overloads():  # type: ignore[no-untyped-call]
         raise ValueError(f"no ATen operator: {name}")
-    found: OpOverload = getattr(packet, overload)
-    returns = [str(x.type) for x in found._schema.returns]
+    operator: OpOverload = getattr(packet, overload)
+    returns = [str(x.type) for x in schema_of(operator).returns]
     computes = permitted("aten", packet_name) and returns and {"Tensor", "List[Tensor]"}.issuperset(returns)
-    if found._schema.is_mutable or not computes:
+    if schema_of(operator).is_mutable or not computes:
         raise ValueError(f"{name} does more than compute tensors")
-    return found
+    return operator
 
 
 def _check(graph: Graph) -> None:
-    """Every operator reads values, and only of operators before it. Raises `ValueError`."""
+    """Check that every operator reads only values of earlier operators, and at least one. Raises `ValueError`."""
     known = {graph.input}
     for op in (*graph.operators, *([graph.final] if graph.final else [])):
         refs = set(op.refs)

@@ -1,7 +1,7 @@
 """Baselines: what the image is compared with.
 
-`none` is no image at all: the bias is blamed. Every other baseline is one, as the network sees it, or for the methods
-that average over several a pool of them.
+`none` is no image: biases take the operators' output at zero input. Every other baseline is an image, as the network
+reads it, or a pool of images for methods that average over several.
 """
 
 from __future__ import annotations
@@ -10,27 +10,25 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from heatcli.artifact.layout import TABLE
 from heatcli.errors import ImageError, UsageError, boundary, unknown_name
-from heatcli.files import is_folder, is_there
 from heatcli.images.mean import read_mean
+from heatcli.images.pictures import Pictures
 from heatcli.images.pool import is_pool, read_pool
-
-if TYPE_CHECKING:
-    from heatcli.artifact.model import Model
-    from heatcli.methods.table import Method
+from heatcli.system.files import is_folder, is_there
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A baseline's name, what it was made with, and its tensor [N, C, H, W]; None for `none`.
+    """A baseline's name, its parameters, and its tensor [N, C, H, W]; None for `none`.
 
-    `shared`: all images have the same one. `pool` [B, C, H, W]: all images have these, and `batch` is None.
+    `shared`: all images have the same baseline. `pool` [B, C, H, W]: all images use each of these, and `batch` is None.
     """
 
     name: str
@@ -40,73 +38,51 @@ class Reference:
     pool: Tensor | None = None
 
     def rows(self, index: Tensor) -> Reference:
-        """The same baseline for some of the images."""
+        """The baseline for the images `index`, int64 [M]."""
         return self if self.batch is None else replace(self, batch=self.batch[index])
 
 
-def read_once(model: Model, method: Method, baseline: str | None) -> str | Reference | None:
-    """A baseline that is an image, a folder or an array file, read for any number of batches; others as they are.
-
-    Raises `UsageError` as `reference` does.
-    """
-    named = baseline is None or baseline == "given" or baseline.partition(":")[0] in BASELINES
-    if named or method.baseline is None or not is_there(str(baseline)):
-        return baseline
-    return _found(model, torch.empty(0), method, str(baseline))
+def is_named(baseline: str) -> bool:
+    """Whether the baseline is one of `BASELINES`, rather than a file or folder."""
+    return baseline.partition(":")[0] in BASELINES
 
 
-def reference(model: Model, batch: Tensor, method: Method, baseline: str | Tensor | Reference | None) -> Reference:
-    """The baseline of that name for `batch` [N, C, H, W], or the method's own if it is None.
+def several_in(baseline: str, pictures: Pictures) -> str:
+    """What kind of pool `baseline` names: "a directory" or "a file of several images"; "" if it names no pool."""
+    if is_named(baseline) or not is_pool(Path(baseline), pictures.reader):
+        return ""
+    return "a directory" if is_folder(baseline) else "a file of several images"
 
-    A folder of images, an array file of several or a tensor of several rows is a pool for methods that take one. Raises
-    `UsageError` for an unknown name, a file that is none, a tensor that does not fit, or a method to which a baseline
-    would mean nothing, or several, or none.
-    """
-    if baseline is None:
-        baseline = method.baseline or "none"
-    elif method.baseline is None and not (isinstance(baseline, str) and baseline == "none"):
-        raise UsageError(f"method {method.name} compares with nothing, so it takes no baseline")
-    found = _found(model, batch, method, baseline)
-    _allow(method, found)
-    if found.pool is not None:
-        return replace(found, pool=_fitting(found.name, found.pool.to(batch), batch))
-    if found.batch is None:
-        return found
+
+def read_several(baseline: str, pictures: Pictures) -> Reference:
+    """The images of a folder or an array file as a pool. Raises `UsageError`."""
+    pixels = read_pool(Path(baseline), pictures.reader, pictures.fit)
+    return Reference("pool", pool=pictures.stack(pixels), details={"file": baseline, "images": len(pixels)})
+
+
+def read(baseline: str, pictures: Pictures, batch: Tensor) -> Reference:
+    """One of `BASELINES` for `batch` [N, C, H, W], or the image in a file. Raises `UsageError`, `ImageError`."""
+    name, colon, argument = baseline.partition(":")
+    if name in BASELINES and (not colon or (argument and name in ("blur", "mean"))):
+        return BASELINES[name](pictures, batch, argument)
+    if is_there(baseline) or "/" in baseline or Path(baseline).suffix:
+        return _image(pictures, Path(baseline))
+    raise unknown_name("baseline", baseline, BASELINES, ways="; blur:SIGMA, mean:FILE or an image's path work too")
+
+
+def fitted(reference: Reference, batch: Tensor) -> Reference:
+    """The baseline with the dtype and device of `batch`, one row an image. Raises `UsageError`."""
+    if reference.pool is not None:
+        return replace(reference, pool=_fitting(reference.name, reference.pool.to(batch), batch))
+    if reference.batch is None:
+        return reference
     try:
-        tensor = found.batch.to(batch).expand_as(batch).contiguous()
+        tensor = reference.batch.to(batch).expand_as(batch).contiguous()
     except RuntimeError as error:
-        raise _misfit(found.batch, batch) from error
-    tensor = _fitting(found.name, tensor, batch)
-    return Reference(found.name, tensor, found.details, shared=found.batch.dim() < batch.dim() or len(found.batch) == 1)
-
-
-def _found(model: Model, batch: Tensor, method: Method, baseline: str | Tensor | Reference) -> Reference:
-    if isinstance(baseline, Reference):
-        return baseline
-    several = method.procedure.takes in ("pool", "folder")
-    if isinstance(baseline, Tensor):
-        pool = several and baseline.dim() == batch.dim() and len(baseline) > 1
-        return Reference("tensor", pool=baseline) if pool else Reference("tensor", baseline)
-    if baseline == "given":
-        raise UsageError(f"method {method.name} draws from a folder of images; give --baseline FOLDER")
-    if baseline.partition(":")[0] not in BASELINES and is_pool(Path(baseline), model.reader):
-        if not several:
-            kind = "a directory" if is_folder(baseline) else "a file of several images"
-            raise UsageError(f"baseline {baseline}: is {kind}; method {method.name} compares with one image")
-        pixels = read_pool(Path(baseline), model.reader, model.fit)
-        return Reference("pool", pool=model.stack(pixels), details={"file": baseline, "images": len(pixels)})
-    return _named(model, batch, baseline)
-
-
-def _allow(method: Method, found: Reference) -> None:
-    """Raise `UsageError` for a baseline of a sort that the method cannot use."""
-    takes = method.procedure.takes
-    if takes == "folder" and found.pool is None:
-        raise UsageError(f"method {method.name} draws from a folder of images; give --baseline FOLDER")
-    if takes in ("one", "pool") and method.baseline is not None and found.name == "none":
-        raise UsageError(
-            f"method {method.name} compares with an image; give --baseline zero, black, blur, mean or a file"
-        )
+        raise _misfit(reference.batch, batch) from error
+    tensor = _fitting(reference.name, tensor, batch)
+    shared = reference.batch.dim() < batch.dim() or len(reference.batch) == 1
+    return replace(reference, batch=tensor, shared=shared)
 
 
 def _misfit(tensor: Tensor, batch: Tensor) -> UsageError:
@@ -119,62 +95,62 @@ def _fitting(name: str, tensor: Tensor, batch: Tensor) -> Tensor:
     if tensor.shape[1:] != batch.shape[1:]:
         raise _misfit(tensor, batch)
     if not bool(torch.isfinite(tensor).all()):
+        if not bool(torch.isfinite(batch).all()):  # the picture's fault, not the command's
+            raise ImageError("is not finite as the network's input; its values are too large")
         raise UsageError(f"the baseline {name} is not finite")
     return tensor
 
 
-def _none(model: Model, batch: Tensor, argument: str) -> Reference:
+def _none(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
     return Reference("none")
 
 
-def _zero(model: Model, batch: Tensor, argument: str) -> Reference:
+def _zero(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
     return Reference("zero", torch.zeros_like(batch[:1]))
 
 
-def _black(model: Model, batch: Tensor, argument: str) -> Reference:
-    return Reference("black", model.normalise(torch.zeros_like(batch[:1])))
+def _black(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
+    return Reference("black", pictures.normalise(torch.zeros_like(batch[:1])))
 
 
-def _blur(model: Model, batch: Tensor, argument: str) -> Reference:
-    sigma = max(batch.shape[-2:]) / 16 if not argument else _positive(argument)
-    return Reference("blur", gaussian_blur(batch, sigma), {"sigma": sigma})
+def _blur(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
+    layout = pictures.layout_of(batch)
+    if layout.kind == TABLE:
+        raise UsageError(f"{pictures.path}: a table has no neighbours to blur; give --baseline mean, zero or a file")
+    planes = layout.first(batch)
+    sigma = max(planes.shape[2:]) / 16 if not argument else _positive(argument)
+    return Reference("blur", layout.back(gaussian_blur(planes, sigma)).contiguous(), {"sigma": sigma})
 
 
-def _mean(model: Model, batch: Tensor, argument: str) -> Reference:
-    path = Path(argument) if argument else model.mean_file
+def _mean(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
+    path = Path(argument) if argument else pictures.mean_file
     if path is None:
         raise UsageError(
-            f"{model.path.with_suffix('.toml').name} names no mean image; "
+            f"{pictures.path.with_suffix('.toml').name} names no mean image; "
             "give mean:FILE, made by heatcli mean FOLDER -o FILE"
         )
-    mean = torch.from_numpy(read_mean(path)).to(batch)
-    if mean.shape[0] != batch.shape[1]:
-        raise UsageError(f"{path}: the mean image has {mean.shape[0]} channels, the model takes {batch.shape[1]}")
-    if mean.shape[-2:] != batch.shape[-2:]:
-        mean = functional.interpolate(mean[None], batch.shape[-2:], mode="bilinear", antialias=True)[0]
-    return Reference("mean", model.normalise(mean[None]), {"file": str(path)})
+    mean, layout = torch.from_numpy(read_mean(path)).to(batch), pictures.layout_of(batch)
+    wanted = layout.first(batch).shape[1:]
+    if mean.shape[0] != wanted[0]:
+        raise UsageError(f"{path}: the mean image has {mean.shape[0]} channels, the model takes {wanted[0]}")
+    if mean.dim() == 3 == len(wanted) and mean.shape != wanted:
+        mean = functional.interpolate(mean[None], wanted[1:], mode="bilinear", antialias=True)[0]
+    if mean.shape != wanted:
+        raise UsageError(f"{path}: the mean has the shape {tuple(mean.shape)}, the input {tuple(wanted)}")
+    return Reference("mean", pictures.normalise(layout.back(mean[None])), {"file": str(path)})
 
 
-def _image(model: Model, path: Path) -> Reference:
+def _image(pictures: Pictures, path: Path) -> Reference:
     try:
         with boundary(path, ImageError):
-            return Reference("image", model.preprocess([model.reader.picture(path)]), {"file": str(path)})
+            return Reference("image", pictures.preprocess([pictures.reader.picture(path)]), {"file": str(path)})
     except ImageError as error:
         raise UsageError(f"baseline {error}") from error
 
 
-BASELINES: dict[str, Callable[[Model, Tensor, str], Reference]] = {
+BASELINES: dict[str, Callable[[Pictures, Tensor, str], Reference]] = {
     "none": _none, "zero": _zero, "black": _black, "blur": _blur, "mean": _mean,
 }  # fmt: skip
-
-
-def _named(model: Model, batch: Tensor, baseline: str) -> Reference:
-    name, colon, argument = baseline.partition(":")
-    if name in BASELINES and (not colon or (argument and name in ("blur", "mean"))):
-        return BASELINES[name](model, batch, argument)
-    if is_there(baseline) or "/" in baseline or Path(baseline).suffix:
-        return _image(model, Path(baseline))
-    raise unknown_name("baseline", baseline, BASELINES, ways="; blur:SIGMA, mean:FILE or an image's path work too")
 
 
 def _positive(text: str) -> float:
@@ -188,8 +164,8 @@ def _positive(text: str) -> float:
 
 
 def gaussian_blur(batch: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of [N, C, H, W] with standard deviation `sigma` pixels, edges continued; cut off at 4 sigma."""
-    for dim in (-2, -1):
+    """Gaussian blur of [N, C, positions …], standard deviation `sigma` pixels, edges replicated, cut at 4 sigma."""
+    for dim in range(2, batch.dim()):
         size = batch.shape[dim]
         radius = math.ceil(4 * sigma)
         position = torch.arange(size, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""From a picture to the pixels a network sees, and back to where on the picture they lie."""
+"""From a picture to the pixels of a network's input, and back to their place on the picture."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from heatcli.images.read import Pixels, Reader, as_mode, is_deep
+from heatcli.images.volumes import stretched
 
 Box = tuple[float, float, float, float]
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
-WHOLE = 1 << 24  # pixels of a resized picture that is made whole before its centre is cut out
+FILL = 114  # the grey of a letterbox, of 255, as YOLO's
+WHOLE = 1 << 24  # pixels; larger resized pictures are not computed whole before the centre crop
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture is made to fit a network's input of (channels, height, width).
+    """How a picture is resized to a network's input of (channels, height, width).
 
-    `shorter`: the length its shorter side gets before the centre is cut out; None stretches it to height × width.
+    `shorter`: the length of the shorter side before the centre crop; None stretches the picture to height × width.
+    `letterbox`: the picture keeps its shape and is padded with grey, around it, or `letterbox:corner` right and below.
     """
 
     channels: int
@@ -28,13 +31,29 @@ class Fit:
     width: int
     shorter: int | None = None
     interpolation: Interpolation = "bilinear"
+    letterbox: str = ""
 
 
-def to_pixels(picture: Pixels, fit: Fit) -> NDArray[np.float32]:
-    """The picture as float32 [C, H, W], resized as torchvision resizes pictures (antialiased).
+@dataclass(frozen=True)
+class Whole:
+    """How what is no picture becomes the input: as it is, but for volumes, which are stretched to `sides` if given.
 
-    Pictures are in 0..1, their transparency laid on white; arrays [C, H, W] keep their values.
+    `channels`: None for any number.
     """
+
+    channels: int | None
+    sides: tuple[int, ...] | None
+
+
+def to_pixels(picture: Pixels, fit: Fit | Whole) -> NDArray[np.float32]:
+    """The picture as float32 [C, H, W], resized like torchvision (antialiased).
+
+    Pictures are in 0..1 with transparency on white; arrays [C, H, W] keep their values, and so do signals, volumes and
+    tables.
+    """
+    if isinstance(fit, Whole):
+        assert isinstance(picture, np.ndarray)
+        return stretched(picture, fit.sides) if fit.sides and picture.ndim == 4 else picture
     if isinstance(picture, Image.Image) and is_deep(picture):
         picture = Reader(fit.channels).ready("the picture", picture)
     if isinstance(picture, np.ndarray):
@@ -45,23 +64,38 @@ def to_pixels(picture: Pixels, fit: Fit) -> NDArray[np.float32]:
 
 def _fitted(image: Image.Image, fit: Fit) -> NDArray[np.float32]:
     resampling = Image.Resampling[fit.interpolation.upper()]
-    if fit.shorter is None:
+    if fit.letterbox:
+        x, y, wide, tall = _inside(image.size, fit)
+        level = FILL if image.mode in ("L", "RGB") else 0
+        whole = Image.new(image.mode, (fit.width, fit.height), (level,) * 3 if image.mode == "RGB" else level)
+        whole.paste(image.resize((wide, tall), resampling), (x, y))
+        image = whole
+    elif fit.shorter is None:
         image = image.resize((fit.width, fit.height), resampling)
     else:
         large, tall = _resized(image.width, image.height, fit.shorter)
         left, top = round((large - fit.width) / 2), round((tall - fit.height) / 2)
         if large * tall <= WHOLE:
             image = image.resize((large, tall), resampling)
-        else:  # a line of pixels, as a rule: only what is seen; Pillow's boxes are float32, so to 2 levels of 255
+        else:  # mostly a very thin picture: only the crop; Pillow's boxes are float32, so accurate to 2 levels of 255
             image, left, top = _part(image, (large, tall), (left, top, left + fit.width, top + fit.height), resampling)
         image = image.crop((left, top, left + fit.width, top + fit.height))
     return np.asarray(image, dtype=np.float32)
 
 
+def _inside(size: tuple[int, int], fit: Fit) -> tuple[int, int, int, int]:
+    """Where a picture of `size` lies in a letterbox: left, top, width, height."""
+    scale = min(fit.width / size[0], fit.height / size[1])
+    wide, tall = (max(1, round(length * scale)) for length in size)
+    if fit.letterbox.endswith(":corner"):
+        return 0, 0, wide, tall
+    return (fit.width - wide) // 2, (fit.height - tall) // 2, wide, tall
+
+
 def _part(
     image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int], resampling: Image.Resampling
 ) -> tuple[Image.Image, int, int]:
-    """What of `box` lies within the picture resized to `size`, and where the box begins on that."""
+    """The part of `box` within the picture resized to `size`, and the origin of `box` in that part."""
     x, y = image.width / size[0], image.height / size[1]
     left, top, right, bottom = max(0, box[0]), max(0, box[1]), min(size[0], box[2]), min(size[1], box[3])
     source = (left * x, top * y, min(image.width, right * x), min(image.height, bottom * y))
@@ -75,9 +109,13 @@ def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
     return max(shorter, int(shorter * width / height)), shorter
 
 
-def seen_box(size: tuple[int, int], fit: Fit) -> Box:
-    """The part of a picture of `size` (width, height) that the network sees: left, top, right, bottom in its pixels."""
-    width, height = size
+def seen_box(size: tuple[int, ...], fit: Fit) -> Box:
+    """The part of a picture of `size` (width, height) that the network reads: left, top, right, bottom in pixels."""
+    width, height = size[:2]
+    if fit.letterbox:
+        column, row, wide, high = _inside((width, height), fit)
+        across, down = width / wide, height / high
+        return -column * across, -row * down, (fit.width - column) * across, (fit.height - row) * down
     if fit.shorter is None:
         return 0.0, 0.0, float(width), float(height)
     large, tall = _resized(width, height, fit.shorter)

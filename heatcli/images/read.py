@@ -1,4 +1,4 @@
-"""Reading pictures: image files, and arrays for networks that see more than colour. One clear error a file."""
+"""Reading pictures: image files, and arrays for networks with other channels than colours. One error a file."""
 
 from __future__ import annotations
 
@@ -20,54 +20,61 @@ from PIL import (
     Image,
     ImageOps,
     ImageSequence,
-    TiffImagePlugin,  # noqa: F401  (known to Pillow from here on; else it would import every plugin)
+    TiffImagePlugin,  # noqa: F401  (imported here, since otherwise Pillow imports every plugin)
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
     _imaging,
 )
 
-from heatcli.arrays import MAGIC, read_array
-from heatcli.errors import ImageError, UsageError, boundary, is_text, one_line
-from heatcli.files import is_folder, is_url, read
+from heatcli.artifact.layout import PICTURES, Layout
+from heatcli.errors import ImageError, boundary, is_text, one_line
+from heatcli.images.numbers import SUFFIXES as NUMBERS
+from heatcli.images.numbers import Numbers, as_input, channels_first, read_numbers
 from heatcli.images.values import in_range
+from heatcli.system.compress import MAGIC, read_array
+from heatcli.system.files import is_folder, is_url, read
+from heatcli.system.memory import STRIP
 
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .npy".split())
-# What those suffixes stand for. No other plugin of Pillow's sees a file: that of EPS starts Ghostscript.
+# The formats of those suffixes. Other plugins of Pillow read no file: the EPS plugin starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# Where Pillow itself sees a decompression bomb: half a GiB in colour. Sensors of 150 megapixels are below.
+# Pillow's own limit for decompression bombs: half a GiB in colour. 150 megapixel sensors are below it.
 MAX_PIXELS = 178_956_970
-SCANS = 1000  # of a JPEG; each goes over the whole picture, and takes a few bytes
-STRIP = 1 << 22  # pixels whose transparency is resolved at a time
-_SIDES = 1 << 26  # bytes of a picture's file that are no pixels: metadata, thumbnails
+SCANS = 1000  # limit for a JPEG: each scan takes a few bytes and one pass over the whole picture
+_SIDES = 1 << 26  # bytes of a picture's file besides pixels: metadata, thumbnails
 
 Pixels = Image.Image | NDArray[np.float32]
 
-# What is wrong with a file is one line of heatcli's, with the file's name; Pillow's warnings and log have none. Filters
-# and handlers of the user's own come first. libtiff writes to C's stderr, unless its handler is none.
+# A bad file gives one line from heatcli, with the file's name. Pillow's warnings and log lack the name. The user's own
+# filters and handlers come first. libtiff writes to C's stderr unless its handler is null.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
-with contextlib.suppress(OSError, AttributeError):  # where it is linked in without a name, it speaks
+with contextlib.suppress(OSError, AttributeError):  # libtiff linked without the symbol keeps its handler
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture as read: a Pillow image of 8 bits a channel, or an array [C, H, W], in 0..1 where it holds pixels."""
+    """A picture as read: a Pillow image of 8 bits a channel, or an array [C, H, W], in 0..1 if it holds pixels.
+
+    A signal [C, L], a volume [C, D, H, W] or a table [1, F] is an array, and `numbers` says what its file says besides.
+    """
 
     path: Path | str
     sha256: str
     pixels: Pixels
+    numbers: Numbers | None = None
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Width and height."""
+    def size(self) -> tuple[int, ...]:
+        """Width and height, with the depth of a volume behind; the length of a signal or a table."""
         return self.pixels.size if isinstance(self.pixels, Image.Image) else self.pixels.shape[:0:-1]
 
     def shown(self) -> Image.Image:
-        """The picture to lay a heatmap over; channels that are not colours are averaged, contrast stretched."""
+        """The picture under a heatmap. Channels other than colours are averaged and stretched to full contrast."""
         if isinstance(self.pixels, Image.Image):
             return self.pixels
-        beyond = max(float(self.pixels.max()), -float(self.pixels.min())) > 1e30  # what float32 cannot add up
+        beyond = max(float(self.pixels.max()), -float(self.pixels.min())) > 1e30  # sums could overflow float32
         grey = self.pixels.mean(0, dtype=np.float64 if beyond else None)
         low, high = float(grey.min()), float(grey.max())
         return Image.fromarray(np.uint8(255 * (grey - low) / ((high - low) or 1)))
@@ -75,46 +82,66 @@ class Picture:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads pictures for a network of so many channels.
+    """Reads pictures for a network with `channels` channels.
 
     Image files are upright (EXIF) and fully decoded. `.npy`, `.npz` (its first array) and TIFFs with one page a channel
-    give arrays; [H, W], [C, H, W] and [H, W, C] are told apart by `channels`. `range` says what the values of arrays
-    and of pictures of more than 8 bits mean, "" leaves it to them (`heatcli.images.values`). `say` is told what was
-    guessed, and of which kind of guess that is. `max_pixels`: the largest picture that is decoded, and the most numbers
-    of a channel in an array; what is larger is refused before memory is taken. Raises `UsageError` for none.
+    give arrays. The layouts [H, W], [C, H, W] and [H, W, C] are told apart by `channels`. `range`: what the values of
+    arrays and of pictures with more than 8 bits mean; "" decides by the values (`heatcli.images.values`). `say`: called
+    with each guess and the kind of guess. `max_pixels`: the largest picture to decode, and the most numbers in a
+    channel of an array; larger files are refused before memory is allocated. `layout`: of what is no picture; its
+    `channels` may be unknown, and its `sides`, if given, are those it must have.
     """
 
-    channels: int
+    channels: int | None
     range: str = ""
     say: Callable[[str, str], None] | None = None
     max_pixels: int = MAX_PIXELS
+    layout: Layout = PICTURES
+    sides: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.max_pixels < 1:
-            raise UsageError(f"--max-pixels {self.max_pixels} is not allowed; it is at least 1")
         if Image.MAX_IMAGE_PIXELS is not None and self.max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
-            Image.MAX_IMAGE_PIXELS = self.max_pixels  # Pillow has one bound for the whole process
+            Image.MAX_IMAGE_PIXELS = self.max_pixels  # Pillow has one limit for the whole process
 
     def picture(self, path: Path | str) -> Picture:
-        """The picture in a file, or behind a URL. Raises `ImageError`, whatever goes wrong."""
+        """The picture in a file or at a URL. Raises `ImageError` for any failure."""
         with boundary(path, ImageError):
             content = self._content(path)
+            if self.layout != PICTURES:
+                return self._numbers(path, content)
             is_array = content.startswith(MAGIC) or str(path).lower().endswith(".npz")
             raw = load_array(path, content, self.most) if is_array else self._decoded(path, content)
             return Picture(path, hashlib.sha256(content).hexdigest(), self.ready(path, raw))
 
     @property
+    def suffixes(self) -> frozenset[str]:
+        """The suffixes of files in folders that it reads."""
+        return SUFFIXES if self.layout == PICTURES else NUMBERS[self.layout.kind]
+
+    @property
     def most(self) -> int:
-        """How many numbers an array has at most."""
-        return self.max_pixels * self.channels
+        """The largest number of elements in an array."""
+        return self.max_pixels * (self.channels or 1)
+
+    def _numbers(self, path: Path | str, content: bytes) -> Picture:
+        read = read_numbers(path, content, self.layout, self.channels, self.most)
+        return Picture(path, hashlib.sha256(content).hexdigest(), self._sized(path, read.values), read)
+
+    def _sized(self, path: object, array: NDArray[Any]) -> NDArray[np.float32]:
+        """An array [C, positions …] as the network takes it. Raises `ImageError` for another length."""
+        if self.sides not in (None, array.shape[1:]):
+            elements = f"{self.layout.element}s"
+            given, wanted = ("×".join(f"{n:,}" for n in sides) for sides in (array.shape[1:], self.sides or ()))
+            raise ImageError(f"{path}: has {given} {elements}, and the model takes {wanted}; cut or resample it")
+        return as_input(path, array, self.range)
 
     def _content(self, path: Path | str) -> bytes:
         if not is_text(str(path)):
             raise ImageError(f"{path}: its name is not UTF-8, so no report could give it; rename it")
         if not is_url(path) and is_folder(path):
-            with os.scandir(path):  # which says why it cannot be listed
+            with os.scandir(path):  # raises if the folder cannot be listed
                 raise ImageError(f"{path}: is a directory, not an image")
-        several = str(path).lower().endswith((".npy", ".npz", ".tif", ".tiff"))
+        several = self.layout != PICTURES or str(path).lower().endswith((".npy", ".npz", ".tif", ".tiff"))
         try:
             content = read(str(path), 8 * (self.most if several else self.max_pixels) + _SIDES)
         except FileNotFoundError as error:
@@ -124,26 +151,30 @@ class Reader:
         return content
 
     def ready(self, path: object, raw: Image.Image | NDArray[Any]) -> Pixels:
-        """A Pillow image of any mode, or an array of any layout and dtype, as a `Picture` holds it.
+        """A Pillow image of any mode, or an array of any layout and dtype, as the pixels of a `Picture`.
 
         Raises `ImageError`, naming `path`.
         """
+        if self.layout != PICTURES:
+            return self._sized(path, channels_first(path, np.asarray(raw), self.layout, self.channels))
         if isinstance(raw, Image.Image):
             if not is_deep(raw):
                 with boundary(path, ImageError, "cannot be shown in colours"):
-                    raw = raw.convert("RGB") if raw.mode == "LAB" else raw  # the only way that Pillow knows from there
+                    raw = raw.convert("RGB") if raw.mode == "LAB" else raw  # Pillow's only conversion of LAB
                     for mode in ("RGB", "L"):
-                        as_mode(raw.crop((0, 0, 1, 1)), mode)  # what no pixel can be turned into fails on one
+                        as_mode(raw.crop((0, 0, 1, 1)), mode)  # an impossible conversion fails on one pixel
                 return raw
             plane = np.asarray(raw)
             if raw.format == "PNG" or raw.mode.startswith("I;16"):
                 plane = plane.astype(np.uint16)
-            return np.broadcast_to(self._values(path, plane[None]), (self.channels, *plane.shape))
-        return self._values(path, _planes(path, raw, self.channels))
+            return np.broadcast_to(self._values(path, plane[None]), (self.channels or 1, *plane.shape))
+        return self._values(path, _planes(path, raw, self.channels or 1))
 
     def stack(self, path: object, arrays: NDArray[Any]) -> list[Pixels]:
-        """The arrays of a stack [B, C, H, W] or [B, H, W, C], all of the same range. Raises `ImageError`."""
-        return list(self._values(path, np.stack([_planes(path, array, self.channels) for array in arrays])))
+        """The arrays of a stack [B, C, H, W] or [B, H, W, C], with one range for all. Raises `ImageError`."""
+        if self.layout != PICTURES:
+            return [self.ready(path, array) for array in arrays]
+        return list(self._values(path, np.stack([_planes(path, array, self.channels or 1) for array in arrays])))
 
     def _values(self, path: object, array: NDArray[Any]) -> NDArray[np.float32]:
         if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
@@ -191,29 +222,29 @@ class Reader:
 
 
 def as_mode(image: Image.Image, mode: str) -> Image.Image:
-    """A picture of 8 bits a channel in another mode, its transparency laid on white."""
+    """A picture of 8 bits a channel in another mode, with transparency on white."""
     if not image.has_transparency_data:
         return image if image.mode == mode else image.convert(mode)
     flat = Image.new(mode, image.size)
     rows = max(1, STRIP // image.width)
-    for top in range(0, image.height, rows):  # a large one in strips: as RGBA it would take several times its memory
+    for top in range(0, image.height, rows):  # in strips, since RGBA takes several times the memory
         part = image.crop((0, top, image.width, min(image.height, top + rows))).convert("RGBA")
         flat.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert(mode), (0, top))
     return flat
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether it has more than 8 bits a channel."""
+    """Whether the image has more than 8 bits a channel."""
     return image.mode.startswith(("I", "F"))
 
 
 def read_picture(path: Path | str, channels: int) -> Picture:
-    """The picture in a file, or behind a URL, for a network of so many channels. Raises `ImageError`."""
+    """The picture in a file or at a URL, for a network with `channels` channels. Raises `ImageError`."""
     return Reader(channels).picture(path)
 
 
 def load_array(path: Path | str, content: bytes, most: int) -> NDArray[Any]:
-    """The array in the content of an `.npy` file, the first one in that of an `.npz`, of at most so many numbers.
+    """The array of an `.npy` file, or the first array of an `.npz`, with at most `most` numbers.
 
     Raises `ImageError`.
     """

@@ -1,4 +1,4 @@
-"""A part of the picture: a box or a mask, as the network sees it."""
+"""A region of the picture, a box or a mask, at the network's input size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from heatcli.images.preprocess import Fit, to_pixels
 from heatcli.images.read import Pixels, read_picture
 
 
-def region_of(text: str, size: tuple[int, int], fit: Fit) -> NDArray[np.bool_]:
-    """The region that `text` names on a picture of `size` (width, height), on the network's input: bool [H, W].
+def region_of(text: str, size: tuple[int, ...], fit: Fit) -> NDArray[np.bool_]:
+    """The region that `text` names on a picture of `size` (width, height), at the network's input: bool [H, W].
 
     `text` is LEFT,TOP,RIGHT,BOTTOM in the picture's pixels, or a mask image of the picture's size (bright is inside).
-    Raises `UsageError` for what is no region, `ImageError` for one that does not fit this picture.
+    Raises `UsageError` if `text` is no region, `ImageError` if the region does not fit this picture.
     """
     parts = text.split(",")
     if len(parts) == 4 and all(part.strip().lstrip("-").isdecimal() for part in parts):
@@ -27,7 +27,7 @@ def region_of(text: str, size: tuple[int, int], fit: Fit) -> NDArray[np.bool_]:
             raise UsageError(f"--region {text} is empty; give LEFT,TOP,RIGHT,BOTTOM in pixels")
         if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
             raise ImageError(f"--region {text} reaches beyond the picture, which is {size[0]}×{size[1]}")
-        box = Image.new("L", size, 0)
+        box = Image.new("L", (size[0], size[1]), 0)
         ImageDraw.Draw(box).rectangle((left, top, right - 1, bottom - 1), fill=255)
         mask: Pixels = box
     else:

@@ -17,7 +17,7 @@ _INK, _PAPER, _EDGE = "#202020", "white", "#c0c0c0"
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One small picture and what is written under it."""
+    """One small picture and its caption."""
 
     picture: Image.Image
     label: str = ""
@@ -32,7 +32,7 @@ class Block:
 
 
 def sheet(blocks: Sequence[Block], columns: int, tile: int = 88) -> Image.Image:
-    """All blocks below one another, `columns` tiles a row, each tile within `tile` × `tile` pixels."""
+    """All blocks from top to bottom, `columns` tiles a row, each tile within `tile` × `tile` pixels."""
     font = _font()
     highs = [tile + GAP + (TEXT + 2) * max(_lines(one.label) for one in block.tiles) + GAP for block in blocks]
     widest = min(columns, max(len(block.tiles) for block in blocks))
@@ -59,7 +59,7 @@ def sheet(blocks: Sequence[Block], columns: int, tile: int = 88) -> Image.Image:
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
-    """matplotlib's own DejaVu Sans, which has ×, Σ and arrows."""
+    """matplotlib's DejaVu Sans, which has ×, Σ and arrows."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", TEXT)
@@ -70,7 +70,7 @@ def _lines(label: str) -> int:
 
 
 def _within(picture: Image.Image, tile: int) -> Image.Image:
-    """The picture with its longer side `tile` long; small ones enlarged without smoothing. Lines get some height."""
+    """The picture with its longer side `tile` long. Small pictures are enlarged unsmoothed, lines get a height."""
     scale = tile / max(picture.size)
     size = (max(tile // 8, round(picture.width * scale)), max(tile // 8, round(picture.height * scale)))
     smooth = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
@@ -78,7 +78,7 @@ def _within(picture: Image.Image, tile: int) -> Image.Image:
 
 
 def coloured(values: NDArray[np.floating], low: float, high: float, cmap: str) -> Image.Image:
-    """`values` [H, W], [L] or a single one as a picture: `low` to `high` is the whole colour map."""
+    """`values` [H, W], [L] or one value as a picture: `low` to `high` spans the whole colour map."""
     from matplotlib import colormaps
 
     grid = np.atleast_2d(np.asarray(values, dtype=np.float64))
@@ -87,7 +87,7 @@ def coloured(values: NDArray[np.floating], low: float, high: float, cmap: str) -
 
 
 def picture_of(pixels: NDArray[np.floating]) -> Image.Image:
-    """Pixels [C, H, W] in 0..1 as a picture: grey for one channel (or any number but three), else colours."""
+    """Pixels [C, H, W] in 0..1 as a picture: colours for three channels, else their mean in grey."""
     whole = np.rint(255 * np.clip(np.asarray(pixels, dtype=np.float64), 0, 1))
     return Image.fromarray((whole.transpose(1, 2, 0) if len(whole) == 3 else whole.mean(0)).astype(np.uint8))
 

@@ -1,4 +1,4 @@
-"""What the numbers of an array or of a deep picture mean: 0..1, 0..255, another range, or data as they are."""
+"""The range of numbers in an array or a deep picture: 0..1, 0..255, another range, or data used unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BITS = (8, 10, 12, 14)
 
 
 def parse_range(text: str) -> tuple[float, float]:
-    """`LOW..HIGH` as the values that become 0 and 1; `data` leaves all as they are. Raises `UsageError`."""
+    """`LOW..HIGH` as the values that become 0 and 1; `data` keeps all values. Raises `UsageError`."""
     if text == DATA:
         return 0.0, 1.0
     low, dots, high = text.partition("..")
@@ -28,10 +28,12 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def in_range(array: NDArray[Any], stated: str, colours: bool) -> tuple[NDArray[np.float32], str]:
-    """An array of finite numbers as float32, 0..1 where it holds pixels, and what there is to say of it, or "".
+    """An array of finite numbers as float32, in 0..1 if it holds pixels, and a remark on it, or "".
 
-    8-bit values are of 0..255, 16-bit ones of 0..65535 unless `stated` (`LOW..HIGH`, `data`). Others go by their
-    values: within 0..1 as they are; of pictures (`colours`) within 0..255 over 255; any others are data, as they are.
+    The range is 0..255 for 8-bit values, and 0..65535 for 16-bit ones unless `stated` (`LOW..HIGH`, `data`). Otherwise
+    the values decide: values within 0..1 stay; pictures' (`colours`) values within 0..255 are divided by 255; all
+    others are data and stay. Raises `UsageError` for a malformed range.
+
     """
     low, high, said = 0.0, 1.0, ""
     if array.dtype == np.uint8:
@@ -45,7 +47,7 @@ def in_range(array: NDArray[Any], stated: str, colours: bool) -> tuple[NDArray[n
 
 
 def _by_values(array: NDArray[Any], colours: bool) -> tuple[float, float, str]:
-    """Which values become 0 and 1, and what there is to say of that."""
+    """The values that become 0 and 1, and a remark on them, or ""."""
     least, most = float(array.min()), float(array.max())
     if array.dtype == np.uint16:
         bits = next((b for b in _BITS if most < 2**b), 16)

@@ -9,16 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from heatcli.artifact.model import Model
+from heatcli.engine.values import values_of
 from heatcli.errors import UsageError
+from heatcli.graph.layers import Layer, find_layers
 from heatcli.graph.outputs import settled
-from heatcli.images.baselines import reference
-from heatcli.inside.layers import Layer, find_layers
+from heatcli.methods.detections import choose_for
 from heatcli.methods.method import Method, OneWalk
 from heatcli.methods.question import Question, laid_out, score_of
 from heatcli.methods.table import METHODS
-from heatcli.targets import Target, choose
-from heatcli.walk import values_of
+from heatcli.methods.targets import Target
+from heatcli.model.model import Model
 
 By = Literal["activation", "relevance"]
 CONVOLUTIONS = ("*convolution*",)
@@ -60,9 +60,9 @@ def activations(
     `target` and `baseline` as in `heatcli.explain`. Raises `UsageError`, `ModelError`.
     """
     chosen = method or METHODS["lrp-eps"]
-    batch = batch.to(model.device, model.picture.dtype)
+    batch = batch.to(model.device, model.pictures.dtype)
     parts, targets = [], []
-    for index, n in model.parts(batch.shape):
+    for index, n in model.network.batches(batch.shape):
         maps, goal = _maps(model, batch[index], layers, chosen, target, baseline)
         parts.append([FeatureMaps(m.layer, m.values[:n], m.relevance[:n]) for m in maps])
         targets.append((goal, n))
@@ -81,19 +81,21 @@ def _maps(
     graph = model.graph(batch.shape)
     layers = find_layers(graph, wanted, model.path)
     method.fits(graph)
-    origin = reference(model, batch, method, baseline)
-    references = model.reference_values(origin)
+    origin = method.reference(baseline, model.pictures, batch)
+    references = model.network.values_on(origin.batch, origin.shared)
     if isinstance(references, Tensor):
         references = values_of(graph, references)
     names = [layer.name for layer in layers]
     tape = model.forward(batch, method.rules, references, names)
     settled(graph, model.path)
-    goal = choose(target, laid_out(tape.output), model.labels)
-    question = Question(model, graph, batch, origin, goal, tape, score_of(goal, tape.output))
+    goal = choose_for(model, graph, target, laid_out(tape.output))
+    question = Question(
+        model=model, graph=graph, batch=batch, reference=origin, goal=goal, tape=tape, score=score_of(goal, tape.output)
+    )
     walked = question.walk_batch(method.rules, books=False, keep=names)
     found = []
     for layer in layers:
         value, multiplier = walked.values[layer.name], walked.multipliers[layer.name]
-        difference = value if references is None else value - references[layer.name]
+        difference = value if references is None else value - references[layer.name][: len(value)]
         found.append(FeatureMaps(layer, value, method.read(multiplier, difference).detach()))
     return found, goal

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.artifact.model import Model
 from heatcli.errors import UsageError
+from heatcli.graph.layers import Layer, find_layers, layers_of
 from heatcli.images.sheet import Block, Tile, coloured, picture_of
-from heatcli.inside.layers import Layer, find_layers, layers_of
+from heatcli.model.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,9 @@ class Kernels:
 
 def filters(model: Model, wanted: Sequence[str]) -> list[Kernels]:
     """The kernels of the convolutions named (names or globs; none: all of them). Raises `UsageError`, `ModelError`."""
-    own = replace(model, passes=(), _graphs={})  # a BatchNorm folded in would change the kernels
-    graph = own.graph((model.batch_size or 1, *model.input_shape))
+    # a BatchNorm folded in would change the kernels
+    network = replace(model.network, capture=replace(model.capture, passes=()))
+    graph = network.graph((model.batch_size or 1, *model.pictures.input_shape))
     layers = find_layers(graph, wanted, model.path) if wanted else layers_of(graph)
     found = []
     for layer in layers:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from heatcli.arrays import npz
-from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, UsageError, boundary
-from heatcli.files import is_folder, make_folder, write_atomically
 from heatcli.images.mean import image_files
+from heatcli.images.read import SUFFIXES
 from heatcli.images.sheet import Block, Tile, coloured, png, sheet
 from heatcli.inside.activations import By, FeatureMaps, activations
 from heatcli.methods.table import Method
+from heatcli.model.model import Model
+from heatcli.system.compress import npz
+from heatcli.system.files import is_folder, make_folder, write_atomically
 
 COLUMNS = 8
 
 
 @dataclass(frozen=True)
-class Request:
+class ActivationsRequest:
     """Which pictures, which layers, how many channels of each, in which order, and where the sheets go."""
 
     images: tuple[Path, ...]
@@ -44,13 +45,13 @@ class Looked:
     record: dict[str, Any]
 
 
-def planned(request: Request) -> list[tuple[Path, Path]]:
+def planned(request: ActivationsRequest, ends: Collection[str] = SUFFIXES) -> list[tuple[Path, Path]]:
     """(picture, its sheet) for every picture. Refuses sheets that collide, overwrite a picture, and wrong numbers."""
     if request.by not in ("activation", "relevance"):
         raise UsageError(f"--by {request.by} is not known; use activation, relevance")
     if request.top < 1:
         raise UsageError(f"--top {request.top} is not allowed; it is at least 1")
-    paths = [path for given in request.images for path in (image_files(given) if is_folder(given) else [given])]
+    paths = [p for given in request.images for p in (image_files(given, False, ends) if is_folder(given) else [given])]
     if not paths:
         raise UsageError(f"{request.images[0]}: no images in this folder")
     plan: dict[Path, Path] = {}
@@ -66,14 +67,14 @@ def planned(request: Request) -> list[tuple[Path, Path]]:
     return [(path, out) for out, path in plan.items()]
 
 
-def run(model: Model, request: Request) -> Iterator[Looked | ImageError]:
+def run(model: Model, request: ActivationsRequest) -> Iterator[Looked | ImageError]:
     """A sheet and an `.npz` for each picture, in order; one that cannot be read does not stop the others."""
-    plan = planned(request)
+    plan = planned(request, model.pictures.suffixes)
     make_folder(request.out)
     for path, out in plan:
         try:
             with boundary(path, ImageError):
-                batch = model.preprocess([model.reader.picture(path)])
+                batch = model.preprocess([model.pictures.reader.picture(path)])
         except ImageError as error:
             yield error
             continue

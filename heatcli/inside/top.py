@@ -11,14 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from heatcli.artifact.model import Model
+from heatcli.engine.forward import forward
+from heatcli.engine.values import values_of
+from heatcli.engine.walk import walk
 from heatcli.errors import HeatcliError, ImageError, UsageError
+from heatcli.graph.layers import Layer, cut_at, one_layer
 from heatcli.images.preprocess import seen_box
 from heatcli.images.read import Picture
 from heatcli.images.sheet import Tile
-from heatcli.inside.layers import Layer, cut_at, one_layer
 from heatcli.methods.table import METHODS
-from heatcli.walk import forward, values_of, walk
+from heatcli.model.model import Model
 
 TRIMMED = 0.01  # of the gradient's absolute mass at either side of the crop: gates reach the whole picture, faintly
 
@@ -53,7 +55,9 @@ def top_images(
     best: list[Hit] = []
     for pictures in _batched(paths, model, batch_size, failed):
         batch = model.preprocess(pictures)
-        maps = torch.cat([_channel(model, batch[at], layer, channel)[:k] for at, k in model.parts(batch.shape)])
+        maps = torch.cat(
+            [_channel(model, batch[at], layer, channel)[:k] for at, k in model.network.batches(batch.shape)]
+        )
         peaks, positions = maps.max(1)
         for picture, peak, position in zip(pictures, peaks.tolist(), positions.tolist(), strict=True):
             hit = Hit(peak, Path(picture.path), position)
@@ -72,7 +76,7 @@ def _batched(paths: Iterable[Path], model: Model, size: int, failed: list[Heatcl
         pictures = []
         for path in chunk:
             try:
-                pictures.append(model.reader.picture(path))
+                pictures.append(model.pictures.reader.picture(path))
             except ImageError as error:
                 failed.append(error)
         if pictures:
@@ -83,14 +87,15 @@ def _channel(model: Model, batch: Tensor, layer: Layer, channel: int) -> Tensor:
     """The channel's map of each picture, flat: [N, positions]."""
     graph = cut_at(model.graph(batch.shape), layer)
     value = values_of(graph, batch)[layer.name]
+    value = value[: len(value) // graph.copies]
     return value[:, channel].reshape(len(batch), -1)
 
 
 def _cropped(model: Model, hit: Hit, layer: Layer, channel: int) -> Hit:
     """The hit with its crop: where the gradient of that one activation lies, but for `TRIMMED` at either side."""
-    picture = model.reader.picture(hit.path)
+    picture = model.pictures.reader.picture(hit.path)
     batch = model.preprocess([picture])
-    index, _ = next(model.parts(batch.shape))
+    index, _ = next(model.network.batches(batch.shape))
     rows = batch[index]
     tape = forward(cut_at(model.graph(rows.shape), layer), rows)
     seed = torch.zeros_like(tape.output)
@@ -98,7 +103,7 @@ def _cropped(model: Model, hit: Hit, layer: Layer, channel: int) -> Hit:
     mass = walk(tape, METHODS["gradient"].rules, seed, None)[0].abs().sum(0)
     x0, x1 = _extent(mass.sum(0))
     y0, y1 = _extent(mass.sum(1))
-    left, top, right, bottom = seen_box(picture.size, model.fit)
+    left, top, right, bottom = seen_box(picture.size, model.pictures.picture_fit)
     across, down = (right - left) / mass.shape[1], (bottom - top) / mass.shape[0]
     box = (
         round(left + x0 * across), round(top + y0 * down), round(left + x1 * across), round(top + y1 * down),
@@ -121,6 +126,6 @@ def tiles(model: Model, hits: Iterable[Hit]) -> list[Tile]:
     """Each hit as its crop, with the picture's name and the activation."""
     found = []
     for hit in hits:
-        shown = model.reader.picture(hit.path).shown()
+        shown = model.pictures.reader.picture(hit.path).shown()
         found.append(Tile(shown.crop(hit.box), f"{hit.path.stem[:16]}\n{hit.activation:.3g}"))
     return found

@@ -17,13 +17,14 @@ from heatcli.graph.kinds import (
     SUM,
 )  # fmt: skip
 from heatcli.methods.method import MULTIPLIER, SQUARE, Method
-from heatcli.rules.affine import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
-from heatcli.rules.base import Adjoint, Rule, Table
+from heatcli.rules.affine import AlphaBeta, Epsilon, Gamma, ZPlus
 from heatcli.rules.elementwise import Deconvnet, Guided, Slope
+from heatcli.rules.first_layer import Flat, WSquare, ZBox
 from heatcli.rules.maximum import Winner
 from heatcli.rules.normaliser import HeldStatistics
 from heatcli.rules.product import Share
 from heatcli.rules.reveal_cancel import Parts, RevealCancel
+from heatcli.rules.rule import Adjoint, Rule, Table
 
 GRADIENT: Table = dict.fromkeys(KINDS, Adjoint())
 LRP_0: Table = {
@@ -40,12 +41,12 @@ REVEAL: Table = {**LRP_0, AFFINE: Parts(), SUM: Parts(), LAYOUT: Parts(), ELEMEN
 
 
 def _layers(rule: Rule) -> Table:
-    """LRP-ε, but for convolutions and dense layers."""
+    """LRP-ε, with `rule` for convolutions and dense layers."""
     return {**LRP_EPS, CONVOLUTION: rule, DENSE: rule}
 
 
 def _composite(convolutions: Rule, first: Rule | None = None) -> Table:
-    """LRP-ε, but for convolutions, and where it is said for the first layer."""
+    """LRP-ε, with a rule for convolutions and, if given, one for first layers."""
     table: Table = {**LRP_EPS, CONVOLUTION: convolutions}
     return table if first is None else {**table, FIRST: first}
 
@@ -108,13 +109,13 @@ BACKWARD = (
     ),
     Method(
         name="blame-bias",
-        summary="LRP without division: gradient at matrices and maxima, slope at nonlinearities; exact with no ε",
+        summary="LRP without ε: the gradient of matrices and maxima, the slope of nonlinearities; nothing is divided",
         source="Bach et al. 2015, eq. 56, in multipliers: Shrikumar et al. 2016, arXiv 1605.01713, sec. 3",
         rules=LRP_0,
     ),
     Method(
         name="lrp-gamma",
-        summary="LRP that favours contributions of the output's sign by γ in layers with weights",
+        summary="LRP in which contributions with the sign of the output weigh more, by γ, in layers with weights",
         source="Montavon et al. 2019, sec. 10.2.3",
         rules=_layers(Gamma()),
     ),

@@ -1,6 +1,6 @@
-"""Class activation maps: which maps of one layer speak for the class, laid over the image.
+"""Class activation maps: a weighted sum of the maps of one layer, enlarged to the image.
 
-A map is enlarged to the image's size (bilinearly) and shared evenly over its channels, so that the sum over channels
+A map is enlarged to the image's size (bilinearly) and divided by the number of channels, so that the sum over channels
 at a pixel is the map's value there.
 """
 
@@ -15,39 +15,51 @@ from torch.nn import functional
 
 from heatcli.errors import UsageError
 from heatcli.graph.kinds import RECTIFIER
-from heatcli.graph.layers import LAST, find_layer
+from heatcli.graph.layers import LAST, find_map
 from heatcli.methods.backward import GRADIENT
 from heatcli.methods.method import ANY, ONE, Answer, Method
 from heatcli.methods.path import mean_score
+from heatcli.methods.perturbation import SMOOTH, hidden
 from heatcli.methods.question import Question
-from heatcli.parameters import Parameters, text
-from heatcli.rules.base import Table
 from heatcli.rules.elementwise import Guided
+from heatcli.rules.parameters import Parameters, text
+from heatcli.rules.rule import Table
 
 NAMED = "an operator, a layer of the artifact, or last: before the image is pooled away"
 
 
 def layer_name(question: Question, layer: str) -> str:
     """The operator that `layer` names. Raises `UsageError`."""
-    if question.batch.dim() != 4:
-        raise UsageError(f"CAM methods take pictures [N, C, H, W]; this input is {tuple(question.batch.shape)}")
-    return find_layer(question.graph, layer).name
+    return find_map(question.graph, layer).name
+
+
+def of_images(maps: Tensor, question: Question) -> Tensor:
+    """Maps [N, K, h, w] of the batch's images, with its dtype and device. Further rows are copies of an image."""
+    return maps[: len(question.batch)].to(question.batch)
+
+
+def positions(maps: Tensor) -> tuple[int, ...]:
+    """The axes of the positions of maps [N, K, h, w]."""
+    return tuple(range(2, maps.dim()))
 
 
 def enlarged(maps: Tensor, question: Question) -> Tensor:
-    """Maps [N, K, h, w] at the size of the image: [N, K, H, W]."""
-    return functional.interpolate(maps, question.batch.shape[-2:], mode="bilinear", align_corners=False)
+    """Maps [N, K, h, w] at the image's size, [N, K, H, W]."""
+    sides = question.sides
+    if maps.dim() != len(sides) + 2:
+        raise UsageError(f"the layer's maps {tuple(maps.shape)} have other axes than the input")
+    return functional.interpolate(maps, sides, mode=SMOOTH[len(sides)], align_corners=False)
 
 
 def over_channels(cam: Tensor, question: Question) -> Tensor:
-    """A map [N, 1, H, W] shared evenly over the channels of the image."""
-    channels = question.batch.shape[1]
-    return (cam / channels).expand_as(question.batch).contiguous()
+    """A map [N, 1, H, W] divided evenly over the channels of the image: [N, C, H, W]."""
+    whole = (cam / question.channels).expand(-1, question.channels, *question.sides)
+    return question.layout.back(whole).contiguous()
 
 
 @dataclass(frozen=True)
 class GradCam(Parameters):
-    """ReLU(Σ_k w_k A_k), w_k the mean of ∂score/∂A_k over map A_k."""
+    """ReLU(Σ_k w_k A_k), where w_k is the mean of ∂score/∂A_k over map A_k."""
 
     kind: ClassVar[str] = "cam"
     compares: ClassVar[bool] = False
@@ -57,7 +69,7 @@ class GradCam(Parameters):
 
     @property
     def cost(self) -> str:
-        """The walk back goes through to the image."""
+        """The backward run goes all the way to the image."""
         return "1 forward, 1 backward"
 
     def __call__(self, question: Question, method: Method) -> Answer:
@@ -65,15 +77,15 @@ class GradCam(Parameters):
         return Answer(over_channels(self.cam(question, method.rules), question))
 
     def cam(self, question: Question, rules: Table) -> Tensor:
-        """The map, [N, 1, H, W]."""
+        """The map, [N, 1, H, W]. Raises `UsageError` if the layer has no maps."""
         name = layer_name(question, self.layer)
         walked = question.walk_batch(rules, books=False, keep=(name,))
-        values, gradients = (kept[name].to(question.batch) for kept in (walked.values, walked.multipliers))
+        values, gradients = (of_images(kept[name], question) for kept in (walked.values, walked.multipliers))
         return enlarged(self.weighted(values, gradients).sum(1, keepdim=True).relu(), question)
 
     def weighted(self, values: Tensor, gradients: Tensor) -> Tensor:
-        """Each map [N, K, h, w] with its weight."""
-        return gradients.mean((2, 3), keepdim=True) * values
+        """The weighted maps, [N, K, h, w]."""
+        return gradients.mean(positions(gradients), keepdim=True) * values
 
 
 @dataclass(frozen=True)
@@ -83,14 +95,14 @@ class GradCamPlusPlus(GradCam):
     def weighted(self, values: Tensor, gradients: Tensor) -> Tensor:
         """Equations 10 and 19."""
         square = gradients**2
-        below = 2 * square + values.sum((2, 3), keepdim=True) * gradients**3
+        below = 2 * square + values.sum(positions(values), keepdim=True) * gradients**3
         alpha = torch.where(below == 0, 0, square / torch.where(below == 0, 1, below))
-        return (alpha * gradients.relu()).sum((2, 3), keepdim=True) * values
+        return (alpha * gradients.relu()).sum(positions(alpha), keepdim=True) * values
 
 
 @dataclass(frozen=True)
 class LayerCam(GradCam):
-    """ReLU(Σ_k ReLU(∂score/∂A_k) A_k), each place with its own weight."""
+    """ReLU(Σ_k ReLU(∂score/∂A_k) A_k), with a weight for each position."""
 
     def weighted(self, values: Tensor, gradients: Tensor) -> Tensor:
         """Equation 5."""
@@ -103,56 +115,63 @@ class GuidedGradCam(GradCam):
 
     @property
     def cost(self) -> str:
-        """One walk for each of the two."""
+        """One walk for each factor."""
         return "2 forwards, 2 backwards"
 
     def __call__(self, question: Question, method: Method) -> Answer:
-        """The product of the two, a channel."""
+        """The product of guided backpropagation, per channel, and the map."""
         cam = self.cam(question, GRADIENT)
-        return Answer(question.walk_batch(method.rules, books=False).multiplier * cam)
+        layout, guided = question.layout, question.walk_batch(method.rules, books=False).multiplier
+        return Answer(layout.back(layout.first(guided) * cam).contiguous())
 
 
 @dataclass(frozen=True)
 class ScoreCam(GradCam):
-    """ReLU(Σ_k w_k A_k), w the softmax over k of the scores of the image where A_k (scaled to 0..1, enlarged) is high.
+    """ReLU(Σ_k w_k A_k), w the softmax over k of the scores of the image masked by A_k (scaled to 0..1, enlarged).
 
-    What a map hides is replaced by the baseline.
+    The mask blends the image into the baseline.
     """
 
     takes: ClassVar[str] = ONE
 
     @property
     def cost(self) -> str:
-        """No walk."""
+        """No backward run."""
         return "1 forward; 1 forward a channel of the layer"
 
     def __call__(self, question: Question, method: Method) -> Answer:
         """The map of every image."""
-        found = over_channels(self.cam(question, method.rules), question)
-        return Answer(found, score0=mean_score(question))
+        heatmap = over_channels(self.cam(question, method.rules), question)
+        return Answer(heatmap, score0=mean_score(question))
 
     def cam(self, question: Question, rules: Table) -> Tensor:
         """The map, [N, 1, H, W]."""
         name = layer_name(question, self.layer)
-        values = question.values(name).to(question.batch)
+        values = of_images(question.values(name), question)
         count = values.shape[1]
-        flat = values.flatten(2)
-        low, high = flat.amin(2)[..., None, None], flat.amax(2)[..., None, None]
+        low, high = (end(positions(values), keepdim=True) for end in (values.amin, values.amax))
         scaled = (values - low) / torch.where(high == low, 1, high - low)
-        x, start = question.batch, question.reference.batch
-        assert start is not None
+        x = question.batch
 
         def shown(rows: Tensor, which: Tensor) -> Tensor:
-            """Images under a map of theirs."""
-            mask = enlarged(scaled[rows, which][:, None], question)
-            return start[rows] + mask * (x[rows] - start[rows])
+            """Images masked by one of their maps."""
+            return hidden(question, rows, enlarged(scaled[rows, which][:, None], question))
 
         weights = question.scores(question.points(count, shown)).reshape(len(x), count).softmax(1)
-        return enlarged((weights.to(values)[..., None, None] * values).sum(1, keepdim=True).relu(), question)
+        each = weights.to(values).reshape(*weights.shape, *(1,) * (values.dim() - 2))
+        return enlarged((each * values).sum(1, keepdim=True).relu(), question)
 
 
 def _method(name: str, summary: str, source: str, procedure: GradCam, baseline: str | None = None) -> Method:
-    return Method(name, summary, source, GRADIENT, baseline, conserves=False, procedure=procedure)
+    return Method(
+        name=name,
+        summary=summary,
+        source=source,
+        rules=GRADIENT,
+        baseline=baseline,
+        conserves=False,
+        procedure=procedure,
+    )
 
 
 CAM = (

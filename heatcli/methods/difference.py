@@ -1,4 +1,4 @@
-"""Prediction difference analysis: the class's odds with a window as it is, against the window unknown."""
+"""Prediction difference analysis: the odds of the class with a window, against the odds with the window unknown."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from heatcli.methods.method import FOLDER, Answer, Method
 from heatcli.methods.path import mean_score
 from heatcli.methods.perturbation import SHARED, WHOLE, Windows
 from heatcli.methods.question import Points, Question
-from heatcli.parameters import Parameters, choice, number
-from heatcli.rules.base import wide
+from heatcli.rules.numerics import wide
+from heatcli.rules.parameters import Parameters, choice, number
 
-PATCHES = 4096  # that the normal distribution is estimated from
-RIDGE = 1e-3  # share of their mean variance that is added to it
+PATCHES = 4096  # number of patches for the estimate of the normal distribution
+RIDGE = 1e-3  # added to the covariance's diagonal, as a fraction of the mean variance
 
 
 @dataclass(frozen=True)
 class PredictionDifference(Parameters):
     """Weight of evidence log2 odds(c | x) − log2 odds(c | x without the window), bits; the mean over a pixel's windows.
 
-    p(c | x without w) is the mean over `samples` of what else could be in the window: `marginal`, what images of the
-    folder have in its place; `conditional`, a normal distribution of patches (the window and `padding` pixels around),
-    estimated from the folder, given the pixels around. Probabilities are corrected as (p·n + 1)/(n + classes), n being
-    `trained`, the number of images that the network was trained on. For a target A-B it is the odds of A against B.
+    p(c | x without w) is the mean over `samples` of contents for the window. `marginal`: the same window in images of
+    the folder. `conditional`: a normal distribution of patches (the window and `padding` pixels around it), estimated
+    from the folder and conditioned on the surrounding pixels. Probabilities are corrected as (p·n + 1)/(n + classes),
+    with n = `trained`, the number of training images of the network. For a target A-B the odds are those of A against
+    B.
     """
 
     kind: ClassVar[str] = "perturbation"
@@ -46,11 +47,13 @@ class PredictionDifference(Parameters):
 
     @property
     def cost(self) -> str:
-        """No walk."""
+        """No backward run."""
         return f"{self.samples} forwards a window; by default an eighth of the shorter side, every half window"
 
     def __call__(self, question: Question, method: Method) -> Answer:
-        """`samples` forward runs a window."""
+        """`samples` forward runs a window. Raises `UsageError` if the network is no classifier."""
+        if question.layout.dims != 2:
+            raise UsageError(f"prediction-difference takes pictures; this input is {tuple(question.batch.shape)}")
         windows = Windows.of(question, self.window, self.stride)
         pool = question.reference.pool
         assert pool is not None
@@ -58,21 +61,21 @@ class PredictionDifference(Parameters):
         count, each = len(windows.corners), self.samples
 
         def filled(rows: Tensor, which: Tensor) -> Tensor:
-            """Images with a sample in a window."""
-            made = question.batch[rows].clone()
+            """Images with a sampled window."""
+            images = question.batch[rows].clone()
             for j, (row, i) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
                 y, x = windows.corners[i // each]
-                made[j, :, y : y + windows.size, x : x + windows.size] = fill(row, i // each, i % each)
-            return made
+                images[j, :, y : y + windows.size, x : x + windows.size] = fill(row, i // each, i % each)
+            return images
 
         without = self._chances(question, question.points(count * each, filled)).reshape(-1, count, each, 2).mean(2)
         seen = self._chances(question, question.points(1, lambda rows, _: question.batch[rows]))
         evidence = self._odds(seen, question)[:, None] - self._odds(without, question)
-        found = windows.spread(evidence, question.batch.shape[1], self.share)
-        return Answer(found.to(question.batch), score0=mean_score(question))
+        heatmap = windows.spread(evidence, question.batch.shape[1], self.share)
+        return Answer(heatmap.to(question.batch), score0=mean_score(question))
 
     def _odds(self, chances: Tensor, question: Question) -> Tensor:
-        """log2 of the odds, from the chances [..., 2] of the class and of what it is compared with."""
+        """log2 of the odds, from the probabilities [..., 2] of the class and the class it is compared with."""
         classes = max(2, question.graph.output_shape[1] if len(question.graph.output_shape) > 1 else 1)
         corrected = (chances * self.trained + 1) / (self.trained + classes)
         if question.goal.minus is None:
@@ -80,20 +83,20 @@ class PredictionDifference(Parameters):
         return (corrected[..., 0] / corrected[..., 1]).log2()
 
     def _chances(self, question: Question, points: Points) -> Tensor:
-        """The probability of each point's class, and of the one it is compared with, float64 [M, 2]."""
-        found = []
+        """The probabilities of each point's class and of the class it is compared with, float64 [M, 2]."""
+        pairs = []
         for rows, output in question.outputs(points):
             chance = wide(probabilities(question.graph, output))
             if chance.dim() != 2 or bool(chance.isnan().any()):
                 raise UsageError("prediction-difference takes classifiers: one probability a class")
             goal = question.goal.rows(rows)
             pair = torch.stack([goal.index, goal.index if goal.minus is None else goal.minus], 1)
-            found.append(chance.gather(1, pair.to(chance.device)))
-        return torch.cat(found)
+            pairs.append(chance.gather(1, pair.to(chance.device)))
+        return torch.cat(pairs)
 
 
 class Marginal:
-    """What random images of the folder have in a window."""
+    """The same window in random images of the folder."""
 
     def __init__(self, of: PredictionDifference, windows: Windows, pool: Tensor, question: Question) -> None:
         g = torch.Generator().manual_seed(of.seed)
@@ -107,20 +110,20 @@ class Marginal:
 
 
 class Conditional:
-    """A normal distribution of patches wherever they are in an image, given the pixels around the window."""
+    """A normal distribution of patches, at any position in an image, conditioned on the pixels around the window."""
 
     def __init__(self, of: PredictionDifference, windows: Windows, pool: Tensor, question: Question) -> None:
         self.windows, self.question, self.seed, self.samples = windows, question, of.seed, of.samples
-        self.side = min(windows.size + 2 * of.padding, windows.height, windows.width)
+        self.side = min(windows.size + 2 * of.padding, *windows.sides)
         if self.side == windows.size:
             raise UsageError(f"window={windows.size} is not allowed; sampling=conditional needs pixels around it")
         self.mean, self.covariance = self._estimated(pool)
-        self.low, self.high = (end[0].cpu().double() for end in question.model.pixel_range(question.batch))
+        self.low, self.high = (end[0].cpu().double() for end in question.model.pictures.pixel_range(question.batch))
         self._given: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._drawn: tuple[tuple[int, int], Tensor] | None = None
 
     def _estimated(self, pool: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of patches [C, side, side] from random places of random images."""
+        """Mean and covariance of patches [C, side, side] at random positions of random images."""
         g = torch.Generator().manual_seed(self.seed)
         pool, side = pool.cpu().double(), self.side
         which = torch.randint(len(pool), (PATCHES,), generator=g).tolist()
@@ -133,8 +136,8 @@ class Conditional:
         return patches.mean(0), covariance + ridge * torch.eye(len(covariance), dtype=covariance.dtype)
 
     def _at(self, offset: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """For a window at that offset in its patch: which elements, the regression on the others, and a root of what
-        is left of the covariance.
+        """For a window at `offset` in its patch: a mask of its elements, the regression on the others, and
+        a Cholesky factor of the conditional covariance.
         """
         if offset not in self._given:
             (dy, dx), size = offset, self.windows.size
@@ -155,10 +158,10 @@ class Conditional:
         return self._drawn[1][sample].to(self.question.batch)
 
     def _samples(self, row: int, window: int) -> Tensor:
-        """All samples of a window, [samples, C, size, size]; no brighter and no darker than a picture can be."""
+        """All samples of a window, [samples, C, size, size], clamped to the range of pixels."""
         (y, x), size, w = self.windows.corners[window], self.windows.size, self.windows
         pad = (self.side - size) // 2
-        top, left = (min(max(0, at - pad), n - self.side) for at, n in ((y, w.height), (x, w.width)))
+        top, left = (min(max(0, corner - pad), n - self.side) for corner, n in ((y, w.sides[0]), (x, w.sides[1])))
         inside, regression, root = self._at((y - top, x - left))
         patch = self.question.batch[row, :, top : top + self.side, left : left + self.side].cpu().double().reshape(-1)
         mean = self.mean[inside] + regression @ (patch - self.mean)[~inside]

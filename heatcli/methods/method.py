@@ -1,22 +1,25 @@
-"""What a method is: a record of a table of rules, and of the procedure that asks for walks."""
+"""What a method is: a record of a table of rules and of a procedure that runs walks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 
-from heatcli.errors import UsageError, unknown_name
-from heatcli.graph.kinds import CONVOLUTION, DENSE, ELEMENTWISE, FIRST, RECTIFIER, ROLES
+from heatcli.engine.ledger import Books
+from heatcli.errors import UsageError
+from heatcli.graph.kinds import CONVOLUTION, DENSE, ELEMENTWISE, FIRST, RECTIFIER
 from heatcli.graph.operator import Graph
-from heatcli.ledger import Books
+from heatcli.images.baselines import Reference, fitted, is_named, read, read_several, several_in
+from heatcli.images.pictures import Pictures
+from heatcli.methods.composite import check_layers, first_only, with_entries
 from heatcli.methods.question import Question
-from heatcli.parameters import Parameters
-from heatcli.rules.base import Rule, Table
-from heatcli.rules.registry import RULES
-from heatcli.rules.reveal_cancel import Parts, RevealCancel
+from heatcli.rules.parameters import Parameters, typed
+from heatcli.rules.rule import Table
+from heatcli.system.files import is_there
 
 RELEVANCE, MULTIPLIER, SQUARE = "relevance", "multiplier", "square"
 ANY, ONE, POOL, FOLDER = "any", "one", "pool", "folder"
@@ -24,22 +27,38 @@ TAKES = {ANY: "an image or none", ONE: "an image", POOL: "an image or a folder",
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """What a procedure found: `relevance` [N, …] of the input, what was booked, and the baseline's score [N].
+class Concept:
+    """What the channels of `layer` gave to the class's `score`, float64 [N]: `relevance`, float64 [N, channels].
 
-    `books` is None where nothing else is booked, `score0` where the reference is none.
+    `chosen`: the channels that the map shows; () for all.
+    """
+
+    layer: str
+    chosen: tuple[int, ...]
+    relevance: Tensor
+    score: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A procedure's result: the input's `relevance` [N, …], the books, and the baseline's score [N].
+
+    `books` is None if nothing else is booked, `score0` if there is no reference. `score` [N]: the
+    explained score, where it is not the target's: of an artifact that explains itself, or of a `concept`.
     """
 
     relevance: Tensor
     books: Books | None = None
     score0: Tensor | None = None
+    score: Tensor | None = None
+    concept: Concept | None = None
 
 
 class Procedure(Protocol):
     """A frozen dataclass of parameters that turns a question into an answer by forward runs and walks.
 
     `kind`: backward, cam, path or perturbation. `compares`: whether the walk over the batch takes differences from
-    the baseline. `takes`: `any` baseline or none, `one` image, a `pool` of several or one, a `folder` of several.
+    the baseline. `takes`: `any` baseline or none, `one` image, one image or a `pool`, or a `folder` of several.
     `cost`: forward and backward runs, in words.
     """
 
@@ -53,7 +72,7 @@ class Procedure(Protocol):
         ...
 
     def __call__(self, question: Question, method: Method) -> Answer:
-        """Relevance for every image of the question's batch."""
+        """The relevance of every image of the question's batch."""
         ...
 
 
@@ -67,27 +86,25 @@ class OneWalk(Parameters):
 
     @property
     def cost(self) -> str:
-        """With a baseline its forward run comes on top, once for all images."""
+        """A baseline adds one forward run, shared by all images."""
         return "1 forward, 1 backward"
 
     def __call__(self, question: Question, method: Method) -> Answer:
         """The method's table, walked once."""
-        walked = question.walk_batch(method.rules, books=method.conserves or FIRST in method.rules)
-        relevance = method.read(walked.multiplier, question.difference)
-        if walked.books.direct is not None:
-            relevance = relevance + walked.books.direct
+        walked = question.walk_batch(method.rules, books=method.books)
+        relevance = method.relevance(walked.multiplier, question.difference, walked.books)
         return Answer(relevance, walked.books, walked.score0)
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is done with each kind of operator on the way back, and what the result claims.
+    """A rule for each kind of operator, and what the result claims.
 
-    `rules`: kind of operator, or role within a kind, → rule. `baseline` is the default reference: `none` (blame the
-    bias), another baseline's name, `given` where the user must name one, or None where a baseline has no meaning and
-    is refused. `readout`: what the
-    heatmap shows of the multiplier m of a pixel x: `relevance` m·(x − x0), the `multiplier` itself, or its `square`.
-    `conserves`: the ledger balances, every offset is booked to its bias.
+    `rules`: kind of operator, role within a kind, or name of a layer → rule. `changed`: the user changed that table.
+    `baseline`: the default reference: `none` (biases take the operators' output at zero input), another baseline's
+    name, `given` if the user must name one, or None if baselines are meaningless and refused. `readout`: the heatmap's
+    value for a pixel x with multiplier m: `relevance` m·(x − x0), the `multiplier` itself, or its `square`.
+    `conserves`: the ledger balances, and every offset is booked to its bias.
     """
 
     name: str
@@ -98,6 +115,7 @@ class Method:
     readout: str = RELEVANCE
     conserves: bool = True
     procedure: Procedure = field(default_factory=OneWalk)
+    changed: bool = False
 
     @property
     def kind(self) -> str:
@@ -105,65 +123,118 @@ class Method:
         return self.procedure.kind
 
     @property
+    def divides(self) -> Literal["whole", "part", "no"]:
+        """What the relevance divides: the whole score, only the pixels' part of it, or no score."""
+        if self.conserves:
+            return "whole"
+        of_score = self.baseline is not None and self.readout == RELEVANCE and self.kind in ("backward", "path")
+        return "part" if of_score else "no"
+
+    @property
     def takes(self) -> str:
-        """What it takes as a baseline: nothing, any, one image, one or several, several."""
+        """The baselines that the method takes, in words."""
         return "nothing" if self.baseline is None else TAKES[self.procedure.takes]
 
     @property
     def fields(self) -> dict[str, Field[Any]]:
-        """Its parameters' fields, by name: those of its rules and of its procedure."""
-        parts = (*self.rules.values(), self.procedure)
-        return {f.name: f for part in parts for f in fields(part)}  # type: ignore[arg-type]
+        """The fields of the parameters of its rules and its procedure, by name."""
+        parts: tuple[Any, ...] = (*self.rules.values(), self.procedure)
+        return {f.name: f for part in parts for f in fields(part)}
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Its parameters and their values."""
-        parts = (*self.rules.values(), self.procedure)
-        return {f.name: getattr(part, f.name) for part in parts for f in fields(part)}  # type: ignore[arg-type]
+        """The parameters and their values."""
+        parts: tuple[Any, ...] = (*self.rules.values(), self.procedure)
+        return {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
+
+    def reference(self, baseline: str | Tensor | Reference | None, pictures: Pictures, batch: Tensor) -> Reference:
+        """The baseline called `baseline` for `batch` [N, C, H, W], or the method's default for None.
+
+        A folder of images, an array file of several or a tensor of several rows is a pool for methods that take one.
+        Raises `UsageError` for an unknown name, an unreadable file, a tensor that does not fit, or a number of
+        baselines (none, one, several) that the method does not take.
+        """
+        if baseline is None:
+            baseline = self.baseline or "none"
+        elif self.baseline is None and not (isinstance(baseline, str) and baseline == "none"):
+            raise UsageError(f"method {self.name} compares with nothing, so it takes no baseline")
+        reference = self._read_baseline(baseline, pictures, batch)
+        takes = self.procedure.takes
+        if takes == FOLDER and reference.pool is None:
+            raise self._needs_folder()
+        if takes in (ONE, POOL) and self.baseline is not None and reference.name == "none":
+            raise UsageError(
+                f"method {self.name} compares with an image; give --baseline zero, black, blur, mean or a file"
+            )
+        return fitted(reference, batch)
+
+    def read_once(self, baseline: str | None, pictures: Pictures) -> str | Reference | None:
+        """Read a baseline that is an image, a folder or an array file, once for all batches; others stay unchanged.
+
+        Raises `UsageError` as `reference` does.
+        """
+        if baseline is None or baseline == "given" or is_named(baseline):
+            return baseline
+        if self.baseline is None or not is_there(baseline):
+            return baseline
+        return self._read_baseline(baseline, pictures, torch.empty(0))
+
+    def _read_baseline(self, baseline: str | Tensor | Reference, pictures: Pictures, batch: Tensor) -> Reference:
+        if isinstance(baseline, Reference):
+            return baseline
+        takes_several = self.procedure.takes in (POOL, FOLDER)
+        if isinstance(baseline, Tensor):
+            pool = takes_several and baseline.dim() == batch.dim() and len(baseline) > 1
+            return Reference("tensor", pool=baseline) if pool else Reference("tensor", baseline)
+        if baseline == "given":
+            raise self._needs_folder()
+        several = several_in(baseline, pictures)
+        if not several:
+            return read(baseline, pictures, batch)
+        if not takes_several:
+            raise UsageError(f"baseline {baseline}: is {several}; method {self.name} compares with one image")
+        return read_several(baseline, pictures)
+
+    def _needs_folder(self) -> UsageError:
+        return UsageError(f"method {self.name} draws from a folder of images; give --baseline FOLDER")
 
     def read(self, multiplier: Tensor, difference: Tensor) -> Tensor:
-        """What the heatmap shows, from multipliers and differences of the input [N, …]."""
+        """The heatmap's values, from multipliers and differences of the input [N, …]."""
         if self.readout == MULTIPLIER:
             return multiplier
         return multiplier * (difference if self.readout == RELEVANCE else multiplier)
 
-    def configured(self, parameters: Mapping[str, Any]) -> Method:
-        """The same method with other parameters. Raises `UsageError` for a name or value that it does not take."""
-        known = self.parameters
-        for name in parameters:
-            if name not in known:
-                if not known:
-                    raise UsageError(f"method {self.name} takes no parameters, {name!r} is one too many")
-                raise unknown_name(f"parameter of {self.name}", name, known)
-        values = {name: _as_type(name, value, type(known[name])) for name, value in parameters.items()}
+    def relevance(self, multiplier: Tensor, difference: Tensor, books: Books) -> Tensor:
+        """The relevance that a walk found: what its multipliers say, and what reached pixels without one."""
+        found = self.read(multiplier, difference)
+        return found if books.direct is None else found + books.direct
 
-        def own(part: Any) -> Any:
-            """A rule or procedure with those of the values that are its own."""
+    @property
+    def books(self) -> bool:
+        """Whether a walk is booked: the ledger balances, or rules of first layers send relevance to pixels directly."""
+        return self.conserves or first_only(self.rules)
+
+    def configured(self, parameters: Mapping[str, Any]) -> Method:
+        """The same method with other parameters. Raises `UsageError` for an unknown name or a value out of range."""
+        values = typed(parameters, self.parameters, "method", self.name)
+
+        def updated(part: Any) -> Any:
+            """A rule or procedure with the values of its own parameters."""
             taken = {f.name: values[f.name] for f in fields(part) if f.name in values}
             return replace(part, **taken) if taken else part
 
         return replace(
-            self, rules={kind: own(rule) for kind, rule in self.rules.items()}, procedure=own(self.procedure)
+            self, rules={kind: updated(rule) for kind, rule in self.rules.items()}, procedure=updated(self.procedure)
         )
 
     def with_rules(self, given: Iterable[str]) -> Method:
-        """The same method with entries of its table replaced: `KIND=RULE` or `KIND=RULE:k=v,k=v`.
-
-        A rule that only some operators of the kind can have goes to those (z-plus of affine operators to convolutions
-        and dense layers). Raises `UsageError` for a kind, rule or parameter that there is not.
-        """
-        table = dict(self.rules)
-        for item in given:
-            for name, rule in _entry(item).items():
-                for role in [role for role, kind in ROLES.items() if kind == name]:
-                    table.pop(role, None)
-                table[name] = rule
-        if any(isinstance(rule, RevealCancel) for rule in table.values()):
-            table = {**table, **dict.fromkeys(("affine", "sum", "layout"), Parts())}
-        return replace(self, rules=table)
+        """The same method with other entries in its table, as in `heatcli.methods.composite.with_entries`."""
+        given = list(given)
+        return replace(self, rules=with_entries(self.rules, given), changed=True) if given else self
 
     def fits(self, graph: Graph) -> None:
-        """Raise `UsageError` if what sets this method apart would never happen in `graph`: it would be another one."""
+        """Raise `UsageError` if `graph` has no operator for the rules that distinguish this method."""
+        check_layers(self.rules, graph)
         roles = {op.role for op in graph.operators if op.role} | {FIRST for op in graph.operators if op.first}
         wanted = [[name] for name in (FIRST, RECTIFIER) if name in self.rules]
         wanted += [[name for name in (CONVOLUTION, DENSE) if name in self.rules]]
@@ -181,41 +252,3 @@ _WORDS = {
     FIRST: "layers with weights that see the image itself", RECTIFIER: "ReLUs", CONVOLUTION: "layers with weights",
     DENSE: "dense layers",
 }  # fmt: skip
-
-
-def _as_type(name: str, value: Any, kind: type) -> Any:
-    try:
-        return kind(value)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{name}={value!r} is not a {kind.__name__}") from error
-
-
-def _entry(item: str) -> dict[str, Rule]:
-    """`KIND=RULE:k=v` as entries of a table."""
-    kind, _, wanted = item.partition("=")
-    name, _, given = wanted.partition(":")
-    if kind not in RULES:
-        raise unknown_name("kind of operator", kind, RULES)
-    parts = [role for role in (kind, *(r for r, k in ROLES.items() if k == kind)) if name in RULES[role]]
-    if not parts:
-        ways = "; ".join(f"{role}: {', '.join(RULES[role])}" for role in (kind, *_roles(kind)))
-        raise UsageError(f"{kind} operators have no rule {name!r}; there are {ways}")
-    chosen = parts[:1] if parts[0] == kind else parts
-    pairs = dict(pair.partition("=")[::2] for pair in given.split(",")) if given else {}
-    return {role: _made(role, name, pairs) for role in chosen}
-
-
-def _roles(kind: str) -> list[str]:
-    return [role for role, own in ROLES.items() if own == kind]
-
-
-def _made(role: str, name: str, given: Mapping[str, str]) -> Rule:
-    rule = RULES[role][name]()
-    known = {f.name: type(getattr(rule, f.name)) for f in fields(rule)}  # type: ignore[arg-type]
-    for key in given:
-        if key not in known:
-            if not known:
-                raise UsageError(f"rule {name} takes no parameters, {key!r} is one too many")
-            raise unknown_name(f"parameter of rule {name}", key, known)
-    values = {key: _as_type(key, value, known[key]) for key, value in given.items()}
-    return replace(rule, **values)  # type: ignore[type-var]

@@ -1,7 +1,7 @@
 """Methods of many walks: along a path from a baseline, or over several baselines.
 
-What is drawn at random is drawn once for all images of a batch, from `seed`: an image's answer does not depend on what
-else is in its batch.
+Random numbers are drawn once for all images of a batch, from `seed`, so an image's result does not depend on the other
+images of its batch.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from heatcli.engine.ledger import Books
 from heatcli.errors import UsageError
-from heatcli.ledger import Books
 from heatcli.methods.backward import GRADIENT, LRP_0
 from heatcli.methods.method import ONE, POOL, Answer, Method
 from heatcli.methods.question import Make, Question
-from heatcli.parameters import Parameters, choice, number
-from heatcli.rules.base import wide
+from heatcli.rules.numerics import wide
+from heatcli.rules.parameters import Parameters, choice, number
 
-# --- what they share ----------------------------------------------------------------------------------------------
+# --- shared helpers -----------------------------------------------------------------------------------------------
 
 
 def starts(question: Question) -> Tensor:
-    """The baselines, [B, …] of all images, or one an image [N, …]; see `start_of`."""
-    found = question.reference.pool if question.reference.pool is not None else question.reference.batch
-    assert found is not None
-    return found
+    """The baselines: [B, …] for all images, or [N, …], one for each image. See `start_of`."""
+    baselines = question.reference.pool if question.reference.pool is not None else question.reference.batch
+    assert baselines is not None
+    return baselines
 
 
 def start_of(question: Question, rows: Tensor, which: Tensor) -> Tensor:
-    """For each of some points its baseline: number `which` of the pool, or the one that its image has."""
+    """The baseline of each point: number `which` of the pool, or the baseline of its image without a pool."""
     return starts(question)[rows if question.reference.pool is None else which]
 
 
@@ -46,20 +46,20 @@ def mean_score(question: Question) -> Tensor:
 
 
 class Mean:
-    """A mean over points, image by image, summed in float64."""
+    """A weighted sum over points, for each image, in float64."""
 
     def __init__(self, question: Question) -> None:
         self.question, self.total = question, torch.zeros_like(wide(question.batch))
 
-    def add(self, rows: Tensor, found: Tensor, weights: Tensor | float) -> None:
-        """Add `found` [M, …] times `weights`, one or [M], to the images `rows`."""
+    def add(self, rows: Tensor, values: Tensor, weights: Tensor | float) -> None:
+        """Add `values` [M, …] times `weights`, a number or [M], to the images `rows`, int64 [M]."""
         if isinstance(weights, Tensor):
-            weights = weights.to(self.total).reshape(-1, *[1] * (found.dim() - 1))
-        self.total.index_add_(0, rows.to(self.total.device), wide(found) * weights)
+            weights = weights.to(self.total).reshape(-1, *[1] * (values.dim() - 1))
+        self.total.index_add_(0, rows.to(self.total.device), wide(values) * weights)
 
     @property
     def relevance(self) -> Tensor:
-        """In the dtype and on the device of the batch."""
+        """The sum, with the dtype and device of the batch."""
         return self.total.to(self.question.batch)
 
 
@@ -69,7 +69,7 @@ RULES = ("gauss-legendre", "riemann", "riemann-left", "riemann-middle", "riemann
 
 
 def quadrature(rule: str, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points in 0..1 and weights, float64 [steps] each, whose weighted sum of values is about the integral."""
+    """Points in 0..1 and weights, float64 [steps] each, for an integral as a weighted sum of values."""
     if rule == "gauss-legendre":
         points, weights = np.polynomial.legendre.leggauss(steps)
         return (points + 1) / 2, weights / 2
@@ -83,7 +83,7 @@ def quadrature(rule: str, steps: int) -> tuple[NDArray[np.float64], NDArray[np.f
 
 @dataclass(frozen=True)
 class Integrated(Parameters):
-    """(x − x0) ∫ ∂score/∂x (x0 + a(x − x0)) da, a from 0 to 1, by quadrature; its gap is `unexplained`."""
+    """(x − x0) ∫ ∂score/∂x (x0 + a(x − x0)) da, a from 0 to 1, by quadrature. The error is `unexplained`."""
 
     kind: ClassVar[str] = "path"
     compares: ClassVar[bool] = False
@@ -99,7 +99,7 @@ class Integrated(Parameters):
 
     @property
     def cost(self) -> str:
-        """Those of the baseline come on top."""
+        """Includes the forward runs of image and baseline."""
         return f"{self.steps + 2} forwards, {self.steps} backwards"
 
     def __call__(self, question: Question, method: Method) -> Answer:
@@ -118,10 +118,10 @@ def _between(x0: Tensor, x: Tensor, along: Tensor) -> Tensor:
 
 
 def draws(samples: int, pool: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Which baseline, int64 [samples], and how far from it to the image, float64 [samples], for every sample.
+    """For each sample: which baseline, int64 [samples], and the position from it to the image, float64 [samples].
 
-    Every baseline comes up equally often (give or take one), and every stretch of the path of length 1/samples has one
-    point: as random as independent draws, with less noise.
+    Every baseline is drawn equally often (to within one), and every interval of the path of length 1/samples has one
+    point: stratified samples, with the distribution of independent draws and less noise.
     """
     g = torch.Generator().manual_seed(seed)
     which = torch.cat([torch.randperm(pool, generator=g) for _ in range(-(-samples // pool))])[:samples]
@@ -131,7 +131,7 @@ def draws(samples: int, pool: int, seed: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Expected(Parameters):
-    """The mean of (x − b) ∂score/∂x (b + a(x − b)) over baselines b and a in 0..1, both drawn at random."""
+    """The mean of (x − b) ∂score/∂x (b + a(x − b)) over random baselines b and random a in 0..1."""
 
     kind: ClassVar[str] = "path"
     compares: ClassVar[bool] = False
@@ -142,7 +142,7 @@ class Expected(Parameters):
 
     @property
     def cost(self) -> str:
-        """Those of the baselines come on top."""
+        """The runs, and one forward run for each baseline."""
         return f"{self.samples + 1} forwards, {self.samples} backwards; 1 forward a baseline"
 
     def __call__(self, question: Question, method: Method) -> Answer:
@@ -152,7 +152,7 @@ class Expected(Parameters):
         drawn, along = drawn.to(x.device), along.to(x)
 
         def start(rows: Tensor, which: Tensor) -> Tensor:
-            """The baselines that were drawn for these samples."""
+            """The baselines drawn for these samples."""
             return start_of(question, rows, drawn[which])
 
         points = question.points(self.samples, lambda rows, which: _between(start(rows, which), x[rows], along[which]))
@@ -175,7 +175,7 @@ class Taylor(Parameters):
 
     @property
     def cost(self) -> str:
-        """`steps` are taken by root=nearest only."""
+        """`steps` counts only for root=nearest."""
         return "2 forwards, 1 backward" + ("" if self.root == "baseline" else f"; {self.steps + 24} forwards more")
 
     def __call__(self, question: Question, method: Method) -> Answer:
@@ -189,10 +189,10 @@ class Taylor(Parameters):
         return Answer(mean.relevance, score0=score0)
 
     def _nearest(self, question: Question, halvings: int = 24) -> Tensor:
-        """How far from the baseline each root is, float64 [N].
+        """The position of each root between baseline and image, float64 [N] in 0..1.
 
-        The change of sign nearest to the image, halved until it is found; where the sign never changes, the point of
-        the grid whose score is closest to 0.
+        The sign change nearest to the image, by bisection. If the sign never changes, the grid point whose score is
+        closest to 0.
         """
         x, x0, grid = question.batch, starts(question), torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
         along = grid.to(x)
@@ -204,7 +204,7 @@ class Taylor(Parameters):
         high, sign = low + 1 / self.steps, scores.gather(1, last.clamp(min=0)[:, None])[:, 0].sign()
 
         def score_at(share: Tensor) -> Tensor:
-            """The scores so far from the baselines."""
+            """The scores at those positions, float64 [N]."""
             points = question.points(1, lambda rows, _: _between(x0[rows], x[rows], share[rows]))
             return question.scores(points).cpu()
 
@@ -212,7 +212,7 @@ class Taylor(Parameters):
             middle = (low + high) / 2
             same = score_at(middle.to(x)).sign() == sign
             low, high = torch.where(same, middle, low), torch.where(same, high, middle)
-        closest = self.steps - scores.abs().flip(1).argmin(1)  # the last of equals
+        closest = self.steps - scores.abs().flip(1).argmin(1)  # among equals the last
         return torch.where(last >= 0, (low + high) / 2, grid[closest])
 
 
@@ -222,16 +222,16 @@ class Taylor(Parameters):
 def mean_of_walks(
     question: Question, method: Method, times: int, make: Make, references: Make | None
 ) -> tuple[Answer, Tensor]:
-    """What the method's table answers at `times` points an image, on average; and the mean score there [N]."""
+    """The mean over `times` points an image of the results of the method's table, and the mean score there [N]."""
     mean, books = Mean(question), Books.open(question.graph, question.batch)
     booked = method.conserves
     score, score0 = torch.zeros_like(question.score), torch.zeros_like(question.score)
     for rows, which, walked in question.walk(question.points(times, make), method.rules, references, books=booked):
         x = make(rows, which)
-        found = method.read(walked.multiplier, x if references is None else x - references(rows, which))
+        relevance = method.read(walked.multiplier, x if references is None else x - references(rows, which))
         if walked.books.direct is not None:
-            found = found + walked.books.direct
-        mean.add(rows, found, 1 / times)
+            relevance = relevance + walked.books.direct
+        mean.add(rows, relevance, 1 / times)
         score.index_add_(0, rows.to(score.device), walked.score / times)
         if walked.score0 is not None:
             score0.index_add_(0, rows.to(score.device), walked.score0 / times)

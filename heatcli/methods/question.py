@@ -1,4 +1,4 @@
-"""What a procedure may ask of the network: scores and walks, at the images themselves or anywhere else."""
+"""What a procedure works with: scores and walks of the network, at the images or at other points."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from heatcli.artifact.layout import Layout
+from heatcli.engine.ledger import Books
+from heatcli.engine.tape import Tape
+from heatcli.engine.values import output_of, values_of
+from heatcli.engine.walk import walk
 from heatcli.graph.operator import Graph
-from heatcli.ledger import Books
-from heatcli.memory import kept
-from heatcli.rules.base import Table, per_image, wide
-from heatcli.targets import Target
-from heatcli.walk import Tape, output_of, values_of
+from heatcli.graph.outputs import settled
+from heatcli.methods.targets import Target
+from heatcli.rules.numerics import per_image, wide
+from heatcli.rules.rule import Table
+from heatcli.system.memory import kept
 
 if TYPE_CHECKING:
-    from heatcli.artifact.model import Model
-    from heatcli.compiled import CompiledTape
     from heatcli.images.baselines import Reference
+    from heatcli.model.model import Model
 
-AT_ONCE = 8  # points that go through the network together, where the batch itself is not larger
+AT_ONCE = 8  # points per run, if the batch itself is not larger
 Progress = Callable[[int, int], None]
 
 
-# Inputs of the network, [K, …]: of which images, int64 [K], and which of each image's points, from 0, int64 [K].
+# (images, int64 [K]; number of each point within its image, int64 [K]) → inputs of the network [K, …].
 Make = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Inputs of the network anywhere, number `which` of image `rows` (both int64 [M]): made when they are asked for."""
+    """Inputs of the network, point number `which` of image `rows` (both int64 [M]), computed on demand by `make`."""
 
     rows: Tensor
     which: Tensor
@@ -41,9 +45,9 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Walked:
-    """A walk over M points: the multiplier of the input [M, …], the books, the scores and those of the references.
+    """A walk over M points: the multiplier of the input [M, …], the books, the scores, and the references' scores.
 
-    `values` and `multipliers` are those at the operators that were to be kept, [M, …] each.
+    `values` and `multipliers`: those of the operators to keep, [M, …] each.
     """
 
     multiplier: Tensor
@@ -56,11 +60,10 @@ class Walked:
 
 @dataclass(eq=False)
 class Question:
-    """A batch [N, …], what it is compared with, and the score of each image that is explained.
+    """A batch [N, …], its reference, and the target whose score is explained for each image.
 
-    Points go through the network a few at a time, each with its image's target; `progress` is told how many have, and
-    of how many, where it takes more than one pass. `alone`: the batch is one image, repeated to fill an artifact whose
-    operators lay the images of a batch side by side; the first alone has a score.
+    Points run a few at a time, each with its image's target. `progress(done, of)` is called when they take more than
+    one run.
     """
 
     model: Model
@@ -68,21 +71,36 @@ class Question:
     batch: Tensor
     reference: Reference
     goal: Target
-    tape: Tape | CompiledTape | None
+    tape: Tape | None
     score: Tensor
     progress: Progress | None = None
-    alone: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        """What the axes of the batch are."""
+        return self.model.pictures.layout_of(self.batch)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The length of each axis of positions: (height, width) of pictures."""
+        return tuple(self.layout.first(self.batch).shape[2:])
+
+    @property
+    def channels(self) -> int:
+        """How many channels the input has."""
+        return self.layout.first(self.batch).shape[1]
 
     @property
     def difference(self) -> Tensor:
-        """The batch less its reference."""
+        """The batch minus its reference."""
         return self.batch if self.reference.batch is None else self.batch - self.reference.batch
 
     def walk_batch(self, rules: Table, books: bool = True, keep: Sequence[str] = ()) -> Walked:
-        """Walk the batch back by `rules`, with its reference; the forward run that chose the target serves once."""
+        """Walk the batch and its reference back by `rules`. The forward run that chose the target is used once."""
         tape, self.tape = self.tape, None
         if tape is None or not tape.serves(rules, keep):
-            tape = self.model.forward(self.batch, rules, keep=keep, compiled=not self.alone)
+            start = None if tape is None else tape.reference
+            tape = self.model.forward(self.batch, rules, start, keep=keep)
         return self._walk(tape, self.goal, rules, books, keep)
 
     def values(self, name: str) -> Tensor:
@@ -90,48 +108,51 @@ class Question:
         return values_of(self.graph, self.batch)[name]
 
     def points(self, times: int | Sequence[int], make: Make) -> Points:
-        """So many points of each image, image after image."""
-        counts = torch.tensor([times] * len(self.batch) if isinstance(times, int) else times, device=self.batch.device)
-        rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        """`times` points of each image, image by image."""
+        images, device = len(self.batch), self.batch.device
+        if isinstance(times, int):
+            rows = torch.arange(images, device=device).repeat_interleave(times)
+            return Points(rows, torch.arange(times, device=device).repeat(images), make)
+        counts = torch.tensor(times, device=device)
+        rows = torch.arange(images, device=device).repeat_interleave(counts)
         first = counts.cumsum(0) - counts
         return Points(rows, torch.arange(len(rows), device=counts.device) - first[rows], make)
 
     def walk(
         self, points: Points, rules: Table, references: Make | None = None, books: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor, Walked]]:  # fmt: skip
-        """Walk points back, a few at a time: of which images, which of their points, and their walk.
+        """Walk points back, a few at a time: yields their images, their numbers within the image, and their walk.
 
-        `references` are what they are compared with. Nothing is kept between one part and the next.
+        `references`: makes the points' references. Nothing is kept from one run to the next.
         """
         for rows, which, n in self._parts(points):
-            start = None if references is None else references(rows, which)
-            tape = self.model.forward(points.make(rows, which), rules, start, compiled=not self.alone)
-            goal = self.goal.rows(rows)
-            yield rows[:n], which[:n], self._walk(tape, goal.first() if self.alone else goal, rules, books, (), n)
+            x0 = None if references is None else references(rows, which)
+            tape = self.model.forward(points.make(rows, which), rules, x0)
+            yield rows[:n], which[:n], self._walk(tape, self.goal.rows(rows), rules, books, (), n)
 
     def scores(self, points: Points) -> Tensor:
         """The score at each point, float64 [M]."""
         return torch.cat([score_of(self.goal.rows(rows), output) for rows, output in self.outputs(points)])
 
     def outputs(self, points: Points) -> Iterator[tuple[Tensor, Tensor]]:
-        """The network's output at points, a few at a time: of which images, and their output."""
+        """The network's output at points, a few at a time: yields their images and their output."""
         for rows, which, n in self._parts(points):
             graph = self.model.graph((len(rows), *self.batch.shape[1:]))
             yield rows[:n], output_of(graph, points.make(rows, which))[:n]
 
     def _parts(self, points: Points) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Images and numbers of points that go together, and how many of these count; `progress` is told of each."""
+        """Images and numbers of points that run together, and how many of them count. Calls `progress` after each."""
         count, done = len(points.rows), 0
-        parts = list(self.model.parts((count, *self.batch.shape[1:]), max(AT_ONCE, len(self.batch)), self.alone))
+        parts = list(self.model.network.batches((count, *self.batch.shape[1:]), max(AT_ONCE, len(self.batch))))
         with kept() if len(parts) > 1 else nullcontext():
-            for at, n in parts:
-                yield points.rows[at], points.which[at], n
+            for index, n in parts:
+                yield points.rows[index], points.which[index], n
                 done += n
                 if self.progress is not None and n < count:
                     self.progress(done, count)
 
     def _walk(
-        self, tape: Tape | CompiledTape, goal: Target, rules: Table, book: bool, keep: Sequence[str],
+        self, tape: Tape, goal: Target, rules: Table, book: bool, keep: Sequence[str],
         rows: int | None = None,
     ) -> Walked:  # fmt: skip
         seed = goal.seed(laid_out(tape.output))
@@ -139,16 +160,19 @@ class Question:
         start = tape.reference_output
         score0 = None if start is None else score_of(goal, start.expand_as(tape.output))
         values = tape.values(keep)
-        books = Books.open(tape.graph, tape.input[:1] if self.alone else tape.input)
+        books = Books.open(tape.graph, tape.input)
         multipliers: dict[str, Tensor] = {name: torch.zeros_like(value) for name, value in values.items()}
         shape = tape.output.shape
-        multiplier = tape.walk(rules, seed.reshape(shape), books if book else None, multipliers).contiguous()
+        multiplier = walk(tape, rules, seed.reshape(shape), books if book else None, multipliers).contiguous()
         rows = len(multiplier) if rows is None else rows
         return Walked(
-            multiplier[:rows], books if rows == len(multiplier) else books.of(rows), score[:rows],
-            None if score0 is None else score0[:rows],
-            {n: v[:rows] for n, v in values.items()}, {n: m[:rows] for n, m in multipliers.items()},
-        )  # fmt: skip
+            multiplier=multiplier[:rows],
+            books=books if rows == len(multiplier) else books.of(rows),
+            score=score[:rows],
+            score0=None if score0 is None else score0[:rows],
+            values={name: value[:rows] for name, value in values.items()},
+            multipliers={name: value[:rows] for name, value in multipliers.items()},
+        )
 
 
 def laid_out(output: Tensor) -> Tensor:
@@ -156,7 +180,23 @@ def laid_out(output: Tensor) -> Tensor:
     return output.reshape(len(output), output.shape[1] if output.dim() > 1 else 1, -1)
 
 
+def outputs_of(
+    model: Model, batch: Tensor, most: int | None = None, read: Callable[[Graph, Tensor], Tensor] | None = None
+) -> Tensor:
+    """The network's output [N, classes, positions] on a batch, at most `most` images at a time.
+
+    `read`: what is wanted of a graph's output [n, …], None for the output itself. Raises `ModelError`, `UsageError`.
+    """
+    parts = []
+    for index, n in model.network.batches(batch.shape, most):
+        rows = batch[index]
+        graph = settled(model.graph(rows.shape), model.path)
+        output = output_of(graph, rows)
+        parts.append(laid_out((output if read is None else read(graph, output))[:n]))
+    return torch.cat(parts)
+
+
 def score_of(goal: Target, output: Tensor) -> Tensor:
-    """The score that `goal` picks from an output [N, …], float64 [N]."""
+    """The score that `goal` selects from an output [N, …], float64 [N]."""
     scores = laid_out(output)
     return per_image(wide(goal.seed(scores)) * wide(scores))

@@ -1,4 +1,4 @@
-"""Any method of one walk, averaged over noisy images: SmoothGrad and its kin."""
+"""Any method of one walk, averaged over noisy images: SmoothGrad and related methods."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from heatcli.methods.backward import GRADIENT
 from heatcli.methods.method import ANY, MULTIPLIER, SQUARE, Answer, Method, OneWalk
 from heatcli.methods.path import Mean, mean_of_walks
 from heatcli.methods.question import Make, Question
-from heatcli.parameters import Parameters, number
-from heatcli.rules.base import wide
+from heatcli.rules.numerics import wide
+from heatcli.rules.parameters import Parameters, number
 
-NOISE = "noise"  # what of the score at the image is not in the mean score around it: booked as unexplained
+NOISE = "noise"  # the ledger's entry for the score of the image minus the mean score around it, unexplained
 
 
 def noise(samples: int, shape: torch.Size, seed: int) -> Tensor:
@@ -39,11 +39,11 @@ class Smooth(Parameters):
 
     @property
     def cost(self) -> str:
-        """A baseline's forward runs come on top, one for each."""
+        """A baseline adds one forward run for each."""
         return f"{self.samples + 1} forwards, {self.samples} backwards"
 
     def __call__(self, question: Question, method: Method) -> Answer:
-        """The method's table, walked at every noisy image; what its score differs by on average is `unexplained`."""
+        """The method's table, walked at every noisy image. The mean difference of their scores is `unexplained`."""
         x, start = question.batch, question.reference.batch
         drawn = noise(self.samples, x.shape[1:], self.seed).to(x)
         drawn = drawn * self.sigma
@@ -64,7 +64,7 @@ class Smooth(Parameters):
         return answer
 
     def _central(self, question: Question, method: Method, noisy: Make) -> Answer:
-        """The variance of what each walk says, around its mean."""
+        """The variance of the walks' multipliers."""
         mean, squares = Mean(question), Mean(question)
         for rows, _, walked in question.walk(question.points(self.samples, noisy), method.rules):
             mean.add(rows, walked.multiplier, 1 / self.samples)
@@ -80,7 +80,7 @@ class Variance(Smooth):
 
 
 def smoothed(method: Method, text: str) -> Method:
-    """A method of one walk, averaged over noisy images as `text`, `N:SIGMA`, says. Raises `UsageError`."""
+    """A method of one walk, averaged over noisy images as `text`, `N:SIGMA`, sets. Raises `UsageError`."""
     if not isinstance(method.procedure, OneWalk):
         raise UsageError(
             f"method {method.name} cannot be smoothed; --smooth takes methods of one walk, such as lrp-eps"

@@ -1,6 +1,6 @@
-"""LIME and kernel SHAP: a linear model of the score in which superpixels are shown.
+"""LIME and kernel SHAP: linear models of the score by which superpixels are shown.
 
-Superpixels are scikit-image's SLIC, regressions scikit-learn's (extra `perturbation`).
+Superpixels are computed by scikit-image's SLIC, regressions by scikit-learn (extra `perturbation`).
 """
 
 from __future__ import annotations
@@ -16,46 +16,45 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heatcli.errors import UsageError
+from heatcli.artifact.layout import TABLE
 from heatcli.methods.method import ONE, Answer, Method
 from heatcli.methods.path import mean_score
-from heatcli.methods.perturbation import hidden, size_of
+from heatcli.methods.perturbation import hidden
 from heatcli.methods.question import Question
-from heatcli.parameters import Parameters, number
+from heatcli.rules.parameters import Parameters, number
+from heatcli.system.extras import optional
 
 Shown = NDArray[np.bool_]  # [samples, superpixels]: which superpixels a sample shows
 
 
 def _needed(module: str) -> Any:
-    """A module of the extra. Raises `UsageError` where it is not installed."""
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ImportError as error:
-        name = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[module.partition(".")[0]]
-        raise UsageError(
-            f"superpixels need {name}, which is not installed; pip install 'heatcli[perturbation]'"
-        ) from error
+    """A module of the extra. Raises `UsageError` if it is not installed."""
+    name = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[module.partition(".")[0]]
+    return optional(module, f"superpixels need {name}", "perturbation")
 
 
 def superpixels(image: Tensor, count: int, compactness: float) -> NDArray[np.int64]:
-    """About `count` superpixels of an image [C, H, W] by SLIC: numbers from 0, int64 [H, W]; the same every time."""
+    """About `count` superpixels of an image [C, H, W] by SLIC: numbers from 0, int64 [H, W]. Deterministic.
+
+    Of signals [C, L] they are segments, of volumes supervoxels.
+    """
     slic = _needed("skimage.segmentation").slic
     pixels = image.detach().double().cpu().numpy()
     low, high = pixels.min(), pixels.max()
     pixels = (pixels - low) / ((high - low) or 1)
+    if line := pixels.ndim == 2:
+        pixels = pixels[:, None]  # SLIC takes two axes or three
     labels = slic(
-        pixels.transpose(1, 2, 0), n_segments=count, compactness=compactness, start_label=0,
-        convert2lab=len(pixels) == 3, channel_axis=-1,
+        np.moveaxis(pixels, 0, -1), n_segments=count, compactness=compactness, start_label=0,
+        convert2lab=len(pixels) == 3 == pixels.ndim and not line, channel_axis=-1,
     )  # fmt: skip
-    found: NDArray[np.int64] = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
-    return found
+    numbers: NDArray[np.int64] = np.unique(labels, return_inverse=True)[1].reshape(image.shape[1:])
+    return numbers
 
 
 @dataclass(frozen=True)
 class Superpixels(Parameters, abc.ABC):
-    """What both share: superpixels, samples of which are shown, and a weight for each superpixel from their scores."""
+    """Base class: samples show some of the superpixels, and their scores give each superpixel a weight."""
 
     kind: ClassVar[str] = "perturbation"
     compares: ClassVar[bool] = False
@@ -68,22 +67,28 @@ class Superpixels(Parameters, abc.ABC):
 
     @property
     def cost(self) -> str:
-        """No walk."""
+        """No backward run."""
         return f"at most {self.samples + 2} forwards"
 
     def __call__(self, question: Question, method: Method) -> Answer:
-        """A regression an image; each weight is shared evenly over the superpixel's pixels and channels."""
-        size_of(question)
+        """A regression for each image. Each weight is divided evenly over the superpixel's pixels and channels."""
         score0 = mean_score(question)
-        found = torch.zeros(question.batch.shape, dtype=torch.float64)
-        segments = [superpixels(image, self.superpixels, self.compactness) for image in question.batch]
-        shown = [self.shown(int(own.max()) + 1) for own in segments]
+        planes = question.layout.first(question.batch)
+        segments = [self.segments(question, image) for image in planes]
+        heatmap = torch.zeros(planes.shape, dtype=torch.float64)
+        shown = [self.shown(int(segment.max()) + 1) for segment in segments]
         scores = self._scores(question, segments, shown)
-        for i, own in enumerate(segments):
+        for i, segment in enumerate(segments):
             weights = self.fitted(shown[i], scores[i], float(score0[i]), float(question.score[i]))
-            share = weights / np.bincount(own.reshape(-1)) / len(found[i])
-            found[i] = torch.from_numpy(share[own]).expand(found[i].shape)
-        return Answer(found.to(question.batch), score0=score0)
+            share = weights / np.bincount(segment.reshape(-1)) / len(heatmap[i])
+            heatmap[i] = torch.from_numpy(share[segment]).expand(heatmap[i].shape)
+        return Answer(question.layout.back(heatmap).to(question.batch).contiguous(), score0=score0)
+
+    def segments(self, question: Question, image: Tensor) -> NDArray[np.int64]:
+        """The superpixels of an image [C, H, W]; each feature of a table is one."""
+        if question.layout.kind == TABLE:
+            return np.arange(image.shape[1])
+        return superpixels(image, self.superpixels, self.compactness)
 
     def _scores(
         self, question: Question, segments: list[NDArray[np.int64]], shown: list[Shown]
@@ -91,13 +96,13 @@ class Superpixels(Parameters, abc.ABC):
         """The score of every sample of every image."""
 
         def sampled(rows: Tensor, which: Tensor) -> Tensor:
-            """Images of which some superpixels are shown."""
+            """Images in which some superpixels are shown."""
             masks = [shown[i][k][segments[i]] for i, k in zip(rows.tolist(), which.tolist(), strict=True)]
             return hidden(question, rows, torch.from_numpy(np.stack(masks))[:, None].to(question.batch))
 
-        counts = [len(own) for own in shown]
-        found = question.scores(question.points(counts, sampled)).cpu().numpy()
-        return np.split(found, np.cumsum(counts)[:-1])
+        counts = [len(samples) for samples in shown]
+        scores = question.scores(question.points(counts, sampled)).cpu().numpy()
+        return np.split(scores, np.cumsum(counts)[:-1])
 
     @abc.abstractmethod
     def shown(self, count: int) -> Shown:
@@ -107,18 +112,18 @@ class Superpixels(Parameters, abc.ABC):
     def fitted(
         self, shown: Shown, scores: NDArray[np.float64], score0: float, score: float
     ) -> NDArray[np.float64]:  # fmt: skip
-        """The weight of each superpixel, given the scores of samples, of none and of all."""
+        """The weight of each superpixel, from the scores of the samples, of none shown and of all shown."""
 
 
 @dataclass(frozen=True)
 class Lime(Superpixels):
-    """Ridge regression on random samples, each weighted exp(−d²/width²), d its cosine distance from the image."""
+    """Ridge regression on random samples with weights exp(−d²/width²), d the cosine distance from the whole image."""
 
     width: float = number(0.25, 0.0, above=True)
     alpha: float = number(1.0, 0.0)
 
     def shown(self, count: int) -> Shown:
-        """The image itself, and then each superpixel or not by a coin."""
+        """The whole image, then random subsets with probability 1/2 for each superpixel."""
         drawn = np.random.default_rng(self.seed).random((self.samples, count)) < 0.5
         drawn[0] = True
         return drawn
@@ -128,7 +133,7 @@ class Lime(Superpixels):
     ) -> NDArray[np.float64]:  # fmt: skip
         """The ridge regression's coefficients."""
         ridge = _needed("sklearn.linear_model").Ridge(alpha=self.alpha)
-        distance = 1 - np.sqrt(shown.mean(1))  # from all shown: k/√(k·n)
+        distance = 1 - np.sqrt(shown.mean(1))  # cosine distance from all shown: similarity k/√(k·n)
         weights = np.exp(-(distance**2) / self.width**2)
         fitted: NDArray[np.float64] = ridge.fit(shown.astype(np.float64), scores, sample_weight=weights).coef_
         return fitted
@@ -138,18 +143,18 @@ class Lime(Superpixels):
 class KernelShap(Superpixels):
     """Shapley values of the superpixels: least squares under the Shapley kernel, all and none exact.
 
-    All 2^n samples where there are no more than `samples`: then they are the Shapley values themselves.
+    If `samples` suffices for all 2^n subsets, these are the exact Shapley values.
     """
 
     def shown(self, count: int) -> Shown:
-        """Every sample, or sizes drawn by the kernel's mass, each with its complement."""
+        """Every subset, or random ones with sizes by the kernel's mass, each with its complement."""
         if count == 1:
             return np.ones((1, 1), dtype=bool)
         if 2**count - 2 <= self.samples:
             return np.array(list(product((False, True), repeat=count)), dtype=bool)[1:-1].reshape(-1, count)
         g = np.random.default_rng(self.seed)
         sizes = np.arange(1, count)
-        mass = 1 / (sizes * (count - sizes))  # of all samples of that size together
+        mass = 1 / (sizes * (count - sizes))  # of all subsets of that size together
         drawn = g.choice(sizes, size=-(-self.samples // 2), p=mass / mass.sum())
         half = g.random((len(drawn), count)).argsort(1).argsort(1) < drawn[:, None]
         return np.concatenate([half, ~half])
@@ -157,7 +162,7 @@ class KernelShap(Superpixels):
     def fitted(
         self, shown: Shown, scores: NDArray[np.float64], score0: float, score: float
     ) -> NDArray[np.float64]:  # fmt: skip
-        """Weights that sum to score − score0: the last follows from the others."""
+        """Weights that sum to score − score0: the last weight follows from the others."""
         count, whole = shown.shape[1], score - score0
         if count == 1:
             return np.array([whole])

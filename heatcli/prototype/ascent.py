@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, ModelError, UsageError
 from heatcli.graph.outputs import is_sigmoid, quantity
 from heatcli.images.baselines import gaussian_blur
 from heatcli.images.mean import read_mean
+from heatcli.model.model import Model
 from heatcli.prototype.priors import Objective, Prior, run
 
 STARTS = ("noise", "zeros", "mean", "mean:FILE")
@@ -88,7 +88,7 @@ def ascend(model: Model, targets: Tensor, prior: Prior, how: Search) -> Iterator
                 if how.blur and done % how.blur_every == 0:
                     free.copy_(gaussian_blur(free, how.blur * free.shape[-1] / model.shape[-1]))
                 if how.clip:
-                    free.copy_(model.normalise(model.pixels(free).clamp(0, 1)))
+                    free.copy_(model.pictures.normalise(model.pictures.pixels(free).clamp(0, 1)))
     with torch.no_grad():
         free = _at_scale(model, free, 0) if prior.searches == "picture" else free
     yield _evaluate(model, free.detach(), targets, prior, how, objective, None, done)[0]
@@ -105,7 +105,7 @@ def _evaluate(
     if how.jitter and dice is not None:
         shift = torch.randint(-how.jitter, how.jitter + 1, (2,), generator=dice).tolist()
         seen = torch.roll(picture, shift, (-2, -1))
-    output = run(model, seen.to(model.picture.dtype))
+    output = run(model, seen.to(model.pictures.dtype))
     if output.dim() != 2:
         raise ModelError(f"{model.path}: its output has the shape {tuple(output.shape)}; a prototype is of one score")
     if not bool(torch.isfinite(output).all()):
@@ -115,7 +115,7 @@ def _evaluate(
     likely = prior.log_density(whole, picture)
     goal = (score if objective == "score" else chance) + likely
     if how.tv:
-        goal = goal - how.tv * total_variation(model.pixels(picture))
+        goal = goal - how.tv * total_variation(model.pictures.pixels(picture))
     norm = picture.flatten(1).norm(dim=1)
     return State(step, *(t.detach() for t in (picture, score, chance, likely, norm, goal))), goal
 
@@ -180,14 +180,14 @@ def start(model: Model, targets: Tensor, prior: Prior, how: Search) -> Tensor:
         return torch.stack(rows).to(device)
     if prior.searches == "code":
         raise UsageError(f"--start {how.start} is a picture; prior {prior.name} searches in codes: use noise or zeros")
-    return model.normalise(_picture(model, how.start).to(device)).expand(n, *shape).clone()
+    return model.pictures.normalise(_picture(model, how.start).to(device)).expand(n, *shape).clone()
 
 
 def _picture(model: Model, text: str) -> Tensor:
     """Pixels [1, C, H, W] of the mean image or of an image file."""
     name, _, file = text.partition(":")
     if name == "mean":
-        path = Path(file) if file else model.mean_file
+        path = Path(file) if file else model.pictures.mean_file
         if path is None:
             raise UsageError(f"{model.path.with_suffix('.toml').name} names no mean image; give --start mean:FILE")
         mean = torch.from_numpy(read_mean(path))[None]
@@ -195,7 +195,7 @@ def _picture(model: Model, text: str) -> Tensor:
             raise UsageError(f"{path}: the mean image has {mean.shape[1]} channels, the model takes {model.shape[0]}")
         return functional.interpolate(mean, model.shape[1:], mode="bilinear", antialias=True)
     try:
-        return model.pixels(model.preprocess([model.reader.picture(Path(text))])).cpu()
+        return model.pictures.pixels(model.preprocess([model.pictures.reader.picture(Path(text))])).cpu()
     except ImageError as error:
         raise UsageError(f"--start is none of {', '.join(STARTS)}, nor an image: {error}") from error
 

@@ -13,18 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from heatcli.errors import HeatcliError, ImageError, UsageError, boundary
-from heatcli.files import is_folder, write_atomically
 from heatcli.images.mean import image_files
 from heatcli.images.preprocess import Fit, to_pixels
 from heatcli.images.read import read_picture
 from heatcli.images.sheet import Block, Tile, picture_of, png, sheet
 from heatcli.prototype.rbm import Epoch, Expert, Training, train, untrained, write
+from heatcli.system.files import is_folder, write_atomically
 
 SAMPLES = 30
 
 
 @dataclass(frozen=True)
-class Request:
+class FitRequest:
     """Which pictures, the shape (channels, height, width) of what is learnt, and whether that is `whole` pictures."""
 
     folder: Path
@@ -36,7 +36,7 @@ class Request:
     how: Training
 
 
-def fit(request: Request, failed: list[HeatcliError]) -> Iterator[Epoch]:
+def fit(request: FitRequest, failed: list[HeatcliError]) -> Iterator[Epoch]:
     """Train, an epoch at a time; then write the expert and, beside it, a sheet of its samples and of pictures.
 
     Pictures that cannot be read are appended to `failed`. Raises `UsageError` where there is too little to learn from.
@@ -49,7 +49,7 @@ def fit(request: Request, failed: list[HeatcliError]) -> Iterator[Epoch]:
     write_atomically(request.output.with_suffix(".samples.png"), png(shown(expert, pictures, request.how.seed)))
 
 
-def _validate(request: Request) -> None:
+def _validate(request: FitRequest) -> None:
     how = request.how
     if not is_folder(request.folder):
         raise UsageError(f"{request.folder}: is not a folder")
@@ -66,7 +66,7 @@ def _validate(request: Request) -> None:
             raise UsageError(f"--{name} {number:g} is not allowed; it is a number above 0")
 
 
-def gather(request: Request, failed: list[HeatcliError]) -> Tensor:
+def gather(request: FitRequest, failed: list[HeatcliError]) -> Tensor:
     """Whole pictures resized to the shape, or random patches of that shape, [N, C, H, W] in 0..1."""
     channels, height, width = request.shape
     paths = list(image_files(request.folder, request.recursive))
@@ -80,7 +80,7 @@ def gather(request: Request, failed: list[HeatcliError]) -> Tensor:
             with boundary(path, ImageError):
                 picture = read_picture(path, channels)
                 size = (height, width) if request.whole else picture.size[::-1]
-                pixels = to_pixels(picture.pixels, Fit(channels, *size))
+                pixels = to_pixels(picture.pixels, Fit(channels, size[0], size[1]))
         except ImageError as error:
             failed.append(error)
             continue

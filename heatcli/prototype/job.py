@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import heatcli
-from heatcli.arrays import npz
-from heatcli.artifact.model import Model
 from heatcli.errors import UsageError
-from heatcli.files import make_folder, write_atomically
 from heatcli.graph.outputs import settled
 from heatcli.images.sheet import Block, Tile, picture_of, png, sheet
+from heatcli.methods.targets import parse
+from heatcli.model.model import Model
 from heatcli.prototype.ascent import Search, State, ascend
 from heatcli.prototype.priors import Prior
-from heatcli.targets import parse
+from heatcli.system.compress import npz
+from heatcli.system.files import make_folder, write_atomically
+from heatcli.version import __version__
 
 NAME = "heatcli.prototype/1"
 TRACED = ("score", "log_probability", "prior", "norm")
@@ -31,7 +31,7 @@ Steps = Callable[[Iterator[State]], Iterator[State]]
 
 
 @dataclass(frozen=True)
-class Request:
+class PrototypeRequest:
     """Which class (or `all`), by which search, and where the files go. `animate`: a GIF, too."""
 
     target: str
@@ -79,18 +79,18 @@ def search(model: Model, targets: Tensor, prior: Prior, how: Search, steps: Step
         for name in TRACED:
             states[name].append(getattr(state, name))
         if state.step % every == 0 or state.step == how.steps:
-            frames.append(model.pixels(state.picture))
+            frames.append(model.pictures.pixels(state.picture))
     assert state is not None
     best = state.goal.reshape(n, restarts).argmax(1) + torch.arange(n, device=targets.device) * restarts
     last = State(state.step, *(getattr(state, name)[best] for name in ("picture", *TRACED, "goal")))
     trace = {name: torch.stack(rows, 1)[best].cpu() for name, rows in states.items()}
-    return Found(targets, restarts, last, model.pixels(last.picture), trace, [frame[best] for frame in frames])
+    return Found(targets, restarts, last, model.pictures.pixels(last.picture), trace, [frame[best] for frame in frames])
 
 
-def write(model: Model, request: Request, prior: Prior, found: Found) -> Iterator[dict[str, Any]]:
+def write(model: Model, request: PrototypeRequest, prior: Prior, found: Found) -> Iterator[dict[str, Any]]:
     """Write the files of every class, then the sheet of all; the record of each class, as it lies in its JSON file."""
     make_folder(request.out)
-    stem = f"{model.path.stem}.{{}}.{prior.name}"
+    stem = f"{model.stem}.{{}}.{prior.name}"
     for i, target in enumerate(found.targets.tolist()):
         label = model.label(target)
         name = stem.format(safe(label if label is not None else str(target)))
@@ -133,14 +133,14 @@ def overview(model: Model, found: Found, title: str, columns: int = 10) -> Image
     return sheet([Block(f"{model.path.name}, prior {title}", tiles)], columns)
 
 
-def _record(model: Model, request: Request, prior: Prior, found: Found, i: int) -> dict[str, Any]:
+def _record(model: Model, request: PrototypeRequest, prior: Prior, found: Found, i: int) -> dict[str, Any]:
     target = int(found.targets[i])
     how = {f: getattr(request.search, f) for f in request.search.__dataclass_fields__}
     trace = {name: [float(f"{v:.6g}") for v in rows[i].tolist()] for name, rows in found.trace.items()}
     return {
         "schema": NAME,
-        "version": heatcli.__version__,
-        "model": {"path": str(model.path), "sha256": model.sha256, "format": model.format},
+        "version": __version__,
+        "model": {"path": model.named_in("."), "sha256": model.sha256, "format": model.format},
         "target": {"index": target, "label": model.label(target)},
         "prior": prior.details(),
         "search": how | {"objective": how["objective"] or prior.objective, "restarts": found.restarts},

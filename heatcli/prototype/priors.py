@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from heatcli.artifact.model import Model, load
+from heatcli.engine.forward import forward
 from heatcli.errors import UsageError, unknown_name
 from heatcli.graph.passes import DEFAULT
+from heatcli.model.model import Model, load
 from heatcli.prototype import rbm
-from heatcli.walk import forward
 
 Objective = Literal["score", "log-probability"]
 
@@ -85,7 +85,7 @@ class RBM:
 
     def log_density(self, free: Tensor, picture: Tensor) -> Tensor:
         """λ·log p(x)."""
-        return self.weight * self.expert.log_density(self.model.pixels(picture))
+        return self.weight * self.expert.log_density(self.model.pictures.pixels(picture))
 
     def details(self) -> dict[str, Any]:
         """λ and the expert's file."""
@@ -111,7 +111,7 @@ class Decoder:
     def picture(self, free: Tensor) -> Tensor:
         """g(z) for codes [N, d], normalised as the network's input."""
         pixels = run(self.decoder, free).reshape(len(free), *self.model.shape)
-        return self.model.normalise(pixels.to(self.model.device))
+        return self.model.pictures.normalise(pixels.to(self.model.device))
 
     def log_density(self, free: Tensor, picture: Tensor) -> Tensor:
         """−λ‖z‖²."""
@@ -129,7 +129,7 @@ FORMS = "l2, rbm:FILE, decoder:ARTIFACT"
 def run(model: Model, batch: Tensor) -> Tensor:
     """The graph's output for `batch`, differentiable, as many rows at once as the artifact takes."""
     parts = []
-    for index, n in model.parts(batch.shape):
+    for index, n in model.network.batches(batch.shape):
         rows = batch[index]
         parts.append(forward(model.graph(rows.shape), rows, differentiable=True).output[:n])
     return torch.cat(parts)
@@ -174,8 +174,8 @@ def _fitting(expert: rbm.Expert, model: Model, path: Path) -> rbm.Expert:
 
 def _decoder(model: Model, path: Path, weight: float, code: int | None) -> Decoder:
     passes = tuple(name for name in DEFAULT if name != "logit")  # a sigmoid at its end makes the pixels
-    decoder = load(path, str(model.device), passes, cache=model.cache is not None)
-    shape = decoder.picture.shape
+    decoder = load(path, device=str(model.device), passes=passes, cache=model.capture.cache is not None)
+    shape = decoder.pictures.declared
     size = code or (shape[1] if shape is not None and len(shape) == 2 else None) or decoder.input.channels
     if size is None:
         raise UsageError(f"{path}: does not say how long its codes are; give --code N")

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.arrays import MOST_BYTES, npz, read_npz
 from heatcli.errors import UsageError, boundary
-from heatcli.files import read_regular, write_atomically
+from heatcli.system.compress import MOST_BYTES, npz, read_npz
+from heatcli.system.files import read_regular, write_atomically
 
 
 @dataclass(frozen=True, eq=False)

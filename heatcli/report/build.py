@@ -11,12 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import heatcli
-from heatcli.arrays import npz
-from heatcli.artifact.model import Model
+from heatcli.artifact.layout import PICTURE, SIGNAL, TABLE, VOLUME
 from heatcli.explanation import Explanation
+from heatcli.graph.heads import COORDINATES
+from heatcli.images.overlay import Scale
+from heatcli.images.preprocess import Fit, seen_box
+from heatcli.methods.composite import written
+from heatcli.methods.targets import PATH
+from heatcli.model.model import Model
 from heatcli.report import schema
-from heatcli.targets import PATH
+from heatcli.system.compress import npy, npz
+from heatcli.version import __version__
+
+STRONGEST = 10  # channels of a layer that a report lists
+ALL, TOTALS, NONE = BIASES = ("all", "totals", "none")
 
 
 class Reports:
@@ -25,58 +33,84 @@ class Reports:
     def __init__(self, model: Model, explanation: Explanation) -> None:
         self.explanation, target = explanation, explanation.target
         self._model, self._labels = _model_part(model, explanation), model.label
-        self._method = schema.MethodPart(name=explanation.method.name, parameters=explanation.method.parameters)
+        self._unit = model.settings.output.unit
+        method = explanation.method
+        table = {key: written(rule) for key, rule in method.rules.items()} if method.changed else msgspec.UNSET
+        self._method = schema.MethodPart(
+            name=method.name, parameters=method.parameters, rules=table, divides=method.divides
+        )
         self._baseline = schema.BaselinePart(name=explanation.reference.name, **explanation.reference.details)
         self._relevance, self._probabilities = _array(explanation.relevance), _array(explanation.probabilities)
         self._pixels = self._relevance.sum(1, dtype=np.float64)
+        layout = model.pictures.layout_of(explanation.relevance)
+        if layout.kind != PICTURE and not model.pictures.alphabet:
+            self._relevance = _array(layout.first(explanation.relevance).contiguous())
+            whole = layout.kind in (SIGNAL, TABLE)
+            self._pixels = self._relevance.astype(np.float64) if whole else self._relevance.sum(1, dtype=np.float64)
         self._index = target.index.tolist()
         self._minus = None if target.minus is None else target.minus.tolist()
         columns = {name: getattr(explanation.ledger, name).tolist() for name in schema.LedgerPart.__struct_fields__}
         self._ledger = [
             schema.LedgerPart(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)
         ]
+        concept = explanation.concept
+        self._scores = (explanation.ledger.output if concept is None else concept.score).tolist()
         self._sums = _sums(self._pixels.reshape(len(self._pixels), -1), np.zeros(1, np.intp))
         self._biases = _Biases(explanation) if explanation.biases else None
 
-    @property
-    def unverified(self) -> bool:
-        """Whether the explained graph is known to be another function than the artifact."""
-        found = self.explanation.verified
-        return found is not None and not found.agrees
-
     def pixels(self, i: int) -> NDArray[np.float64]:
-        """Relevance of image `i` a pixel, summed over channels: float64 [H, W], [1, L] for a sequence."""
+        """Relevance of image `i` a pixel, summed over channels: float64 [H, W], [1, L] for a sequence.
+
+        Of other inputs as `heatcli.report.schema.PixelsPart` has it.
+        """
         return np.atleast_2d(self._pixels[i])
 
-    def npz(self, i: int) -> bytes:
-        """An `.npz` with `relevance`, float32 [C, H, W], of image `i`."""
-        return npz({"relevance": self._relevance[i].astype(np.float32, copy=False)})
+    def array(self, i: int, suffix: str = ".npz") -> bytes:
+        """Relevance of image `i`, float32 [C, H, W], as an `.npy`, or as `relevance` in an `.npz`."""
+        relevance = self._relevance[i].astype(np.float32, copy=False)
+        return npy(relevance) if suffix == ".npy" else npz({"relevance": relevance})
 
     def report(
-        self, i: int, image: schema.ImagePart, files: schema.FilesPart, seconds: schema.SecondsPart, inline: bool
-    ) -> schema.Report:
-        """The report on image `i` of the batch; `inline`: with every pixel's relevance in it."""
+        self, i: int, image: schema.ImagePart, files: schema.FilesPart, seconds: schema.SecondsPart, inline: bool,
+        biases: str = ALL,
+    ) -> schema.Report:  # fmt: skip
+        """The report on image `i` of the batch; `inline`: with every pixel's relevance in it.
+
+        `biases`: `all` with every element's share, `totals` with the sums of each bias, `none` without.
+        """
         pixels = self.pixels(i)
         values: Any = pixels.astype(self._relevance.dtype) if inline else msgspec.UNSET
         total, positive, negative = (part[i][0] for part in self._sums)
         return schema.Report(
             schema=schema.NAME,
-            version=heatcli.__version__,
+            version=__version__,
             image=image,
             model=self._model,
             method=self._method,
             baseline=self._baseline,
-            target=self._target(i),
+            target=self._target(i, image),
             ledger=self._ledger[i],
-            biases=[] if self._biases is None else self._biases.parts(i),
+            biases=[] if self._biases is None or biases == NONE else self._biases.parts(i, biases == ALL),
             pixels=schema.PixelsPart(
                 shape=pixels.shape, values=values, file=files.pixels, total=total, positive=positive, negative=negative
             ),
             files=files,
             seconds=seconds,
+            concept=self._concept(i),
         )
 
-    def _target(self, i: int) -> schema.TargetPart:
+    def _concept(self, i: int) -> schema.ConceptPart | msgspec.UnsetType:
+        found = self.explanation.concept
+        if found is None:
+            return msgspec.UNSET
+        shares = found.relevance[i].tolist()
+        order = sorted(range(len(shares)), key=lambda c: -abs(shares[c]))[:STRONGEST]
+        return schema.ConceptPart(
+            layer=found.layer, channels=list(found.chosen), layer_relevance=sum(shares),
+            strongest=[schema.ChannelPart(channel=c, relevance=shares[c]) for c in order],
+        )  # fmt: skip
+
+    def _target(self, i: int, image: schema.ImagePart) -> schema.TargetPart:
         probability, index = self._probabilities[i], self._index[i]
         label, chance = self._labels(index), float(probability[index])
         minus: int | msgspec.UnsetType = msgspec.UNSET
@@ -85,17 +119,60 @@ class Reports:
             chance -= float(probability[other])
             label = f"{label or index}-{self._labels(other) or other}"
         target = self.explanation.target
+        if target.box is not None and target.label_of is not None:
+            label, chance = self._of_box(i, int(target.box[i]), int(target.label_of[i]))
         path = target.path is not None
         if path:
             label, chance = PATH, math.nan
         return schema.TargetPart(
-            index=index, label=label, score=self._ledger[i].output,
+            index=index, label=label, score=self._scores[i],
             probability=None if math.isnan(chance) else chance,
             quantity=self.explanation.quantity,  # type: ignore[arg-type]
             minus=minus,
             path=path or msgspec.UNSET,
+            unit=self._unit or msgspec.UNSET,
+            box=msgspec.UNSET if target.box is None else int(target.box[i]),
+            boxes=self._boxes(i, image),
             nowhere=(target.nowhere is not None and bool(target.nowhere[i])) or msgspec.UNSET,
         )  # fmt: skip
+
+    def _of_box(self, i: int, number: int, of: int) -> tuple[str, float]:
+        """What a box is called, and its probability: that of its class, or of none for a coordinate."""
+        name, index, boxes = self._labels(of) or f"class {of}", self._index[i], self.explanation.boxes
+        if index == of or boxes is None:
+            return name, float(self._probabilities[i, index])
+        coordinate = COORDINATES[boxes.form][index - self._probabilities.shape[1]]
+        return f"{coordinate} of box {number} ({name})", math.nan
+
+    def _boxes(self, i: int, image: schema.ImagePart) -> list[schema.BoxPart] | msgspec.UnsetType:
+        """The boxes whose score is explained, in the picture's pixels."""
+        target = self.explanation.target
+        if target.corners is None:
+            return msgspec.UNSET
+        left, top, right, bottom = image.seen if isinstance(image.seen, tuple) else (0, 0, image.width, image.height)
+        height, width = self._relevance.shape[-2:]
+        corners = target.corners[i][target.region[i]].double().cpu().numpy()
+        x, y = (right - left) / width, (bottom - top) / height
+        pixels = corners * [x, y, x, y] + [left, top, left, top]
+        return [schema.BoxPart(left=a, top=b, right=c, bottom=d) for a, b, c, d in pixels.tolist()]
+
+
+def image_part(model: Model, path: str, sha256: str, size: tuple[int, ...]) -> schema.ImagePart:
+    """What was explained; `size`: width and height of a picture, with the depth of a volume behind, or a length."""
+    fit = model.pictures.fit
+    if isinstance(fit, Fit):
+        return schema.ImagePart(path=path, sha256=sha256, width=size[0], height=size[1], seen=seen_box(size, fit))
+    width, height, depth = (*size, 1, 1)[:3]
+    kind: Any = model.pictures.layout.kind
+    return schema.ImagePart(
+        path=path, sha256=sha256, width=width, height=height, kind=kind,
+        depth=depth if kind == VOLUME else msgspec.UNSET,
+    )  # fmt: skip
+
+
+def figure_part(kind: str, scale: Scale) -> schema.FigurePart:
+    """How a figure was drawn."""
+    return schema.FigurePart(kind=kind, full=scale.full, cut=scale.cut, by=scale.by, clip=scale.clip)
 
 
 def _model_part(model: Model, explanation: Explanation) -> schema.ModelPart:
@@ -104,11 +181,11 @@ def _model_part(model: Model, explanation: Explanation) -> schema.ModelPart:
         error = found.error if math.isfinite(found.error) else None
         verified = schema.VerifiedPart(against=found.against, error=error, agrees=found.agrees)
     return schema.ModelPart(
-        path=str(model.path),
+        path=model.path.name,
         sha256=model.sha256,
         format=model.format,
         input=msgspec.to_builtins(model.input),
-        passes=[*model.artifact.rewrites, *model.passes],
+        passes=[*model.artifact.rewrites, *model.capture.passes],
         verified=verified,
     )
 
@@ -125,12 +202,12 @@ class _Biases:
         self._spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
         self._sums = _sums(self._values.astype(np.float64), starts)
 
-    def parts(self, i: int) -> list[schema.BiasPart]:
-        """Those of image `i`."""
+    def parts(self, i: int, each: bool) -> list[schema.BiasPart]:
+        """Those of image `i`; `each`: with the values of their elements."""
         values: Any = self._values[i]
         return [
             schema.BiasPart(
-                name=name, operator=operator, size=end - start, values=values[start:end],
+                name=name, operator=operator, size=end - start, values=values[start:end] if each else msgspec.UNSET,
                 total=total, positive=positive, negative=negative,
             )
             for (name, operator), (start, end), total, positive, negative in zip(

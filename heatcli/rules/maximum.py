@@ -1,136 +1,92 @@
-"""Rules for maxima: max pooling, amax, the larger of two tensors; minima are maxima of the negatives.
+"""Rules for maxima: max pooling, amax, the larger of two tensors. Minima are maxima of the negatives.
 
-`Winner` is one walk of the operator's own gradient. The others lay the candidates of each maximum out, [K, …], divide
-the change among them by a formula, and take that back.
+`Winner` uses the operator's own gradient. The other rules compute multipliers for the candidates [K, …] of each maximum
+by a formula, and propagate these to the inputs.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from heatcli.graph.facts import facts_of
-from heatcli.graph.operator import Operator
-from heatcli.parameters import Parameters, number
-from heatcli.rules.base import Booked, Sent, Step, exponential_slope, per_image, quotient, recorded
+from heatcli.rules.candidates import candidates
+from heatcli.rules.numerics import exponential_slope, per_image, quotient
+from heatcli.rules.parameters import number
+from heatcli.rules.rule import Booked, Multipliers, Rule, Sent, Step
 
-_TIED = 16  # rounding steps within which values tie
+_TIED = 16  # values within this many rounding steps are tied
 
 
 @dataclass(frozen=True)
-class Winner(Parameters):
+class Winner(Rule):
     """The winner takes all: the gradient. With a baseline, a rise goes to the image's winner, a fall to the baseline's.
 
-    y − y0 = (max(y, y0) − y0) + (y − max(y, y0)): the first part is due to the image's winner, whose own difference
-    is at least as large, the second to the baseline's; each gets its part over its difference. Where several inputs of
-    a window are the baseline's largest up to rounding, as everywhere on a flat one, they share its part equally.
+    y − y0 = (max(y, y0) − y0) + (y − max(y, y0)). The first part goes to the image's winner, whose own difference is at
+    least as large, the second to the baseline's winner. Each multiplier is the part over that input's difference.
+    Inputs of a window that tie for the baseline's maximum, as everywhere in a constant window, share its part.
     """
 
     source: ClassVar[str] = "gradient; with a baseline as SHAP's and Captum's DeepLIFT split max pooling"
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Exact with either reference."""
-        if step.blamed:
+        if step.without_reference:
             return Sent(step.adjoint(multiplier))
-        dy = step.difference
-        risen, fallen = multiplier * dy.clamp(min=0), multiplier * dy.clamp(max=0)
-        if facts_of(step.operator).indexed:
-            return Sent([_by_index(step, risen, fallen, multiplier / 2)])
-        references = step.references()
-        assert references is not None
-        if facts_of(step.operator).minimum:
-            risen, fallen = fallen, risen
-        sums = _adjoints(step, references, risen, fallen)
-        means = _adjoints(step, references, multiplier / 2, multiplier / 2)  # for where a difference is 0
-        pairs = enumerate(zip(sums, means, strict=True))
-        return Sent([quotient(m, step.input_difference(i), mean) for i, (m, mean) in pairs])
+        tied = ties(step)
+        shared, fell = tied.any(0), step.difference > 0 if facts_of(step.operator).minimum else step.difference < 0
+        change, half = multiplier * step.difference, multiplier / 2
+        to_winner, to_reference = torch.where(fell, 0, change), torch.where(fell & ~shared, change, 0)
+        sums = _both_ends(step, to_winner, to_reference)
+        limits = _both_ends(step, half, torch.where(shared, 0, half))  # of the quotients, where a difference is 0
+        parts = share_among(step, tied, torch.where(shared, change, 0))
+        quotients = [quotient(m, step.input_difference(i), limits[i]) for i, m in enumerate(sums)]
+        return Sent([m if part is None else m + part for m, part in zip(quotients, parts, strict=True)])
 
 
-def _by_index(step: Step, risen: Tensor, fallen: Tensor, half: Tensor) -> Tensor:
-    """The multiplier of the input where it is known which won: divided window by window, so with less to divide.
+def _both_ends(step: Step, at_image: Tensor, at_baseline: Tensor) -> list[Tensor]:
+    """For each input, the sum of `at_image` propagated at the image and `at_baseline` propagated at the baseline."""
+    references = step.references()
+    assert references is not None
+    ends = step.adjoint(at_image), step.adjoint_at(references, at_baseline)
+    zeros = [torch.zeros_like(x) for x in step.inputs]
+    return [sum((m for m in pair if m is not None), zero) for zero, *pair in zip(zeros, *ends, strict=True)]
 
-    `half` goes to a winner whose difference is 0. All are of the output's shape.
-    """
+
+def ties(step: Step) -> Tensor:
+    """The candidates that tie for the baseline's maximum, where the output fell: bool [K, N, …]."""
     assert step.reference_inputs is not None
     assert step.reference_output is not None
-    which, space = replace(step.operator, index=1), _dimensions(step.operator)
-
-    def flat(values: Tensor) -> Tensor:
-        """[N, positions, C], as channels last lie in memory."""
-        return values.movedim(-space - 1, -1).flatten(-space - 1, -2)
-
-    def lifted(values: Tensor, like: Tensor) -> Tensor:
-        return values.reshape(like.movedim(-space - 1, -1).shape).movedim(-1, -space - 1)
-
-    x, x0, y, y0 = step.inputs[0], step.reference_inputs[0], step.output, step.reference_output
-    with torch.no_grad():
-        at_image, at_baseline = (flat(which.run(step.others, [v]).expand_as(y)) for v in (x, x0))
-    own = y - lifted(flat(x0.expand_as(x)).gather(-2, at_image), y)
-    (m,) = step.adjoint(quotient(risen, own, half))
-    assert m is not None
-    tied = _tied(step)
-    shared = tied.any(0)
-    if recorded() or bool(shared.any()):
-        m = _total(m, _shared(step, tied, torch.where(shared, fallen, 0)))
-        fallen, half = torch.where(shared, 0, fallen), torch.where(shared, 0, half)
-    other = lifted(flat(x).gather(-2, at_baseline), y) - y0
-    fallen = flat(quotient(fallen, other, half))
-    summed = flat(m).scatter_add if torch.is_grad_enabled() else flat(m).scatter_add_
-    return lifted(summed(-2, at_baseline, fallen), x)
-
-
-def _tied(step: Step) -> Tensor:
-    """Which candidates of each maximum tie for the baseline's largest, where the output fell: bool [K, N, …]."""
-    assert step.reference_inputs is not None
-    assert step.reference_output is not None
-    y0 = step.reference_output.detach()
+    sign = -1 if facts_of(step.operator).minimum else 1  # a minimum is the maximum of the negatives
+    y, y0 = (sign * end.detach() for end in (step.output, step.reference_output))
     rounding = y0.abs() * (_TIED * torch.finfo(y0.dtype).eps)
     with torch.no_grad():
-        largest = candidates(step.operator, step.reference_inputs) >= y0 - rounding
-    return largest & ((largest.sum(0) > 1) & (step.output.detach() < y0 - rounding))
+        largest = sign * candidates(step.operator, step.reference_inputs) >= y0 - rounding
+    return largest & ((largest.sum(0) > 1) & (y < y0 - rounding))
 
 
-def _shared(step: Step, tied: Tensor, fallen: Tensor) -> Tensor:
-    """The multiplier of the input where the relevance `fallen` is shared equally among candidates that are `tied`."""
+def share_among(step: Step, tied: Tensor, change: Tensor) -> Multipliers:
+    """The multipliers of the inputs if the relevance `change` is shared equally among the `tied` candidates."""
     assert step.reference_inputs is not None
-    (x,) = step.inputs
-    leaf = x if step.differentiable else x.detach().requires_grad_()
+    leaves = [x if step.differentiable else x.detach().requires_grad_() for x in step.inputs]
     with torch.enable_grad():
-        choice = candidates(step.operator, [leaf])
+        choice = candidates(step.operator, leaves)
     x0 = candidates(step.operator, step.reference_inputs)
-    change = torch.where(tied, (choice if step.differentiable else choice.detach()) - x0, 1)  # below 0 where tied
-    m = torch.where(tied, fallen / tied.sum(0).clamp(min=1) / change, 0)
-    (found,) = step.gradient(choice, [leaf], m)
-    assert found is not None
-    return found
-
-
-def _adjoints(step: Step, references: Sequence[Tensor], at_image: Tensor, at_baseline: Tensor) -> list[Tensor]:
-    """For each input, `at_image` taken back from the image's output and `at_baseline` from the baseline's, summed."""
-    found = step.adjoint(at_image)
-    other = step.gradient(*step.run(step.operator, references), at_baseline)
-    return [_total(a, b) for a, b in zip(found, other, strict=True)]
-
-
-def _total(a: Tensor | None, b: Tensor | None) -> Tensor:
-    """a + b; None is nothing."""
-    found = [part for part in (a, b) if part is not None]
-    if len(found) == 1:
-        return found[0]
-    return found[0] + found[1] if torch.is_grad_enabled() else found[0].add_(found[1])
+    difference = torch.where(tied, (choice if step.differentiable else choice.detach()) - x0, 1)  # not 0 where tied
+    m = torch.where(tied, change / tied.sum(0).clamp(min=1) / difference, 0)
+    return step.gradient(choice, leaves, m)
 
 
 @dataclass(frozen=True)
-class Radial(Parameters):
-    """m = Δy·Δx/‖Δx‖²: the smallest multiplier that conserves, along the way from the reference to the image.
+class Radial(Rule):
+    """m = Δy·Δx/‖Δx‖²: the smallest multiplier that conserves, parallel to the difference from the reference.
 
-    Of one input it is the slope.
+    For one input it is the secant.
     """
 
     source: ClassVar[str] = "the secant of a function of several variables, of least norm"
@@ -141,22 +97,22 @@ class Radial(Parameters):
 
 
 @dataclass(frozen=True)
-class Proportional(Parameters):
-    """In proportion to what points the way of the change: R_k = Δy·Δx_k±/Σ Δx±, the sign that of Δy."""
+class Proportional(Rule):
+    """Shares proportional to differences of the sign of Δy: R_k = Δy·Δx_k±/Σ Δx±."""
 
     source: ClassVar[str] = "z⁺ on a maximum: Montavon et al. 2017, sec. 5.1 (proportional pooling)"
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
-        """Exact: a maximum never rises unless one of its inputs does, nor falls."""
+        """Exact: a maximum rises only if one of its inputs rises, and falls only if one falls."""
         return _divided(step, multiplier, _proportional)
 
 
 @dataclass(frozen=True)
-class SoftmaxLimit(Parameters):
-    """The limit for t → ∞ of log Σ exp(t·x)/t by the slope rule, operator by operator.
+class SoftmaxLimit(Rule):
+    """The limit for t → ∞ of the slope rule applied to log Σ exp(t·x)/t, operator by operator.
 
-    A rise goes to the image's largest inputs, a fall to the reference's, in equal shares where several are largest;
-    from reference 0 all inputs are the reference's largest, so a negative maximum falls to all alike.
+    A rise goes to the image's largest inputs, a fall to the reference's, in equal shares for ties. From reference 0 all
+    inputs tie in the reference, so a negative maximum goes to all in equal shares.
     """
 
     source: ClassVar[str] = "limit of Softmax(t)"
@@ -167,10 +123,10 @@ class SoftmaxLimit(Parameters):
 
 
 @dataclass(frozen=True)
-class Softmax(Parameters):
+class Softmax(Rule):
     """log Σ exp(t·x)/t in place of the maximum, by the slope rule: exp, sum, log. Conserves its own output.
 
-    What the soft maximum misses the hard one by (at most log K/t) is booked as unexplained.
+    The difference between the soft and the hard maximum (at most log K/t) is booked as unexplained.
     """
 
     t: float = number(10.0, 0, above=True)
@@ -183,23 +139,23 @@ class Softmax(Parameters):
             return _soft(self.t, x, x0)
 
         sent = _divided(step, multiplier, shares)
-        left = Booked()(step, multiplier)
-        assert left.unexplained is not None
-        total = left.unexplained  # of the adjoint; now of what was really sent
-        for i, (own, gradient) in enumerate(zip(sent.multipliers, left.multipliers, strict=True)):
-            if isinstance(own, Tensor) and isinstance(gradient, Tensor):
-                total = total + per_image((gradient - own) * step.input_difference(i))
+        adjoint = Booked()(step, multiplier)
+        assert adjoint.unexplained is not None
+        total = adjoint.unexplained  # for the adjoint; corrected below for the multipliers sent
+        for i, (m, gradient) in enumerate(zip(sent.multipliers, adjoint.multipliers, strict=True)):
+            if isinstance(m, Tensor) and isinstance(gradient, Tensor):
+                total = total + per_image((gradient - m) * step.input_difference(i))
         return Sent(sent.multipliers, unexplained=total)
 
 
 @dataclass(frozen=True)
-class Telescoping(Parameters):
-    """max(a, b) = a + relu(b − a), one candidate after the other in the order of memory, relu by the slope rule."""
+class Telescoping(Rule):
+    """max(a, b) = a + relu(b − a), candidate by candidate in memory order, with the slope rule for relu."""
 
     source: ClassVar[str] = "slope rule (Shrikumar et al. 2017, sec. 3.5.1) on a + relu(b − a)"
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
-        """Exact; depends on the order of the candidates."""
+        """Exact. Depends on the order of the candidates."""
         return _divided(step, multiplier, _telescoping)
 
 
@@ -209,12 +165,12 @@ Formula = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a/b, and 0 where b is."""
+    """a/b, or 0 where b = 0."""
     return torch.where(b == 0, 0, a / torch.where(b == 0, 1, b))
 
 
 def _difference(x: Tensor, x0: Tensor) -> Tensor:
-    """x − x0, and 0 where a candidate is padding (−∞)."""
+    """x − x0, or 0 where a candidate is padding (−∞)."""
     return torch.where(x.isneginf(), 0, x - x0)
 
 
@@ -225,8 +181,8 @@ def _radial(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
 
 def _proportional(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
     dx, dy = _difference(x, x0), y - y0
-    way = torch.where(dx * dy > 0, dx, 0)
-    return torch.where(way != 0, _ratio(dy, way.sum(0)), 0)
+    along = torch.where(dx * dy > 0, dx, 0)
+    return torch.where(along != 0, _ratio(dy, along.sum(0)), 0)
 
 
 def _softmax_limit(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
@@ -239,7 +195,7 @@ def _softmax_limit(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
 
 
 def _soft(t: float, x: Tensor, x0: Tensor) -> Tensor:
-    """(eᵗˣ − eᵗˣ⁰)/(x − x0) · (log S − log S0)/(S − S0)/t with S = Σ eᵗˣ, scaled so that nothing overflows."""
+    """(eᵗˣ − eᵗˣ⁰)/(x − x0) · (log S − log S0)/(S − S0)/t with S = Σ eᵗˣ, scaled against overflow."""
     top = torch.maximum(x.amax(0), x0.amax(0))
     s, s0 = (torch.logsumexp(t * (v - top), 0) for v in (x, x0))
     return exponential_slope(t * (x - top), t * (x0 - top)) / exponential_slope(s, s0)
@@ -262,11 +218,8 @@ def _telescoping(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:  # noq
     return torch.stack(rows)
 
 
-# --- candidates ---------------------------------------------------------------------------------------------------
-
-
 def _divided(step: Step, multiplier: Tensor, formula: Formula) -> Sent:
-    """Multipliers of the inputs, from those that `formula` gives each candidate of each maximum."""
+    """The multipliers of the inputs, from `formula`'s multipliers of each maximum's candidates."""
     sign = -1 if facts_of(step.operator).minimum else 1
     references = step.references() or [torch.zeros_like(x) for x in step.inputs]
     leaves = [x if step.differentiable else x.detach().requires_grad_() for x in step.inputs]
@@ -274,81 +227,9 @@ def _divided(step: Step, multiplier: Tensor, formula: Formula) -> Sent:
         x = candidates(step.operator, leaves)
     with torch.no_grad():
         x0 = candidates(step.operator, references)
-    own = x if step.differentiable else x.detach()
-    real = torch.isfinite(own)
+    values = x if step.differentiable else x.detach()
+    real = torch.isfinite(values)
     x0 = torch.where(real, sign * x0, -math.inf)
-    own = torch.where(real, sign * own, -math.inf)
-    m = formula(own, x0, own.amax(0), x0.amax(0))
+    values = torch.where(real, sign * values, -math.inf)
+    m = formula(values, x0, values.amax(0), x0.amax(0))
     return Sent(step.gradient(x, leaves, torch.where(real, m * multiplier, 0)))
-
-
-def candidates(operator: Operator, inputs: Sequence[Tensor]) -> Tensor:
-    """What each maximum of `operator` chooses from: [K, *output], padded with −∞ (for minima with +∞)."""
-    title = operator.title
-    if title in ("maximum", "minimum"):
-        return torch.stack([x.expand(operator.shape) for x in inputs])
-    (x,) = inputs
-    if title in ("amax", "amin", "max", "min"):
-        return _along(x, operator)
-    windows = _adaptive_windows if title.startswith("adaptive") else _pooling_windows
-    space = _dimensions(operator)
-    tables = windows(operator, tuple(x.shape[-space:]), operator.shape[-space:])
-    return _gathered(x, tables)
-
-
-def _dimensions(operator: Operator) -> int:
-    """How many dimensions, the last ones, a pooling's windows have."""
-    return int(operator.title[operator.title.index("pool") + 4])
-
-
-def _along(x: Tensor, operator: Operator) -> Tensor:
-    dims = operator.arg(1)
-    whole = dims is None or dims == []
-    chosen = range(x.dim()) if whole else [dims] if isinstance(dims, int) else dims
-    gone = sorted(d % x.dim() for d in chosen)
-    kept = [d for d in range(x.dim()) if d not in gone]
-    laid_out = x.permute(*gone, *kept).reshape(-1, *(x.shape[d] for d in kept))
-    return laid_out.reshape(-1, *operator.shape)
-
-
-def _pooling_windows(operator: Operator, sizes: Sequence[int], out: Sequence[int]) -> list[Tensor]:
-    """For each dimension which inputs each output sees, int64 [out, K]; −1 is padding."""
-    n = len(sizes)
-
-    def each(value: Any, otherwise: Sequence[int]) -> Sequence[int]:
-        given = [value] if isinstance(value, int) else list(value or [])
-        return given * n if len(given) == 1 else given or otherwise
-
-    kernel = each(operator.arg(1), ())
-    stride, padding, dilation = (
-        each(operator.arg(i), otherwise) for i, otherwise in ((2, kernel), (3, [0] * n), (4, [1] * n))
-    )
-    tables = []
-    for d in range(n):
-        at = torch.arange(out[d])[:, None] * stride[d] - padding[d] + torch.arange(kernel[d])[None] * dilation[d]
-        tables.append(torch.where((at >= 0) & (at < sizes[d]), at, -1))
-    return tables
-
-
-def _adaptive_windows(operator: Operator, sizes: Sequence[int], out: Sequence[int]) -> list[Tensor]:  # noqa: ARG001
-    tables = []
-    for size, cells in zip(sizes, out, strict=True):
-        spans = [(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]
-        width = max(end - start for start, end in spans)
-        at = torch.tensor([start for start, _ in spans])[:, None] + torch.arange(width)[None]
-        tables.append(torch.where(at < torch.tensor([end for _, end in spans])[:, None], at, -1))
-    return tables
-
-
-def _gathered(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
-    """The inputs at every combination of one column of each table: [K, …, *out]."""
-    space = len(tables)
-    found = []
-    for columns in itertools.product(*(range(table.shape[1]) for table in tables)):
-        part, real = x, torch.ones((1,) * space, dtype=torch.bool)
-        for d, (table, column) in enumerate(zip(tables, columns, strict=True)):
-            at = table[:, column]
-            part = part.index_select(d - space, at.clamp(min=0).to(x.device))
-            real = real & (at >= 0).reshape([-1 if i == d else 1 for i in range(space)])
-        found.append(part.masked_fill(~real.to(x.device), -math.inf))
-    return torch.stack(found)

@@ -8,20 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from heatcli.parameters import Parameters
-from heatcli.rules.base import Sent, Step, exponential_slope
+from heatcli.rules.numerics import exponential_slope
+from heatcli.rules.rule import Rule, Sent, Step
 
 
 @dataclass(frozen=True)
-class HeldStatistics(Parameters):
+class HeldStatistics(Rule):
     """From reference 0 the standard deviation is held constant (the mean stays linear), so y is affine in x.
 
-    With a baseline the standard deviation σ = √(v + e) gets its exact share: the centred input is c = y·σ, a product
-    halved between its factors, so Δy = (Δc − Δσ·(y + y0)/2)·2/(σ + σ0), with Δσ by its own secant. That is never
-    larger than twice the smaller derivative: halving y = c·(1/σ) instead would take (1/σ + 1/σ0)/2, a thousand for a
-    baseline that is flat, and the shares of a deep network would cancel beyond float32. Softmax is taken apart as
-    exp(x − log Σ exp x), from reference 0 with 1/n as its offset. What a mask of −∞ takes out stays out at the
-    reference; its n is the number of the others.
+    With a baseline, the standard deviation σ = √(v + e) gets its exact share. The centred input is c = y·σ, a product
+    whose difference is halved between its factors, so Δy = (Δc − Δσ·(y + y0)/2)·2/(σ + σ0), with Δσ by its own secant.
+    The factor 2/(σ + σ0) is at most twice the smaller derivative. Halving y = c·(1/σ) instead gives (1/σ + 1/σ0)/2, a
+    thousand for a constant baseline, and then the shares of a deep network cancel beyond float32. Softmax is computed
+    as exp(x − log Σ exp x), from reference 0 with offset 1/n. Elements masked by −∞ are masked in the reference too,
+    and n counts the others.
     """
 
     source: ClassVar[str] = "Ali et al. 2022, sec. 3 (LRP for layer norm); with a baseline: DeepLIFT's chain rule"
@@ -37,15 +37,15 @@ class HeldStatistics(Parameters):
 
 
 def _euclidean(step: Step, multiplier: Tensor) -> Tensor | None:
-    """‖x‖: Δ‖x‖ = Σ (x + x0)·Δx / (‖x‖ + ‖x0‖), from reference 0 the gradient (Euler)."""
-    if step.blamed or step.reference_output is None:
+    """‖x‖: Δ‖x‖ = Σ (x + x0)·Δx / (‖x‖ + ‖x0‖); from reference 0 the gradient (Euler)."""
+    if step.without_reference or step.reference_output is None:
         return step.adjoint(multiplier)[0]
     total = step.output + step.reference_output
     both = torch.where(total == 0, 0, multiplier * 2 / torch.where(total == 0, 1, total))
     mid = step.midpoints()
     with torch.no_grad():
         middle = step.operator.run(step.others, mid)
-    return step.adjoint_at(mid, both * middle)[1][0]  # ∇‖x‖·‖x‖ = x
+    return step.adjoint_at(mid, both * middle)[0]  # ∇‖x‖·‖x‖ = x
 
 
 def _standardise(step: Step, multiplier: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def _standardise(step: Step, multiplier: Tensor) -> Tensor:
         grouped: tuple[int, ...] = (*x.shape[: x.dim() - len(op.arg(1))], -1)
         weight, eps = op.constant(2), op.arg(4)
         scale = None if weight is None else weight.value
-    elif op.title == "native_batch_norm":  # instance norm: [1, N·C, …], each row by its own statistics
+    elif op.title == "native_batch_norm":  # instance norm: [1, N·C, …], statistics for each row
         grouped = (x.shape[1], -1)
         weight, eps = op.constant(1), op.arg(7)
         scale = None if weight is None else weight.value.reshape(1, -1, *(1,) * (x.dim() - 2))

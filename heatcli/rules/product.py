@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.facts import LAYOUT, facts_of
-from heatcli.parameters import Parameters
-from heatcli.rules.base import Sent, Step
+from heatcli.rules.rule import Rule, Sent, Step
 
 
 @dataclass(frozen=True)
-class Share(Parameters):
+class Share(Rule):
     """Each factor gets half: Δ(ab) = Δa·(b + b0)/2 + Δb·(a + a0)/2, the gradient halfway between image and reference.
 
-    Exact for everything bilinear, and the Shapley value of two factors. A quotient q = a/b is taken as the product
-    a = q·b, so Δq = (Δa − Δb·(q + q0)/2)·2/(b + b0), which a denominator near 0 on one side does not blow up; where b
-    and b0 are of different signs, as a·(1/b). From reference 0, where 1/b has no value, the numerator takes all.
+    Exact for bilinear operators, and the Shapley value of two factors. A quotient q = a/b is written as the product
+    a = q·b, so Δq = (Δa − Δb·(q + q0)/2)·2/(b + b0), which stays bounded if only one of b and b0 is near 0. Where b and
+    b0 have different signs, q = a·(1/b). From reference 0, where 1/b is undefined, the numerator takes all.
     """
 
     source: ClassVar[str] = "Shapley value of a product of two: Shapley 1953; Lundberg & Lee 2017"
@@ -31,10 +30,9 @@ class Share(Parameters):
         if step.operator.title == "mul" and len(step.inputs) == 2:
             a, b = step.sums()
             return Sent([_half(multiplier, b, step.inputs[0]), _half(multiplier, a, step.inputs[1])])
-        if step.blamed:  # bilinear: halfway from 0 the derivatives are half of those here
+        if step.without_reference:  # bilinear: derivatives at half the inputs are half the derivatives
             return Sent(step.adjoint(multiplier / 2), offsets_at=multiplier)
-        _, multipliers = step.adjoint_at(step.midpoints(), multiplier)
-        return Sent(multipliers, offsets_at=multiplier)
+        return Sent(step.adjoint_at(step.midpoints(), multiplier), offsets_at=multiplier)
 
     @staticmethod
     def _quotient(step: Step, multiplier: Tensor) -> Sent:
@@ -49,18 +47,18 @@ class Share(Parameters):
 
 
 def _half(multiplier: Tensor, other: Tensor, like: Tensor) -> Tensor:
-    """multiplier·other/2, of the shape of `like`; halved where that is least to do."""
+    """multiplier·other/2, with the shape of `like`; the smaller tensor is halved."""
     if other.numel() < multiplier.numel():
         return (multiplier * (other / 2)).sum_to_size(like.shape)
     return (multiplier * other).sum_to_size(like.shape) / 2
 
 
 @dataclass(frozen=True)
-class SignalTakesAll(Parameters):
-    """The gate is a weight, the signal takes all: Δ(gs) = Δs·g + Δg·s0, so from reference 0 the gate gets nothing.
+class SignalTakesAll(Rule):
+    """The gate is a weight and the signal takes all: Δ(gs) = Δs·g + Δg·s0, so from reference 0 the gate gets nothing.
 
-    The gate is the factor that comes from a sigmoid, a tanh or a softmax. Where that is neither or both, as in a
-    product of two signals, each gets its `Share`.
+    The gate is the factor that comes from a sigmoid, a tanh or a softmax. If neither or both factors do, as in a
+    product of two signals, `Share` applies.
     """
 
     source: ClassVar[str] = "Arras et al. 2017, sec. 3.2 (signal-take-all)"
@@ -72,9 +70,9 @@ class SignalTakesAll(Parameters):
             return Share()(step, multiplier)
         gate = gates.index(True)
         references = step.references() or [torch.zeros_like(x) for x in step.inputs]
-        # the derivative by the signal at the gate's value, that by the gate at the signal's reference
+        # derivative by the signal at the gate's value, derivative by the gate at the signal's reference
         points = [step.inputs[i] if i == gate else references[i] for i in (0, 1)]
-        return Sent(step.adjoint_at(points, multiplier)[1], offsets_at=multiplier)
+        return Sent(step.adjoint_at(points, multiplier), offsets_at=multiplier)
 
 
 def _is_gate(producer: Step | None) -> bool:

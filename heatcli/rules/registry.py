@@ -1,19 +1,19 @@
-"""Every rule by the name that `--rule KIND=RULE` knows it by, for each kind of operator and each role within one."""
+"""The registry of rules: for each kind and role of operators, name in `--rule KIND=RULE` → rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from heatcli.graph.kinds import AFFINE, CONVOLUTION, DENSE, ELEMENTWISE, FIRST, MAXIMUM, NORMALISER, PRODUCT, RECTIFIER
-from heatcli.rules.affine import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
-from heatcli.rules.base import Adjoint, Rule
+from heatcli.graph.operator import Operator
+from heatcli.rules.affine import AlphaBeta, Epsilon, Gamma, ZPlus
 from heatcli.rules.elementwise import Deconvnet, Guided, Pass, Repeat, Slope
+from heatcli.rules.first_layer import Flat, WSquare, ZBox
 from heatcli.rules.maximum import Proportional, Radial, Softmax, SoftmaxLimit, Telescoping, Winner
 from heatcli.rules.normaliser import HeldStatistics
 from heatcli.rules.product import Share, SignalTakesAll
 from heatcli.rules.reveal_cancel import RevealCancel
-
-Maker = Callable[..., Rule]
+from heatcli.rules.rule import Adjoint, Maker, Rule
 
 _ANY_AFFINE: dict[str, Maker] = {"gradient": Adjoint, "epsilon": Epsilon}
 _WEIGHTED: dict[str, Maker] = {**_ANY_AFFINE, "gamma": Gamma, "alpha-beta": AlphaBeta, "z-plus": ZPlus}
@@ -35,3 +35,9 @@ RULES: Mapping[str, Mapping[str, Maker]] = {
     PRODUCT: {"share": Share, "shapley": Share, "signal-takes-all": SignalTakesAll, "gradient": Adjoint},
     NORMALISER: {"held-statistics": HeldStatistics, "gradient": Adjoint},
 }  # fmt: skip
+
+
+def serves(rule: Rule, operator: Operator) -> bool:
+    """Whether the registry offers the rule for such an operator."""
+    places = (FIRST if operator.first else "", operator.role, operator.kind)
+    return any(type(rule) in RULES[place].values() for place in places if place in RULES)

@@ -1,7 +1,9 @@
-"""DeepLIFT's RevealCancel: positive and negative contributions kept apart, so that what cancels is seen.
+"""DeepLIFT's RevealCancel: positive and negative contributions are kept apart, so cancelling ones stay visible.
 
-Every value has two parts, Δ⁺ ≥ 0 and Δ⁻ ≤ 0 with Δ⁺ + Δ⁻ = Δ, and between a layer with weights and its nonlinearity a
-multiplier for each (`Pair`). `RevealCancel` makes them, `Parts` takes them back through affine operators and sums.
+Every value has two parts, Δ⁺ ≥ 0 and Δ⁻ ≤ 0 with Δ⁺ + Δ⁻ = Δ. Between a layer with weights and its nonlinearity each
+part has its own multiplier (`Pair`). `RevealCancel` creates pairs, `Parts` propagates them through affine operators
+and sums.
+
 """
 
 from __future__ import annotations
@@ -14,35 +16,63 @@ from torch import Tensor
 
 from heatcli.graph.facts import facts_of
 from heatcli.graph.kinds import AFFINE, CONVOLUTION, DENSE, ELEMENTWISE, LAYOUT, SUM, has_weights, is_diagonal
-from heatcli.parameters import Parameters, choice
 from heatcli.rules.affine import offsets_at
-from heatcli.rules.base import Pair, Sent, Step, per_image, quotient
+from heatcli.rules.carried import at_output
 from heatcli.rules.elementwise import Slope, slope
+from heatcli.rules.numerics import per_image, quotient
+from heatcli.rules.parameters import choice
+from heatcli.rules.rule import Carried, Rule, Sent, Step
 from heatcli.rules.weights import Signs
 
 Two = tuple[Tensor, Tensor]
-_ROUNDINGS = 64  # of a part, which is a sum of a few values of f
+_ROUNDINGS = 64  # rounding errors of a part, a sum of a few values of f
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair(Carried):
+    """Two multipliers of one value: for the positive and the negative part of its difference from the reference."""
+
+    positive: Tensor
+    negative: Tensor
+
+    def at_output(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        """One multiplier with the same relevance. It is lost where opposite parts cancel to a difference of 0."""
+        up, down = parts(step)
+        relevance, difference = self.positive * up + self.negative * down, step.difference
+        m = quotient(relevance, difference, (self.positive + self.negative) / 2)
+        return m, per_image(torch.where(difference == 0, relevance, 0))
+
+    def at_image(self, difference: Tensor) -> Tensor:
+        """The multiplier of the part that a pixel's difference belongs to."""
+        return torch.where(difference > 0, self.positive, self.negative)
+
+    def __add__(self, other: Tensor | Carried) -> Tensor | Carried:
+        if isinstance(other, Pair):
+            return Pair(self.positive + other.positive, self.negative + other.negative)
+        if isinstance(other, Carried):
+            return other + self
+        return Pair(self.positive + other, self.negative + other)
 
 
 @dataclass(frozen=True)
-class Parts(Parameters):
+class Parts(Rule):
     """DeepLIFT's linear rule with positive and negative contributions kept apart, ½w where the difference is 0.
 
-    What counts towards Δz⁺ gets the multiplier of Δz⁺, what counts towards Δz⁻ that of Δz⁻. Sums, layouts and scales
-    hand both on. A single multiplier is that of both parts: then this is the linear rule.
+    Contributions to Δz⁺ get the multiplier of Δz⁺, contributions to Δz⁻ that of Δz⁻. Sums, layouts and scales pass on
+    both. A single multiplier serves both parts: then this is the linear rule.
     """
 
-    takes: ClassVar[tuple[type, ...]] = (Pair,)
+    accepts: ClassVar[tuple[type[Carried], ...]] = (Pair,)
     source: ClassVar[str] = "Shrikumar et al. 2017, sec. 3.5.2"
 
     def __call__(self, step: Step, multiplier: Tensor | Pair) -> Sent:
-        """Exact; a bias counts towards the part of its sign."""
+        """Exact. A bias belongs to the part of its sign."""
         if not isinstance(multiplier, Pair):
             return Sent(step.adjoint(multiplier), offsets_at=multiplier)
         up, down = multiplier.positive, multiplier.negative
         booked = offsets_at(step.bias, up, down)
         if has_weights(step.operator):
-            return Sent([Signs(step).back(up, down, halved=True)], booked)
+            return Sent([self.signs(step).back(up, down, halved=True)], booked)
         if is_diagonal(step.operator):
             falls = _scale(step) < 0
             up, down = torch.where(falls, down, up), torch.where(falls, up, down)
@@ -56,33 +86,41 @@ class Parts(Parameters):
                 pairs.append(Pair(torch.where(swap, f, r), torch.where(swap, r, f)))
         return Sent(pairs, booked)
 
+    def signs(self, step: Step) -> Signs:
+        """The contributions of a layer with weights, by sign."""
+        return Signs(step)
+
 
 @dataclass(frozen=True)
-class RevealCancel(Parameters):
-    """Δy⁺ and Δy⁻, each the mean effect of its part of Δx added first and last; a multiplier for each part.
+class RevealCancel(Rule):
+    """Δy⁺ and Δy⁻, each the mean effect of adding its part of Δx first and last, with a multiplier for each part.
 
-    Δy⁺ = ½(f(x0+Δx⁺) − f(x0)) + ½(f(x0+Δx⁻+Δx⁺) − f(x0+Δx⁻)), Δy⁻ likewise, m± = m·Δy±/Δx±. `layers="dense"` takes
-    it behind dense layers and the slope behind convolutions, as the paper's genomics model does.
+    Δy⁺ = ½(f(x0+Δx⁺) − f(x0)) + ½(f(x0+Δx⁻+Δx⁺) − f(x0+Δx⁻)), Δy⁻ likewise, m± = m·Δy±/Δx±. `layers="dense"` applies
+    this after dense layers and the slope rule after convolutions, as the paper's genomics model does.
     """
 
     layers: str = choice("all", ("all", "dense"))
-    takes: ClassVar[tuple[type, ...]] = (Pair,)
+    accepts: ClassVar[tuple[type[Carried], ...]] = (Pair,)
     source: ClassVar[str] = "Shrikumar et al. 2017, sec. 3.5.3"
 
     def __call__(self, step: Step, multiplier: Tensor | Pair) -> Sent:
         """Exact: m⁺Δy⁺ + m⁻Δy⁻ = m_in⁺Δx⁺ + m_in⁻Δx⁻ (+ f(0), booked)."""
         if not self.reveals(step):
-            return Slope()(step, multiplier if isinstance(multiplier, Tensor) else single(step, multiplier)[0])
+            return Slope()(step, at_output(multiplier, step)[0])
         m = multiplier if isinstance(multiplier, Pair) else Pair(multiplier, multiplier)
-        (up, down), (rise, fall) = _parts_of_input(step, 0), _effects(step)
-        derivative = slope(step)
-        to_up = m.positive * quotient(rise, up, derivative)
-        to_down = m.negative * quotient(fall, down, derivative)
+        (up, down), (rise, fall) = _parts_of_input(step, 0), _effects(step, self)
+        limit = self.slope(step)
+        to_up = m.positive * quotient(rise, up, limit)
+        to_down = m.negative * quotient(fall, down, limit)
         return Sent([Pair(to_up, to_down)], offsets_at(step.bias, m.positive, m.negative))
 
+    def slope(self, step: Step) -> Tensor:
+        """The secant of the nonlinearity, with the output's shape."""
+        return slope(step)
+
     def reveals(self, step: Step) -> bool:
-        """Whether it keeps parts apart at this nonlinearity; elsewhere it is the slope."""
-        if step.inputs[0].shape != step.output.shape or (step.blamed and not step.operator.vanishes):
+        """Whether the rule keeps parts apart at this nonlinearity. Elsewhere it is the slope rule."""
+        if step.inputs[0].shape != step.output.shape or (step.without_reference and not step.operator.finite_at_zero):
             return False
         return self.layers == "all" or not _behind_convolution(step)
 
@@ -104,7 +142,7 @@ def _behind_convolution(step: Step) -> bool:
 
 
 def parts(step: Step) -> Two:
-    """Δ⁺ and Δ⁻ of the step's output, as the rules along the way keep them apart."""
+    """Δ⁺ and Δ⁻ of the step's output, as the rules before it keep them apart; cached."""
     if step.parts is None:
         step.parts = _parts(step)
     return step.parts
@@ -113,10 +151,14 @@ def parts(step: Step) -> Two:
 def _parts(step: Step) -> Two:
     operator, bias = step.operator, step.bias
     if has_weights(operator):
-        signs = Signs(step)
+        signs = step.rule.signs(step) if isinstance(step.rule, Parts) else Signs(step)
         return signs.positive(bias), signs.negative(bias)
     if operator.kind == ELEMENTWISE and isinstance(step.rule, RevealCancel):
-        up, down = _effects(step) if step.rule.reveals(step) else _scaled(slope(step), _parts_of_input(step, 0))
+        up, down = (
+            _effects(step, step.rule)
+            if step.rule.reveals(step)
+            else _scaled(step.rule.slope(step), _parts_of_input(step, 0))
+        )
     elif is_diagonal(operator):
         up, down = _scaled(_scale(step), _parts_of_input(step, 0))
     elif operator.kind in (AFFINE, SUM, LAYOUT):
@@ -124,7 +166,7 @@ def _parts(step: Step) -> Two:
         rising = [torch.where(swap, down, up) for (up, down), swap in zip(incoming, swapped, strict=True)]
         falling = [torch.where(swap, up, down) for (up, down), swap in zip(incoming, swapped, strict=True)]
         up, down = (operator.run(step.others, side) for side in (rising, falling))
-        if operator.bias is not None:  # constants among its arguments have no part in a difference
+        if operator.bias is not None:  # constants among the arguments cancel in a difference
             up, down = up - operator.bias, down - operator.bias
     else:
         return step.difference.clamp(min=0), step.difference.clamp(max=0)
@@ -139,8 +181,8 @@ def _parts_of_input(step: Step, i: int) -> Two:
     return dx.clamp(min=0), dx.clamp(max=0)
 
 
-def _effects(step: Step) -> Two:
-    """Δy⁺ and Δy⁻ of a nonlinearity, f(0) not counted."""
+def _effects(step: Step, rule: RevealCancel) -> Two:
+    """Δy⁺ and Δy⁻ of a nonlinearity, without f(0)."""
     up, down = _parts_of_input(step, 0)
     references = step.references()
     x0 = torch.zeros_like(up) if references is None else references[0]
@@ -152,31 +194,31 @@ def _effects(step: Step) -> Two:
     rise, fall = (high - start + end - low) / 2, (low - start + end - high) / 2
     if not facts_of(step.operator).steep:
         return rise, fall
-    # √x and the like have no value for one part alone where that is below 0; at 0 itself rounding would decide
+    # Functions such as √x are undefined for one part alone where that is below 0. At 0 rounding would decide.
     margin = _ROUNDINGS * torch.finfo(x0.dtype).eps * (x0.abs() + up.abs() + down.abs())
     inside = f(x0 + up - margin).isfinite() & f(x0 + down - margin).isfinite() & rise.isfinite() & fall.isfinite()
-    own = slope(step)
-    return torch.where(inside, rise, own * up), torch.where(inside, fall, own * down)
+    secant = rule.slope(step)
+    return torch.where(inside, rise, secant * up), torch.where(inside, fall, secant * down)
 
 
 def _scaled(scale: Tensor, two: Two) -> Two:
-    """Both parts times `scale`; where that is negative, they change places."""
+    """Both parts times `scale`, swapped where `scale` is negative."""
     a, b = scale * two[0], scale * two[1]
     return torch.where(scale < 0, b, a), torch.where(scale < 0, a, b)
 
 
 def _scale(step: Step) -> Tensor:
-    """What an operator that scales each element by itself scales by, of its output's shape."""
+    """The factor by which a diagonal operator scales each element, with the output's shape."""
     if step.inputs[0].shape == step.output.shape:
         (scale,) = step.adjoint(torch.ones_like(step.output))
         assert scale is not None
         return scale
-    scaled = step.operator.run(step.others, [torch.ones_like(step.inputs[0])])  # the constant is the larger
+    scaled = step.operator.run(step.others, [torch.ones_like(step.inputs[0])])  # the constant has more elements
     return scaled if step.operator.bias is None else scaled - step.operator.bias
 
 
 def _falling(step: Step) -> list[Tensor]:
-    """For each input of a sum, whether a rise of the input makes the output fall, [1]."""
+    """For each input of a sum, whether the output falls as the input rises: bool []."""
     title, alpha = step.operator.title, step.operator.kwargs.get("alpha", 1)
     falls = [False] * len(step.inputs)
     if title == "rsub":
@@ -184,14 +226,3 @@ def _falling(step: Step) -> list[Tensor]:
     elif title in ("add", "sub") and len(falls) > 1:
         falls[1] = (alpha > 0) == (title == "sub")
     return [torch.tensor(x, device=step.output.device) for x in falls]
-
-
-def single(step: Step, pair: Pair) -> tuple[Tensor, Tensor]:
-    """One multiplier in place of a pair, with the same relevance; and the relevance [N] that none can carry.
-
-    That is what opposite parts hold where they cancel to a difference of 0.
-    """
-    up, down = parts(step)
-    relevance, difference = pair.positive * up + pair.negative * down, step.difference
-    m = quotient(relevance, difference, (pair.positive + pair.negative) / 2)
-    return m, per_image(torch.where(difference == 0, relevance, 0))

@@ -1,13 +1,12 @@
-"""Convolutions and dense layers without their bias, with other weights: the positive ones, the squares, ones.
+"""Convolutions and dense layers without bias and with changed weights: positive only, squared, ones.
 
-`Signs` keeps what counts towards a larger output apart from what counts towards a smaller one.
+`Signs` separates contributions that increase an output from contributions that decrease it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,18 +16,17 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from heatcli.graph.adjoints import closed_form
 from heatcli.graph.operator import Constant, Operator
-from heatcli.rules.base import Step, above_zero, below_zero, recorded
+from heatcli.rules.rule import Step
 
 _ATEN = torch.ops.aten
 _WITHOUT_BIAS = {"addmm": _ATEN.mm.default, "baddbmm": _ATEN.bmm.default}
-# Layers with weights of one sign, by the layer that they come from; and the weights, which layers of graphs for other
-# batch sizes share.
+# Layers with weights of one sign, by the original layer; and the weights, shared by the graphs of all batch sizes.
 _BENT: WeakKeyDictionary[Operator, dict[int, Operator]] = WeakKeyDictionary()
 _CUT: MutableMapping[Tensor, dict[int, Tensor]] = WeakTensorKeyDictionary()
 
 
 def linear(operator: Operator, change: Callable[[Tensor], Tensor]) -> Operator:
-    """The same layer without a bias, its weights `w` replaced by `change(w)`."""
+    """The same layer without bias, with weights `change(w)` in place of `w`."""
     args: list[Any] = list(operator.args)
     kwargs = dict(operator.kwargs)
     target, scale = operator.target, 1
@@ -46,10 +44,10 @@ def linear(operator: Operator, change: Callable[[Tensor], Tensor]) -> Operator:
 
 
 def bent(operator: Operator, sign: int) -> Operator:
-    """The same layer without a bias, with weights of one sign only: the positive (1) or the negative ones (−1)."""
+    """The same layer without bias, with only the positive (`sign` 1) or only the negative (−1) weights."""
 
     def cut(weights: Tensor) -> Tensor:
-        """The weights of that sign, others 0; made once."""
+        """The weights of that sign, others 0; cached."""
         known = _CUT.setdefault(weights, {})
         if sign not in known:
             known[sign] = weights.clamp(min=0) if sign > 0 else weights.clamp(max=0)
@@ -62,73 +60,49 @@ def bent(operator: Operator, sign: int) -> Operator:
 
 
 class Signs:
-    """One layer's contributions x_i w_ij, those above zero apart from those below. x is the difference from x0.
+    """One layer's contributions x_i w_ij, separated by sign. x is the difference from x0.
 
-    With A⁺ and A⁻ the layer with weights of one sign, the positive ones sum to A⁺x⁺ + A⁻x⁻.
+    With A⁺ and A⁻ the layer with weights of one sign, the positive contributions sum to A⁺x⁺ + A⁻x⁻, the negative ones
+    to A⁻x⁺ + A⁺x⁻.
     """
 
     def __init__(self, step: Step) -> None:
         self.step = step
-        self.x = step.input_difference(0) if step.differentiable else step.input_difference(0).detach()
+        self.x = step.input_difference(0)
 
-    @cached_property
-    def _one_sided(self) -> bool:
-        producer = self.step.producers[0] if self.step.producers else None
-        if self.step.differentiable:
-            return False
-        if self.step.blamed and producer is not None and producer.operator.nonnegative:
-            return True
-        if recorded() or bool(self.x[0].amin() < 0):  # one image mostly tells
-            return False
-        return bool(self.x.amin() >= 0)
+    def positive(self, bias: Tensor | None, stabiliser: float = 0.0) -> Tensor:
+        """Σ_i (x_i w_ij)⁺ + b_j⁺ + stabiliser."""
+        return self._sum(1) + (0.0 if bias is None else bias.clamp(min=0)) + stabiliser
 
-    def _apply(self, sign: int, x: Tensor) -> Tensor:
-        """The layer with weights of that sign on x."""
-        with torch.set_grad_enabled(self.step.differentiable):
-            return bent(self.step.operator, sign).run(self.step.others, [x])
+    def negative(self, bias: Tensor | None, stabiliser: float = 0.0) -> Tensor:
+        """Σ_i (x_i w_ij)⁻ + b_j⁻ − stabiliser, a number ≤ 0."""
+        return self._sum(-1) + (0.0 if bias is None else bias.clamp(max=0)) - stabiliser
+
+    def _sum(self, sign: int) -> Tensor:
+        above, below = (bent(self.step.operator, s) for s in (sign, -sign))
+        others = self.step.others
+        return above.run(others, [self.x.clamp(min=0)]) + below.run(others, [self.x.clamp(max=0)])
+
+    def back(self, to_positive: Tensor | None, to_negative: Tensor | None, halved: bool = False) -> Tensor:
+        """The multipliers of x: `to_positive` weights contributions above zero, `to_negative` those below.
+
+        Where x = 0 there are no contributions. Then the weights for x > 0 apply, or, `halved`, the mean of both sides.
+        """
+        above, below = self.one_side(to_positive, to_negative), self.one_side(to_negative, to_positive)
+        m = torch.where(self.x < 0, below, above)
+        return torch.where(self.x == 0, (above + below) / 2, m) if halved else m
+
+    def one_side(self, to_positive_weights: Tensor | None, to_negative_weights: Tensor | None) -> Tensor:
+        """The multipliers of x > 0, whose contributions have the sign of the weight. None: that sign gets nothing."""
+        sides = ((1, to_positive_weights), (-1, to_negative_weights))
+        first, *rest = [self._adjoint(sign, m) for sign, m in sides if m is not None]
+        return sum(rest, first)
 
     def _adjoint(self, sign: int, multiplier: Tensor) -> Tensor:
         operator = bent(self.step.operator, sign)
         product = closed_form(operator)
         if product is not None:
             return product(operator, [self.x], self.step.output, multiplier)[0]
-        (found,) = self.step.gradient(*self.step.run(operator, [self.x]), multiplier)
-        assert found is not None
-        return found
-
-    def positive(self, bias: Tensor | None, stabiliser: float = 0.0) -> Tensor:
-        """Σ_i (x_i w_ij)⁺ + b_j⁺ + stabiliser."""
-        return self._sum(1, (0.0 if bias is None else bias.clamp(min=0)) + stabiliser)
-
-    def negative(self, bias: Tensor | None, stabiliser: float = 0.0) -> Tensor:
-        """Σ_i (x_i w_ij)⁻ + b_j⁻ − stabiliser, a number ≤ 0."""
-        return self._sum(-1, (0.0 if bias is None else bias.clamp(max=0)) - stabiliser)
-
-    def _sum(self, sign: int, more: Tensor | float) -> Tensor:
-        if self._one_sided:
-            return self._plus(self._apply(sign, self.x), more)
-        part = self.x.clamp(min=0)
-        found = self._apply(sign, part)
-        part = self.x.clamp(max=0) if self.step.differentiable else torch.clamp(self.x, max=0, out=part)
-        return self._plus(self._plus(found, self._apply(-sign, part)), more)
-
-    def _plus(self, own: Tensor, more: Tensor | float) -> Tensor:
-        return own + more if self.step.differentiable else own.add_(more)
-
-    def back(self, to_positive: Tensor | None, to_negative: Tensor | None, halved: bool = False) -> Tensor:
-        """Multipliers of x: contributions above zero weighted by `to_positive`, those below by `to_negative`.
-
-        Where x = 0 there are none: then the weights of x > 0, or `halved` the mean of both sides.
-        """
-        above = self._back(to_positive, to_negative)
-        if self._one_sided and not halved:
-            return above
-        below = self._back(to_negative, to_positive)
-        over, under = (None, None) if halved or self.step.differentiable else (above, below)
-        m = self._plus(above_zero(above, self.x, over), below_zero(below, self.x, under))
-        return torch.where(self.x == 0, (above + below) / 2, m) if halved else m
-
-    def _back(self, over_positive_weights: Tensor | None, over_negative_weights: Tensor | None) -> Tensor:
-        sent = ((1, over_positive_weights), (-1, over_negative_weights))
-        first, *rest = [self._adjoint(sign, multiplier) for sign, multiplier in sent if multiplier is not None]
-        return sum(rest, first)
+        (back,) = self.step.gradient(*self.step.run(operator, [self.x]), multiplier)
+        assert back is not None  # a layer with weights depends on its input
+        return back

@@ -1,6 +1,6 @@
 """The main job over many images: plan the outputs, explain in batches, write an overlay and a report for each."""
 
-from heatcli.run.request import Done, Failed, Job, Request
-from heatcli.run.runner import Run
+from heatcli.run.work.request import Done, Empty, Failed, Job, Request
+from heatcli.run.work.runner import Run
 
-__all__ = ["Done", "Failed", "Job", "Request", "Run"]
+__all__ = ["Done", "Empty", "Failed", "Job", "Request", "Run"]

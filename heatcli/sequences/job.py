@@ -10,19 +10,19 @@ from pathlib import Path
 
 import torch
 
-from heatcli.artifact.model import Model
 from heatcli.errors import ImageError, UsageError
-from heatcli.files import make_folder, write_atomically
 from heatcli.methods.table import Method
+from heatcli.model.model import Model
 from heatcli.report.build import Reports
 from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, SequencePart, encode
 from heatcli.sequences.logo import logo
 from heatcli.sequences.read import Sequence, read_sequences, sequence_files
 from heatcli.sequences.references import explain_sequences
+from heatcli.system.files import make_folder, seen_from, write_atomically
 
 
 @dataclass(frozen=True)
-class Request:
+class SequencesRequest:
     """Which sequences to explain, how, and what to write."""
 
     inputs: tuple[Path, ...]
@@ -43,7 +43,7 @@ class Done:
     logo_path: Path
 
 
-def run(model: Model, request: Request, load_seconds: float) -> Iterator[Done | ImageError]:
+def run(model: Model, request: SequencesRequest, load_seconds: float) -> Iterator[Done | ImageError]:
     """A logo and a report for each sequence of every file, in order; a file that fails does not stop the others.
 
     Raises `UsageError` before any work if the request makes no sense.
@@ -62,18 +62,18 @@ def run(model: Model, request: Request, load_seconds: float) -> Iterator[Done | 
             yield from _batch(model, request, alike[start : start + request.batch_size], load_seconds)
 
 
-def _read(model: Model, request: Request) -> tuple[list[Sequence], list[ImageError]]:
+def _read(model: Model, request: SequencesRequest) -> tuple[list[Sequence], list[ImageError]]:
     found: list[Sequence] = []
     failed = []
     for path in (path for given in request.inputs for path in sequence_files(given)):
         try:
-            found += read_sequences(path, model.alphabet, model.length)
+            found += read_sequences(path, model.pictures.alphabet, model.pictures.length)
         except ImageError as error:
             failed.append(error)
     return found, failed
 
 
-def _planned(request: Request, found: list[Sequence]) -> list[tuple[Sequence, Path]]:
+def _planned(request: SequencesRequest, found: list[Sequence]) -> list[tuple[Sequence, Path]]:
     """Each sequence and the stem of its outputs: FILE.METHOD, or FILE.NAME.METHOD where the file holds several."""
     taken: dict[Path, Sequence] = {}
     for one in found:
@@ -87,15 +87,17 @@ def _planned(request: Request, found: list[Sequence]) -> list[tuple[Sequence, Pa
     return [(one, stem) for stem, one in taken.items()]
 
 
-def _batch(model: Model, request: Request, chosen: list[tuple[Sequence, Path]], load_seconds: float) -> Iterator[Done]:
-    batch = torch.stack([torch.from_numpy(one.onehot) for one, _ in chosen]).to(model.device, model.picture.dtype)
+def _batch(
+    model: Model, request: SequencesRequest, chosen: list[tuple[Sequence, Path]], load_seconds: float
+) -> Iterator[Done]:
+    batch = torch.stack([torch.from_numpy(one.onehot) for one, _ in chosen]).to(model.device, model.pictures.dtype)
     reports = Reports(model, explain_sequences(model, batch, request.method, request.target, request.baseline))
     for i, (one, stem) in enumerate(chosen):
         yield _write(model, request, one, stem, reports, i, load_seconds)
 
 
 def _write(
-    model: Model, request: Request, one: Sequence, stem: Path, reports: Reports, i: int, load_seconds: float
+    model: Model, request: SequencesRequest, one: Sequence, stem: Path, reports: Reports, i: int, load_seconds: float
 ) -> Done:
     started, result = time.perf_counter(), reports.explanation
     logo_path, report_path = (stem.with_name(stem.name + suffix) for suffix in (".png", ".json"))
@@ -107,10 +109,10 @@ def _write(
     files = FilesPart(overlay=logo_path.name)
     if request.pixels == "npz":
         files = FilesPart(overlay=logo_path.name, pixels=stem.name + ".npz")
-        write_atomically(stem.with_name(stem.name + ".npz"), reports.npz(i))
+        write_atomically(stem.with_name(stem.name + ".npz"), reports.array(i))
     seconds = SecondsPart(load=load_seconds, write=time.perf_counter() - started, **result.seconds)
     part = ImagePart(
-        path=str(one.path), sha256=one.sha256, width=len(one.letters), height=1,
+        path=seen_from(request.out, one.path), sha256=one.sha256, width=len(one.letters), height=1,
         sequence=SequencePart(name=one.name, letters=one.letters),
     )  # fmt: skip
     report = reports.report(i, part, files, seconds, inline=request.pixels == "json")

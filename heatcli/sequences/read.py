@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.arrays import read_array
 from heatcli.errors import ImageError, UsageError, boundary, first_line, is_text
-from heatcli.files import is_folder, read_regular
+from heatcli.system.compress import read_array
+from heatcli.system.files import is_folder, read_regular
 
 FASTA = frozenset(".fa .fasta .fna .ffn .faa .txt".split())
 SUFFIXES = FASTA | {".npy"}

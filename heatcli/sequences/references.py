@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heatcli.artifact.model import Model
 from heatcli.errors import UsageError, unknown_name
 from heatcli.explanation import Explanation, combined, explain
 from heatcli.images.baselines import Reference
 from heatcli.methods.table import Method
+from heatcli.model.model import Model
 
 NAMES = ("none", "zero", "background", "shuffle")
 FORMS = "; background:0.3,0.2,0.2,0.3 and shuffle:COUNT work too"
@@ -53,7 +53,7 @@ def references(model: Model, batch: Tensor, baseline: str, seed: int = 0) -> Ref
 
 def _frequencies(model: Model, argument: str, letters: int) -> list[float]:
     try:
-        given = [float(part) for part in argument.split(",")] if argument else list(model.background)
+        given = [float(part) for part in argument.split(",")] if argument else list(model.settings.background)
     except ValueError:
         given = []
     given = given or ([] if argument else [1 / letters] * letters)

@@ -72,6 +72,7 @@ def _outcome(path: Path, attack: Attack) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_attacks_are_refused(folder: Path, some: dict[str, list[Attack]], kind: str) -> None:
+    assert some[kind]
     for attack in some[kind]:
         assert _outcome(folder / "bad.pt", attack) == "refused", attack.name
 

@@ -74,6 +74,6 @@ def test_as_onnx_runtime_quantises(tmp_path: Path, how: str) -> None:
 
 
 def graph_output(model: heatcli.Model, batch: torch.Tensor) -> torch.Tensor:
-    from heatcli.walk import output_of
+    from heatcli.engine.values import output_of
 
     return output_of(model.graph(batch.shape), batch)

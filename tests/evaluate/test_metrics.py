@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MODELS, SAMPLES, Cli
-from evaluate.subjects import animals, digits, model
+from subjects import animals, digits, model
 from torch import Tensor
 
 import heatcli
@@ -123,6 +123,17 @@ def test_randomising_changes_the_named_layers_alone() -> None:
     result = heatcli.explain(with_random(own, layers_of(graph)), subject.batch, "lrp-eps", target=0)
     assert float(result.ledger.relative_error.max()) < 1e-4
     assert torch.equal(subject.heatmaps(LRP), animals().rows(torch.arange(4)).heatmaps(LRP))
+
+
+def test_a_randomised_network_compares_with_values_of_its_own() -> None:
+    """Values on a baseline that the original network keeps are not those of shuffled weights."""
+    own, subject = model(), animals()
+    heatcli.explain(own, subject.batch, "deeplift-rescale", target=0)
+    changed = with_random(own, ["fc"])
+    result = heatcli.explain(changed, subject.batch, "deeplift-rescale", target=0)
+    black = heatcli.explain(changed, torch.zeros_like(subject.batch), "gradient", target=0)
+    assert torch.allclose(result.ledger.output_baseline, black.ledger.output, rtol=1e-5)
+    assert float(result.ledger.relative_error.max()) < 1e-4
 
 
 def test_randomisation_tells_a_map_of_the_network_from_one_of_the_picture() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MODELS
-from evaluate.subjects import animals, digits
+from subjects import animals, digits
 from torch import Tensor
 
 from heatcli.evaluate import complexity, location, perturbation, robustness
@@ -139,7 +139,7 @@ def test_max_sensitivity_is_captums() -> None:
     subject, explainer = animals(), Explainer.parse("input-x-gradient")
     ours = robustness.max_sensitivity(subject, explainer, radius=0.02, draws=3)
     generator = subject.generator(4)
-    unit = subject.model.normalise(torch.ones_like(subject.batch)) - subject.model.normalise(
+    unit = subject.model.pictures.normalise(torch.ones_like(subject.batch)) - subject.model.pictures.normalise(
         torch.zeros_like(subject.batch)
     )
 

@@ -13,13 +13,13 @@ import torch
 from recipes import RECIPES, A, Draw, X, call
 from torch import Tensor
 
+from heatcli.engine.fast.in_place import can_write_over, written_in_place
 from heatcli.graph import facts as facts_module
 from heatcli.graph.adjoints import closed_form
 from heatcli.graph.facts import KINDS, TABLE, UNKNOWN, Facts, facts_of, row_of, table
 from heatcli.graph.facts import row as a_row
-from heatcli.graph.in_place import over, writes_over
 from heatcli.graph.operator import Operator
-from heatcli.rules.maximum import candidates
+from heatcli.rules.candidates import candidates
 
 DRAWS = 30
 ALWAYS_DRAWN = 5  # for operators whose facts have no conditions
@@ -161,7 +161,7 @@ def fixed_statistics(op: Operator) -> bool:
 def overwrites(op: Operator) -> bool:
     """The derivative is the same with nan for its input; written over its input, the output is."""
     product = closed_form(op)
-    if not writes_over(op) or product is None:
+    if not can_write_over(op) or product is None:
         return False
     for (x,) in samples(op):
         memory, expected = x.clone(), op.run({}, [x])
@@ -170,7 +170,7 @@ def overwrites(op: Operator) -> bool:
         (found,) = product(op, [torch.full_like(x, torch.nan)], expected, m)
         if not same(found, slope):
             return False
-        written = over(op, memory)
+        written = written_in_place(op, memory)
         if written.data_ptr() != memory.data_ptr() or not same(written, expected):
             return False
     return True

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import heatcli
+from heatcli.engine.values import values_of
 from heatcli.graph.kinds import CONVOLUTION, DENSE
 from heatcli.methods.table import METHODS, Method
-from heatcli.walk import values_of
 
 SAME = 1e-5  # largest difference of two maps of one function, relative to the largest value
 SIZE, CHANNELS = 6, 6

@@ -1,6 +1,6 @@
 """What malicious and damaged archives come to, as Markdown: all of `malice.attacks`, and copies damaged at random.
 
-PYTHONPATH=.:tests python tests/measure/attacks.py [DAMAGED] [COMMANDS]
+python tests/measure/attacks.py [DAMAGED] [COMMANDS]
 
 Each archive is loaded in this process, and one of every so many by `heatcli inspect` and `heatcli explain`, too
 (COMMANDS of them, by default 12; none for 0). A damaged copy that loads is explained, and its output compared.
@@ -18,6 +18,9 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
 from malice import EXAMPLE, MODULE, WRITTEN, Attack, Small, attacks, damaged, honest, in_folder
 
 import heatcli

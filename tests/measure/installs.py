@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -49,11 +50,16 @@ def tried(package: Path, python: str, torch: str, folder: Path) -> str:
     return f"{ran(run, '-c', versions, folder=folder).strip()} {label}"
 
 
-def main() -> None:
-    """The command."""
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a version of Python")
-    only = parser.parse_args().only
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """The command."""
+    only = parsed().only
     failed = False
     with tempfile.TemporaryDirectory() as made:
         for package in built(Path(made)):

@@ -24,11 +24,12 @@ from onnx.backend.test.case.node import collect_testcases
 from torch import Tensor
 
 from heatcli.artifact.onnx.load import load_onnx
-from heatcli.artifact.onnx.node import NodeError, RefusedError
 from heatcli.artifact.onnx.tensors import tensor_of
+from heatcli.artifact.onnx.value import NodeError, RefusedError
+from heatcli.engine.values import output_of
 from heatcli.errors import ModelError
-from heatcli.graph.capture import capture
-from heatcli.walk import output_of
+from heatcli.graph.capture import record
+from heatcli.graph.passes import apply
 
 RIGHT, RUNTIME, REFUSED, WRONG = "right", "runtime", "refused", "wrong"
 
@@ -148,7 +149,7 @@ def _captured(program: Any, artifact: Any, values: list[Any], found: Sequence[An
         return False, ""
     names = artifact.names(program)
     try:
-        graph = capture(lambda x: program(x, *values[1:]), values[0], names, "m", passes=())
+        graph = apply(record(lambda x: program(x, *values[1:]), values[0], names, "m"), ())
     except ModelError as error:
         return False, "" if re.search("does not depend|only by way of|shape of its operator", str(error)) else str(
             error

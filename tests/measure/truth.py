@@ -29,7 +29,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "coverage")]
+sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parent / "coverage")]
 
 HERE = Path(__file__).parent
 PAGE = HERE / "TRUTH.md"
@@ -234,9 +234,9 @@ def _by_differences(score: Callable[[Any], Any], x: Any, found: Any) -> str:
 def _passes(path: Path, x: Any) -> dict[str, float]:
     """By pass: how far it takes the graph's output off, in units of what is allowed; of one image and of all."""
     import heatcli
+    from heatcli.engine.values import output_of
     from heatcli.errors import ModelError
     from heatcli.graph.passes import KEEPING_OUTPUT, PASSES, apply
-    from heatcli.walk import output_of
 
     model = heatcli.load(path, size=tuple(x.shape[2:]), channels=x.shape[1], passes=(), unverified=True)
     found: dict[str, float] = {}
@@ -395,7 +395,7 @@ def page(folder: Path) -> str:
             "or whose output is the same for all inputs, is not counted: heatcli has nothing to be compared with."
         ), "",
         f"## Random networks: {seeds:,}", "", *_wrapped(
-            "`tests/random_graphs.py` draws 3 to 9 steps from a grammar of layers, norms, activations, pools, pads, "
+            "`tests/support/random_graphs.py` draws 3 to 9 steps from a grammar of layers, norms, activations, pools, pads, "
             "resizes, views, products, attention, recurrences and writes in place. Two images of 3 × 9 × 9. "
             f"{', '.join(SLOW_FORMATS)}: of every {SLOW}th network."
         ), "",
@@ -519,8 +519,8 @@ def shrink(seed: int, form: str) -> str:
     return f"{net.source}\n# {wanted}\n"
 
 
-def main() -> None:
-    """Measure, write the page, or show one network."""
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "heatcli-truth")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -539,7 +539,12 @@ def main() -> None:
     command.add_argument("format", choices=FORMATS)
     command = commands.add_parser("these")
     command.add_argument("pairs")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Measure, write the page, or show one network."""
+    options = parsed()
     options.results.mkdir(parents=True, exist_ok=True)
     if options.command == "these":
         these(json.loads(options.pairs))

@@ -51,7 +51,7 @@ def measured(path: Path) -> tuple[float, float, float, float]:
             verified = model.graph((1, *model.shape)).verified
             seconds[compared].append(time.perf_counter() - started)
             if verified is not None:
-                own.append(model.compared_in)
+                own.append(model.capture.compared_in)
                 error = max(error, verified.error)
     return statistics.median(seconds[False]), statistics.median(seconds[True]), statistics.median(own), error
 

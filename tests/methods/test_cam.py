@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import heatcli
 from heatcli.errors import UsageError
-from heatcli.graph.layers import find_layer
+from heatcli.graph.layers import find_map
 from heatcli.methods.table import METHODS
 
 WOLF = str(SAMPLES / "wolf-on-snow.png")
@@ -115,7 +115,7 @@ class Dense(nn.Module):
 
 
 def titles(module: nn.Module) -> str:
-    found = find_layer(graph_of(module.eval(), images(2)), "last")
+    found = find_map(graph_of(module.eval(), images(2)), "last")
     return f"{found.title} {'×'.join(map(str, found.shape[2:]))}"
 
 
@@ -130,23 +130,23 @@ def test_the_last_spatial_layer_is_found() -> None:
 
 def test_names_are_those_of_the_artifact() -> None:
     graph = graph_of(network("plain"), images(2))
-    assert find_layer(graph, "features.3").shape == (2, 8, 8, 8)
-    assert find_layer(graph, "features.3.weight").title == find_layer(graph, "features.3").title == "convolution"
+    assert find_map(graph, "features.3").shape == (2, 8, 8, 8)
+    assert find_map(graph, "features.3.weight").title == find_map(graph, "features.3").title == "convolution"
     name = next(op.name for op in graph.operators if op.title == "relu")
-    assert find_layer(graph, name).name == name
-    assert find_layer(graph, "features").shape == (2, 8, 4, 4), "a block goes on to what has no parameters"
+    assert find_map(graph, name).name == name
+    assert find_map(graph, "features").shape == (2, 8, 4, 4), "a block goes on to what has no parameters"
     with pytest.raises(
         UsageError,
-        match=r"unknown layer 'features.2'; did you mean 'features.[03]'\? Known: features.0, features.3; last and",
+        match=r"unknown layer 'features.2'; did you mean 'features.[03]'\? Known: features, features.0, ",
     ):
-        find_layer(graph, "features.2")
+        find_map(graph, "features.2")
 
 
 def test_a_block_of_a_resnet_ends_in_its_relu() -> None:
     graph = graph_of(architecture("resnet18"), images(1, shape=(3, 64, 64)))
-    assert [find_layer(graph, f"layer{i}").title for i in (1, 2, 3, 4)] == ["relu"] * 4
-    assert find_layer(graph, "layer4").name == find_layer(graph, "last").name
-    assert find_layer(graph, "layer3").shape[1] == 256
+    assert [find_map(graph, f"layer{i}").title for i in (1, 2, 3, 4)] == ["relu"] * 4
+    assert find_map(graph, "layer4").name == find_map(graph, "last").name
+    assert find_map(graph, "layer3").shape[1] == 256
 
 
 def test_a_network_without_maps_is_a_usage_error(tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_a_network_without_maps_is_a_usage_error(tmp_path: Path) -> None:
 
 
 CASES = [
-    (["--method", "grad-cam", "--layer", "features.99"], "unknown layer 'features.99'; known: bn, stage1.bn1"),
+    (["--method", "grad-cam", "--layer", "features.99"], "unknown layer 'features.99'; known: stage1, stage1.conv1"),
     (["--method", "grad-cam", "--layer", "stage9.conv1"], "did you mean 'stage4.conv1'?"),
-    (["--method", "lrp-eps", "--layer", "relu_3"], "unknown parameter of lrp-eps 'layer'"),
+    (["--method", "lrp-eps", "--layer", "relu_3"], "--layer is for methods that look at one layer"),
     (["--method", "grad-cam", "--baseline", "zero"], "method grad-cam compares with nothing"),
     (["--method", "score-cam", "--baseline", "none"], "method score-cam compares with an image"),
 ]

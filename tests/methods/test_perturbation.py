@@ -22,6 +22,7 @@ from heatcli.methods import superpixels
 from heatcli.methods.difference import Conditional, PredictionDifference
 from heatcli.methods.perturbation import Rise, Windows
 from heatcli.methods.table import method
+from heatcli.system import extras
 
 WOLF = str(SAMPLES / "wolf-on-snow.png")
 
@@ -50,7 +51,7 @@ def test_occlusion_of_a_linear_score_is_what_each_window_is_worth(tmp_path: Path
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(12, 20), st.integers(12, 20))
 def test_windows_cover_every_pixel_and_spread_keeps_a_constant(size: int, stride: int, height: int, width: int) -> None:
-    windows = Windows(size, min(stride, size), height, width)
+    windows = Windows(size, min(stride, size), (height, width))
     masks = windows.masks(torch.arange(len(windows.corners)))
     assert bool((masks.sum(0) > 0).all())
     assert set(masks.sum((1, 2, 3)).tolist()) == {float(size**2)}
@@ -148,7 +149,7 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytes
         return real(name, *args)
 
     real = importlib.import_module
-    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setattr(extras, "import_module", missing)
     model = load(network("plain"), tmp_path)
     with pytest.raises(heatcli.errors.UsageError, match=r"need scikit-image.*pip install 'heatcli\[perturbation\]'"):
         heatcli.explain(model, images(1), "lime")
@@ -193,8 +194,8 @@ def test_conditional_samples_follow_the_normal_distribution(tmp_path: Path) -> N
     def drawn(pool: Tensor, image: Tensor) -> Tensor:
         asked: Any = Asked()
         asked.batch, asked.model = image[None], model
-        asked.model.pixel_range = lambda _: (torch.full((1, 3, 1, 1), -9.0), torch.full((1, 3, 1, 1), 9.0))
-        windows = Windows(4, 4, 16, 16)
+        asked.model.pictures.pixel_range = lambda _: (torch.full((1, 3, 1, 1), -9.0), torch.full((1, 3, 1, 1), 9.0))
+        windows = Windows(4, 4, (16, 16))
         sampler = Conditional(PredictionDifference(samples=200, window=4, stride=4, padding=2), windows, pool, asked)
         return torch.stack([sampler(0, 5, s) for s in range(200)])
 

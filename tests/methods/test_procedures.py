@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from networks import FORMATS, images, load, network, save
-from torch import Tensor
+from torch import Tensor, nn
 
 import heatcli
 from heatcli.methods.method import Method, OneWalk
@@ -106,6 +106,38 @@ def test_a_baked_batch_size_is_filled_up(model: heatcli.Model, fixed: heatcli.Mo
     assert fixed.batch_size == 2
     batch = images(3)
     assert apart(explained(fixed, batch, name).relevance, explained(model, batch, name).relevance) < 1e-4
+
+
+class SideBySide(nn.Module):
+    """The plain network, whose maps of all images lie side by side for one pooling: as many channels as in all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        plain = network("plain")
+        self.features, self.head = plain.features, plain.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features[:2](x)
+        n, c, h, w = y.shape
+        y = self.features[2](y.reshape(1, n * c, h, w)).reshape(n, c, h // 2, w // 2)
+        return self.head(self.features[3:](y))
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> heatcli.Model:
+    path = tmp_path_factory.mktemp("side") / "two.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(SideBySide(), (images(2),), str(path), dynamo=False, opset_version=17)
+    return heatcli.load(path)
+
+
+@EVERY
+def test_images_side_by_side_in_a_baked_batch(model: heatcli.Model, side_by_side: heatcli.Model, name: str) -> None:
+    """Each image is explained beside copies of itself, which have no score."""
+    assert not side_by_side.graph((2, 3, 16, 16)).keeps_images_apart
+    batch = images(3)
+    assert apart(explained(side_by_side, batch, name).relevance, explained(model, batch, name).relevance) < 1e-4
 
 
 @EVERY

@@ -11,8 +11,9 @@ from networks import load, network, save
 from torch import Tensor, nn
 
 import heatcli
-from heatcli.artifact.model import Model
+from heatcli.artifact.sidecar import Input
 from heatcli.errors import UsageError
+from heatcli.model.model import Model
 from heatcli.prototype import rbm
 from heatcli.prototype.ascent import Search, State, ascend, total_variation
 from heatcli.prototype.job import search
@@ -46,7 +47,7 @@ def last(model: Model, how: Search, chosen: object, target: int = 1) -> State:
 @pytest.fixture
 def linear(tmp_path: Path) -> Model:
     model = load(Linear(weights(3, 60)), tmp_path, shape=SHAPE)
-    model.input = type(model.input)(size=(6, 5), channels=2, mean=0.4, std=0.5)
+    model.pictures.input = Input(size=(6, 5), channels=2, mean=0.4, std=0.5)
     return model
 
 
@@ -69,7 +70,7 @@ def test_an_expert_without_hidden_units_is_a_gaussian(linear: Model) -> None:
     expert = rbm.Expert(SHAPE, True, 0.5, torch.zeros(60, 1), mean, torch.zeros(1))
     state = last(linear, HOW, RBM(3.0, expert, linear, Path("none")))
     best = mean + 0.25 * weights(3, 60)[1] / (3 * 0.5)
-    assert torch.allclose(linear.pixels(state.picture).flatten(), best, atol=1e-3)
+    assert torch.allclose(linear.pictures.pixels(state.picture).flatten(), best, atol=1e-3)
 
 
 def test_a_linear_decoder(linear: Model, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_a_linear_decoder(linear: Model, tmp_path: Path) -> None:
     state = last(linear, Search(objective="score", steps=600, rate=0.3), chosen)
     code = weights(3, 60)[1] @ matrix / (8 * 0.5)
     with torch.no_grad():
-        assert torch.allclose(linear.pixels(state.picture), net(code[None]), atol=1e-2)
+        assert torch.allclose(linear.pictures.pixels(state.picture), net(code[None]), atol=1e-2)
     assert state.prior.item() == pytest.approx(-4 * code.square().sum().item(), rel=1e-2)
 
 
@@ -150,13 +151,15 @@ def test_regularisers_do_what_they_say(linear: Model) -> None:
     plain = last(linear, HOW, L2(0.5))
     smooth = last(linear, Search(objective="score", steps=400, rate=0.2, tv=3), L2(0.5))
     blurred = last(linear, Search(objective="score", steps=400, rate=0.2, blur=1), L2(0.5))
-    variation = [total_variation(linear.pixels(s.picture)).item() for s in (plain, smooth, blurred)]
+    variation = [total_variation(linear.pictures.pixels(s.picture)).item() for s in (plain, smooth, blurred)]
     assert variation[1] < 0.5 * variation[0]
     assert variation[2] < 0.9 * variation[0]
-    clipped = linear.pixels(last(linear, Search(objective="score", steps=50, rate=0.2, clip=True), L2(0.1)).picture)
+    clipped = linear.pictures.pixels(
+        last(linear, Search(objective="score", steps=50, rate=0.2, clip=True), L2(0.1)).picture
+    )
     assert float(clipped.min()) >= -1e-6
     assert float(clipped.max()) <= 1 + 1e-6
-    assert float(linear.pixels(plain.picture).max()) > 1
+    assert float(linear.pictures.pixels(plain.picture).max()) > 1
 
 
 def test_scales_start_small(tmp_path: Path) -> None:
@@ -174,7 +177,7 @@ def test_starts(linear: Model, tmp_path: Path) -> None:
     mean = torch.rand(2, 6, 5).numpy()
     write_mean(tmp_path / "m.npz", mean, 3)
     state = next(ascend(linear, torch.tensor([0]), L2(1), Search(start=f"mean:{tmp_path / 'm.npz'}")))
-    assert torch.allclose(linear.pixels(state.picture)[0], torch.from_numpy(mean), atol=1e-5)
+    assert torch.allclose(linear.pictures.pixels(state.picture)[0], torch.from_numpy(mean), atol=1e-5)
     for start, text in (
         ("mean", "names no mean image; give --start mean:FILE"),
         ("nose", "--start is none of noise, zeros, mean, mean:FILE, nor an image: nose: no such image file"),
@@ -186,7 +189,7 @@ def test_starts(linear: Model, tmp_path: Path) -> None:
 def test_an_artifact_that_takes_two_at_a_time(tmp_path: Path) -> None:
     """Three classes go through in two parts, the last filled up; the prototypes are the same."""
     model, fixed = (load(network("plain"), tmp_path) for _ in range(2))
-    fixed.batch_size = 2
+    fixed.network.batch_size = 2
     found = [search(m, torch.tensor([0, 2, 4]), L2(0.05), Search(steps=5, jitter=1)) for m in (model, fixed)]
     assert torch.allclose(found[0].pixels, found[1].pixels, atol=1e-5)
     assert torch.allclose(found[0].trace["log_probability"], found[1].trace["log_probability"], atol=1e-4)

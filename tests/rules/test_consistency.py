@@ -1,6 +1,6 @@
 """The same function written in two ways: where rules must agree, and where they provably need not.
 
-The README's table of consistencies ("Rules") is what these tests show.
+The table of consistencies in heatcli/help/rules.md is what these tests show.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from heatcli.graph.passes import DEFAULT
 from heatcli.methods.table import method
+
+pytestmark = pytest.mark.usefixtures("way")
 
 DRAWN = settings(max_examples=10, deadline=None, derandomize=True)
 EXACT = ["lrp-0", "deeplift-rescale"]

@@ -12,10 +12,12 @@ from networks import images, randomised, step_of
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatcli.rules import elementwise
+from heatcli.engine.fast import secants
 from heatcli.rules.affine import Epsilon
-from heatcli.rules.base import Adjoint, Booked, Sent, Step
 from heatcli.rules.elementwise import Slope
+from heatcli.rules.rule import Adjoint, Booked, Sent, Step
+
+pytestmark = pytest.mark.usefixtures("way")
 
 # --- affine -------------------------------------------------------------------------------------------------------
 
@@ -247,7 +249,7 @@ def secant(function: Function, x: Tensor, x0: Tensor) -> Tensor:
 def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images as small as they are, and as if they were large."""
     if request.param:
-        monkeypatch.setattr(elementwise, "_LARGE", 1)
+        monkeypatch.setattr(secants, "_LARGE", 1)
 
 
 @REFERENCES

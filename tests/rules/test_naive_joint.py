@@ -18,6 +18,8 @@ from heatcli.rules.maximum import Winner
 from heatcli.rules.normaliser import HeldStatistics
 from heatcli.rules.product import Share
 
+pytestmark = pytest.mark.usefixtures("way")
+
 # --- maxima -------------------------------------------------------------------------------------------------------
 
 Windows = list[tuple[tuple[int, ...], list[tuple[int, ...]]]]

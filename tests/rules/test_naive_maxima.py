@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from dense import REFERENCES, Function, inputs, multiplier_for, steps_of
-from networks import step_of
-from torch import Tensor
+from networks import images, load, step_of
+from torch import Tensor, nn
 from torch.nn import functional
 
-from heatcli.rules.base import Rule, Step
+import heatcli
 from heatcli.rules.maximum import Proportional, Radial, Softmax, SoftmaxLimit, Telescoping, candidates
+from heatcli.rules.rule import Rule, Step
+
+pytestmark = pytest.mark.usefixtures("way")
 
 MAXIMA: dict[str, tuple[tuple[int, ...], Function]] = {
     "windows": ((2, 4, 4), lambda x: functional.max_pool2d(x, 2)),
@@ -147,3 +151,23 @@ def test_the_candidates_of_a_pool_are_what_it_chooses_from() -> None:
         found = candidates(step.operator, step.inputs)
         best = found.nan_to_num(neginf=math.inf).amin(0) if name == "amin" else found.amax(0)
         assert torch.equal(best, step.output), name
+
+
+class Fallen(nn.Module):
+    """Maxima that are below a flat baseline's, where all their inputs tie."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.maximum(x, 0.5 * x)
+        return x.amax(1, keepdim=True).flatten(1).amax(1, keepdim=True) + x.amax((2, 3)).amin(1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", ["lrp-eps", "deeplift-reveal-cancel"])
+def test_ties_in_a_batch_are_those_of_each_image(name: str, tmp_path: Path) -> None:
+    """One baseline for all: each image gets what it gets alone, and all of the score is shared out."""
+    model = load(Fallen(), tmp_path, "traced", (3, 4, 4))
+    x = -1 - images(3, shape=(3, 4, 4)).abs()
+    baseline = torch.zeros(1, 3, 4, 4)
+    together = heatcli.explain(model, x, name, target=0, baseline=baseline)
+    alone = [heatcli.explain(model, one[None], name, target=0, baseline=baseline).relevance for one in x]
+    torch.testing.assert_close(together.relevance, torch.cat(alone))
+    torch.testing.assert_close(together.relevance.flatten(1).sum(1), together.outputs[:, 0])

@@ -10,10 +10,13 @@ from dense import REFERENCES, Function, assert_same, booked, dense, inputs, mult
 from networks import graph_of
 from torch import Tensor, nn
 
+from heatcli.engine.forward import forward
 from heatcli.errors import UsageError
-from heatcli.rules.affine import AlphaBeta, Flat, Gamma, WSquare, ZBox, ZPlus
-from heatcli.rules.base import Rule, Step
-from heatcli.walk import forward
+from heatcli.rules.affine import AlphaBeta, Gamma, ZPlus
+from heatcli.rules.first_layer import Flat, WSquare, ZBox
+from heatcli.rules.rule import Rule, Step
+
+pytestmark = pytest.mark.usefixtures("way")
 
 torch.manual_seed(0)
 LAYERS: dict[str, tuple[tuple[int, ...], Function]] = {

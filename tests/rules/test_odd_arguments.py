@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from heatcli.graph.kinds import FIRST, UNKNOWN
 from heatcli.methods.table import METHODS
 
+pytestmark = pytest.mark.usefixtures("way")
+
 A = torch.ops.aten
 SIZE, CHANNELS = 6, 4
 g = torch.Generator().manual_seed(3)

@@ -14,13 +14,18 @@ from networks import CORE, NETWORKS, RELU_NETWORKS, SECANT, graph_of, images, ne
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatcli.engine.fast.passed import Passed
+from heatcli.engine.forward import forward
+from heatcli.engine.ledger import Books, total
+from heatcli.engine.walk import walk
 from heatcli.graph.kinds import KINDS
 from heatcli.graph.operator import Operator
-from heatcli.ledger import Books, total
 from heatcli.methods.table import METHODS
-from heatcli.rules.base import Adjoint, Pair, Passed, Rule, Step
 from heatcli.rules.registry import RULES
-from heatcli.walk import forward, walk
+from heatcli.rules.reveal_cancel import Pair
+from heatcli.rules.rule import Adjoint, Rule, Step
+
+pytestmark = pytest.mark.usefixtures("way")
 
 # z⁺ and zB choose by sign or range, so what raised the score is not divided as what lowers it.
 ANTISYMMETRIC = ["lrp-0", "lrp-eps", "lrp-gamma", "deeplift-rescale", "deeplift-reveal-cancel"]
@@ -105,7 +110,7 @@ def imbalance(step: Step, rule: Rule, m: Tensor) -> tuple[Tensor, Tensor]:
         sent = rule(step, m)
     n = len(m)
     books = Books(n, {o.name: m.new_zeros(n, o.size) for o in step.operator.offsets})
-    books.enter(step.operator, sent, blame=step.reference_inputs is None)
+    books.enter(step.operator, sent, step.without_reference)
     dz = m * step.difference
     left, size = dz.flatten(1).sum(1), dz.abs().flatten(1).sum(1)
     shares = [] if sent.relevance is None else [sent.relevance]

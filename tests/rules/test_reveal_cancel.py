@@ -16,6 +16,8 @@ from torch.nn import functional
 import heatcli
 from heatcli.methods.table import method
 
+pytestmark = pytest.mark.usefixtures("way")
+
 Array = NDArray[np.float64]
 CANCEL, RESCALE = method("deeplift-reveal-cancel"), method("deeplift-rescale")
 

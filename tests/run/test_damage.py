@@ -23,10 +23,10 @@ import heatcli
 from heatcli.errors import UsageError
 from heatcli.methods.table import method
 from heatcli.run import Done, Request
-from heatcli.run.index import Index, Row, images, line_of
-from heatcli.run.plan import plan
-from heatcli.run.record import read_record
-from heatcli.run.worker import Worker
+from heatcli.run.index.index import Index, Row, images, line_of
+from heatcli.run.index.record import read_record
+from heatcli.run.work.plan import plan_outputs
+from heatcli.run.work.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     fill(folder / "in", [f"{i}.png" for i in range(6)])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        list(Run(heatcli.load(tiny), Request(("in",), "out", method("lrp-eps"))))
+        list(Run(heatcli.load(tiny), Request(("in",), "out", method("lrp-eps"), baseline="blur")))
     return folder
 
 
@@ -133,6 +133,7 @@ def test_a_damaged_record_says_so(content: bytes | None, said: str, again: list[
             5,
         ),
         (lambda lines: [line.replace(b'"bytes":', b'"bytes":null,"x":') for line in lines], "6 lines (1, 2, 3", 0),
+        (lambda lines: [lines[0].replace(b'"sha256":"', b'"x":"\xff'), *lines[1:]], "line 1 is damaged", 5),
         (lambda _: [], "out/index.jsonl: is not there or empty; every image counts as not done", 0),
         (lambda lines: [*lines[:5], lines[5][:-9]], "", 5),  # what an interrupted write leaves
     ],
@@ -236,7 +237,7 @@ def test_memory_that_runs_out_halves_the_batch(tmp_path: Path) -> None:
     request = Request((tmp_path / "in",), tmp_path / "out", method("gradient"), pixels="none", batch_size=32)
     (tmp_path / "out").mkdir()
     worker = Worker(model, request, 0.0, lambda: False)
-    jobs = list(plan(request))
+    jobs = list(plan_outputs(request))
     assert len(list(worker.explain(jobs[:2]))) == 2  # captured and compared, with all memory
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     with limited(resource.RLIMIT_AS, in_use + (140 << 20)):

@@ -13,18 +13,19 @@ from conftest import Cli
 from folders import fill, rows, whole
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from heatcli.methods.table import METHODS
-from heatcli.run.inputs import Found, Names, stem_of
-from heatcli.run.plan import plan
-from heatcli.run.request import Request
+from heatcli.run.work.inputs import Found, Names, stem_of
+from heatcli.run.work.plan import plan_outputs
+from heatcli.run.work.request import Request
 
 TREE = ["a/x.png", "a/y.jpg", "b/x.png", "b/c/z.png", "top.png"]
 
 
 def _stems(*inputs: str, **options: object) -> list[str]:
     request = Request(inputs, "out", METHODS["lrp-eps"], **options)  # type: ignore[arg-type]
-    return [job.part.removesuffix(".lrp-eps") for job in plan(request)]
+    return [job.part.removesuffix(".lrp-eps") for job in plan_outputs(request)]
 
 
 @pytest.fixture
@@ -62,13 +63,44 @@ def test_the_outputs_inside_the_inputs_are_no_inputs(cli: Cli, tree: Path, tiny:
     assert (tree / "maps" / "b" / "c" / "z.lrp-eps.png").is_file()
 
 
+def test_inputs_of_one_stem_all_get_outputs(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    """Names keep as much of the picture's own as tells them apart; those that are alone stay short."""
+    fill(tmp_path, ["m/same.png", "m/other.png", "n/same.png"])
+    with Image.open(tmp_path / "m" / "same.png") as picture:
+        picture.convert("RGB").save(tmp_path / "m" / "same.jpg")
+    for command in (["m"], ["m", "--resume"]):
+        ran = cli("explain", *command, "--model", tiny, "--out", "one")
+        assert ran.status == 0, ran.err
+        assert sorted(row["stem"] for row in rows(tmp_path / "one")) == [
+            "other.lrp-eps", "same.jpg.lrp-eps", "same.png.lrp-eps",
+        ]  # fmt: skip
+        whole(tmp_path / "one")
+    assert "3 images are done already, 0 are left" in ran.err
+    assert cli("explain", "m/same.png", "n/same.png", "m/same.jpg", "--model", tiny, "--out", "two").status == 0
+    assert sorted(path.name for path in (tmp_path / "two").rglob("*.json")) == [
+        "same.jpg.lrp-eps.json", "same.png.lrp-eps.json", "same.png.lrp-eps.json",
+    ]  # fmt: skip
+    assert (tmp_path / "two" / "n" / "same.png.lrp-eps.png").is_file()
+
+
+def test_an_empty_folder_among_inputs_costs_a_line(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    fill(tmp_path, ["in/a.png"])
+    (tmp_path / "empty").mkdir()
+    ran = cli("explain", "empty", "in", "none/*.png", "--model", tiny, "--out", "out")
+    assert ran.status == 0, ran.err
+    assert "note: empty: no images in this folder" in ran.err
+    assert "note: none/*.png: no file matches this pattern" in ran.err
+    assert [row["image"] for row in rows(tmp_path / "out")] == ["in/a.png"]
+    assert cli("explain", "empty", "--model", tiny, "--out", "out2").status == 2
+
+
 REFUSED = [
     (["in", "-r", "--shard", "5/4"], "--shard 5/4 is not a part; give K/N"),
     (["in", "--glob", "*.gif"], "in: nothing that matches *.gif in this folder"),
     (["in/*.gif"], "in/*.gif: no file matches this pattern"),
     (["missing.txt"], "missing.txt: no such list of images"),
     (["empty.txt"], "empty.txt: lists no images"),
-    (["in/*/x.png"], "would both write out/x.lrp-eps.png; use one --out folder each, or --recursive"),
+    (["in/a/x.png", "in/a/x.png"], "in/a/x.png is given twice; once is enough"),
     (["in", "--out", "in"], "in: is both the input and --out"),
     (["in", "--index", "csv"], "--index csv is not known; use jsonl, parquet"),
     (["in", "--workers", "0"], "--workers 0 is not allowed"),
@@ -120,7 +152,7 @@ def test_shards_are_parts_by_name(names: list[str], n: int, random: object, mirr
 
 def test_a_shard_is_the_same_in_every_process() -> None:
     """Python's own hash of a string changes from process to process; this must not."""
-    code = "from heatcli.run.inputs import digest; print(digest('a/ä'))"
+    code = "from heatcli.run.index.index import number_of; print(number_of('a/ä'))"
     ran = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
     assert ran == {b"4418992117436183781\n"}
 
@@ -132,7 +164,7 @@ def test_json_in_input_order_with_failures_between(cli: Cli, tmp_path: Path, tin
     assert ran.status == 1
     assert ran.err == "heatcli: in/07.png: the image file is empty\n"
     found = [json.loads(line)["image"]["path"] for line in ran.out.splitlines()]
-    assert sorted(found) == sorted(2 * [f"in/{i:02}.png" for i in range(20) if i != 7])
+    assert sorted(found) == sorted(2 * [f"../in/{i:02}.png" for i in range(20) if i != 7])
     assert [row["image"] for row in rows(tmp_path / "heatmaps") if row["rank"] != 2] == [
         f"in/{i:02}.png" for i in range(20)
     ]

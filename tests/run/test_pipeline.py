@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import heatcli
 from heatcli.methods.table import method
-from heatcli.run import Done, Failed, Request, Run, work
-from heatcli.run.pipeline import Turns
+from heatcli.run import Done, Failed, Request, Run
+from heatcli.run.work import stages
+from heatcli.run.work.pipeline import Turns
 
 
 @pytest.fixture
@@ -89,18 +90,18 @@ def test_a_large_picture_is_not_held(tmp_path: Path, tiny: Path, monkeypatch: py
     model = heatcli.load(tiny)
     held, again = (Request((tmp_path / "in",), tmp_path / name, method("lrp-eps")) for name in ("held", "again"))
     assert all(isinstance(o, Done) for o in Run(model, held))
-    monkeypatch.setattr(work, "LARGE", 10)
+    monkeypatch.setattr(stages, "LARGE", 10)
     assert all(isinstance(o, Done) for o in Run(model, again))
     for name in ("a.lrp-eps.png", "b.lrp-eps.png"):
         assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
-    explain = work.explain
+    explain = stages.explain
 
     def explain_and_lose(*arguments: object, **options: object) -> object:
         (tmp_path / "in" / "b.png").unlink()
         return explain(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(work, "explain", explain_and_lose)
+    monkeypatch.setattr(stages, "explain", explain_and_lose)
     outcomes = list(Run(model, Request((tmp_path / "in",), tmp_path / "lost", method("lrp-eps"))))
     assert [type(o) for o in outcomes] == [Done, Failed]
     assert "b.png: no such image file" in rows(tmp_path / "lost")[1]["error"]

@@ -22,15 +22,16 @@ import heatcli
 from heatcli.images.baselines import Reference
 from heatcli.methods.smooth import smoothed
 from heatcli.methods.table import METHODS, method
-from heatcli.run import Request, Run, processes
-from heatcli.run.worker import Worker
+from heatcli.run import Request, Run
+from heatcli.run.work import processes
+from heatcli.run.work.worker import Worker
 
 # The command, with processes that start after the first batch and are waited for; `handed` grows with their batches.
 AT_ONCE = """
 import sys
 from pathlib import Path
 from heatcli.cli.app import main
-from heatcli.run import processes
+from heatcli.run.work import processes
 
 class Watched(processes.Processes):
     def _start(self):
@@ -45,7 +46,7 @@ class Watched(processes.Processes):
         return found
 
 processes.WATCHED = processes.FAST = processes.LONG = 0.0
-from heatcli.run import pipeline
+from heatcli.run.work import pipeline
 pipeline.Processes = Watched
 main()
 """
@@ -175,8 +176,8 @@ def test_what_is_compiled_once_makes_no_run_slow(tmp_path: Path, tiny: Path, mon
     of_run.consider(1, 1000)
     for _ in range(2):
         heatcli.explain(model, torch.zeros(8, 3, 8, 8))
-    assert model.compiler is not None
-    assert model.compiler.made == 1
+    assert model.network.compiler is not None
+    assert model.network.compiler.made == 1
     of_run.consider(2, 999)
     of_run.consider(1000, 1)
     assert started == [True]

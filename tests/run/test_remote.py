@@ -33,7 +33,7 @@ def _rows(store: Any, path: str = "/out/index.jsonl") -> list[dict[str, Any]]:
 
 def test_urls_in_and_out(cli: Cli, tiny: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree from one URL to another, with a journal sent in parts, continued, refused, and as Parquet."""
-    from heatcli.run import remote
+    from heatcli.run.index import remote
 
     monkeypatch.setattr(remote, "EVERY", 0.0)
     command = ["explain", "memory://in", "-r", "--model", tiny, "--out", "memory://out"]
@@ -57,7 +57,12 @@ def test_urls_in_and_out(cli: Cli, tiny: Path, store: Any, monkeypatch: pytest.M
     assert "5 images are done already, 2 are left" in ran.err
     assert sorted(row["image"] for row in _rows(store)) == sorted(found)
     assert not any(row["error"] for row in _rows(store))
-    assert "memory://out: holds a run with other parameters (opacity" in cli(*command, "--opacity", "0.5").err
+    assert (
+        "memory://out: holds a run with other parameters (opacity" in cli(*command, "--opacity", "0.5", "--resume").err
+    )
+    assert cli(*command, "--opacity", "0.5").status == 0
+    assert len(store.glob("/out/run.*.json")) == 1
+    assert len(_rows(store)) == 7
 
 
 def test_what_was_sent_before_a_kill_is_not_done_again(cli: Cli, tiny: Path, store: Any) -> None:

@@ -20,12 +20,13 @@ from folders import fill, link, rows, whole
 
 import heatcli
 from heatcli.methods.table import method
-from heatcli.run import Request, Run, runner
-from heatcli.run.index import Row
-from heatcli.run.plan import plan
-from heatcli.run.request import Outcome
-from heatcli.run.runindex import RunIndex
-from heatcli.run.worker import StoppedError, Worker
+from heatcli.run import Request, Run
+from heatcli.run.index.index import Row
+from heatcli.run.index.runindex import RunIndex
+from heatcli.run.work import runner
+from heatcli.run.work.plan import plan_outputs
+from heatcli.run.work.request import Outcome
+from heatcli.run.work.worker import StoppedError, Worker
 
 COUNT = 240
 
@@ -126,7 +127,7 @@ def test_an_image_is_written_whole(tmp_path: Path, tiny: Path, written: int) -> 
     fill(tmp_path / "in", ["0.png", "1.png", "2.png"])
     out = tmp_path / "out"
     request = Request((tmp_path / "in",), out, method("lrp-eps"), target="top:2")
-    jobs, outcomes = list(plan(request)), list[Outcome]()
+    jobs, outcomes = list(plan_outputs(request)), list[Outcome]()
     out.mkdir()
     worker = Worker(heatcli.load(tiny), request, 0.0, lambda: len(list(out.glob("*.json"))) >= written)
     with suppress(StoppedError):
@@ -159,21 +160,64 @@ def test_what_a_power_cut_leaves(tmp_path: Path, tiny: Path, cli: Cli) -> None:
     whole(out)
 
 
-def test_other_parameters_into_the_same_folder_are_refused(tmp_path: Path, tiny: Path, cli: Cli) -> None:
+def test_a_folder_holds_several_runs(tmp_path: Path, tiny: Path, cli: Cli) -> None:
+    """Another method, colour map or label file simply works; lines say which run they are of, records how it was."""
+    fill(tmp_path / "in", ["a.png", "b.png"])
+    (tmp_path / "labels.txt").write_text("one\ntwo\nthree\n")
+    out, run = tmp_path / "out", ["explain", "in", "--model", tiny, "--out", "out"]
+    assert cli(*run).status == 0
+    first = (out / "run.json").read_bytes()
+    ran = cli(*run, "--method", "grad-cam", "--method", "gradient")
+    assert ran.status == 0, ran.err
+    assert sorted(row["stem"] for row in rows(out)) == [
+        f"{name}.{method}" for name in "ab" for method in ("grad-cam", "gradient", "lrp-eps")
+    ]
+    marks = {row["method"]: row.get("run") for row in rows(out)}
+    assert marks["lrp-eps"] is None
+    for name in ("grad-cam", "gradient"):
+        assert json.loads((out / f"run.{marks[name]}.json").read_text())["parameters"]["method"] == name
+    assert (out / "run.json").read_bytes() == first
+    whole(out)
+    for options in (["--cmap", "coolwarm"], ["--labels", "labels.txt"]):
+        ran = cli(*run, *options)
+        assert ran.status == 0, ran.err
+        assert len(rows(out)) == 6
+        whole(out)
+    assert "0 are left" in cli(*run, "--labels", "labels.txt", "--resume").err
+    assert "0 are left" in cli(*run, "--method", "gradient", "--resume").err
+    assert cli("gallery", out).status == 0
+    assert cli(*run, "--method", "grad-cam", "--overwrite").status == 0
+    assert {row["method"] for row in rows(out)} == {"grad-cam"}
+    assert [path.name for path in out.glob("run*.json")] == ["run.json"]
+    assert "--resume keeps what is there, --overwrite does not" in cli(*run, "--resume", "--overwrite").err
+
+
+def test_one_scale_is_of_one_run(tmp_path: Path, tiny: Path, cli: Cli) -> None:
+    fill(tmp_path / "in", ["a.png", "b.png"])
+    run = ["explain", "in", "--model", tiny, "--out", "out"]
+    assert cli(*run).status == 0
+    before = (tmp_path / "out" / "a.lrp-eps.png").read_bytes()
+    ran = cli(*run, "--method", "gradient", "--scale", "run")
+    assert ran.status == 0, ran.err
+    assert (tmp_path / "out" / "a.lrp-eps.png").read_bytes() == before
+    assert len({row["cut"] for row in rows(tmp_path / "out") if row["method"] == "gradient"}) == 1
+    whole(tmp_path / "out")
+
+
+def test_other_parameters_of_a_method_are_not_resumed(tmp_path: Path, tiny: Path, cli: Cli) -> None:
     fill(tmp_path / "in", ["a.png", "b.png"])
     run = ["explain", "in", "--model", tiny, "--out", "out"]
     assert cli(*run).status == 0
     before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     for options, told in (
         (["--param", "epsilon=0.1"], "param epsilon 1e-6, not 0.1"),
-        (["--method", "gradient"], "method lrp-eps, not gradient"),
-        (["--mean", "0.4", "--resume"], "input mean [0.5], not [0.4]"),
+        (["--mean", "0.4"], "input mean [0.5], not [0.4]"),
         (["--baseline", "in/a.png"], "baseline"),
         (["--pixels", "npz"], "pixels json, not npz"),
         (["--amp"], 'passes [], not ["mixed-precision"])'),
         (["--no-pass", "logit", "--pass", "centre-logits"], 'passes ["logit"], not ["centre-logits"])'),
     ):
-        ran = cli(*run, *options)
+        ran = cli(*run, *options, "--resume")
         assert ran.status == 2
         assert f"heatcli: out: holds a run with other parameters ({told}" in ran.err
         assert ran.err.count("\n") == 1

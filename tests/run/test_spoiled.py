@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from spoiled import FITS, SIDE_READERS, fuzz_pictures, fuzz_side_files, npz, pictures, png, saved, shaped
 
-from heatcli.arrays import read_array
 from heatcli.errors import ImageError, ModelError, boundary, one_line
-from heatcli.files import read_regular
 from heatcli.images import overlay as overlays
-from heatcli.images import png as pngs
 from heatcli.images import preprocess, read
 from heatcli.images.preprocess import Fit, to_pixels
 from heatcli.images.read import FORMATS, Reader, as_mode
-from heatcli.run.request import Job
-from heatcli.run.shipping import packed, unpacked
+from heatcli.run.work.request import Job
+from heatcli.run.work.shipping import packed, unpacked
+from heatcli.system import compress
+from heatcli.system.compress import read_array
+from heatcli.system.files import read_regular
 
 WOLF = SAMPLES / "wolf-on-snow.png"
 
@@ -142,16 +142,16 @@ def test_what_explains_no_image_is_that_images_failure(
     cli: Cli, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it is no error of heatcli's: a run does not end for it once it has explained another."""
-    from heatcli.run import work
+    from heatcli.run.work import stages
 
-    explain = work.explain
+    explain = stages.explain
 
     def failing(model: object, batch: torch.Tensor, *rest: object) -> object:
         if (batch == batch.flatten()[0]).all():
             raise RuntimeError("nobody expected this")
         return explain(model, batch, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(work, "explain", failing)
+    monkeypatch.setattr(stages, "explain", failing)
     images = tmp_path / "in"
     images.mkdir()
     for good in "ac":
@@ -165,7 +165,7 @@ def test_what_explains_no_image_is_that_images_failure(
 
 def test_a_failure_travels_between_processes_whatever_its_name() -> None:
     from heatcli.artifact.notes import Notes
-    from heatcli.run.request import Failed
+    from heatcli.run.work.request import Failed
 
     failed = Failed(Job("b\udcff.png", "out", "b\\udcff.lrp-eps"), ImageError("b\udcff.png: no"))
     (one,) = unpacked(packed([failed], Notes()), "out", Notes())
@@ -277,7 +277,7 @@ def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def made() -> list[NDArray[np.uint8]]:
         laid = overlays.overlay(image, relevance, (0, 0, 41, 37), "bwr", 0.9)
-        with Image.open(io.BytesIO(pngs.png_bytes(laid))) as again:
+        with Image.open(io.BytesIO(compress.png_bytes(laid))) as again:
             return [
                 np.asarray(laid),
                 np.asarray(again),
@@ -287,7 +287,7 @@ def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     whole = made()
     assert np.array_equal(whole[0], whole[1])
-    for module in (overlays, pngs, read):
+    for module in (overlays, compress, read):
         monkeypatch.setattr(module, "STRIP", 41 * 5)
     for one, other in zip(whole, made(), strict=True):
         assert np.array_equal(one, other)

@@ -1,5 +1,1 @@
-"""ONNX: a graph is run node by node, by torch calls alone, so that watching them yields its ATen operators."""
-
-from heatcli.artifact.onnx.load import load_onnx
-
-__all__ = ["load_onnx"]
+"""ONNX: a graph runs node by node, by torch calls only, so recording them yields its ATen operators."""

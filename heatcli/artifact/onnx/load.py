@@ -1,4 +1,4 @@
-"""An ONNX file: checked, its operators known, ready to run as torch calls and on ONNX Runtime."""
+"""ONNX files: checked, with known operators, ready to run by torch calls and by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -7,25 +7,33 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from heatcli.artifact import ultralytics
 from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
-from heatcli.artifact.onnx.node import NodeError, RefusedError
+from heatcli.artifact.explained import NOTE
 from heatcli.artifact.onnx.runtime import Runtime
+from heatcli.artifact.onnx.value import NodeError, RefusedError
+from heatcli.artifact.recognise import Content, FileFormat
 from heatcli.artifact.sidecar import EMBEDDED
 from heatcli.errors import ModelError, first_line
-from heatcli.files import stamp
+from heatcli.system.files import stamp
 
-# An operator of any of these works on whole numbers.
+# An ONNX graph with any of these operators is quantised.
 _QUANTISING = frozenset("QuantizeLinear DequantizeLinear DynamicQuantizeLinear ConvInteger MatMulInteger".split())
 
 
+def is_onnx(content: Content) -> bool:
+    """Whether the content begins with a protobuf field that can open a `ModelProto`."""
+    return content.entries is None and content.head[:1] in (b"\x08", b"\x12", b"\x1a", b"\x3a", b"\x42")
+
+
 def load_onnx(path: Path) -> Artifact:
-    """An ONNX model. Raises `ModelError` for a file that is none, or is of an opset that heatcli does not know."""
+    """An ONNX model. Raises `ModelError` for an invalid file or an unknown opset."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
         proto = onnx.load(str(path), load_external_data=False)
-        parts = {name: stamp(path.parent / name) for name in _external(proto.graph)}
+        external_data = {name: stamp(path.parent / name) for name in _external(proto.graph)}
         onnx.load_external_data_for_model(proto, str(path.parent))
         onnx.checker.check_model(proto)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
@@ -33,17 +41,18 @@ def load_onnx(path: Path) -> Artifact:
     rewrites = ("dequantise",) if any(map(_is_quantised, _nodes(proto.graph))) else ()
     weights = {i.name for i in proto.graph.initializer}
     inputs = tuple(_info(i) for i in proto.graph.input if i.name not in weights)
-    embedded = next((p.value for p in proto.metadata_props if p.key == EMBEDDED), "")
+    said = {p.key: p.value for p in proto.metadata_props}
+    embedded, note = said.get(EMBEDDED) or ultralytics.sidecar(said), said.get(NOTE, "")
     module = _Module(path, proto)
     runtime = Runtime(path, module)
     return Artifact(
-        module, inputs, embedded, rewrites=rewrites, parts=parts, runtime=runtime,
+        module, inputs, embedded, note=note, rewrites=rewrites, external_data=external_data, runtime=runtime,
         against=f"onnxruntime {version('onnxruntime')}", differs=runtime.differs,
     )  # fmt: skip
 
 
 class _Module:
-    """The program of a file, made once it is asked for; the same one for all shapes."""
+    """The program of a file, built on the first call; one program for all shapes."""
 
     def __init__(self, path: Path, proto: Any) -> None:
         self._path, self._proto = path, proto
@@ -57,12 +66,12 @@ class _Module:
                 self._program = Program(self._proto)
             except (NodeError, RefusedError) as error:
                 raise ModelError(f"{self._path}: {error}") from error
-            self._proto = None  # its weights are in memory twice otherwise
+            self._proto = None  # frees a second copy of the weights
         return self._program
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph, those of subgraphs included."""
+    """The nodes of a graph, including subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -75,14 +84,14 @@ def _is_quantised(node: Any) -> bool:
 
 
 def _external(graph: Any) -> set[str]:
-    """The names of the files that hold tensors of the graph, those of subgraphs included."""
+    """The names of the files that hold tensors of the graph, including subgraphs."""
     tensors = list(graph.initializer)
-    found: set[str] = set()
+    files: set[str] = set()
     for attribute in (a for node in graph.node for a in node.attribute):
         tensors += [attribute.t, *attribute.tensors]
         for inner in (attribute.g, *attribute.graphs):
-            found |= _external(inner)
-    return found.union(entry.value for t in tensors for entry in t.external_data if entry.key == "location")
+            files |= _external(inner)
+    return files.union(entry.value for t in tensors for entry in t.external_data if entry.key == "location")
 
 
 def _info(value: Any) -> InputInfo:
@@ -94,3 +103,6 @@ def _info(value: Any) -> InputInfo:
     tensor = value.type.tensor_type
     shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
     return InputInfo(value.name, shape, DTYPES.get(tensor.elem_type, torch.float32))
+
+
+ONNX = FileFormat(name="onnx", recognises=is_onnx, load=load_onnx)

@@ -1,43 +1,26 @@
-"""What a node of an ONNX graph is, what the function that runs it is given, and how errors name it."""
+"""A node of an ONNX graph, the call that its function receives, and its name in errors."""
 
 from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from heatcli.artifact.onnx.quantised import preserving, whole
+from heatcli.artifact.onnx.value import NodeError, Operator, Scope, Takes, Value
 from heatcli.errors import first_line
-
-# A tensor, a `Quantised`, a list of values (a sequence), or None (an optional one that is not there).
-Value = Any
-Scope = ChainMap[str, Value]
-Operator = Callable[..., Any]
-
-
-class Takes(Enum):
-    """What an operator is given of quantised values: their whole numbers, the real ones, or the values themselves."""
-
-    WHOLE, REAL, QUANTISED = range(3)
-
-
-class NodeError(RuntimeError):
-    """A node that cannot be run; the text names it."""
-
-
-class RefusedError(ValueError):
-    """What an operator's function raises for what heatcli will not do; the text says why."""
+from heatcli.graph.recorder import NODE
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One node: `run` is called with a `Call` and the values of `inputs` ("": one that is left out).
+    """One node. `run` is called with a `Call` and the values of `inputs` ("": an omitted input).
 
-    `opset`: the version of its domain. `fixed`: which inputs are the same for every image.
+    `opset`: the version of its domain. `fixed`: which inputs are equal for every image.
     """
 
     operator: str
@@ -53,7 +36,7 @@ class Node:
 
     @property
     def title(self) -> str:
-        """For errors."""
+        """The node's name in errors."""
         domain = f", domain {self.domain}" if self.domain else ""
         return f'node "{self.name}" ({self.operator}{domain})'
 
@@ -62,7 +45,7 @@ class Node:
 class Body:
     """A graph, a subgraph or a function, ready to run. `constants`: its initialisers and constant nodes by name.
 
-    `renamed`: constants that were dequantised → the names that the file gives them.
+    `renamed`: names of dequantised constants → the names in the file.
     """
 
     inputs: tuple[str, ...]
@@ -72,23 +55,22 @@ class Body:
     renamed: dict[str, str] = field(default_factory=dict)
 
     def run(self, values: Sequence[Value], outer: Scope) -> tuple[Value, ...]:
-        """The outputs for the inputs `values`, in a scope where the names of `outer` are known, too."""
+        """The outputs for the inputs `values`, in a scope that includes the names of `outer`."""
         scope: Scope = ChainMap(dict(zip(self.inputs, values, strict=False)), self.constants, *outer.maps)
         for node, outputs in self.steps(scope):
             scope.update(zip(node.outputs, outputs, strict=False))
         return tuple(scope.get(name) for name in self.outputs)
 
     def steps(self, scope: Scope) -> Iterator[tuple[Node, tuple[Value, ...]]]:
-        """Every node with its outputs, for the values in `scope`, which whoever iterates keeps up to date."""
+        """Every node with its outputs, for the values in `scope`, which the caller updates during the iteration."""
         for node in self.nodes:
             yield node, run_node(node, scope)
 
 
 def run_node(node: Node, scope: Scope) -> tuple[Value, ...]:
     """The outputs of one node. Raises `NodeError`."""
-    from heatcli.artifact.onnx.quantised import preserving, whole
-
     values: list[Value] = [scope[name] if name else None for name in node.inputs]
+    outer = NODE.set(node.name)
     try:
         if node.takes is Takes.REAL:
             values, wrapped = preserving(values)
@@ -97,14 +79,16 @@ def run_node(node: Node, scope: Scope) -> tuple[Value, ...]:
         outputs = node.run(Call(node, scope), *(map(whole, values) if node.takes is Takes.WHOLE else values))
     except NodeError:
         raise
-    except Exception as error:  # whatever torch says of its values
+    except Exception as error:  # whatever torch raises
         raise NodeError(f"{node.title}: {first_line(error)}") from error
+    finally:
+        NODE.reset(outer)
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One run of a node, as its function sees it."""
+    """One run of a node, as its function receives it."""
 
     node: Node
     scope: Scope
@@ -119,35 +103,35 @@ class Call:
         return self.node.attributes.get(name, default)
 
     def wants(self, index: int) -> bool:
-        """Whether output number `index` is asked for."""
+        """Whether output number `index` is requested."""
         return index < len(self.node.outputs) and bool(self.node.outputs[index])
 
     def fixed(self, index: int) -> bool:
-        """Whether input number `index` is the same for every image."""
+        """Whether input number `index` is equal for every image."""
         return index < len(self.node.fixed) and self.node.fixed[index]
 
     def number(self, index: int, value: Tensor) -> Any:
-        """Input number `index` as a plain number where it is a single one and the same for every image."""
+        """Input number `index` as a plain number, if it has one element and is equal for every image."""
         return value.item() if self.fixed(index) and value.numel() == 1 else value
 
     def body(self, name: str) -> Callable[..., tuple[Value, ...]]:
-        """The subgraph in an attribute, to be called with its inputs."""
+        """The subgraph in an attribute, as a function of its inputs."""
         body = self.node.attributes[name]
         return lambda *values: body.run(values, self.scope)
 
 
 def numbers(value: Tensor | None) -> list[Any]:
-    """A tensor such as shapes, axes or pads as plain numbers; read one by one, so that the recorder sees it."""
+    """A tensor of shapes, axes or pads as plain numbers, read one by one so that the recorder sees each."""
     return [] if value is None else [number.item() for number in value.reshape(-1).unbind()]
 
 
 def integers(value: Tensor, like: Sequence[int]) -> Tensor:
-    """Whole numbers as an int64 tensor on the device of `value`."""
+    """The integers `like` as an int64 tensor on the device of `value`."""
     return torch.tensor(list(like), dtype=torch.int64, device=value.device)
 
 
 def axes_of(axes: Sequence[int], rank: int) -> list[int]:
-    """Axes counted from the front. Raises `ValueError` for one that is not there."""
+    """Axes counted from the front. Raises `ValueError` for an axis out of range."""
     for axis in axes:
         if not -rank <= axis < max(rank, 1):
             raise ValueError(f"axis {axis} of a tensor with {rank} dimensions")

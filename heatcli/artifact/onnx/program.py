@@ -1,4 +1,4 @@
-"""From an ONNX graph to a program of torch calls, and the program."""
+"""From an ONNX graph to a program of torch calls, and the program itself."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import Body, Call, Node, NodeError, Operator, RefusedError, Scope, Value
+from heatcli.artifact.onnx.node import Body, Call, Node
 from heatcli.artifact.onnx.operators.quantised import WEIGHTS
 from heatcli.artifact.onnx.quantised import whole
 from heatcli.artifact.onnx.registry import OPERATORS, takes
 from heatcli.artifact.onnx.tensors import HALF_BYTES, dense_of, tensor_of
+from heatcli.artifact.onnx.value import NodeError, Operator, RefusedError, Scope, Value
 
 OLDEST = 7
-# Operators whose result has the type of an input → which, and the attribute that says the same.
+# Operators whose output type is an input's type → index of that input, and the equivalent attribute.
 _TYPED_BY = {"CastLike": (1, "to"), "QuantizeLinear": (2, "output_dtype")}
-_SHAPES = frozenset(("Shape", "Size"))  # the same for every image, though their input is not
+_SHAPES = frozenset(("Shape", "Size"))  # equal for every image, although their input is not
 
 
 class Program:
-    """An ONNX graph that runs on tensors, called with its inputs in order; the same graph for any shapes."""
+    """An ONNX graph that runs on tensors, called with its inputs in order; one graph for all shapes."""
 
     def __init__(self, proto: Any) -> None:
-        """Raises `NodeError` for operators and `RefusedError` for opsets that heatcli does not know."""
+        """Raises `NodeError` for unknown operators and `RefusedError` for unknown opsets."""
         builder = _Builder(proto)
         self.body = builder.body(proto.graph, frozenset(), {})
         self._bodies = builder.bodies
 
     def __call__(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """All outputs; quantised ones as whole numbers."""
+        """All outputs, quantised ones as integers."""
         return tuple(map(whole, self.body.run(values, ChainMap())))
 
     def steps(self, scope: Scope) -> Iterator[tuple[Node, tuple[Value, ...]]]:
@@ -40,13 +41,13 @@ class Program:
         return self.body.steps(ChainMap(scope, self.body.constants))
 
     def to(self, device: torch.device | str) -> Program:
-        """Itself, its constants moved."""
+        """The same program, with its constants moved to the device."""
         for body in self._bodies:
             body.constants.update({name: tensor.to(device) for name, tensor in body.constants.items()})
         return self
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Initialisers and constants, under the names that the file gives them."""
+        """Initialisers and constants, under their names in the file."""
         taken: dict[str, int] = {}
         for body in self._bodies:
             ordered = sorted(body.constants.items(), key=lambda item: item[0] not in body.renamed)
@@ -56,12 +57,12 @@ class Program:
                 yield (name if taken[name] == 1 else f"{name}:{taken[name]}"), tensor
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """None: all constants are parameters."""
+        """An empty iterator: all constants are parameters."""
         return iter(())
 
 
 class _Builder:
-    """Makes bodies of protos; functions are looked up in the model first, then in the standard."""
+    """Builds bodies from protos. Functions of the model take precedence over the standard's."""
 
     def __init__(self, proto: Any) -> None:
         self.bodies: list[Body] = []
@@ -71,9 +72,9 @@ class _Builder:
         _check_opset(self._opsets.get("", OLDEST))
 
     def body(self, graph: Any, fixed: Collection[str], attributes: Mapping[str, Any]) -> Body:
-        """A `GraphProto` or `FunctionProto`; `fixed`: the names that are the same for every image.
+        """The body of a `GraphProto` or `FunctionProto`. `fixed`: names of values that are equal for every image.
 
-        `attributes`: of the node that calls the function.
+        `attributes`: the attributes of the node that calls the function.
         """
         function = not hasattr(graph, "initializer")
         self._note_half_bytes(graph)
@@ -105,7 +106,7 @@ class _Builder:
         return body
 
     def _note_half_bytes(self, graph: Any) -> None:
-        """Remember which values are half bytes: as tensors they are whole ones."""
+        """Remember which values are 4-bit integers, since their tensors hold bytes."""
         types = {t.name: t.data_type for t in getattr(graph, "initializer", ())}
         if types or hasattr(graph, "initializer"):
             types |= {v.name: v.type.tensor_type.elem_type for v in graph.input}
@@ -137,7 +138,7 @@ class _Builder:
         return node
 
     def _dequantised(self, node: Node, constants: dict[str, Tensor], renamed: dict[str, str]) -> Node | None:
-        """The node, its quantised weights made real ones, which keep their names; None where there is nothing else."""
+        """The node with dequantised weights, which keep their names; None for a DequantizeLinear of weights."""
         weights = WEIGHTS.get(node.operator, {})
         inputs = list(node.inputs)
         for index, (others, real) in weights.items():
@@ -153,7 +154,7 @@ class _Builder:
         return replace(node, inputs=tuple(inputs))
 
     def _operator(self, node: Node, proto: Any) -> Operator:
-        """What runs a node. Raises `NodeError` for an operator that heatcli does not know."""
+        """The function that runs a node. Raises `NodeError` for an unknown operator."""
         key = (node.domain, node.operator)
         if key in self._functions:
             return self._function(self._functions[key], node)
@@ -161,19 +162,19 @@ class _Builder:
             return OPERATORS[key]
         if node.operator == "Constant" and not node.domain:
             return _unset
-        found = self._standard(node, proto)
-        if found is None:
+        operator = self._standard(node, proto)
+        if operator is None:
             raise NodeError(
                 f"{node.title}: heatcli does not know this operator; export the network with operators of the ONNX "
                 f"standard up to opset {newest_opset()}"
             )
-        return found
+        return operator
 
     def _function(self, function: Any, node: Node) -> Operator:
-        """A function of the model, or of the standard, as an operator."""
+        """A function of the model or of the standard as an operator."""
         defaults = {a.name: self._attribute(a, (), {}) for a in function.attribute_proto}
-        own = {_domain(o.domain): o.version for o in function.opset_import}
-        outer, self._opsets = self._opsets, {**self._opsets, **own}
+        opsets = {_domain(o.domain): o.version for o in function.opset_import}
+        outer, self._opsets = self._opsets, {**self._opsets, **opsets}
         fixed = {name for name, same in zip(function.input, node.fixed, strict=False) if same}
         fixed |= set(function.input[len(node.fixed) :])
         body = self.body(function, fixed, {**defaults, **node.attributes})
@@ -186,7 +187,7 @@ class _Builder:
         return run
 
     def _standard(self, node: Node, proto: Any) -> Operator | None:
-        """An operator that the standard defines by others; None where it does not."""
+        """An operator that the standard defines by a function, or None."""
         import onnx
 
         try:
@@ -202,12 +203,12 @@ class _Builder:
         opsets = dict(self._opsets)
 
         def run(call: Call, *values: Value) -> tuple[Value, ...]:
-            """Which operators they are depends on the types of the inputs: they are known once it runs."""
+            """Run the function, which depends on the inputs' types and is built here."""
             types = [_type_of(value) for value in values]
             version = _newest(schema.context_dependent_function_opset_versions)
-            found = schema.get_context_dependent_function_with_opset_version(version, _resolved(proto, node), types)
+            content = schema.get_context_dependent_function_with_opset_version(version, _resolved(proto, node), types)
             function = onnx.FunctionProto()
-            function.ParseFromString(found)
+            function.ParseFromString(content)
             self._opsets = opsets
             outputs: tuple[Value, ...] = self._function(function, node)(call, *values)
             return outputs
@@ -232,7 +233,7 @@ class _Builder:
 
 
 def newest_opset() -> int:
-    """The newest opset of the standard that the onnx package here knows."""
+    """The newest opset of the standard that the installed onnx package knows."""
     import onnx
 
     return int(onnx.defs.onnx_opset_version())
@@ -259,7 +260,7 @@ def _domain(name: str) -> str:
 
 
 def _resolved(proto: Any, node: Node) -> bytes:
-    """The node, attributes that it takes from a function's caller filled in."""
+    """The node with its attribute references replaced by the values of the function's caller."""
     import onnx
 
     plain = onnx.NodeProto()
@@ -278,7 +279,7 @@ def _has_body(node: Node) -> bool:
 
 
 def _constant(node: Node) -> Tensor:
-    """The value of a Constant node."""
+    """The value of a Constant node. Raises `NodeError` for strings."""
     (kind, value), *_ = node.attributes.items()
     if kind in ("value", "sparse_value"):
         tensor: Tensor = value
@@ -289,7 +290,7 @@ def _constant(node: Node) -> Tensor:
 
 
 def _type_of(value: Value) -> bytes:
-    """A serialised `TypeProto` of a value."""
+    """A value's type as a serialised `TypeProto`."""
     import onnx
 
     from heatcli.artifact.onnx.tensors import DTYPES

@@ -1,4 +1,4 @@
-"""Quantised values: real numbers that know the scale at which they are whole."""
+"""Quantised values: real numbers with the scale of their integers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import Value
 from heatcli.artifact.onnx.tensors import RANGES
+from heatcli.artifact.onnx.value import Value
 
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """What whole numbers stand for: `real` = (whole − zero_point)·scale.
+    """The real numbers of quantised integers: `real` = (integer − zero_point)·scale.
 
-    The scale is one, or one for each index of `axis`. An explanation follows `real`; the whole numbers, of `dtype`, are
-    worked out where an operator needs them.
+    The scale is a single one, or one for each index of `axis`. An explanation follows `real`. The integers, of `dtype`,
+    are computed only for operators that need them.
     """
 
     real: Tensor
@@ -28,14 +28,14 @@ class Quantised:
 
     @property
     def counts(self) -> Tensor:
-        """The whole numbers as real ones, along which relevance can go back."""
+        """The integers as real numbers that depend on `real`, so that relevance can pass."""
         scale, zero = (along(x, self.real, self.axis) for x in (self.scale, self.zero_point))
         assert scale is not None
         return self.real / scale if zero is None else self.real / scale + zero.to(self.real.dtype)
 
     @property
     def whole(self) -> Tensor:
-        """The whole numbers themselves."""
+        """The integers."""
         scale, zero = (along(x, self.real, self.axis) for x in (self.scale, self.zero_point))
         assert scale is not None
         if self.dtype.is_floating_point:
@@ -46,11 +46,11 @@ class Quantised:
         return number.clamp(low, high).to(self.dtype)
 
     def with_real(self, real: Tensor) -> Quantised:
-        """Other numbers of the same scale."""
+        """Other numbers with the same scale."""
         return replace(self, real=real)
 
     def same_scale(self, other: Value) -> bool:
-        """Whether `other` is quantised by the same scale and zero point."""
+        """Whether `other` is quantised with the same scale and zero point."""
         if not isinstance(other, Quantised) or (self.axis, other.axis) != (None, None) or self.dtype != other.dtype:
             return False
         zeros = [torch.zeros(()) if q.zero_point is None else q.zero_point for q in (self, other)]
@@ -62,7 +62,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def along(value: Tensor | None, like: Tensor, axis: int | None) -> Tensor | None:
-    """A scale or zero point, [size of the axis] or a single one, laid along `axis` of `like`."""
+    """A scale or zero point, [size of the axis] or a single one, broadcast along `axis` of `like`."""
     if value is None or value.numel() == 1:
         return value if value is None else value.reshape(())
     if value.dim() != 1:
@@ -74,9 +74,9 @@ def along(value: Tensor | None, like: Tensor, axis: int | None) -> Tensor | None
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """`real`·scale^power, where `scale` is worked out from the image (dynamic quantisation).
+    """`real`·scale^power, where `scale` depends on the image (dynamic quantisation).
 
-    A network divides by such a scale and multiplies by it again: the two cancel here, and relevance need not pass it.
+    A network divides by such a scale and later multiplies by it. The two cancel here, so no relevance passes the scale.
     """
 
     real: Tensor
@@ -85,11 +85,11 @@ class Scaled:
 
     @property
     def value(self) -> Tensor:
-        """The number itself."""
+        """The number that this stands for."""
         return self.real * self.scale if self.power > 0 else self.real / self.scale
 
     def times(self, other: Value) -> Value:
-        """The product with a tensor or with another of these."""
+        """The product with a tensor or another `Scaled`."""
         if not isinstance(other, Scaled):
             return Scaled(self.real * plain(other), self.scale, self.power)
         if other.scale is self.scale and other.power == -self.power:
@@ -98,12 +98,12 @@ class Scaled:
 
 
 def plain(value: Value) -> Value:
-    """A value as an operator takes it that knows quantised values but no scales."""
+    """A value for an operator that accepts `Quantised` but not `Scaled`."""
     return value.value if isinstance(value, Scaled) else value
 
 
 def whole(value: Value) -> Value:
-    """A value as an operator that knows nothing of quantisation takes it."""
+    """A value for an operator that accepts tensors only: integers for quantised values."""
     if isinstance(value, Quantised):
         return value.whole
     if isinstance(value, Scaled):
@@ -112,7 +112,7 @@ def whole(value: Value) -> Value:
 
 
 def preserving(values: Sequence[Value]) -> tuple[list[Value], Callable[[Value], Value]]:
-    """Inputs of an operator that only moves or chooses numbers, as real ones, and what its outputs are to be made."""
+    """Real inputs for an operator that only moves or selects numbers, and the function that wraps its outputs."""
     scales = [v for v in values if isinstance(v, Quantised)]
     if any(isinstance(v, Scaled) for v in values) and not scales:
         first = values[0]

@@ -1,10 +1,9 @@
-"""All operators that heatcli knows, by domain and name; a name that two files claim is an error."""
+"""All known operators, by domain and name. A duplicate name raises `KeyError`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from heatcli.artifact.onnx.node import Operator, Takes
 from heatcli.artifact.onnx.operators import (
     control,
     convolution,
@@ -21,6 +20,7 @@ from heatcli.artifact.onnx.operators import (
     signal,
     vision,
 )
+from heatcli.artifact.onnx.value import Operator, Takes
 
 _STANDARD = (
     control, convolution, elementwise, layout, making, normalisation, pooling, quantised, recurrent, reduction, resize,
@@ -29,17 +29,17 @@ _STANDARD = (
 
 
 def _assembled(tables: Iterable[tuple[str, Mapping[str, Operator]]]) -> dict[tuple[str, str], Operator]:
-    found: dict[tuple[str, str], Operator] = {}
+    operators: dict[tuple[str, str], Operator] = {}
     for domain, table in tables:
         for name, operator in table.items():
-            if (domain, name) in found:
+            if (domain, name) in operators:
                 raise KeyError(f"two operators {name!r} of domain {domain!r}")
-            found[domain, name] = operator
-    return found
+            operators[domain, name] = operator
+    return operators
 
 
 OPERATORS = _assembled([*(("", module.OPERATORS) for module in _STANDARD), ("com.microsoft", microsoft.OPERATORS)])
-# Operators that only move and choose numbers: what they do to whole ones they do to real ones.
+# Operators that only move and select numbers, so that they treat integers and real numbers alike.
 _MOVING = frozenset(
     """Reshape Transpose Flatten Squeeze Unsqueeze Concat Slice Split Gather Expand Tile Identity DepthToSpace
     SpaceToDepth MaxPool Resize NhwcMaxPool""".split()
@@ -47,7 +47,7 @@ _MOVING = frozenset(
 
 
 def takes(domain: str, name: str) -> Takes:
-    """What an operator is given of quantised values."""
+    """How an operator receives quantised values."""
     if name in quantised.OPERATORS or (domain, name) in (("", "Cast"), ("", "Mul"), ("", "Pad")):
         return Takes.QUANTISED
     if domain == "com.microsoft" and name in microsoft.QUANTISED:

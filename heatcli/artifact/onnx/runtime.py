@@ -1,4 +1,4 @@
-"""The artifact on its own runtime, ONNX Runtime, and where the two part."""
+"""The artifact in its own runtime, ONNX Runtime, and the first node where the program differs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import Node, Value, run_node
+from heatcli.artifact.onnx.node import Node, run_node
 from heatcli.artifact.onnx.quantised import whole
 from heatcli.artifact.onnx.tensors import DTYPES
+from heatcli.artifact.onnx.value import Value
 from heatcli.errors import ModelError, NotComparedError, first_line
-from heatcli.files import stamp
+from heatcli.system.files import stamp
 
-# The runtime's names of types that numpy does not know → the type that has as many bytes, which it does.
+# ONNX Runtime's type names unknown to numpy → (the dtype, a dtype of equal size known to numpy).
 _FOREIGN = {"tensor(bfloat16)": (torch.bfloat16, torch.uint16)}
 
 
 class Runtime:
-    """Runs a file by ONNX Runtime on the CPU, its graph as it is. `program`: what makes the `Program` of it.
+    """Runs a file by ONNX Runtime on the CPU, without graph optimisations. `program` returns the file's `Program`.
 
-    Raises `NotComparedError` where ONNX Runtime cannot run it, `ModelError` where the file was changed.
+    Raises `NotComparedError` if ONNX Runtime cannot run the file, `ModelError` if the file has changed.
     """
 
     def __init__(self, path: Path, program: Callable[[], Any]) -> None:
@@ -41,9 +42,9 @@ class Runtime:
         return self._ran(self._session, [output.name for output in self._session.get_outputs()], values)
 
     def differs(self, values: Sequence[Tensor]) -> str | None:
-        """The first node that says something else than ONNX Runtime, given the same values; None where none does.
+        """The first node whose outputs differ from ONNX Runtime's for equal inputs, or None.
 
-        Nodes whose values the runtime does not hand out are left out.
+        Nodes whose values the runtime does not return are skipped.
         """
         program = self._program()
         names = [name for node in program.body.nodes for name in node.outputs if name]
@@ -76,7 +77,7 @@ class Runtime:
         options.add_session_config_entry(folder, str(self._path.absolute().parent))
         try:
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no class of their own
+        except Exception as error:  # ONNX Runtime's errors have no class of their own
             raise NotComparedError(f"ONNX Runtime cannot load it: {first_line(error)}") from error
 
     def _ran(self, session: Any, names: Sequence[str], values: Sequence[Tensor]) -> list[Tensor]:
@@ -93,7 +94,7 @@ class Runtime:
 
 
 def _with_outputs(path: Path, names: Sequence[str]) -> bytes:
-    """The model, the values `names` among its outputs."""
+    """The model with the values `names` added to its outputs."""
     import onnx
 
     proto = onnx.load(str(path), load_external_data=False)
@@ -105,7 +106,7 @@ def _with_outputs(path: Path, names: Sequence[str]) -> bytes:
 
 
 def _as_array(value: Tensor) -> tuple[Any, int]:
-    """A tensor as an array, with the number of its ONNX type."""
+    """A tensor as an array, with its ONNX type number."""
     number = next(number for number, dtype in DTYPES.items() if dtype == value.dtype)
     value = value.detach().cpu().contiguous()
     return (value.view(torch.uint16) if value.dtype == torch.bfloat16 else value).numpy(), number
@@ -121,7 +122,7 @@ def _as_tensor(value: Any) -> Tensor:
 
 
 def _alike(node: Node, ours: Value, theirs: Tensor) -> bool:
-    """Whether two values are the same but for rounding; quantised ones may be a step apart."""
+    """Whether two values are equal up to rounding; quantised ones may differ by one step."""
     if not isinstance(ours, Tensor) or not theirs.numel():
         return True
     if ours.shape != theirs.shape:

@@ -1,4 +1,4 @@
-"""Numbers as ONNX files hold them, as torch tensors."""
+"""Tensors of ONNX files as torch tensors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import RefusedError
+from heatcli.artifact.onnx.value import RefusedError
 
-# The numbers of `TensorProto.DataType`. Half bytes are held as bytes.
+# Keys: `TensorProto.DataType`. 4-bit integers are stored as bytes.
 DTYPES: dict[int, torch.dtype] = {
     1: torch.float32, 2: torch.uint8, 3: torch.int8, 4: torch.uint16, 5: torch.int16, 6: torch.int32, 7: torch.int64,
     9: torch.bool, 10: torch.float16, 11: torch.float64, 12: torch.uint32, 13: torch.uint64, 14: torch.complex64,
@@ -24,7 +24,7 @@ RANGES = {
 
 
 def dtype_of(number: int) -> torch.dtype:
-    """The torch dtype of an ONNX one. Raises `RefusedError` for strings and the like."""
+    """The torch dtype of an ONNX type. Raises `RefusedError` for strings and other types that are no numbers."""
     if number in HALF_BYTES:
         return torch.int8 if number == 22 else torch.uint8
     if number not in DTYPES:
@@ -33,20 +33,20 @@ def dtype_of(number: int) -> torch.dtype:
 
 
 def tensor_of(proto: Any) -> Tensor:
-    """A `TensorProto` as a tensor with memory of its own."""
+    """A `TensorProto` as a tensor with memory of its own. Raises `RefusedError`."""
     from onnx import numpy_helper
 
     dtype = dtype_of(proto.data_type)
     array = numpy_helper.to_array(proto)
     if proto.data_type in HALF_BYTES:
         return torch.from_numpy(array.astype("i1" if proto.data_type == 22 else "u1"))
-    if dtype.itemsize < 4 and dtype.is_floating_point and dtype != torch.float16:  # numpy itself does not know it
+    if dtype.itemsize < 4 and dtype.is_floating_point and dtype != torch.float16:  # dtypes unknown to numpy
         return torch.from_numpy(array.view(f"u{dtype.itemsize}").copy()).view(dtype)
     return torch.from_numpy(array.copy())
 
 
 def dense_of(proto: Any) -> Tensor:
-    """A `SparseTensorProto` as a tensor; its indices are linear, or one row a value."""
+    """A `SparseTensorProto` as a dense tensor. Its indices are linear, or one row a value."""
     values, indices = tensor_of(proto.values), tensor_of(proto.indices)
     shape = list(proto.dims)
     if indices.dim() == 2:

@@ -1,7 +1,7 @@
-"""Graph passes: small, named rewrites, each optional to the caller.
+"""Graph passes: small, named, optional rewrites.
 
-A pass takes a classified graph and returns another with the same output (`logit` and `centre-logits` choose another
-output on purpose). Passes name no architecture and no exporter: they match operators, and what those compute.
+A pass takes a classified graph and returns another with the same output, except that `logit` and `centre-logits` change
+the output on purpose. Passes match operators and what these compute, never an architecture or an exporter.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from heatcli.graph.passes.identities import drop_identities
 from heatcli.graph.passes.layers import fold_batch_norm, join_layers, join_scales
 from heatcli.graph.passes.masks import join_masks
 from heatcli.graph.passes.norms import join_norms
-from heatcli.graph.passes.rewriting import Pass, needed_for
+from heatcli.graph.passes.rewriting import Pass
 
-__all__ = [
-    "DEFAULT", "KEEPING_OUTPUT", "OUTPUTS", "PASSES", "Pass", "apply", "channels_last", "needed_for",
-]  # fmt: skip
+__all__ = ["DEFAULT", "KEEPING_OUTPUT", "OUTPUTS", "PASSES", "Pass", "apply", "channels_last"]
 
 PASSES: dict[str, Pass] = {
     "drop-identities": drop_identities,
@@ -39,7 +37,7 @@ PASSES: dict[str, Pass] = {
     "centre-logits": centre_logits,
 }
 DEFAULT = tuple(name for name in PASSES if name not in ("mixed-precision", "centre-logits"))
-# The passes after which the graph's output is still the artifact's, to rounding.
+# Passes that keep the artifact's output, up to rounding.
 KEEPING_OUTPUT = frozenset(PASSES) - {"logit", "mixed-precision", "centre-logits"}
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "logit": ("logit",),
@@ -49,7 +47,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 
 
 def apply(graph: Graph, names: Iterable[str]) -> Graph:
-    """Run the passes of those names, in the order of the registry."""
+    """Run the passes called `names`, in the order of the registry, then the marks and the memory format."""
     wanted = set(names)
     for name, rewrite in PASSES.items():
         if name in wanted:
@@ -58,17 +56,17 @@ def apply(graph: Graph, names: Iterable[str]) -> Graph:
 
 
 def _is_unbatched(op: Operator) -> bool:
-    """A pool of a volume without a batch, whose kernel takes no four dimensions that lie channels last."""
+    """Whether the operator pools a volume without batch dimension, whose kernel rejects 4-D channels last input."""
     return op.title == "max_pool3d_with_indices" and len(op.source_shapes[0]) == 4
 
 
 def channels_last(graph: Graph) -> Graph:
-    """Lay the weights of 2-D convolutions out channels last, which their kernels are faster with; no value changes."""
+    """Set the weights of 2-D convolutions to channels last, a layout with faster kernels; values stay the same."""
     if graph.reads_memory or any(_is_unbatched(op) for op in graph.operators):
         return graph
 
     def with_weight_last(op: Operator) -> Operator:
-        """A 2-D convolution with its weight so in memory; any other operator as it is."""
+        """A 2-D convolution with a channels last weight; any other operator unchanged."""
         weight = op.constant(1) if op.title == "convolution" else None
         if weight is None or weight.value.dim() != 4:
             return op

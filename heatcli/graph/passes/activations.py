@@ -1,4 +1,4 @@
-"""The graph pass `join-activations`: what is an activation becomes that operator, however it is written."""
+"""The graph pass `join-activations`: an activation becomes one operator, however it is written."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from heatcli.graph.passes.regions import Region, Regions, is_pointwise
 from heatcli.graph.passes.rewriting import made, replaced
 
 _ATEN = torch.ops.aten
-_HUGE = 1e36  # bounds beyond it, such as the largest float32, bound nothing
+_HUGE = 1e36  # larger bounds, such as the largest float32, count as no bound
 _ENDS = torch.tensor([20, 50, 100, 1e3, 1e4, _HUGE], dtype=torch.float64)
-# Where functions are compared. Steps of an eighth: kinks at 0, ±1, ±3, 6 lie on them. And steps of a fifth of the
-# value: bounds of any size lie between two of them.
+# Points at which functions are compared. Steps of 1/8 contain the kinks at 0, ±1, ±3, 6. Geometric steps of a fifth
+# separate bounds of any size.
 _NEAR = 12
 _SIZES = torch.logspace(-5, 4, 109, dtype=torch.float64)
 _STEPS = torch.linspace(-_NEAR, _NEAR, 193, dtype=torch.float64)
 _POINTS = torch.unique(torch.cat([-_ENDS, -_SIZES, _STEPS, _SIZES, _ENDS]))
-_ROUNDINGS = 8  # of the graph's dtype, or of float32: constants are rounded to it
-Value = Callable[[float], Tensor]  # a function by its value at one of `_POINTS`
+_ROUNDINGS = 8  # tolerance, in units of eps of the graph's dtype or float32, since constants are rounded to these
+Value = Callable[[float], Tensor]  # a function, called with one of `_POINTS`
 Arguments = tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """An activation: the operator, and its arguments if the function `f` of a region is that one, else None."""
+    """An activation operator, and its arguments if a region's function `f` may be that activation, else None."""
 
     target: Any
     arguments: Callable[[Value, Region], Arguments | None] = lambda f, region: ()  # noqa: ARG005
@@ -38,17 +38,17 @@ class Activation:
     index: int | None = None
 
     def values(self, arguments: Arguments) -> Tensor:
-        """It at `_POINTS`, [P, …]."""
+        """The activation at `_POINTS`, [P, …]."""
         plain = [a.value.double() if isinstance(a, Constant) else a for a in arguments]
         shape = next((a.shape[1:] for a in plain if isinstance(a, Tensor)), ())
         points = _POINTS.reshape(-1, *(1,) * len(shape)).expand(-1, *shape)
         returned = self.target(points, *plain, **(self.kwargs or {}))
-        found: Tensor = returned if self.index is None else returned[self.index]
-        return found
+        output: Tensor = returned if self.index is None else returned[self.index]
+        return output
 
 
 def _number(x: Tensor) -> float | None:
-    """The only value of a tensor; None where it has several."""
+    """The common value of all elements; None if elements differ."""
     return float(x.flatten()[0]) if bool((x == x.flatten()[0]).all()) else None
 
 
@@ -98,7 +98,7 @@ def _jumping(f: Value, region: Region) -> Arguments | None:  # noqa: ARG001
 
 
 def _jump(region: Region) -> float | None:
-    """The number of the region at which its function jumps, if there is one."""
+    """The number in the region at which its function jumps, if any."""
     for number in region.numbers:
         ends = region.at(torch.tensor([number - 1e-6, number + 1e-6], dtype=torch.float64))
         if ends is not None and ends.numel() == 2 and float((ends[1] - ends[0]).abs()) > 1e-5:
@@ -107,7 +107,7 @@ def _jump(region: Region) -> float | None:
 
 
 def _known(x: float, region: Region) -> float:
-    """The number of the region that x was computed from, or else x."""
+    """The number in the region that x was computed from, else x."""
     return next((number for number in region.numbers if abs(abs(number) - x) <= 1e-9 * abs(x) and number > 0), x)
 
 
@@ -139,7 +139,7 @@ _TABLE = (
     Activation(_ATEN.rsqrt.default),
     Activation(_ATEN.reciprocal.default),
 )
-# By themselves these are not written in another way; bounds are, and constants where a number would do.
+# A lone operator with one of these titles is in canonical form. Bounds, and constants in place of numbers, are not.
 _OWN = frozenset(
     """relu abs leaky_relu silu gelu hardswish hardsigmoid mish sigmoid tanh softplus log_sigmoid_forward elu celu sqrt
     rsqrt reciprocal _prelu_kernel softshrink hardshrink threshold exp log erf neg sign""".split()
@@ -162,18 +162,18 @@ def join_activations(graph: Graph) -> Graph:
 
 
 def _joined(region: Region) -> Operator | None:
-    """The region as one operator of the table; None where it is none, or that operator already."""
-    alone = len(region.operators) == 1
-    if (alone and _is_own(region.end)) or region.end.shape != region.source_shape:
+    """The region as one operator of the table; None if it is none, or is that operator already."""
+    is_single = len(region.operators) == 1
+    if (is_single and _is_own(region.end)) or region.end.shape != region.source_shape:
         return None
     values = region.at(_POINTS)
     if values is None or values.shape[:1] != _POINTS.shape:
         return None
-    place = {float(x): i for i, x in enumerate(_POINTS)}
+    index_of = {float(x): i for i, x in enumerate(_POINTS)}
     tolerance = _ROUNDINGS * max(torch.finfo(dtype).eps for dtype in (region.end.dtype, torch.float32))
     best: tuple[float, Activation, Arguments] | None = None
     for activation in _TABLE:
-        arguments = activation.arguments(lambda x: values[place[x]], region)
+        arguments = activation.arguments(lambda x: values[index_of[x]], region)
         if arguments is None:
             continue
         error = _difference(values, activation.values(arguments) if arguments else _fixed(activation))
@@ -183,7 +183,7 @@ def _joined(region: Region) -> Operator | None:
         return None
     _, activation, arguments = best
     end, args = region.end, (Ref(region.source), *(_as_in(a, region) for a in arguments))
-    if alone and activation.target is end.target and end.args == args:
+    if is_single and activation.target is end.target and end.args == args:
         return None
     return made(
         end, activation.target, args, {region.source: region.source_shape}, index=activation.index,
@@ -192,12 +192,12 @@ def _joined(region: Region) -> Operator | None:
 
 
 def _is_own(op: Operator) -> bool:
-    """Whether an operator by itself is written in the one way that there is; nothing is to be found in it then."""
+    """Whether a lone operator is already in canonical form, so that matching is pointless."""
     return op.title in _OWN or (len(op.refs) == 1 and op.title in ("add", "sub", "rsub", "mul"))
 
 
 def _as_in(argument: Any, region: Region) -> Any:
-    """An argument found in float64, as the region's graph holds it."""
+    """An argument computed in float64, converted to the dtype and device of the region's graph."""
     return region.constant(argument.name, argument.value) if isinstance(argument, Constant) else argument
 
 
@@ -207,11 +207,11 @@ def _fixed(activation: Activation) -> Tensor:
 
 
 def _difference(values: Tensor, by: Tensor) -> float:
-    """The largest difference of a function's values at `_POINTS` from an operator's, relative to values above 1.
+    """The largest difference between a function's values at `_POINTS` and an operator's, relative above 1.
 
-    Far out the function may overflow, as log(1 + exp(x)) does, where the operator does not.
+    Points beyond `_NEAR` where the function overflows and the operator does not, as log(1 + exp(x)), are ignored.
     """
     by = by.reshape(*by.shape, *(1,) * (values.dim() - by.dim()))
-    near = _POINTS.abs().reshape(-1, *(1,) * (values.dim() - 1)) <= _NEAR
-    same = (values == by) | (values.isnan() & by.isnan()) | ~(near | values.isfinite())
+    is_near = _POINTS.abs().reshape(-1, *(1,) * (values.dim() - 1)) <= _NEAR
+    same = (values == by) | (values.isnan() & by.isnan()) | ~(is_near | values.isfinite())
     return float(torch.where(same, 0, (values - by).abs() / by.abs().clamp(min=1)).nan_to_num(nan=torch.inf).max())

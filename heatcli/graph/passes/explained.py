@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
-from heatcli.graph.kinds import SUM, classified
-from heatcli.graph.operator import Graph, Operator, Ref, renamed
+from heatcli.graph.kinds import LAYOUT, SUM, classified
+from heatcli.graph.operator import Graph, Operator, Ref, needed_for, renamed
 from heatcli.graph.outputs import final_activation, is_whole
 from heatcli.graph.passes.rewriting import uses
 
 
 def logit(graph: Graph) -> Graph:
-    """Take a final softmax, log-softmax or sigmoid off the end (views after it stay): the logit is explained."""
+    """Remove a final softmax, log-softmax or sigmoid (views after it stay), so that the logit is explained.
+
+    Of a detector, remove that of its class scores and its objectness; the score of a box is the sum of both logits.
+    """
+    if graph.boxes is not None:
+        return _box_logits(graph)
     last = final_activation(graph)
     if last is None or uses(graph)[last.name] > 1 or not is_whole(graph, last):
         return graph
@@ -22,8 +28,65 @@ def logit(graph: Graph) -> Graph:
     return replace(graph, operators=operators, output=names.get(graph.output, graph.output), final=last)
 
 
+def _box_logits(graph: Graph) -> Graph:
+    """The graph of a detector with logits for class scores, if they can be found behind layouts and concatenations."""
+    boxes, by_name = graph.boxes, {op.name: op for op in graph.operators}
+    whole = by_name[graph.output]
+    if boxes is None or boxes.logits or whole.title != "cat":
+        return graph
+    before = _Before(by_name, graph.input)
+    logits = [before(name) for name in whole.sources[:-1]]  # the last source is the boxes
+    if any(name is None for name in logits):
+        return graph
+    names = dict(zip(whole.sources[:-1], logits, strict=True))
+    output = renamed(replace(whole, name="boxes_with_logits"), {old: new for old, new in names.items() if new})
+    operators = needed_for(output.name, [*graph.operators, *before.made, output])
+    return replace(graph, operators=operators, output=output.name, boxes=replace(boxes, logits=True))
+
+
+# Operators that logits pass: layouts of one value, products of two.
+_CARRIED = ((True, False, 1), (False, True, 2))
+
+
+class _Before:
+    """The values before a sigmoid or softmax, as new operators `made`; None where none is found.
+
+    Layouts and concatenations are made again on the values before. The logit of a product of two probabilities is the
+    sum of their logits: it grows with both, and stays useful where the product is near 0 or 1.
+    """
+
+    def __init__(self, by_name: Mapping[str, Operator], image: str) -> None:
+        self._by_name, self._image = by_name, image
+        self.made: list[Operator] = []
+        self._known: dict[str, str | None] = {}
+
+    def __call__(self, name: str) -> str | None:
+        if name not in self._known:
+            self._known[name] = self._found(name)
+        return self._known[name]
+
+    def _found(self, name: str) -> str | None:
+        op = self._by_name.get(name)
+        if op is None:
+            return None
+        if op.title in ("sigmoid", "_softmax"):
+            return op.sources[0]
+        before = [self(source) for source in op.sources]
+        if op.title in ("cat", "stack"):
+            if not any(before):
+                return None
+        elif None in before or (op.kind == LAYOUT, op.title == "mul", len(before)) not in _CARRIED:
+            return None
+        names = {old: new for old, new in zip(op.sources, before, strict=True) if new}
+        again = renamed(replace(op, name=f"{name}.logits"), names)
+        if op.title == "mul":
+            again = classified(replace(again, target=torch.ops.aten.add.Tensor))
+        self.made.append(again)
+        return again.name
+
+
 def centre_logits(graph: Graph) -> Graph:
-    """Explain z_c − mean_j z_j, the logit less the mean of all: DeepLIFT's normalisation for softmax outputs.
+    """Explain z_c − mean_j z_j, the logit minus the mean logit: DeepLIFT's normalisation for softmax outputs.
 
     Shrikumar et al. 2017, sec. 3.6: contributions are normalised by subtracting their mean over all classes.
     """

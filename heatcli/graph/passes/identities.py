@@ -10,7 +10,7 @@ _RESHAPES = frozenset("view _unsafe_view reshape expand _to_copy squeeze flatten
 
 
 def drop_identities(graph: Graph) -> Graph:
-    """Remove operators that hand their only source on unchanged: clones, dropout, `·1`, `+0`, idle views."""
+    """Remove operators that return their only source unchanged: clones, dropout, `·1`, `+0`, views of equal shape."""
     return graph if graph.reads_memory else bypassed(graph, _is_identity)
 
 

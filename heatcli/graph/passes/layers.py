@@ -1,4 +1,4 @@
-"""The graph passes `join-layers`, `join-scales`, `fold-batch-norm`: layers with weights are written in one way."""
+"""The graph passes `join-layers`, `join-scales`, `fold-batch-norm`: a canonical form for layers with weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from heatcli.graph.kinds import LAYOUT, batch_norm_scale_shift, classified, has_fixed_statistics
+from heatcli.graph.kinds import LAYOUT, classified, has_fixed_statistics
+from heatcli.graph.offsets import batch_norm_scale_shift
 from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref
 from heatcli.graph.passes.regions import Region, Regions, squeezed
 from heatcli.graph.passes.rewriting import made, replaced, uses
@@ -20,9 +21,9 @@ _STEPS = frozenset("add sub rsub mul div neg".split())
 
 
 def join_layers(graph: Graph) -> Graph:
-    """Dense layers become linear(x, W, b) on rows [M, C]; constants added behind a layer become its bias.
+    """Dense layers become linear(x, W, b) on rows [M, C], and constants added after a layer become its bias.
 
-    A scale and a shift of each channel, written as products, quotients and sums, become a batch norm.
+    A scale and a shift per channel, written as products, quotients and sums, become a batch norm.
     """
     if graph.reads_memory:
         return graph
@@ -36,7 +37,7 @@ def join_layers(graph: Graph) -> Graph:
 
 
 def _dense(op: Operator) -> tuple[Operator, ...]:
-    """A product of x and a constant matrix as linear(x, W, b), between reshapes where x has more dimensions."""
+    """A product of x and a constant matrix as linear(x, W, b), between reshapes if x has more than two dimensions."""
     if op.title == "addmm":
         bias, x, weight = op.args
     elif op.title == "linear" and len(op.shape) > 2:
@@ -72,7 +73,7 @@ def _dense(op: Operator) -> tuple[Operator, ...]:
 
 
 def _first(matrices: Tensor) -> Tensor:
-    """[…, I, O] as [I, O], if it is the same along all other dimensions."""
+    """[…, I, O] as [I, O], if the matrices are equal along all other dimensions."""
     for d in range(matrices.dim() - 2):
         if bool((matrices == matrices.narrow(d, 0, 1)).all()):
             matrices = matrices.narrow(d, 0, 1)
@@ -80,7 +81,7 @@ def _first(matrices: Tensor) -> Tensor:
 
 
 def _along(value: Tensor, dim: int, shape: tuple[int, ...]) -> Tensor | None:
-    """A constant that is added to values of that shape as a vector along one dimension; None where it is none."""
+    """An added constant as a vector along dimension `dim` of `shape`; None if it varies along another dimension."""
     if value.dim() > len(shape):
         return None
     full = squeezed(value)
@@ -94,9 +95,9 @@ def _along(value: Tensor, dim: int, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _biased(op: Operator, kept: dict[str, Operator], count: Counter[str]) -> Operator | None:
-    """layer(x) + b as one layer, also where reshapes that keep the last dimension stand between.
+    """layer(x) + b as one layer, also with reshapes in between that keep the last dimension.
 
-    The layer takes its own place in `kept`; the last of the reshapes takes the name of the sum.
+    `kept` is updated: the layer is replaced at its own position, and the last reshape takes the name of the sum.
     """
     if op.title not in ("add", "sub") or len(op.refs) != 1 or op.kwargs or len(op.args) != 2:
         return None
@@ -128,38 +129,38 @@ def _biased(op: Operator, kept: dict[str, Operator], count: Counter[str]) -> Ope
 
 
 def with_bias(layer: Operator, name: str, vector: Tensor) -> Operator:
-    """The layer with a vector [C] added to its bias; what was there keeps its own entry in the books."""
+    """The layer with a vector [C] added to its bias. The earlier offsets keep their own entries in the books."""
     old = layer.constant(2)
     bias = Constant(name, vector if old is None else old.value + vector)
-    found = classified(replace(layer, args=(*layer.args[:2], bias, *layer.args[3:])))
-    (whole,) = found.offsets
-    return replace(found, offsets=(*layer.offsets, Offset(name, vector.reshape(whole.value.shape))))
+    biased = classified(replace(layer, args=(*layer.args[:2], bias, *layer.args[3:])))
+    (whole,) = biased.offsets
+    return replace(biased, offsets=(*layer.offsets, Offset(name, vector.reshape(whole.value.shape))))
 
 
 # --- batch norms --------------------------------------------------------------------------------------------------
 
 
 def _is_step(op: Operator) -> bool:
-    """Whether it only scales, or shifts, by constants."""
+    """Whether the operator only scales or shifts by constants."""
     return op.title in _STEPS and len(op.refs) == 1 and not op.kwargs and (op.title != "div" or op.reads(0))
 
 
 def _with_batch_norms(graph: Graph) -> Graph:
-    """Each channel times one constant and plus another becomes a batch norm."""
+    """Each channel times one constant plus another becomes a batch norm."""
     regions, by, gone = Regions(graph), dict[str, tuple[Operator, ...]](), set[str]()
     for end in reversed(graph.operators):
         if end.name in gone or not _is_step(end) or len(end.shape) < 2:
             continue
-        found = [norm for region in regions.ending_in(end, _is_step) if (norm := _batch_norm(region)) is not None]
-        if found:
-            region, batch_norm = found[-1]
+        matches = [norm for region in regions.ending_in(end, _is_step) if (norm := _batch_norm(region)) is not None]
+        if matches:
+            region, batch_norm = matches[-1]
             by[end.name] = (batch_norm,)
             gone.update(op.name for op in region.operators)
     return replaced(graph, by) if by else graph
 
 
 def _batch_norm(region: Region) -> tuple[Region, Operator] | None:
-    """A region that scales and shifts, and which batch norm it is."""
+    """A region that scales and shifts each channel, and the batch norm that computes it; None for other regions."""
     end, channels = region.end, region.end.shape[1]
     titles = {op.title for op in region.operators}
     if not titles & {"add", "sub", "rsub"} or not titles & {"mul", "div"} or end.shape != region.source_shape:
@@ -182,10 +183,10 @@ def _batch_norm(region: Region) -> tuple[Region, Operator] | None:
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
-    """Fold an eval-mode BatchNorm into the convolution or dense layer before it.
+    """Fold an eval-mode batch norm into the convolution or dense layer before it.
 
-    The folded operator keeps both offsets apart, the layer's (scaled) and the BatchNorm's shift, each under its own
-    name: bias totals read as before.
+    The folded operator keeps both offsets, the layer's (scaled) and the batch norm's shift, each under its own name, so
+    bias totals stay the same.
     """
     count, kept = uses(graph), dict[str, Operator]()
     for op in graph.operators:
@@ -222,25 +223,25 @@ def _folded(layer: Operator, norm: Operator) -> Operator | None:
 
 
 def join_scales(graph: Graph) -> Graph:
-    """Numbers that factors of a matrix product are multiplied by become one, behind it: q·s₁ times k·s₂ is q·k times s.
+    """Move scalar factors of a matrix product's operands behind the product: (q·s₁)(k·s₂) becomes (q·k)·s.
 
-    So the scores of an attention are walked in one way, whether the exporter scales queries, keys, both or scores.
+    So attention scores are walked in one way, whether the exporter scales queries, keys, both or scores.
     """
     if graph.reads_memory:
         return graph
     count, kept = uses(graph), dict[str, Operator]()
     for op in graph.operators:
         product = op.title in ("bmm", "matmul", "mm") and len(op.sources) == len(op.refs) == 2
-        own = _factor(op)
-        if not product and own is None:
+        own_factor = _factor(op)
+        if not product and own_factor is None:
             kept[op.name] = op
             continue
-        factor, names = 1.0 if own is None else own, {}
+        factor, names = 1.0 if own_factor is None else own_factor, {}
         for name in dict.fromkeys(op.refs):
             source, part = _lifted(name, kept, count)
             factor, names[name] = factor * part ** op.refs.count(name), source
         args = tuple(Ref(names[x.name]) if isinstance(x, Ref) else x for x in op.args)
-        if factor == (own or 1.0):
+        if factor == (own_factor or 1.0):
             kept[op.name] = op
             continue
         if product:
@@ -254,7 +255,7 @@ def join_scales(graph: Graph) -> Graph:
 
 
 def _factor(op: Operator) -> float | None:
-    """The number that it multiplies its only source by; None where it does something else."""
+    """The number that the operator multiplies its only source by; None for any other operator."""
     if op.title not in ("mul", "div") or len(op.refs) != 1 or len(op.sources) != 1 or op.kwargs or len(op.args) != 2:
         return None
     if op.title == "div" and not op.reads(0):
@@ -268,9 +269,9 @@ def _factor(op: Operator) -> float | None:
 
 
 def _lifted(name: str, kept: dict[str, Operator], count: Counter[str]) -> tuple[str, float]:
-    """The value `name` without a number that it, or what it is a layout of, is multiplied by; and that number.
+    """The value `name` without its scalar factor, also through layouts of the scaled value; and the factor.
 
-    Nothing else reads the values between. The layouts stay in `kept`, under their names, without the number.
+    Applies only if nothing else reads the values in between. The layouts stay in `kept` under their names.
     """
     layouts: list[Operator] = []
     op = kept.get(name)

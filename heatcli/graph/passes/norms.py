@@ -1,4 +1,4 @@
-"""The graph pass `join-norms`: layer, group and instance norms, softmax and log-softmax become that operator."""
+"""The graph pass `join-norms`: layer, group and instance norms, softmax and log-softmax become one operator each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.graph.kinds import uses_own_statistics
+from heatcli.graph.offsets import uses_own_statistics
 from heatcli.graph.operator import Constant, Graph, Operator, Ref
 from heatcli.graph.passes.regions import Region, Regions, is_pointwise
 from heatcli.graph.passes.rewriting import made, replaced
@@ -23,8 +23,8 @@ _REDUCTIONS = frozenset(
 _LAYOUTS = frozenset("view _unsafe_view reshape permute transpose t squeeze unsqueeze expand".split())
 _NORMS = frozenset("native_batch_norm native_group_norm native_layer_norm".split())
 _OWN = frozenset("native_group_norm native_layer_norm _softmax _log_softmax _safe_softmax".split())
-_SAME = 1e-6  # largest difference of what is the same function, relative to its largest value
-_LARGE, _SMALL = 1e4, 1e-7  # inputs whose variance is far above, and below, any ε
+_SAME = 1e-6  # tolerance for equal functions, relative to the largest value
+_LARGE, _SMALL = 1e4, 1e-7  # input scales at which the variance is far above, and far below, any ε
 
 
 def _is_allowed(op: Operator) -> bool:
@@ -39,31 +39,31 @@ def join_norms(graph: Graph) -> Graph:
     for end in reversed(graph.operators):
         if end.name in gone or not end.dtype.is_floating_point or len(end.shape) < 2:
             continue
-        found: list[tuple[Region, tuple[Operator, ...]]] = []
+        matches: list[tuple[Region, tuple[Operator, ...]]] = []
         for region in regions.ending_in(end, _is_allowed):
             joined = _joined(region)
-            if joined is not None and (not found or _numbers(joined) == _numbers(found[0][1])):
-                found.append((region, joined))
-        if found:  # the largest: the maximum that a softmax subtracts belongs to it, a factor that makes another ε not
-            region, by[end.name] = found[-1]
+            if joined is not None and (not matches or _numbers(joined) == _numbers(matches[0][1])):
+                matches.append((region, joined))
+        if matches:  # the largest region: with the maximum that a softmax subtracts, without a factor that changes ε
+            region, by[end.name] = matches[-1]
             gone.update(op.name for op in region.operators)
     return replaced(graph, by) if by else graph
 
 
 def _numbers(operators: tuple[Operator, ...]) -> list[Any]:
-    """What the operators are and the numbers among their arguments."""
+    """The operators' titles and the numbers among their arguments."""
     return [(op.title, x) for op in operators for x in op.args if not isinstance(x, Ref | Constant)]
 
 
 def _joined(region: Region) -> tuple[Operator, ...] | None:
-    """The region as one operator, layouts around it where they are needed; None where it is none, or that already."""
+    """The region as one operator, with layouts around it if needed; None if it is none, or is that operator already."""
     titles = {op.title for op in region.operators if op.title not in _LAYOUTS}
-    own = len(titles) == 1 and titles <= _OWN
-    if region.end.shape != region.source_shape or not titles & _REDUCTIONS or own:
+    is_canonical = len(titles) == 1 and titles <= _OWN
+    if region.end.shape != region.source_shape or not titles & _REDUCTIONS or is_canonical:
         return None
     x = torch.randn(region.source_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = _softmax(region, x) if "exp" in titles else None
-    return _norm(region, x) if found is None and titles & {"sqrt", "rsqrt", "pow", *_NORMS} else found
+    softmax = _softmax(region, x) if "exp" in titles else None
+    return _norm(region, x) if softmax is None and titles & {"sqrt", "rsqrt", "pow", *_NORMS} else softmax
 
 
 def _softmax(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
@@ -75,10 +75,10 @@ def _softmax(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
     return None
 
 
-def _same(found: Tensor | None, expected: Tensor) -> bool:
-    if found is None or found.shape != expected.shape:
+def _same(computed: Tensor | None, expected: Tensor) -> bool:
+    if computed is None or computed.shape != expected.shape:
         return False
-    return bool((found - expected).abs().max() <= _SAME * expected.abs().max())  # never where one is not a number
+    return bool((computed - expected).abs().max() <= _SAME * expected.abs().max())  # false for NaN
 
 
 def _shapes(region: Region) -> dict[str, tuple[int, ...]]:
@@ -92,12 +92,13 @@ def _shapes(region: Region) -> dict[str, tuple[int, ...]]:
 class _Form:
     """A norm of values [N, …].
 
-    `grouped`: the shape in which it standardises, over the last dimension; `channels_last`: it sees channels, dimension
-    1, as the last. `shared`: the dimensions along which its weight and bias, of shape `affine`, do not vary.
+    `grouped`: the shape whose last dimension is standardised over. `channels_last`: channels, dimension 1, are moved
+    to the last dimension first. `constant_dims`: the dimensions along which weight and bias, of shape `affine`, are
+    constant.
     """
 
     grouped: tuple[int, ...]
-    shared: tuple[int, ...]
+    constant_dims: tuple[int, ...]
     affine: tuple[int, ...]
     groups: int = 0  # of a group norm
     channels_last: bool = False
@@ -112,7 +113,7 @@ class _Form:
     def operators(
         self, region: Region, weight: Constant | None, bias: Constant | None, eps: float
     ) -> tuple[Operator, ...]:
-        """The operators that compute it."""
+        """The operators that compute the norm."""
         end, shape, x = region.end, region.source_shape, Ref(region.source)
         if self.groups:
             n, channels, *rest = shape
@@ -134,35 +135,35 @@ class _Form:
 
 
 def _forms(shape: tuple[int, ...]) -> Iterator[_Form]:
-    """The norms that there are of values of that shape."""
+    """All norms of values of shape `shape`."""
     dims = len(shape)
 
     def layers(last: int) -> _Form:
-        own = shape[dims - last :]
-        return _Form((*shape[: dims - last], prod(own)), tuple(range(dims - last)), own)
+        normalised = shape[dims - last :]
+        return _Form((*shape[: dims - last], prod(normalised)), tuple(range(dims - last)), normalised)
 
     yield layers(1)
     if dims > 2:
         n, channels, *rest = shape
-        shared = (0, *range(2, dims))
+        constant_dims = (0, *range(2, dims))
         for groups in (g for g in range(1, channels + 1) if channels % g == 0):
             grouped = (n, groups, channels // groups * prod(rest))
-            yield _Form(grouped, shared, (channels,), groups=groups)
+            yield _Form(grouped, constant_dims, (channels,), groups=groups)
         for last in range(2, dims):
             yield layers(last)
-        yield _Form((n, *rest, channels), shared, (channels,), channels_last=True)
+        yield _Form((n, *rest, channels), constant_dims, (channels,), channels_last=True)
 
 
 def _norm(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
-    """The region as a norm. Its bias is its value where all is alike, its weight the factor where ε does not count."""
+    """The region as a norm. The bias is the region's value at constant input, the weight the factor at large input."""
     at_zero, far = region(torch.zeros_like(x)), region(_LARGE * x)
     if at_zero is None or far is None or at_zero.shape != x.shape or not bool(at_zero.isfinite().all()):
         return None
     for form in _forms(region.source_shape):
         z = form.standardised(x)
-        bias = at_zero.mean(form.shared, keepdim=True)
+        bias = at_zero.mean(form.constant_dims, keepdim=True)
         scaled = far - bias
-        weight = (scaled * z).mean(form.shared, keepdim=True) / (z * z).mean(form.shared, keepdim=True)
+        weight = (scaled * z).mean(form.constant_dims, keepdim=True) / (z * z).mean(form.constant_dims, keepdim=True)
         level = _SAME * float(scaled.abs().max())
         if float((at_zero - bias).abs().max()) > level or not float((scaled - weight * z).abs().max()) <= level:
             continue
@@ -174,11 +175,11 @@ def _norm(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
     return None
 
 
-_WEIGHT, _BIAS = ("weight", 1), ("bias", 0)  # what they are called where nothing names them, and when they do nothing
+_WEIGHT, _BIAS = ("weight", 1), ("bias", 0)  # default name and neutral value
 
 
 def _constant(region: Region, value: Tensor, part: str, neutral: float) -> Constant | None:
-    """The weight or the bias of a norm; None where it does nothing and no tensor of the artifact is it."""
+    """The weight or the bias of a norm; None if it is neutral and is no tensor of the artifact."""
     name = region.name_of(value)
     if name is None and bool(((value - neutral).abs() <= 1e-9).all()):
         return None
@@ -186,23 +187,23 @@ def _constant(region: Region, value: Tensor, part: str, neutral: float) -> Const
 
 
 def _epsilon(region: Region, form: _Form, x: Tensor, weight: Tensor, bias: Tensor) -> float | None:
-    """The ε of a norm whose weight and bias are known; None where no ε makes it one."""
+    """The ε of a norm with known weight and bias; None if no ε fits."""
     near = region(_SMALL * x)
     if near is None:
         return None
     ratio = (near - bias) / (weight * form.standardised(x))  # σ/√(σ² + ε), σ² the variance of each group
     g = _SMALL * (x.movedim(1, -1) if form.channels_last else x).reshape(form.grouped)
     variance = g.var(-1, correction=0, keepdim=True).expand(form.grouped)
-    at = int((weight * form.standardised(x)).abs().argmax())
+    largest = int((weight * form.standardised(x)).abs().argmax())
     laid_out = (variance.reshape(x.movedim(1, -1).shape).movedim(-1, 1) if form.channels_last else variance).reshape(-1)
-    square = float(ratio.reshape(-1)[at]) ** 2
+    square = float(ratio.reshape(-1)[largest]) ** 2
     if not 0 < square < 1:
         return None
-    found = float(laid_out[at]) * (1 / square - 1)
-    numbers = [number for number in region.numbers if abs(number - found) <= 1e-3 * found]
-    eps = min(numbers, key=lambda number: abs(number - found)) if numbers else float(f"{found:.6g}")
+    estimate = float(laid_out[largest]) * (1 / square - 1)
+    numbers = [number for number in region.numbers if abs(number - estimate) <= 1e-3 * estimate]
+    eps = min(numbers, key=lambda number: abs(number - estimate)) if numbers else float(f"{estimate:.6g}")
     other = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
-    for y in (x, eps**0.5 * x, other):  # of one image, a weight for each element fits any function at x
+    for y in (x, eps**0.5 * x, other):  # at x alone, per-element weights fit any function of a single image
         if not _same(region(y), form.standardised(y, eps) * weight + bias):
             return None
     return eps

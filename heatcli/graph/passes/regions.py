@@ -1,7 +1,7 @@
-"""The matcher: parts of a graph that are a function of one value, and what function they are.
+"""The matcher: regions of a graph that are a function of one value, and which function.
 
-An exporter may write one function in many ways, so a region is not compared operator by operator. It is run, in
-float64 with the artifact's own constants, and what it gives is compared with what an operator of a table gives.
+Exporters write one function in many ways, so regions are not compared operator by operator. A region is run in
+float64 with the artifact's own constants, and its output is compared with the output of each operator of a table.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from heatcli.graph.operator import Constant, Graph, Operator, Ref
+from heatcli.system.torch_private import pytree
 
 POINTWISE = frozenset(
     """add sub rsub mul div neg pow square exp exp2 expm1 log log2 log1p sqrt rsqrt reciprocal abs sign tanh erf erfc
@@ -23,14 +23,14 @@ POINTWISE = frozenset(
     addcmul addcdiv ge gt le lt eq ne logical_not bitwise_not logical_or
     logical_and bitwise_or bitwise_and clone alias detach _to_copy""".split()
 )
-_LARGEST = 40  # operators of a region; no function of the tables is written in half as many
+_LARGEST = 40  # operators in a region; every function of the tables needs fewer than half as many
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The operators, in forward order, on all ways from the value `source` to the output of the last of them.
+    """The operators, in forward order, on all paths from the value `source` to the output of the last operator.
 
-    Nothing else reads what lies between.
+    No other operator reads the values in between.
     """
 
     source: str
@@ -39,23 +39,23 @@ class Region:
 
     @property
     def end(self) -> Operator:
-        """The operator whose output the region's is."""
+        """The operator whose output is the region's output."""
         return self.operators[-1]
 
     @property
     def constants(self) -> list[Constant]:
-        """The artifact's tensors in it, in order."""
+        """The artifact's tensors in the region, in order."""
         return [c for op in self.operators for c in op.constants]
 
     @property
     def numbers(self) -> list[float]:
-        """Every number in it, those that are tensors of one element too."""
+        """Every number in the region, including tensors of one element."""
         leaves = [x for op in self.operators for x in pytree.tree_leaves((op.args, dict(op.kwargs)))]
         tensors = [float(c.value) for c in leaves if isinstance(c, Constant) and c.value.numel() == 1]
         return [*tensors, *(float(x) for x in leaves if type(x) in (int, float))]
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        """Its output in float64 where `source` is `x`; None where an operator does not take that."""
+        """The region's output in float64 for `source` = `x`; None if an operator does not accept the input."""
         values = {self.source: x}
         try:
             for op in self.operators:
@@ -67,9 +67,9 @@ class Region:
         return values[self.end.name]
 
     def at(self, points: Tensor) -> Tensor | None:
-        """Its output [P, …] at the numbers `points` [P], `…` as its constants are shaped, if it is pointwise.
+        """The output [P, …] at the numbers `points` [P] of a pointwise region; `…` is the shape of its constants.
 
-        None where it is not, or not the same for all images.
+        None if the region is not pointwise, or differs between images.
         """
         if any(not is_pointwise(op) or op.shape != self.source_shape for op in self.operators):
             return None
@@ -86,23 +86,23 @@ class Region:
         return self(points.reshape(-1, *(1,) * (dims - 1)).expand(-1, *shape[1:]))
 
     def name_of(self, value: Tensor) -> str | None:
-        """The name of the artifact's tensor in the region that has those values; None where there is none."""
+        """The name of the artifact's tensor in the region with those values; None if there is none."""
         flat = value.double().cpu().flatten()
         for constant in self.constants:
-            own = constant.value if constant.value.numel() == flat.numel() else squeezed(constant.value)
-            own = own.double().cpu().flatten()
-            if own.numel() == flat.numel() and constant.value.numel() > 1 and torch.allclose(own, flat, 1e-6, 1e-9):
+            same = constant.value if constant.value.numel() == flat.numel() else squeezed(constant.value)
+            same = same.double().cpu().flatten()
+            if same.numel() == flat.numel() and constant.value.numel() > 1 and torch.allclose(same, flat, 1e-6, 1e-9):
                 return constant.name
         return None
 
     def constant(self, name: str, value: Tensor) -> Constant:
-        """A constant that was computed from the region's, of the dtype of its output and on their device."""
+        """A constant computed from the region's constants, on their device, with the dtype of the region's output."""
         device = next((c.value.device for c in self.constants), torch.device("cpu"))
         return Constant(name, value.to(device, self.end.dtype))
 
 
 def _given(op: Operator, leaf: Any, values: dict[str, Tensor]) -> Any:
-    """An argument as a region is run with it."""
+    """An argument as the region's run uses it: on the CPU, floating point as float64."""
     if isinstance(leaf, Ref):
         return values[leaf.name]
     if isinstance(leaf, Constant):
@@ -115,7 +115,7 @@ def _given(op: Operator, leaf: Any, values: dict[str, Tensor]) -> Any:
 
 
 def squeezed(value: Tensor) -> Tensor:
-    """A tensor without what broadcasting adds: of size 1 along dimensions along which it does not vary."""
+    """A tensor with size 1 along every dimension along which it is constant, which undoes broadcasting."""
     for d, size in enumerate(value.shape):
         if size > 1 and bool((value == value.narrow(d, 0, 1)).all()):
             value = value.narrow(d, 0, 1)
@@ -123,7 +123,7 @@ def squeezed(value: Tensor) -> Tensor:
 
 
 def is_pointwise(op: Operator) -> bool:
-    """Whether each element of its output depends on the elements of its inputs in that place alone."""
+    """Whether each output element depends only on the input elements at the same position."""
     return op.title in POINTWISE
 
 
@@ -147,7 +147,7 @@ class Regions:
             self.through[op.name], self._depth[op.name] = first, self._depth[first] + 1
 
     def _met(self, a: str, b: str) -> str:
-        """The last value that all ways to `a` and all to `b` lead through."""
+        """The last value that all paths to `a` and all paths to `b` pass through."""
         while a != b:
             if self._depth[a] < self._depth[b]:
                 a, b = b, a
@@ -155,24 +155,24 @@ class Regions:
         return a
 
     def ending_in(self, end: Operator, allowed: Callable[[Operator], bool]) -> Iterator[Region]:
-        """The regions of `allowed` operators that end in `end`, the smallest first."""
-        source, found = end.name, {end.name}
+        """The regions of `allowed` operators that end in `end`, smallest first."""
+        source, members = end.name, {end.name}
         while source in self.by_name and allowed(end) and end.sources:
             source = self.through[source]
-            ahead = [end.name, *found]
+            ahead = [end.name, *members]
             while ahead:
                 for name in self.by_name[ahead.pop()].refs:
-                    if name != source and name not in found:
-                        if not allowed(self.by_name[name]) or len(found) == _LARGEST:
+                    if name != source and name not in members:
+                        if not allowed(self.by_name[name]) or len(members) == _LARGEST:
                             return
-                        found.add(name)
+                        members.add(name)
                         ahead.append(name)
-            inner = found - {end.name}
-            if self.output in inner or any(not self.readers[name] <= found for name in inner):
+            inner = members - {end.name}
+            if self.output in inner or any(not self.readers[name] <= members for name in inner):
                 return
             if source in self.shapes:
-                operators = tuple(self.by_name[name] for name in sorted(found, key=self.place.__getitem__))
+                operators = tuple(self.by_name[name] for name in sorted(members, key=self.place.__getitem__))
                 yield Region(source, self.shapes[source], operators)
             if source not in self.by_name or not allowed(self.by_name[source]):
                 return
-            found.add(source)
+            members.add(source)

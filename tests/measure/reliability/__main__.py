@@ -1,11 +1,12 @@
 """Whether heatcli stays whole on bad input and on bad days: writes RELIABILITY.md in the folder above.
 
-    python tests/measure/reliability run [CLASS …] [--seed 0] [--count 0]
+    python tests/measure/reliability run [CLASS …] [--seed 0] [--count 0 | --many]
     python tests/measure/reliability page
     python tests/measure/reliability list
 
 `run` keeps one JSON line a trial in the results folder; a class that is run again is measured anew. `--count` says how
-many trials of a class are wanted where a class draws them; 0 leaves it to the class. A fault ends it with status 1.
+many trials of a class are wanted where a class draws them; 0 leaves it to the class. `--many`: as many as `MANY` says,
+which takes a night. A fault ends it with status 1.
 """
 
 from __future__ import annotations
@@ -16,38 +17,47 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), *map(str, HERE.parents[:3])]
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "support"), *map(str, HERE.parents[:3])]
 
 from trial import FAULT, REFUSED, RIGHT, Class  # noqa: E402 - from this folder
 
 PAGE = HERE.parent / "RELIABILITY.md"
-MODULES = ("pictures", "models", "runs", "readers", "walks")
+MODULES = ("pictures", "models", "runs", "walks")
+MANY = {  # trials: readers fuzzed a million times, 50,000 walks; of the others as many as they draw by themselves
+    "bad pictures read one by one": 300_000,
+    "side files fuzzed": 600_000,
+    "fuzz of index and record": 100_000,
+    **{f"mutated models, {format}": 2_000 for format in ("torchscript", "pt2", "onnx", "onnx beside")},
+    "random networks, 4 backward methods each": 12_500,
+}
 
 
 def classes() -> dict[str, Class]:
     """All classes of trials, in the order of the page."""
     found: dict[str, Class] = {}
     for name in MODULES:
-        if (HERE / f"{name}.py").exists():
-            found |= importlib.import_module(name).CLASSES
+        found |= importlib.import_module(name).CLASSES
     return found
 
 
-def run(folder: Path, names: list[str], seed: int, count: int) -> bool:
-    """Run those classes, all of them for none; whether there was no fault."""
+def run(folder: Path, names: list[str], seed: int, count: int, many: bool = False) -> bool:
+    """Run those classes, all of them for none; whether there was no fault. `many`: as many trials as `MANY` says."""
     known, sound = classes(), True
     for name in names or known:
-        rows = []
-        for trial in known[name](seed, count):
-            rows.append({"what": trial.what, "outcome": trial.outcome, "why": trial.why})
-            if trial.outcome == FAULT:
-                print(f"{name}: {trial.what}: {trial.why}", flush=True)
-        print(name, dict(Counter(row["outcome"] for row in rows)), flush=True)
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        sound &= all(row["outcome"] != FAULT for row in rows)
+        outcomes = Counter[str]()
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as rows:
+            for trial in known[name](seed, MANY.get(name, 0) if many else count):
+                rows.write(json.dumps({"what": trial.what, "outcome": trial.outcome, "why": trial.why}) + "\n")
+                rows.flush()  # what was tried counts, also if the class is stopped
+                outcomes[trial.outcome] += 1
+                if trial.outcome == FAULT:
+                    print(f"{name}: {trial.what}: {trial.why}", flush=True)
+        print(name, dict(outcomes), flush=True)
+        sound &= not outcomes[FAULT]
     return sound
 
 
@@ -57,7 +67,8 @@ def page(folder: Path) -> str:
         "# Bad input, bad days", "",
         "Written by `python tests/measure/reliability`. *Right*: the outcome is that of a sound input or of a run that",
         "nothing disturbed. *Refused*: one line that names the file, and the status of its kind of error. *Faults*:",
-        "anything else: an internal error, a hang, memory without bound, a wrong answer, a result lost.", "",
+        "anything else: an internal error, a hang, memory without bound, a wrong answer, a result lost. A class that was",
+        "stopped counts what had ended; `--many` takes a night.", "",
         "| class | tried | right | refused in one line | faults |", "|---|--:|--:|--:|--:|",
     ]  # fmt: skip
     faults = []
@@ -72,21 +83,28 @@ def page(folder: Path) -> str:
     return "\n".join([*lines, *(["", "## Faults", "", *faults] if faults else [])]) + "\n"
 
 
-def main() -> None:
-    """The command."""
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "heatcli-reliability")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="run classes of trials")
     one.add_argument("names", nargs="*", metavar="CLASS")
     one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--count", type=int, default=0)
+    how_many = one.add_mutually_exclusive_group()
+    how_many.add_argument("--count", type=int, default=0)
+    how_many.add_argument("--many", action="store_true")
     commands.add_parser("page", help="write RELIABILITY.md from what was measured")
     commands.add_parser("list", help="the names of the classes")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """The command."""
+    options = parsed()
     options.results.mkdir(parents=True, exist_ok=True)
     if options.command == "run":
-        sys.exit(not run(options.results, options.names, options.seed, options.count))
+        sys.exit(not run(options.results, options.names, options.seed, options.count, options.many))
     elif options.command == "page":
         PAGE.write_text(page(options.results), encoding="utf-8")
     else:

@@ -16,14 +16,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads do not survive a fork: 
 
 from trial import SECONDS, Ran
 
-import heatcli.artifact.model
 import heatcli.check.run
 import heatcli.cli.app
-import heatcli.compare
+import heatcli.evaluate.compare
 import heatcli.evaluate.run
 import heatcli.inside.job
+import heatcli.model.model
 import heatcli.prototype.job
-import heatcli.run.runner
+import heatcli.run.work.runner
 
 
 def forked(

@@ -19,8 +19,9 @@ from pathlib import Path
 import malice
 import torch
 from bombs import bombs
+from forked import forked
 from mutants import Files, laid_out, models, mutants
-from trial import FAULT, REFUSED, RIGHT, Class, Trial, command
+from trial import FAULT, REFUSED, RIGHT, Class, Trial
 
 import heatcli
 from heatcli.errors import HeatcliError
@@ -84,7 +85,7 @@ def _ready(folder: Path) -> None:
     import onnxruntime  # noqa: F401
     import torch.export.pt2_archive._package  # noqa: F401
 
-    import heatcli.artifact.model  # noqa: F401
+    import heatcli.model.model  # noqa: F401
 
     del onnx
     warnings.simplefilter("ignore")
@@ -180,7 +181,7 @@ def _commands(seed: int, count: int) -> Iterator[Trial]:
             (pictures / "wolf.png").write_bytes(picture.read_bytes())
             places = {"MODEL": str(path), "PICTURE": str(pictures / "wolf.png"), "PICTURES": str(pictures)}
             limits = ["--size", "8", "--max-seconds", "5", "--max-memory", "2G"]
-            ran = command(*(places.get(word, word) for word in words), *limits, folder=Path(folder))
+            ran = forked(*(places.get(word, word) for word in words), *limits, folder=Path(folder))
         why = ran.problem((3,), str(path)) or ("" if ran.status == 3 else f"status {ran.status}")
         yield Trial(f"{name}, {what}", FAULT if why else REFUSED, why)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from forked import forked
 from PIL import Image
 from spoiled import SIDE_READERS, fuzz_pictures, fuzz_side_files, npz, pictures, png, saved, shaped
 from trial import FAULT, REFUSED, RIGHT, Class, Ran, Trial, command
@@ -120,7 +121,9 @@ def _between(kind: str, folder: Path, name: str, make: Callable[[Path], None]) -
     for resume in (False, True):
         if resume:
             shutil.copy(WOLF, images / "d.png")
-        ran = command("explain", images, "--out", out, "--quiet", "--batch-size", "3", *["--resume"] * resume)
+        ran = forked(
+            "explain", images, "--out", out, "--quiet", "--batch-size", "3", *["--resume"] * resume, folder=folder
+        )
         wrong = ran.problem((1,), name[:200].encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:1])
         rows = [] if wrong else _rows(out)
         fine = sorted(Path(str(row["image"])).name for row in rows if row["error"] is None)
@@ -206,9 +209,9 @@ def commands(seed: int, count: int) -> Iterator[Trial]:
                 shutil.copy(WOLF, images / good)
             make(images / name)
             for called, arguments in _of_pictures(images, folder).items():
-                ran = command(*arguments, folder=folder)
+                ran = forked(*arguments, folder=folder)
                 yield _judged(f"{called}: {kind}", ran, (1,), "b")
-            alone = command("explain", images / name, "--quiet", folder=folder)
+            alone = forked("explain", images / name, "--quiet", folder=folder)
             yield _judged(f"explain of the picture alone: {kind}", alone, (1,), "b")
         for kind, make in BAD_SIDES.items():
             for called, (name, arguments, status, *made) in _of_sides(folder).items():
@@ -220,7 +223,7 @@ def commands(seed: int, count: int) -> Iterator[Trial]:
                 if (kind, called) in FINE:
                     _clear(path)
                     continue
-                yield _judged(f"{called}: {kind}", command(*arguments, folder=folder), (status,), path.name)
+                yield _judged(f"{called}: {kind}", forked(*arguments, folder=folder), (status,), path.name)
                 _clear(path)
         for called, arguments in {
             "explain": ("explain", f"{TOO_LONG}.png"), "list": ("explain", f"{TOO_LONG}.txt"),
@@ -229,7 +232,7 @@ def commands(seed: int, count: int) -> Iterator[Trial]:
             "check": ("check", ANIMALS, f"{TOO_LONG}.png"), "evaluate": ("evaluate", ANIMALS, f"{TOO_LONG}.png"),
             "activations": ("activations", f"{TOO_LONG}.png"),
         }.items():  # fmt: skip
-            yield _judged(f"{called}: name of 300 letters", command(*arguments, folder=folder), (1, 2), "xxx")
+            yield _judged(f"{called}: name of 300 letters", forked(*arguments, folder=folder), (1, 2), "xxx")
 
 
 def _clear(path: Path) -> None:

@@ -148,7 +148,7 @@ def killed_workers(seed: int, count: int) -> Iterator[Trial]:
 
     def at_once() -> None:
         """Worker processes start after the first batch, and are waited for."""
-        from heatcli.run import pipeline, processes
+        from heatcli.run.work import pipeline, processes
 
         class Waited(processes.Processes):
             def _start(self) -> None:
@@ -389,28 +389,30 @@ def streams(seed: int, count: int) -> Iterator[Trial]:
         "check --json": ["check", "tiny.pt", "ü", "--methods", "gradient", "--json"],
         "evaluate": ["evaluate", "tiny.pt", "ü", "--methods", "gradient", "--metric", "complexity", "--out", "OUT"],
     }  # fmt: skip
-    for name, arguments in list(commands.items())[: count or None]:
-        for what, shell in STREAMS.items():
-            out = fresh()
-            line = " ".join([sys.executable, "-m", "heatcli", *(str(out) if a == "OUT" else a for a in arguments)])
-            done = subprocess.run(["bash", "-c", shell.format(line)], cwd=folder, capture_output=True, text=True,
-                                  errors="replace", timeout=120, check=False)  # fmt: skip
-            loses = name != "explain" and any(w in what for w in ("stdout", "both", "all"))
-            wanted = [0] if not loses else [1, 141]
-            if name == "check --json" and not loses:
-                wanted = [0, 1]  # a random network need not pass
-            if what == "locale C":
-                wanted = [0, 1]  # names that are no ASCII fail there, with a line each
-            if "pipe" in what:
-                wanted = [0, 1, 141]  # all of it may fit before the pipe ends
-            problem = "" if done.returncode in wanted else f"status {done.returncode}: {done.stderr[-200:]}"
-            if "internal error" in done.stderr or "Traceback" in done.stderr:
-                problem = done.stderr[-300:]
-            if name.startswith("explain") and what != "locale C":
-                problem = problem or wrong(out, 3)
-            if name == "explain --json" and what == "ASCII" and not problem:
-                problem = "" if [json.loads(x) for x in done.stdout.splitlines()] else "no JSON"
-            yield judged(f"{name}, {what}", problem)
+    cases = [(name, what) for name in commands for what in STREAMS]
+    random.Random(seed).shuffle(cases)
+    for name, what in cases[: count or None]:
+        arguments, shell = commands[name], STREAMS[what]
+        out = fresh()
+        line = " ".join([sys.executable, "-m", "heatcli", *(str(out) if a == "OUT" else a for a in arguments)])
+        done = subprocess.run(["bash", "-c", shell.format(line)], cwd=folder, capture_output=True, text=True,
+                              errors="replace", timeout=120, check=False)  # fmt: skip
+        loses = name != "explain" and any(w in what for w in ("stdout", "both", "all"))
+        wanted = [0] if not loses else [1, 141]
+        if name == "check --json" and not loses:
+            wanted = [0, 1]  # a random network need not pass
+        if what == "locale C":
+            wanted = [0, 1]  # names that are no ASCII fail there, with a line each
+        if "pipe" in what:
+            wanted = [0, 1, 141]  # all of it may fit before the pipe ends
+        problem = "" if done.returncode in wanted else f"status {done.returncode}: {done.stderr[-200:]}"
+        if "internal error" in done.stderr or "Traceback" in done.stderr:
+            problem = done.stderr[-300:]
+        if name.startswith("explain") and what != "locale C":
+            problem = problem or wrong(out, 3)
+        if name == "explain --json" and what == "ASCII" and not problem:
+            problem = "" if [json.loads(x) for x in done.stdout.splitlines()] else "no JSON"
+        yield judged(f"{name}, {what}", problem)
 
 
 def damaged(seed: int, count: int) -> Iterator[Trial]:
@@ -440,8 +442,8 @@ def damaged(seed: int, count: int) -> Iterator[Trial]:
 def fuzzed(seed: int, count: int) -> Iterator[Trial]:
     """The readers of index and record, in this process: rows, or a `UsageError` of one line that names the file."""
     from heatcli.errors import UsageError
-    from heatcli.run.index import images
-    from heatcli.run.record import read_record
+    from heatcli.run.index.index import images
+    from heatcli.run.index.record import read_record
 
     rng = random.Random(seed)
     sound = fresh("sound-few")
@@ -547,8 +549,8 @@ def object_stores(seed: int, count: int) -> Iterator[Trial]:
     assert forked(*arguments, "--out", sound, folder=place()).status == 0
 
     def failing(rate: float, after: int, number: int) -> None:
-        from heatcli import files
-        from heatcli.run import remote
+        from heatcli.run.index import remote
+        from heatcli.system import files
 
         Flaky.rate, Flaky.after, Flaky.draws = rate, after, random.Random(number)
         files.PAUSE, remote.EVERY = 0.002, 0.0

@@ -1,6 +1,6 @@
 """Random networks walked back by every backward method, in float64: books, gradient, batches, baselines.
 
-Networks are those of `tests/random_graphs.py`, traced. Four properties that hold for any network:
+Networks are those of `tests/support/random_graphs.py`, traced. Four properties that hold for any network:
 
 - the ledger: pixels, biases and losses add up to the score;
 - `gradient` is autograd's derivative of the module;

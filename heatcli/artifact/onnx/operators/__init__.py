@@ -1,1 +1,1 @@
-"""The operators of the standard, one function each: `function(call, *inputs)` → the output, or a tuple of them."""
+"""The operators of the standard, one function each: `function(call, *inputs)` → the output, or a tuple of outputs."""

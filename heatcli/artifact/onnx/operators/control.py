@@ -1,4 +1,4 @@
-"""If, Loop and Scan, sequences and optional values: they are Python's own."""
+"""If, Loop and Scan, sequences and optional values, executed in Python."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import Call, Operator, Value
+from heatcli.artifact.onnx.node import Call
 from heatcli.artifact.onnx.tensors import dtype_of
+from heatcli.artifact.onnx.value import Operator, Value
 
 
 def _if(call: Call, condition: Tensor) -> tuple[Value, ...]:

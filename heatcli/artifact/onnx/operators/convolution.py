@@ -1,4 +1,4 @@
-"""Convolutions, matrix products, and what else has weights."""
+"""Convolutions, matrix products, and other operators with weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.onnx.node import Call, Operator
+from heatcli.artifact.onnx.node import Call
+from heatcli.artifact.onnx.value import Operator
 
 
 def pads_of(call: Call, size: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Padding in front of and behind each spatial dimension, as `pads` or `auto_pad` say."""
+    """Padding before and after each spatial dimension, from `pads` or `auto_pad`."""
     rank, mode = len(size), call.get("auto_pad", "NOTSET")
     if mode == "VALID":
         return [0] * rank, [0] * rank
@@ -30,7 +31,7 @@ def pads_of(call: Call, size: Sequence[int], kernel: Sequence[int]) -> tuple[lis
 
 
 def padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Tensor:
-    """`x` with its last dimensions made larger, or smaller where the numbers are negative."""
+    """`x` with its last dimensions padded; negative numbers crop."""
     flat = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
     return functional.pad(x, flat, value=value) if any(flat) else x
 
@@ -69,7 +70,7 @@ def _transposed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = Non
 def _transposed_pads(
     call: Call, size: Sequence[int], full: Sequence[int], strides: Sequence[int], extra: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """What is cut off in front of and behind each dimension of the `full` output, `extra` of which is added first."""
+    """The crop before and after each dimension of the `full` output, to which `extra` is added first."""
     mode, wanted = call.get("auto_pad", "NOTSET"), call.get("output_shape")
     if wanted is None and mode in ("NOTSET", "VALID"):
         return pads_of(call, size, size)

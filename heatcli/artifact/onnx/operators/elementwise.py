@@ -1,4 +1,4 @@
-"""Operators that work on each element by itself, and on pairs of them."""
+"""Elementwise operators of one, two or more tensors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.onnx.node import Call, Operator, RefusedError, Value
+from heatcli.artifact.onnx.node import Call
 from heatcli.artifact.onnx.quantised import Quantised, Scaled, whole
 from heatcli.artifact.onnx.tensors import HALF_BYTES, dtype_of
+from heatcli.artifact.onnx.value import Operator, RefusedError, Value
 
 _ATEN = torch.ops.aten
 _NARROW = (torch.uint16, torch.uint32, torch.uint64)  # torch has few kernels for these
@@ -24,14 +25,14 @@ def _one(function: Callable[[Tensor], Tensor]) -> Operator:
 
 
 def _two(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    """An operator of two tensors that are broadcast."""
+    """An operator of two tensors, with broadcasting."""
 
     def run(call: Call, a: Tensor, b: Tensor) -> Tensor:
         if call.opset < 7:
             raise RefusedError("broadcasts as before opset 7")
         if a.dtype in _NARROW:
-            found = function(a.long(), b.long())
-            return found if found.dtype == torch.bool else found.to(a.dtype)
+            result = function(a.long(), b.long())
+            return result if result.dtype == torch.bool else result.to(a.dtype)
         return function(a, b)
 
     return run
@@ -71,10 +72,10 @@ def _shift(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _not_finite(call: Call, x: Tensor) -> Tensor:
-    found = torch.zeros_like(x, dtype=torch.bool)
+    is_infinite = torch.zeros_like(x, dtype=torch.bool)
     for sign, name in ((1, "detect_positive"), (-1, "detect_negative")):
-        found = found | (x == sign * math.inf) if call.get(name, 1) else found
-    return found
+        is_infinite = is_infinite | (x == sign * math.inf) if call.get(name, 1) else is_infinite
+    return is_infinite
 
 
 def _clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
@@ -82,7 +83,7 @@ def _clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None 
         None if end is None else call.number(i, end) for i, end in ((1, low), (2, high))
     ]  # fmt: skip
     limits = torch.finfo(x.dtype) if x.dtype.is_floating_point else torch.iinfo(x.dtype)
-    for i, limit in enumerate((limits.min, limits.max)):  # the ends of the numbers are no bounds
+    for i, limit in enumerate((limits.min, limits.max)):  # the dtype's own limits are no bounds
         if not isinstance(ends[i], Tensor) and ends[i] is not None and (ends[i] == limit or math.isinf(ends[i])):
             ends[i] = None
     if ends == [None, None]:
@@ -138,7 +139,7 @@ def _where(call: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def cast(x: Tensor, number: int, saturate: bool = True) -> Tensor:
-    """`x` as the ONNX type of that number; float8 and half bytes are cut to their range."""
+    """`x` as the ONNX type of that number. float8 is clamped to its range, 4-bit integers keep their lowest bits."""
     dtype = dtype_of(number)
     if number in HALF_BYTES:
         low, high = HALF_BYTES[number]
@@ -163,14 +164,14 @@ def _float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
 
 
 def _rounds_beyond(x: Tensor, ends: torch.finfo) -> Tensor:
-    """Whether the nearest number, were there no largest one, is beyond the largest."""
+    """Whether x would round beyond the largest number if the exponent range had no limit."""
     step = 2.0 ** math.floor(math.log2(ends.max)) * ends.eps
     return x.abs() >= ends.max + step / 2
 
 
 def _cast(call: Call, x: Value) -> Value:
     if isinstance(x, Scaled) and dtype_of(call.get("to")) == x.real.dtype:
-        return x  # whole numbers that are held as real ones already
+        return x  # integers already held as real numbers
     if isinstance(x, Quantised) and dtype_of(call.get("to")).is_floating_point:
         return x.counts.to(dtype_of(call.get("to")))
     return cast(whole(x), call.get("to"), bool(call.get("saturate", 1)))
@@ -183,7 +184,7 @@ def _multiply(call: Call, a: Value, b: Value) -> Value:
 
 
 def _bit_cast(call: Call, x: Tensor) -> Tensor:
-    """The same bytes, read as another type of as many."""
+    """The same bytes, read as another type of equal size."""
     return x.view(dtype_of(call.get("to")))
 
 

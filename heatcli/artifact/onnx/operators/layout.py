@@ -1,4 +1,4 @@
-"""Operators that move, choose and repeat elements, by plain numbers."""
+"""Operators that move, select and repeat elements, with plain numbers as indices."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import Call, Operator, RefusedError, Value, axes_of, integers, numbers
+from heatcli.artifact.onnx.node import Call, axes_of, integers, numbers
 from heatcli.artifact.onnx.operators.convolution import padded
 from heatcli.artifact.onnx.quantised import Quantised, whole
+from heatcli.artifact.onnx.value import Operator, RefusedError, Value
 
 _ATEN = torch.ops.aten
 
@@ -19,7 +20,7 @@ def _reshape(call: Call, x: Tensor, shape: Tensor | None = None) -> Tensor:
     sizes = call.get("shape") if shape is None else numbers(shape)
     if not call.get("allowzero", 0):
         sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(sizes)]
-    if -1 in sizes and not x.numel():  # torch cannot tell what it is
+    if -1 in sizes and not x.numel():  # torch cannot infer the size
         known = math.prod(n for n in sizes if n != -1)
         sizes = [(x.numel() // known if known else 0) if n == -1 else n for n in sizes]
     return torch.reshape(x, sizes)
@@ -83,7 +84,7 @@ def _slice(
 
 
 def _end(end: int, step: int, size: int) -> int | None:
-    """Going backwards, an end in front of the first element means all of them."""
+    """The end of a slice. For negative steps, an end before the first element means no end."""
     return None if step < 0 and end < -size else end
 
 
@@ -98,7 +99,7 @@ def taken(x: Tensor, axis: int, chosen: range) -> Tensor:
 
 
 def _counted(index: Tensor, size: int) -> Tensor:
-    """Indices, those from the end counted from the front."""
+    """Indices with negative ones counted from the end."""
     index = index.long()
     return torch.where(index < 0, index + size, index)
 
@@ -126,8 +127,8 @@ def _gather_nd(call: Call, x: Tensor, index: Tensor) -> Tensor:
         parts.append(torch.arange(x.shape[d], device=x.device).reshape(shape))
     for i, column in enumerate(torch.unbind(index, -1)):
         parts.append(_counted(column, x.shape[batch + i]))
-    found = _ATEN.index.Tensor(x, _alike(parts))
-    return found  # type: ignore[no-any-return]
+    selected = _ATEN.index.Tensor(x, _alike(parts))
+    return selected  # type: ignore[no-any-return]
 
 
 def _alike(parts: list[Tensor]) -> list[Tensor]:
@@ -136,7 +137,7 @@ def _alike(parts: list[Tensor]) -> list[Tensor]:
 
 
 def _together(shapes: Sequence[Sequence[int]]) -> list[int]:
-    """The shape to which all of them are broadcast."""
+    """The shape after broadcasting all shapes."""
     return list(torch.broadcast_shapes(*map(tuple, shapes)))  # type: ignore[no-untyped-call]
 
 
@@ -149,7 +150,7 @@ def _scatter_elements(call: Call, x: Tensor, index: Tensor, updates: Tensor) -> 
 
 
 def scattered(x: Tensor, axis: int, index: Tensor, updates: Tensor, how: str) -> Tensor:
-    """`x` with `updates` at the places `index` along an axis, in their place or joined with what is there."""
+    """`x` with `updates` at the indices `index` along an axis, assigned or combined by `how`."""
     if how == "none":
         return torch.scatter(x, axis, index, updates)
     if how == "add":
@@ -213,7 +214,7 @@ def _padded(
 
 
 def _repeated_edge(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
-    """Padding with what is near the edge, mirrored, or from the other side; negative numbers cut off."""
+    """Padding with repeated, mirrored or wrapped elements. Negative numbers crop."""
     n = x.shape[axis]
     places = range(-before, n + after)
     if mode == "edge":

@@ -1,4 +1,4 @@
-"""Operators that make tensors of shapes and numbers: they are constants to an explanation."""
+"""Operators that create tensors from shapes and numbers; these are constants in a graph."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import Call, Operator, integers, numbers
+from heatcli.artifact.onnx.node import Call, integers, numbers
 from heatcli.artifact.onnx.tensors import dtype_of
+from heatcli.artifact.onnx.value import Operator
 
 
 def _shape(call: Call, x: Tensor) -> Tensor:
@@ -66,14 +67,14 @@ def _unique(call: Call, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _window(weights: list[float]) -> Operator:
-    """Σ weights[k]·cos(2πk·i/n), over i < size."""
+    """The window Σ weights[k]·cos(2πk·i/n), for i < size."""
 
     def run(call: Call, size: Tensor) -> Tensor:
         count = int(size)
         n = count if call.get("periodic", 1) else count - 1
         places = torch.arange(count, device=size.device, dtype=torch.float64)
-        found: Any = sum(w * torch.cos(places * (2 * math.pi * k / n)) for k, w in enumerate(weights))
-        return found.to(dtype_of(call.get("output_datatype", 1)))  # type: ignore[no-any-return]
+        window: Any = sum(w * torch.cos(places * (2 * math.pi * k / n)) for k, w in enumerate(weights))
+        return window.to(dtype_of(call.get("output_datatype", 1)))  # type: ignore[no-any-return]
 
     return run
 

@@ -1,4 +1,4 @@
-"""Operators of the domain com.microsoft: what ONNX Runtime's quantiser and its optimiser write."""
+"""Operators of the domain com.microsoft, written by ONNX Runtime's quantiser and optimiser."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.onnx.node import Call, Operator, RefusedError, Value, axes_of
+from heatcli.artifact.onnx.node import Call, axes_of
 from heatcli.artifact.onnx.operators import convolution, pooling, quantised
 from heatcli.artifact.onnx.operators.normalisation import layer_norm
 from heatcli.artifact.onnx.operators.quantised import dequantise, quantise
+from heatcli.artifact.onnx.value import Operator, RefusedError, Value
 
 
 def _pair(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    """Two quantised values, and the scale of the result."""
+    """An operator of two quantised values, with the scale of the result."""
 
     def run(call: Call, a: Value, sa: Tensor, za: Tensor, b: Value, sb: Tensor, zb: Tensor, *scale: Tensor) -> Value:
         return quantise(call, function(dequantise(a, sa, za), dequantise(b, sb, zb)), *_scale(scale))
@@ -31,7 +32,7 @@ def _scale(given: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor | None]:
 
 
 def _one(function: Callable[[Call, Tensor], Tensor]) -> Operator:
-    """One quantised value, and the scale of the result."""
+    """An operator of one quantised value, with the scale of the result."""
 
     def run(call: Call, x: Value, sx: Tensor, zx: Tensor | None, *scale: Tensor) -> Value:
         return quantise(call, function(call, dequantise(x, sx, zx)), *_scale(scale))
@@ -40,7 +41,7 @@ def _one(function: Callable[[Call, Tensor], Tensor]) -> Operator:
 
 
 def _channels_last(function: Callable[[Call, Tensor], Tensor]) -> Callable[[Call, Tensor], Tensor]:
-    """The operator on [N, H, W, C] where it says so."""
+    """The operator on [N, H, W, C] if `channels_last` is set."""
 
     def run(call: Call, x: Tensor) -> Tensor:
         if not call.get("channels_last", 0):
@@ -75,7 +76,7 @@ def _reduce_mean(call: Call, x: Tensor) -> Tensor:
 
 
 def _activated(call: Call, y: Tensor) -> Tensor:
-    """The activation that was fused into an operator."""
+    """The activation fused into an operator. Raises `RefusedError` for an unknown one."""
     name, more = call.get("activation", ""), call.get("activation_params") or []
     known: dict[str, Callable[[], Tensor]] = {
         "": lambda: y,
@@ -153,7 +154,7 @@ def _integer_matmul(
     return y if bias is None else y + bias
 
 
-# Operators that are given quantised values as they are.
+# Operators that receive quantised values unconverted.
 QUANTISED: dict[str, Operator] = {
     "QuantizeLinear": quantised.OPERATORS["QuantizeLinear"],
     "DequantizeLinear": quantised.OPERATORS["DequantizeLinear"],

@@ -1,4 +1,4 @@
-"""Normalisation by fixed statistics, by the picture's own, and softmax."""
+"""Normalisation by fixed statistics or by the input's own, and softmax."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import Call, Operator, RefusedError, axes_of
+from heatcli.artifact.onnx.node import Call, axes_of
+from heatcli.artifact.onnx.value import Operator, RefusedError
 
 
 def _channelwise(x: Tensor, like: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def _instance_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor
 
 def _group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups, wide = call.get("num_groups"), _stash(call, x)
-    if call.opset < 21:  # one of each for a group
+    if call.opset < 21:  # scale and bias per group
         y = torch.group_norm(wide, groups, None, None, call.get("epsilon", 1e-5)).to(x.dtype)
         each = x.shape[1] // groups
         more = [torch.repeat_interleave(v, each) if v.numel() != x.shape[1] else v for v in (scale, bias)]
@@ -42,18 +43,18 @@ def _group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 def _stash(call: Call, x: Tensor) -> Tensor:
-    """`x` at the precision in which statistics are to be computed."""
+    """`x` in the precision for computing statistics."""
     return x.float() if call.get("stash_type", 1) == 1 and x.dtype.itemsize < 4 else x
 
 
 def layer_norm(
     x: Tensor, axis: int, scale: Tensor | None, bias: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised over the dimensions from `axis` on, with mean and reciprocal deviation."""
+    """Layer norm over the dimensions from `axis` on, with mean and reciprocal standard deviation."""
     shape = x.shape[axis:]
-    own = all(value is None or value.shape == shape for value in (scale, bias))
-    y, mean, deviation = torch.native_layer_norm(x, list(shape), *((scale, bias) if own else (None, None)), epsilon)
-    if not own:
+    fits = all(value is None or value.shape == shape for value in (scale, bias))
+    y, mean, deviation = torch.native_layer_norm(x, list(shape), *((scale, bias) if fits else (None, None)), epsilon)
+    if not fits:
         y = y if scale is None else y * scale
         y = y if bias is None else y + bias
     return y, mean, deviation
@@ -98,7 +99,7 @@ def _norm(call: Call, x: Tensor) -> Tensor:
 
 
 def _over_classes(function: Callable[[Tensor, int], Tensor]) -> Operator:
-    """Softmax and its like: over one axis, or before opset 13 over all from the axis on."""
+    """Softmax and related operators: over one axis, before opset 13 over all axes from `axis` on."""
 
     def run(call: Call, x: Tensor) -> Tensor:
         if call.opset >= 13:

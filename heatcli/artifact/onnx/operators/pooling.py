@@ -1,4 +1,4 @@
-"""Pooling: maxima, means and norms of windows, and of whole pictures."""
+"""Pooling: maxima, means and norms over windows, and over whole pictures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.onnx.node import Call, Operator, RefusedError, integers, numbers
+from heatcli.artifact.onnx.node import Call, integers, numbers
 from heatcli.artifact.onnx.operators.convolution import padded, pads_of
+from heatcli.artifact.onnx.value import Operator, RefusedError
 
 _MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 _MEAN = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
@@ -19,7 +20,7 @@ _WHOLE_MAX = {1: functional.adaptive_max_pool1d, 2: functional.adaptive_max_pool
 
 
 class _Windows:
-    """Where the windows of a pooling operator lie, one number for each spatial dimension."""
+    """The windows of a pooling operator, with one number for each spatial dimension."""
 
     def __init__(self, call: Call, size: Sequence[int]) -> None:
         rank = len(size)
@@ -28,7 +29,7 @@ class _Windows:
         self.before, self.after = pads_of(call, size, self.kernel)
         ceil = bool(call.get("ceil_mode", 0)) and call.get("auto_pad", "NOTSET") == "NOTSET"
         self.count = [self._count(i, size[i], ceil) for i in range(rank)]
-        # How far the last window reaches behind the input.
+        # How far the last window extends beyond the input.
         self.reach = [
             (self.count[i] - 1) * self.strides[i]
             + (self.kernel[i] - 1) * self.dilations[i]
@@ -42,16 +43,16 @@ class _Windows:
         room = size + self.before[i] + self.after[i] - ((self.kernel[i] - 1) * self.dilations[i] + 1)
         count: int = (-(-room // self.strides[i]) if ceil else room // self.strides[i]) + 1
         beyond = ceil and (count - 1) * self.strides[i] >= size + self.before[i]
-        return count - beyond  # no window starts behind the input
+        return count - beyond  # no window starts beyond the input
 
     @property
     def plain(self) -> bool:
-        """Whether torch's own arguments say it: padding alike on both sides, at most half a window, whole windows."""
+        """Whether torch's arguments suffice: equal padding on both sides, at most half a window, whole windows."""
         alike = all(b == a <= k // 2 for b, a, k in zip(self.before, self.after, self.kernel, strict=True))
         return alike and all(r <= a for r, a in zip(self.reach, self.after, strict=True))
 
     def by_ceiling(self, size: Sequence[int]) -> bool:
-        """Whether torch's ceil mode, with the padding in front on both sides, has all of the windows."""
+        """Whether torch's ceil mode, with the front padding on both sides, includes all windows."""
         for i, n in enumerate(size):
             span = (self.kernel[i] - 1) * self.dilations[i] + 1
             count = -(-(n + 2 * self.before[i] - span) // self.strides[i]) + 1
@@ -61,14 +62,14 @@ class _Windows:
         return True
 
     def edged(self, x: Tensor) -> Tensor:
-        """`x` padded by its edges, which lie in every window that reaches out: a maximum stays what it is."""
+        """`x` padded by its edge elements, which are in every window that extends beyond: maxima are unchanged."""
         for axis, (before, reach) in enumerate(zip(self.before, self.reach, strict=True), 2):
             places = [min(max(i, 0), x.shape[axis] - 1) for i in range(-before, x.shape[axis] + reach)]
             x = torch.index_select(x, axis, integers(x, places))
         return x
 
     def filled(self, x: Tensor, value: float) -> Tensor:
-        """`x` padded so that every window lies inside."""
+        """`x` padded so that no window extends beyond it."""
         return padded(x, self.before, self.reach, value)
 
 
@@ -85,14 +86,14 @@ def _max_pool_float(call: Call, x: Tensor, windows: _Windows, dtype: torch.dtype
     how: dict[str, Any] = {"stride": windows.strides, "dilation": windows.dilations, "return_indices": call.wants(1)}
     before = [0] * windows.rank
     if windows.plain or (windows.by_ceiling(x.shape[2:]) and not call.wants(1)):
-        # The last windows may reach out of the input, as torch's ceil mode lets them; it may find more of them.
-        found = _MAX[windows.rank](x, windows.kernel, padding=windows.before, ceil_mode=not windows.plain, **how)
+        # In torch's ceil mode the last windows may extend beyond the input. It may yield more windows than needed.
+        pooled = _MAX[windows.rank](x, windows.kernel, padding=windows.before, ceil_mode=not windows.plain, **how)
     elif set(windows.dilations) == {1} and not call.wants(1):
-        found = _MAX[windows.rank](windows.edged(x), windows.kernel, **how)
+        pooled = _MAX[windows.rank](windows.edged(x), windows.kernel, **how)
     else:
-        found = _MAX[windows.rank](windows.filled(x, -math.inf), windows.kernel, **how)
+        pooled = _MAX[windows.rank](windows.filled(x, -math.inf), windows.kernel, **how)
         before = windows.before
-    values, places = found if call.wants(1) else (found, None)
+    values, places = pooled if call.wants(1) else (pooled, None)
     for axis, count in enumerate(windows.count, 2):
         values = values if values.shape[axis] == count else values.narrow(axis, 0, count)
     values = values.to(dtype)
@@ -104,7 +105,7 @@ def _max_pool_float(call: Call, x: Tensor, windows: _Windows, dtype: torch.dtype
 
 
 def _places(places: Tensor, size: Sequence[int], before: Sequence[int], shape: Sequence[int], order: int) -> Tensor:
-    """Indices within a padded plane of `size` as indices within the whole tensor of `shape`."""
+    """Indices into a padded plane of `size` as indices into the whole tensor of `shape`."""
     coordinates = []
     for n in reversed(size):
         coordinates.append(places % n)
@@ -151,7 +152,7 @@ def _average_pool(call: Call, x: Tensor) -> Tensor:
 
 
 def _window_sums(windows: _Windows, x: Tensor) -> Tensor:
-    """Sums of windows [N, C, …] that lie inside `x`."""
+    """Sums over windows [N, C, …] that lie inside `x`."""
     if windows.rank in _MEAN and set(windows.dilations) == {1}:
         means: Tensor = _MEAN[windows.rank](x, windows.kernel, windows.strides)
         sums: Tensor = means * math.prod(windows.kernel)

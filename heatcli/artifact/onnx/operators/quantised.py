@@ -1,7 +1,7 @@
-"""Quantised operators, by the real numbers that they stand for.
+"""Quantised operators, computed with the real numbers that quantised values represent.
 
-Rounding is `torch.fake_quantize…`, whose derivative lets everything through; the cut at the ends of the whole numbers
-is a clamp of its own in front of it: where the lower end is 0, it is the ReLU that fusion took out of the graph.
+Rounding is `torch.fake_quantize…`, whose derivative is 1. The limits of the integer range are a separate clamp before
+it. With a lower limit of 0, the clamp is the ReLU that fusion removed from the graph.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import Call, Node, Operator, RefusedError, Value
+from heatcli.artifact.onnx.node import Call, Node
 from heatcli.artifact.onnx.operators.convolution import convolve
 from heatcli.artifact.onnx.operators.elementwise import cast
 from heatcli.artifact.onnx.quantised import Quantised, Scaled, along, plain, whole
 from heatcli.artifact.onnx.tensors import HALF_BYTES, RANGES, dtype_of
+from heatcli.artifact.onnx.value import Operator, RefusedError, Value
 
 
 def quantise(
     call: Call, x: Tensor, scale: Tensor, zero: Tensor | None, axis: int | None = None, block: int = 0, number: int = 0
 ) -> Quantised:
-    """`x` rounded to the whole numbers of its scale and cut to their range; `number`: their ONNX type, if known."""
+    """`x` rounded to multiples of its scale and clamped to the integer range; `number`: the ONNX type, if known."""
     dtype = dtype_of(number) if number else torch.uint8 if zero is None else zero.dtype
     axis = None if scale.numel() == 1 else axis
     x, scale = x.to(scale.dtype), plain(scale)
@@ -41,25 +42,25 @@ def quantise(
         return Quantised(_rounded_rows(wide, scale, zero, axis, low, high).to(x.dtype), scale, zero, dtype, axis)
     step, at = scale.item(), 0 if zero is None else int(zero)
     cut = torch.clamp(wide, (low - at) * step, (high - at) * step)
-    # Counted from the zero point: halves are rounded to even numbers in front of its addition.
+    # Relative to the zero point, since halves are rounded to even before it is added.
     real = torch.fake_quantize_per_tensor_affine(cut, step, 0, low - at, high - at)
     return Quantised(real.to(x.dtype), scale, zero, dtype)
 
 
 def _rounded_rows(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int, low: int, high: int) -> Tensor:
-    """Rounded by a scale for each index of an axis."""
+    """`x` rounded with a scale for each index of an axis."""
     step = scale.float().reshape(-1)
     at = torch.zeros_like(step) if zero is None else zero.reshape(-1).float()
     lower, upper = (along((end - at) * step, x, axis) for end in (low, high))
     cut = torch.clamp(x, lower, upper)
-    # No zero point here either; what is behind the ends is cut already.
+    # No zero point here either. The clamp has applied the limits already.
     return torch.fake_quantize_per_channel_affine(cut, step, torch.zeros_like(step), axis, low - high, high - low)
 
 
 def _rounded_blocks(
     x: Tensor, scale: Tensor, zero: Tensor | None, axis: int | None, block: int, ends: tuple[int, int]
 ) -> Tensor:
-    """Rounded by a scale for each block along an axis: its rows are rounded, each by itself."""
+    """`x` rounded with a scale for each block along an axis; each element counts as a row of its own."""
     step = _spread(scale, x, axis, block).float()
     at = torch.zeros_like(step) if zero is None else _spread(zero, x, axis, block).float()
     flat = [v.reshape(-1) for v in (x, step, at)]
@@ -68,7 +69,7 @@ def _rounded_blocks(
 
 
 def _spread(value: Tensor, x: Tensor, axis: int | None, block: int) -> Tensor:
-    """A scale or zero point as large as `x`, or laid along its axis."""
+    """A scale or zero point with the shape of `x`, or broadcast along its axis."""
     if value.dim() > 1 and axis is not None and value.numel() > 1:
         block = block or -(-x.shape[axis] // value.shape[axis])
         return torch.repeat_interleave(value, block, axis).narrow(axis, 0, x.shape[axis])
@@ -88,7 +89,7 @@ def _number(dtype: torch.dtype) -> int:
 
 
 def dequantise(x: Value, scale: Tensor, zero: Tensor | None = None, axis: int | None = None, block: int = 0) -> Tensor:
-    """(x − zero)·scale; of a quantised value of that scale, the real one itself, and of a real one nothing is asked."""
+    """(x − zero)·scale. A value quantised with that scale gives its `real`; real numbers stay unchanged."""
     scale = plain(scale)
     if isinstance(x, Quantised):
         if x.scale is scale and x.zero_point is zero and (axis == x.axis or x.axis is None):
@@ -122,7 +123,7 @@ def _dynamic(call: Call, x: Value) -> tuple[Value, ...]:
     scale = (high - low) / 255
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     zero = torch.clamp(torch.round(-low / scale), 0, 255)
-    # The range is that of the values, so nothing is cut off; the zero point moves nothing either.
+    # The range is that of the values, so nothing is clamped, and the zero point has no effect.
     at = torch.zeros(1, dtype=torch.int32, device=x.device)
     real = torch.fake_quantize_per_tensor_affine(x, scale, at, -255, 255)
     factor = Scaled(torch.ones_like(scale), scale, 1)
@@ -131,7 +132,7 @@ def _dynamic(call: Call, x: Value) -> tuple[Value, ...]:
 
 
 def _from_zero(x: Value, zero: Tensor | None, axis: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """x − zero, where it is whole, and the scale that the result must be divided by, None for none."""
+    """x − zero as integers, or as real numbers together with the scale to divide the result by (else None)."""
     if isinstance(x, Quantised) and x.axis is None and x.scale.numel() == 1 and _same(x.zero_point, zero):
         return x.real, x.scale
     x = whole(x).float()
@@ -150,7 +151,7 @@ def _same(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def _undivided(y: Tensor, scales: list[Tensor | None]) -> Value:
-    """Whole numbers y/scale, the first scale left for what multiplies by it again."""
+    """The integers y/scale, with the division by the first scale deferred, since it is usually multiplied back."""
     known = [scale for scale in scales if scale is not None]
     for scale in known[1:]:
         y = y / scale
@@ -194,7 +195,7 @@ def _qlinear_matmul(
 
 
 def _real(axis: int | None) -> Callable[..., Tensor]:
-    """What makes real weights of whole ones, by a scale for each index of an axis."""
+    """A function that dequantises weights with a scale for each index of an axis."""
     return lambda node, w, scale, zero=None: dequantise(w, scale, zero, axis)
 
 
@@ -209,7 +210,7 @@ def _real_bias(node: Node, bias: Tensor, xs: Tensor, ws: Tensor) -> Tensor:
     return bias.to(ws.dtype) * (xs.reshape(()) * ws.reshape(-1))
 
 
-# Operator → which input is a weight → which others its scale depends on, and what makes it real.
+# Operator → index of a weight → (indices of the inputs with its scale, the function that dequantises it).
 WEIGHTS: dict[str, dict[int, tuple[tuple[int, ...], Callable[..., Any]]]] = {
     "DequantizeLinear": {0: ((1, 2), _real_as_said)},
     "QLinearConv": {8: ((1, 4), _real_bias), 3: ((4, 5), _real(0))},

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.onnx.node import Call, Operator, numbers
+from heatcli.artifact.onnx.node import Call, numbers
+from heatcli.artifact.onnx.value import Operator
 
 _Activation = Callable[[Tensor], Tensor]
-# Activation → its function of x, alpha and beta, and their defaults.
+# Activation → its function of (x, alpha, beta), and the defaults of alpha and beta.
 _ACTIVATIONS: dict[str, tuple[Callable[[Tensor, float, float], Tensor], float, float]] = {
     "relu": (lambda x, a, b: torch.relu(x), 0, 0),
     "tanh": (lambda x, a, b: torch.tanh(x), 0, 0),
@@ -31,7 +32,7 @@ _Cell = Callable[["_Weights", Tensor, Tensor | None, Tensor | None], tuple[Tenso
 
 @dataclass(frozen=True, eq=False)
 class _Weights:
-    """Those of one direction: `w` [gates·H, I], `r` [gates·H, H], `b` both biases, [2·gates·H], `p` peepholes [3·H]."""
+    """One direction's weights: `w` [gates·H, I], `r` [gates·H, H], `b` both biases [2·gates·H], `p` peepholes [3·H]."""
 
     call: Call
     w: Tensor
@@ -42,18 +43,18 @@ class _Weights:
 
     @property
     def size(self) -> int:
-        """H."""
+        """H, the hidden size."""
         return self.r.shape[1]
 
     def bias(self, start: int, gates: int) -> Tensor | None:
-        """Both biases of some gates in one, [gates·H]."""
+        """The sum of both biases for `gates` gates from `start` on, [gates·H]."""
         if self.b is None:
             return None
         half, first, last = self.b.shape[0] // 2, start * self.size, (start + gates) * self.size
         return self.b[first:last] + self.b[half + first : half + last]
 
     def clipped(self, x: Tensor) -> Tensor:
-        """What goes into an activation."""
+        """The clipped input of an activation."""
         end = self.call.get("clip")
         return torch.clamp(x, -end, end) if end else x
 
@@ -66,17 +67,17 @@ def _activations(call: Call, defaults: Sequence[str], direction: int) -> list[_A
     count = len(defaults)
     names = list(call.get("activations") or [])[direction * count : (direction + 1) * count] or list(defaults)
     alphas, betas = (list(call.get(f"activation_{name}") or []) for name in ("alpha", "beta"))
-    found: list[_Activation] = []
+    activations: list[_Activation] = []
     for i, name in enumerate(names):
         function, a, b = _ACTIVATIONS[name.lower()]
-        place = direction * count + i
-        alpha, beta = alphas[place] if place < len(alphas) else a, betas[place] if place < len(betas) else b
-        found.append(_filled_in(function, alpha, beta))
-    return found
+        index = direction * count + i
+        alpha, beta = alphas[index] if index < len(alphas) else a, betas[index] if index < len(betas) else b
+        activations.append(_filled_in(function, alpha, beta))
+    return activations
 
 
 def _recurrent(x: Tensor, r: Tensor, h: Tensor | None) -> Tensor:
-    """What the state adds: nothing at first, where it is 0."""
+    """x plus the hidden state's contribution; h = None stands for a state of 0."""
     return x if h is None else x + functional.linear(h, r)
 
 
@@ -128,15 +129,15 @@ def _layer(cell: _Cell, gates: int, defaults: Sequence[str], with_cell: bool) ->
         states = [v if v is None or not batch_first else torch.transpose(v, 0, 1) for v in (h, c)]
         ends = numbers(lengths) if lengths is not None else [x.shape[0]] * x.shape[1]
         ways = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[call.get("direction", "forward")]
-        found = []
+        directions = []
         for d, back in enumerate(ways):
             weights = _Weights(
                 call, w[d], r[d], None if b is None else b[d], None if p is None else p[d],
                 _activations(call, defaults, d),
             )  # fmt: skip
             start = [None if v is None else v[d] for v in states]
-            found.append(_run(cell, weights, x, ends, start, back))
-        y, last, memory = (torch.stack(v, a) for v, a in zip(zip(*found, strict=True), (1, 0, 0), strict=True))
+            directions.append(_run(cell, weights, x, ends, start, back))
+        y, last, memory = (torch.stack(v, a) for v, a in zip(zip(*directions, strict=True), (1, 0, 0), strict=True))
         if batch_first:
             y, last, memory = torch.permute(y, [2, 0, 1, 3]), torch.transpose(last, 0, 1), torch.transpose(memory, 0, 1)
         return (y, last, memory) if with_cell else (y, last)
@@ -147,7 +148,7 @@ def _layer(cell: _Cell, gates: int, defaults: Sequence[str], with_cell: bool) ->
 def _run(
     cell: _Cell, weights: _Weights, x: Tensor, ends: Sequence[int], start: Sequence[Tensor | None], back: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One direction: outputs [T, N, H], the last one [N, H], the last cell [N, H]."""
+    """One direction: outputs [T, N, H], last output [N, H], last cell [N, H]."""
     steps, n = x.shape[0], x.shape[1]
     (h, c), outputs = start, []
     zero = torch.zeros(n, weights.size, dtype=x.dtype, device=x.device)

@@ -1,4 +1,4 @@
-"""Sums, means, maxima and norms over dimensions; sorting and cumulated sums."""
+"""Sums, means, maxima and norms over dimensions; sorting and cumulative sums."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import Call, Operator, axes_of, numbers
+from heatcli.artifact.onnx.node import Call, axes_of, numbers
+from heatcli.artifact.onnx.value import Operator
 
 
 def _over(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator:
-    """A reduction; its axes are an attribute, or in newer opsets an input."""
+    """A reduction. Its axes are an attribute, or in newer opsets an input."""
 
     def run(call: Call, x: Tensor, given: Tensor | None = None) -> Tensor:
         axes = call.get("axes") if given is None else numbers(given)
@@ -38,7 +39,7 @@ def _mean(x: Tensor, dims: list[int], keep: bool) -> Tensor:
 
 def _extreme(largest: bool) -> Callable[[Tensor, list[int], bool], Tensor]:
     def run(x: Tensor, dims: list[int], keep: bool) -> Tensor:
-        """Of nothing it is the number that any other one beats."""
+        """The extremum; over no elements the dtype's opposite limit."""
         if all(x.shape[d] for d in dims):
             return (torch.amax if largest else torch.amin)(x, dims, keep)
         end: float
@@ -98,7 +99,7 @@ def _place(function: Callable[[Tensor, int, bool], Tensor]) -> Operator:
 
 
 def _top_k(call: Call, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The first of equal ones comes first."""
+    """TopK; of equal elements the first comes first."""
     axis, count = call.get("axis", -1), call.get("k") if k is None else numbers(k)[0]
     values, places = torch.sort(x, dim=axis, descending=bool(call.get("largest", 1)), stable=True)
     return values.narrow(axis, 0, count), places.narrow(axis, 0, count)

@@ -1,7 +1,7 @@
 """Resize and Upsample, in all modes, as one matrix for each axis.
 
-A mode is what the standard says of one axis: which inputs an output is a weighted sum of. Where ATen has an operator of
-the same matrices that one is called; else the rows are chosen (nearest) or the axes are multiplied by their matrices.
+A mode defines, for one axis, the weights of the inputs in each output. If an ATen operator has the same matrices, it is
+called. Else elements are selected by index (nearest), or the axes are multiplied by their matrices.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.onnx.node import Call, Operator, axes_of, numbers
+from heatcli.artifact.onnx.node import Call, axes_of, numbers
+from heatcli.artifact.onnx.value import Operator
 
 _ATEN_MODES: dict[str, list[dict[str, object]]] = {
     "nearest": [{"mode": "nearest"}, {"mode": "nearest-exact"}],
@@ -26,14 +27,14 @@ _BY_RANK = {("bilinear", 3): "linear", ("bilinear", 5): "trilinear"}
 
 @dataclass(frozen=True, eq=False)
 class _Axis:
-    """One axis: `matrix` [out, in]; `outside` [out]: where an output lies outside of the input."""
+    """One axis: `matrix` [out, in]; `outside` [out]: whether an output lies outside the input."""
 
     matrix: Tensor
     outside: Tensor
 
     @property
     def chosen(self) -> Tensor | None:
-        """The input that each output is, None where it is a weighted sum."""
+        """The index of the input that equals each output, or None if some output is a weighted sum."""
         one = (self.matrix != 0).sum(1) == 1
         kept = bool((one & (self.matrix.sum(1) == 1)).all())
         return self.matrix.argmax(1) if kept else None
@@ -41,7 +42,7 @@ class _Axis:
 
 @dataclass(frozen=True)
 class _Way:
-    """How an axis is resized."""
+    """The options of resizing an axis."""
 
     mode: str = "nearest"
     coordinates: str = "asymmetric"
@@ -51,7 +52,7 @@ class _Way:
     exclude: bool = False
 
     def axis(self, n: int, size: int, scale: float, roi: tuple[float, float]) -> _Axis:
-        """From `n` inputs to `size` outputs."""
+        """The axis from `n` inputs to `size` outputs."""
         x = _position(self.coordinates, n, size, scale, roi)
         crops = self.coordinates == "tf_crop_and_resize"
         outside = ((x < 0) | (x > n - 1)) & crops
@@ -66,7 +67,7 @@ class _Way:
 
 
 def _position(name: str, n: int, size: int, scale: float, roi: tuple[float, float]) -> Tensor:
-    """Where each output lies among the inputs, [size], in float32 as runtimes have it."""
+    """The position of each output among the inputs, [size], in float32 like other runtimes."""
     i, by = torch.arange(size, dtype=torch.float32), torch.tensor(scale, dtype=torch.float32)
     if name == "asymmetric":
         return i / by
@@ -107,7 +108,7 @@ def _triangle(t: Tensor) -> Tensor:
 
 
 def _cubic(t: Tensor, a: float) -> Tensor:
-    """Keys' kernel (1981)."""
+    """The cubic convolution kernel of Keys (1981)."""
     t = t.abs()
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
@@ -117,7 +118,7 @@ def _cubic(t: Tensor, a: float) -> Tensor:
 def _weights(
     x: Tensor, n: int, kernel: Callable[[Tensor], Tensor], reach: float, narrow: float, exclude: bool
 ) -> Tensor:
-    """[out, in]: the kernel around each position, its weights of sum 1; the edge stands for what lies behind it."""
+    """[out, in]: the kernel around each position, normalised to sum 1. Positions outside use the edge element."""
     first = torch.ceil(x - reach).long()
     places = first[:, None] + torch.arange(math.ceil(2 * reach) + 1)
     weights = kernel((places - x[:, None]) * narrow)
@@ -128,7 +129,7 @@ def _weights(
 
 
 def _resized(x: Tensor, axes: dict[int, _Axis], way: _Way, beyond: float) -> Tensor:
-    """`x` with those axes resized."""
+    """`x` with the given axes resized; `beyond` fills outputs outside the input."""
     moved = {d: axis for d, axis in axes.items() if not _is_identity(axis)}
     outside = [(d, axis.outside) for d, axis in axes.items() if bool(axis.outside.any())]
     y = x if x.dtype.is_floating_point else x.to(torch.float32)
@@ -161,7 +162,7 @@ def _by_axes(x: Tensor, axes: dict[int, _Axis]) -> Tensor:
 
 
 def _aten(x: Tensor, axes: dict[int, _Axis], way: _Way) -> Tensor | None:
-    """By the one operator of ATen that has the same matrices; None where there is none."""
+    """The result of one ATen operator with the same matrices, or None if there is none."""
     if not axes or min(axes) < 2 or not 3 <= x.dim() <= 5:
         return None
     size = [len(axes[d].matrix) if d in axes else x.shape[d] for d in range(2, x.dim())]

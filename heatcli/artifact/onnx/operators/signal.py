@@ -1,4 +1,4 @@
-"""Fourier transforms and their like, as products with constant matrices."""
+"""Fourier transforms and related operators, as products with constant matrices."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from heatcli.artifact.onnx.node import Call, Operator
+from heatcli.artifact.onnx.node import Call
 from heatcli.artifact.onnx.tensors import dtype_of
+from heatcli.artifact.onnx.value import Operator
 
 
 def _transform(x: Tensor, size: int, inverse: bool, onesided: bool) -> Tensor:
-    """The Fourier transform of [..., n, 1 or 2] along the last but one dimension: [..., size or size/2+1, 2]."""
+    """The Fourier transform of [..., n, 1 or 2] along the second to last dimension: [..., size or size/2+1, 2]."""
     n = min(x.shape[-2], size)
     x = x.narrow(-2, 0, n)
-    full = onesided and inverse  # half of it is given, the rest is its mirror
+    full = onesided and inverse  # the input is half of the spectrum, the rest is its mirror image
     out = size // 2 + 1 if onesided and not inverse else size
     angles = torch.outer(torch.arange(out), torch.arange(n)).remainder(size).double() * (2 * math.pi / size)
     scale = torch.full((n,), 1 / size if inverse else 1.0, dtype=torch.float64)

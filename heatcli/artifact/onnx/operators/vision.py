@@ -1,4 +1,4 @@
-"""Sampling at places between the pixels, and boxes."""
+"""Sampling between pixels, and boxes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.onnx.node import Call, Operator, RefusedError, numbers
+from heatcli.artifact.onnx.node import Call, numbers
 from heatcli.artifact.onnx.operators.convolution import pads_of
+from heatcli.artifact.onnx.value import Operator, RefusedError
 
 
 def _grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
@@ -22,9 +23,9 @@ def _grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
 
 
 def _between(x: Tensor, y: Tensor, column: Tensor) -> Tensor:
-    """[C, H, W] at places [P], each a weighted sum of four pixels; 0 outside."""
+    """[C, H, W] interpolated bilinearly at positions [P], 0 outside: [C, P]."""
     _, height, width = x.shape
-    found = torch.zeros_like(x[:, 0, :1])
+    sampled = torch.zeros_like(x[:, 0, :1])
     top, left = torch.floor(y), torch.floor(column)
     for i, j in itertools.product((0, 1), (0, 1)):
         row, at = top + i, left + j
@@ -32,8 +33,8 @@ def _between(x: Tensor, y: Tensor, column: Tensor) -> Tensor:
         inside = (row >= 0) & (row < height) & (at >= 0) & (at < width)
         place = row.clamp(0, height - 1).long() * width + at.clamp(0, width - 1).long()
         pixels = torch.index_select(torch.reshape(x, [x.shape[0], -1]), 1, place)
-        found = found + pixels * torch.where(inside, weight, torch.zeros_like(weight))
-    return found
+        sampled = sampled + pixels * torch.where(inside, weight, torch.zeros_like(weight))
+    return sampled
 
 
 def _roi_align(call: Call, x: Tensor, rois: Tensor, which: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def _roi_align(call: Call, x: Tensor, rois: Tensor, which: Tensor) -> Tensor:
     ratio, scale = call.get("sampling_ratio", 0), call.get("spatial_scale", 1.0)
     aligned = call.get("coordinate_transformation_mode", "half_pixel" if call.opset >= 16 else "output_half_pixel")
     shift = 0.5 if aligned == "half_pixel" else 0.0
-    found = []
+    pooled = []
     for image, box in zip(numbers(which), rois.unbind(), strict=True):
         left, top, right, bottom = (float(v) * scale - shift for v in box.unbind())
         size = [bottom - top, right - left]
@@ -50,12 +51,12 @@ def _roi_align(call: Call, x: Tensor, rois: Tensor, which: Tensor) -> Tensor:
         counts = [ratio or max(math.ceil(b), 1) for b in bins]
         rows = top + (torch.arange(height * counts[0]) + 0.5) * (bins[0] / counts[0])
         columns = left + (torch.arange(width * counts[1]) + 0.5) * (bins[1] / counts[1])
-        found.append(_pooled(x[image], rows.to(x.dtype), columns.to(x.dtype), counts, call.get("mode", "avg")))
-    return torch.stack(found) if found else torch.zeros(0, x.shape[1], height, width, dtype=x.dtype)
+        pooled.append(_pooled(x[image], rows.to(x.dtype), columns.to(x.dtype), counts, call.get("mode", "avg")))
+    return torch.stack(pooled) if pooled else torch.zeros(0, x.shape[1], height, width, dtype=x.dtype)
 
 
 def _pooled(x: Tensor, rows: Tensor, columns: Tensor, counts: list[int], mode: str) -> Tensor:
-    """[C, H, W] sampled at rows × columns, each cell of `counts` samples made one."""
+    """[C, H, W] sampled at rows × columns, with the mean over each cell of `counts` samples."""
     if mode != "avg":
         raise RefusedError(f"pools boxes by {mode!r}, which heatcli does not know; it knows avg")
     y, column = (v.reshape(-1).to(x.device) for v in torch.meshgrid(rows, columns, indexing="ij"))
@@ -69,7 +70,7 @@ def _pooled(x: Tensor, rows: Tensor, columns: Tensor, counts: list[int], mode: s
 def _deform_conv(
     call: Call, x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """Each tap of the kernel looks where its offset says; the taps are then a dense layer's inputs."""
+    """Each tap of the kernel samples at its offset. The taps are the input channels of a 1×1 convolution."""
     n, channels, height, width = x.shape
     kernel = list(weight.shape[2:])
     before, _ = pads_of(call, [height, width], kernel)
@@ -87,8 +88,8 @@ def _deform_conv(
             i, j = divmod(tap, kernel[1])
             y = rows + i * dilations[0] + moves[image, group, tap, 0]
             column = columns + j * dilations[1] + moves[image, group, tap, 1]
-            own = torch.chunk(x[image], apart)[group]
-            values = _between(own, y.reshape(-1), column.reshape(-1))
+            channels_of_group = torch.chunk(x[image], apart)[group]
+            values = _between(channels_of_group, y.reshape(-1), column.reshape(-1))
             if mask is not None:
                 values = values * torch.reshape(mask, [n, apart, taps, -1])[image, group, tap]
             parts.append(values)
@@ -102,16 +103,16 @@ def _suppressed(
     call: Call, boxes: Tensor, scores: Tensor, most: Tensor | None = None, overlap: Tensor | None = None,
     least: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """NonMaxSuppression: [chosen, 3] of image, class and box."""
+    """NonMaxSuppression: selected boxes as [selected, 3] rows of image, class and box."""
     limit = 0 if most is None else int(most)
     threshold = 0.0 if overlap is None else float(overlap)
     centred = call.get("center_point_box", 0)
     chosen: list[list[int]] = []
     for image, label in itertools.product(range(scores.shape[0]), range(scores.shape[1])):
-        own = [(float(s), i) for i, s in enumerate(numbers(scores[image, label]))]
+        ranked = [(float(s), i) for i, s in enumerate(numbers(scores[image, label]))]
         kept: list[int] = []
         corners = [_corners(numbers(box), bool(centred)) for box in boxes[image]]
-        for score, i in sorted(own, key=lambda pair: (-pair[0], pair[1])):
+        for score, i in sorted(ranked, key=lambda pair: (-pair[0], pair[1])):
             if (least is not None and score <= float(least)) or len(kept) >= limit:
                 continue
             if all(_overlap(corners[i], corners[k]) <= threshold for k in kept):
@@ -128,7 +129,7 @@ def _corners(box: list[float], centred: bool) -> tuple[float, float, float, floa
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Intersection over union."""
+    """Intersection over union of two boxes."""
     sides = [max(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), 0.0) for i in (0, 1)]
     both = sides[0] * sides[1]
     areas = [(v[2] - v[0]) * (v[3] - v[1]) for v in (a, b)]

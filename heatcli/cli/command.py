@@ -1,0 +1,83 @@
+"""What every command is to click: options in panels by purpose, examples below, settings before flags."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from typer.core import TyperCommand
+
+from heatcli.cli import settings
+from heatcli.cli.examples import EXAMPLES
+from heatcli.cli.panels import OPTIONS, PANEL, PANELS
+from heatcli.errors import UsageError
+
+
+class Command(TyperCommand):
+    """A command whose options stand in panels, and get what settings say where no flag says otherwise."""
+
+    def __init__(self, name: str | None, **given: Any) -> None:
+        examples = ["Examples:", *map(_escaped, EXAMPLES.get(name or "", ()))]
+        super().__init__(name, **{**given, "epilog": "\n\n".join(examples)})
+        self.help = _escaped(self.help or "")
+        for parameter in self.params:
+            parameter.help = _escaped(parameter.help or "")  # type: ignore[attr-defined]
+            if parameter.param_type_name == "option":
+                parameter.rich_help_panel = PANEL.get(parameter.name or "", OPTIONS)  # type: ignore[attr-defined]
+        self.params.sort(key=_rank)
+        for key in settings.keys(self).values():
+            key.parameter.envvar = key.variables(name or "")
+            key.parameter.show_envvar = False
+        self._file: settings.File | None = None
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse flags over settings. Raises `UsageError` for an option of one value given twice, and wrong settings."""
+        if not ctx.resilient_parsing:
+            self._refuse_repeated(ctx, args)
+        if not any(name in args for name in ctx.help_option_names):
+            self.set(ctx)
+        rest = super().parse_args(ctx, args)
+        settings.settle(ctx)
+        return rest
+
+    def set(self, ctx: Any) -> None:
+        """Give the context what the file of settings says. Where only completions are wanted, errors are ignored."""
+        commands = {self.name or "": self} if ctx.parent is None else ctx.parent.command.commands
+        try:
+            self._file = settings.find()
+            ctx.default_map = {} if self._file is None else settings.values(self._file, commands, self.name or "")
+        except Exception:
+            if not ctx.resilient_parsing:
+                raise
+        if not ctx.resilient_parsing and self.name != "config":
+            from heatcli.cli.options import note
+
+            for text in settings.unknown_variables(commands):
+                note(text)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error on a setting names where the setting is from."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            blamed = settings.blamed(ctx, self._file, error)
+            if blamed is error:
+                raise
+            raise blamed from error
+
+    def _refuse_repeated(self, ctx: Any, args: list[str]) -> None:
+        """Of an option of one value that is given twice, only the last would count."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for name, count in Counter(p.opts[0] for p in order if p.param_type_name == "option").items():
+            if count > 1 and not any(p.multiple or p.is_flag for p in self.params if name in p.opts):  # type: ignore[attr-defined]
+                raise UsageError(f"{name} is given {count} times and takes one value; give it once")
+
+
+def _rank(parameter: Any) -> int:
+    """Arguments first, then the panels in their order."""
+    return -1 if parameter.param_type_name == "argument" else PANELS.index(parameter.rich_help_panel)
+
+
+def _escaped(text: str) -> str:
+    """Text that rich shows as it is: what stands in brackets is no markup."""
+    return text.replace("[", "\\[")

@@ -1,0 +1,121 @@
+"""Options of figures, for the commands that draw them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.text import Text
+
+    from heatcli.figures.draw import Style
+
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        "--figure",
+        metavar="overlay|panel|grid|heatmap|parts|contour|none",
+        help="What is drawn; see `heatcli help figures`. Default: panel for one image, grid for several methods, "
+        "overlay for many images.",
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option("--figure-size", metavar="N", help="About how many pixels the longer side of each picture gets."),
+]
+ScaleOf = Annotated[
+    str | None,
+    typer.Option(
+        "--scale",
+        metavar="image|run|VALUE",
+        help="Which relevance gets the full colour: each image's own, one for the whole run, or this value.",
+    ),
+]
+Clip = Annotated[
+    float, typer.Option(metavar="PERCENT", help="The percentile of |relevance| that gets the full colour.")
+]
+Top = Annotated[float, typer.Option(metavar="PERCENT", help="How much of the picture --figure contour outlines.")]
+Cmap = Annotated[str, typer.Option(help="The colours: a diverging colour map of matplotlib.")]
+Opacity = Annotated[float, typer.Option(help="How much of the picture the strongest relevance covers, 0 to 1.")]
+Backdrop = Annotated[str, typer.Option(metavar="grey|colour", help="The picture under the map.")]
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        metavar="FILE",
+        help="The file of the figure. The suffix chooses the format: .png, .jpg, .webp, .svg, .pdf.",
+    ),
+]
+Show = Annotated[bool, typer.Option("--show", help="Draw in the terminal, too.")]
+
+
+def style(
+    kind: str, size: int | None, scale: str | None, clip: float, cmap: str, opacity: float, backdrop: str, top: float
+) -> Style:
+    """The style that the options say. Raises `UsageError`."""
+    from heatcli.errors import UsageError
+    from heatcli.figures.draw import IMAGE, RUN, Style
+
+    chosen: str | float = scale if scale is not None else RUN if kind == "grid" else IMAGE
+    if chosen not in (IMAGE, RUN):
+        try:
+            chosen = float(chosen)
+        except ValueError as error:
+            raise UsageError(f"--scale {scale} is not known; use image, run or a number") from error
+    return Style(kind, size, chosen, clip, cmap, opacity, backdrop, top)
+
+
+def file(given: Path | None) -> Path | None:
+    """`-o FILE`, if its suffix is one of a figure. Raises `UsageError`."""
+    from heatcli.errors import UsageError
+    from heatcli.images.drawing import checked_suffix
+    from heatcli.system.files import is_folder
+
+    if given is not None:
+        if is_folder(given):
+            raise UsageError(f"{given}: is a folder; -o takes a file, --out a folder")
+        try:
+            checked_suffix(given.suffix)
+        except UsageError as error:
+            raise UsageError(f"{given}: {error}") from error
+    return given
+
+
+def in_terminal(picture: Image) -> None:
+    """Draw a picture in the terminal on stdout: by its own graphics (kitty, Sixel), else in half blocks of colour."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False)
+    width = max(20, min(console.width - 1, picture.width // 8))
+    if not console.is_terminal:
+        print("heatcli: note: --show draws in a terminal, and stdout is none", file=sys.stderr)
+        return
+    if sys.stdin.isatty() and sys.stdout.isatty():  # the terminal is asked what it can do, and answers on stdin
+        logging.getLogger("textual_image").addHandler(logging.NullHandler())
+        with suppress(Exception):  # a terminal that does not know its own size, say: it still has characters
+            from textual_image.renderable import Image as Graphics
+
+            console.print(Graphics(picture, width))
+            return
+    console.print(half_blocks(picture, width))
+
+
+def half_blocks(picture: Image, width: int) -> Text:
+    """A picture as lines of ▀, each of which shows two pixels: one in its own colour, one in that of its background."""
+    from rich.text import Text
+
+    height = 2 * max(1, round(width * picture.height / picture.width / 2))
+    small = picture.convert("RGB").resize((width, height))
+    text = Text(no_wrap=True, end="")
+    for y in range(0, height, 2):
+        for x in range(width):
+            upper, lower = (small.getpixel((x, row)) for row in (y, y + 1))
+            text.append("▀", f"rgb{upper} on rgb{lower}".replace(" ", "").replace("on", " on "))
+        text.append("\n")
+    return text

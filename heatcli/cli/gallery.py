@@ -1,0 +1,39 @@
+"""`heatcli gallery`: one page of all explanations in a folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heatcli.cli import options
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that heatcli explain wrote to.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The page; default: DIR/report.html.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A run on the same pictures, to show side by side.")
+    ] = None,
+    expected: Annotated[
+        str | None, typer.Option(metavar="LABEL|CSV", help="What the model should say: of all, or image,label a line.")
+    ] = None,
+    masks: options.Masks = None,
+    max_mb: Annotated[
+        float, typer.Option(help="Megabytes of the page; above it, small pictures go to a folder beside.")
+    ] = 50.0,
+) -> None:
+    """Make one page to look through all explanations in a folder; it needs no network."""
+    from heatcli.gallery.build import MEGABYTE, GalleryRequest, build
+
+    request = GalleryRequest(folder, output, against, expected, masks, max_mb)
+    with options.progress("pictures") as advance:
+        built = build(request, options.note, advance)
+    size = f"{built.explanations:,} explanations, {built.bytes / MEGABYTE:.1f} MB"
+    print(f"wrote {built.path}: {size}", file=sys.stderr)
+    if built.beside is not None:
+        options.note(f"the small pictures are in {built.beside}, which the page needs beside it (--max-mb {max_mb:g})")

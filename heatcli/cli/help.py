@@ -1,0 +1,57 @@
+"""`heatcli help`: the pages of the manual."""
+
+from __future__ import annotations
+
+import sys
+from importlib.resources import files
+from typing import Annotated
+
+import typer
+
+PAGES = files("heatcli") / "help"
+
+
+def topics() -> dict[str, str]:
+    """Topic → title, of every page: its file's name without `.md`, and its first line."""
+    names = sorted(page.name.removesuffix(".md") for page in PAGES.iterdir() if page.name.endswith(".md"))
+    return {name: text(name).partition("\n")[0].removeprefix("# ") for name in names}
+
+
+def text(topic: str) -> str:
+    """The page of a topic, as Markdown. Raises `UsageError`."""
+    page = PAGES / f"{topic}.md"
+    if not topic.replace("-", "").isalnum() or not page.is_file():
+        from heatcli.errors import unknown_name
+
+        raise unknown_name("topic", topic, topics(), ways="; `heatcli COMMAND --help` for a command's options")
+    return page.read_text(encoding="utf-8")
+
+
+def complete(incomplete: str) -> list[tuple[str, str]]:
+    """The topics that begin so, with their titles, for the shell."""
+    return [(name, title) for name, title in topics().items() if name.startswith(incomplete)]
+
+
+def command(
+    topic: Annotated[
+        str | None,
+        typer.Argument(metavar="[TOPIC]", autocompletion=complete, help="A page; without it, all are listed."),
+    ] = None,
+) -> None:
+    """Print a page of the manual, or list the pages."""
+    if topic is None:
+        found = topics()
+        width = max(map(len, found))
+        print("heatcli help TOPIC prints a page; heatcli COMMAND --help lists the options of a command.\n")
+        print("\n".join(f"  {name:<{width}}  {title}" for name, title in found.items()))
+        print("\nNew here? Read choosing, model and ledger. Something is wrong? Read symptoms.")
+        return
+    page = text(topic)
+    if not sys.stdout.isatty():
+        print(page, end="")
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console()
+    console.print(Markdown(page, code_theme="ansi_dark", hyperlinks=False), width=min(console.width, 120))

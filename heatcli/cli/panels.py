@@ -1,0 +1,22 @@
+"""The panels of `--help`: which option stands in which. The panels are shown in this order, rarely needed ones last."""
+
+from __future__ import annotations
+
+OPTIONS, WHAT, FILES, FIGURE, INPUT, SPEED, SAFETY, RARE = (
+    "Options", "What is explained", "Where it goes", "Figures", "How a picture becomes the input",
+    "Many images, speed", "Safety", "Rarely needed",
+)  # fmt: skip
+PANELS = (OPTIONS, WHAT, FILES, FIGURE, INPUT, SPEED, SAFETY, RARE)
+_IN = {
+    OPTIONS: "model method methods metric spec recommend classes",
+    WHAT: "target concept output_kind confidence overlap expected baseline param layer masks top_images channel by",
+    FILES: "out output_file outputs web web_runtime u8 recursive json html pixels biases arrays junit github quiet "
+           "verbose against pictures",
+    FIGURE: "figure scale figure_size cmap opacity backdrop clip top show",
+    INPUT: "preset labels size mean std resize channels_order range channels preprocess",
+    SPEED: "resume overwrite glob shard workers batch_size device index engine limit threads repeats",
+    RARE: "rule composite smooth region output with_passes without_passes head class_axis inputs compiled amp no_cache "
+          "seed controls",
+    SAFETY: "sandbox max_seconds max_memory max_pixels unverified debug",
+}  # fmt: skip
+PANEL = {name: panel for panel, names in _IN.items() for name in names.split()}  # of a parameter

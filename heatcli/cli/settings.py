@@ -1,0 +1,266 @@
+"""Settings: `heatcli.toml` or `[tool.heatcli]` of pyproject.toml, then `HEATCLI_*` variables, then flags.
+
+A later one overrides an earlier one. All three give the parameters of a command their values before it runs, so that a
+report cannot tell a setting from a flag. Keys are the long names of options; a table holds those of one command.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from inspect import signature
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from heatcli.errors import UsageError, boundary, unknown_name
+
+PREFIX = "HEATCLI_"
+FILE = PREFIX + "CONFIG"  # the variable that names the file; `none`: no file is read
+OTHERS = (FILE, PREFIX + "CACHE")  # variables that are no option's
+NAMES = ("heatcli.toml", "pyproject.toml")
+NONE = "none"
+PROTECTS = ("sandbox", "unverified")  # what a file beside a model must not switch
+# of two such options the one with the higher rank counts; of one rank both do, and the command says what it thinks
+RIVALS = (
+    ("output_file", "out"), ("json", "show"), ("patch", "size"), *(
+        ("preset", name) for name in ("size", "channels", "mean", "std", "resize")
+    ),
+)  # fmt: skip
+# options that mean something else where they take this, so that only the command's own table and variable set them
+OWN = {"output": Path, "top": int, "clip": bool}
+RANK = {"COMMANDLINE": 3, "ENVIRONMENT": 2, "DEFAULT_MAP": 1}  # by click's ParameterSource
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of settings: its name, and the table that is heatcli's."""
+
+    path: Path
+    table: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The path as seen from the working directory, if it is below or beside it."""
+        return _seen_from_here(self.path)
+
+
+@dataclass(frozen=True)
+class Key:
+    """An option, or an optional argument, as a setting. `kind`: bool, int, float, str or Path."""
+
+    name: str  # of the parameter
+    key: str  # of the setting
+    kind: type
+    many: bool
+    parameter: Any = field(repr=False)
+
+    @property
+    def common(self) -> bool:
+        """Whether a key outside of tables sets it."""
+        return OWN.get(self.key) is not self.kind
+
+    def variables(self, command: str) -> list[str]:
+        """The environment variables, that of the command first."""
+        upper = [text.replace("-", "_").upper() for text in (command, self.key)]
+        return [PREFIX + "_".join(upper), *([PREFIX + upper[1]] if self.common else [])]
+
+
+def keys(command: Any) -> dict[str, Key]:
+    """The settings of a command of click, by key: its options with a long name, and an optional argument."""
+    annotations = {p.name: p.annotation for p in signature(command.callback).parameters.values()}
+    found = {}
+    for parameter in command.params:
+        long = next((name[2:] for name in parameter.opts if name.startswith("--")), None)
+        if parameter.param_type_name == "argument" and not parameter.required:
+            long = parameter.name
+        if long is None or parameter.name not in annotations or long == "topic":
+            continue
+        kind, many = _kind(annotations[parameter.name])
+        found[long] = Key(parameter.name, long, kind, many, parameter)
+    return found
+
+
+def _kind(annotation: Any) -> tuple[type, bool]:
+    """What a parameter takes, and whether it takes several."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not NoneType)
+    if get_origin(annotation) is list:
+        return get_args(annotation)[0], True
+    return annotation, False
+
+
+def find(start: Path | None = None) -> File | None:
+    """The nearest file of settings: that of `HEATCLI_CONFIG`, else of the working directory or of a folder above it.
+
+    Raises `UsageError`.
+    """
+    named = os.environ.get(FILE, "")
+    if named == NONE:
+        return None
+    if named:
+        with boundary(named, UsageError, f"{FILE} cannot be read"):
+            return _read(Path(named).absolute()) or File(Path(named).absolute(), {})
+    here = start or Path.cwd()
+    for folder in (here, *here.parents):
+        for name in NAMES:
+            path = folder / name
+            if path.is_file() and (found := _read(path)) is not None:
+                return found
+    return None
+
+
+def _read(path: Path) -> File | None:
+    """The settings in a file; None for a pyproject.toml without any. Raises `UsageError`."""
+    with boundary(path, UsageError):
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    if path.name == "pyproject.toml":
+        tools = table.get("tool", {})
+        own = tools.get("heatcli") if isinstance(tools, dict) else None
+        if own is None:
+            return None
+        if not isinstance(own, dict):
+            raise UsageError(f"{path}: tool.heatcli is a table, such as [tool.heatcli]")
+        table = own
+    return File(path, table)
+
+
+def values(file: File, commands: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """What the file says for a command: parameter → value. The whole file is checked. Raises `UsageError`."""
+    known = {name: keys(one) for name, one in commands.items()}
+    common, own = dict[str, Any](), dict[str, Any]()
+    for text, value in file.table.items():
+        if isinstance(value, dict):
+            if text not in known:
+                raise _within(file, unknown_name("command", text, known))
+            for inner, one in value.items():
+                key = _key(file, inner, known[text], f" of [{text}]")
+                taken = _taken(file, f"[{text}] {inner}", key, one)
+                if text == command:
+                    own[key.name] = taken
+            continue
+        every = {name: key for one in known.values() for name, key in one.items() if key.common}
+        named = _key(file, text, every, "").key
+        takers = {name: one[named] for name, one in known.items() if named in one and one[named].common}
+        if isinstance(value, list) and any(key.many for key in takers.values()):
+            takers = {name: key for name, key in takers.items() if key.many}  # the others take one
+        for name, key in takers.items():
+            if name == command:
+                common[key.name] = _taken(file, text, key, value)
+        if command not in takers:
+            _taken(file, text, next(iter(takers.values())), value)
+    return {**common, **own}
+
+
+def _within(file: File, error: UsageError) -> UsageError:
+    return UsageError(f"{file.name}: {error}")
+
+
+def _key(file: File, text: str, known: Mapping[str, Key], where: str) -> Key:
+    key = known.get(text.replace("_", "-"))
+    if key is None:
+        raise _within(file, unknown_name(f"setting{where}", text, known))
+    if key.key in PROTECTS:
+        raise UsageError(
+            f"{file.name}: {text} protects from what lies in a folder, so no file in a folder sets it; "
+            f"give --{key.key} or {PREFIX}{key.key.upper()}"
+        )
+    return key
+
+
+def _taken(file: File, text: str, key: Key, value: Any) -> Any:
+    """A value as the option takes it: lists of what takes one are joined by commas, paths begin at the file."""
+    if key.many:
+        each = value if isinstance(value, list) else [value]
+        return [_one(file, text, key, one) for one in each]
+    if isinstance(value, list) and key.kind is str and value:
+        return ",".join(str(_one(file, text, key, one)) for one in value)
+    return _one(file, text, key, value)
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text or a number", Path: "a path"}
+_TAKEN = {bool: bool, int: int, float: (int, float), str: (str, int, float), Path: str}
+
+
+def _one(file: File, text: str, key: Key, value: Any) -> Any:
+    wrong = not isinstance(value, _TAKEN[key.kind]) or (isinstance(value, bool) and key.kind is not bool)  # type: ignore[arg-type]
+    if wrong:
+        such = f", such as {text.split()[-1]} = {_example(key)}"
+        raise UsageError(f"{file.name}: {text} = {_toml(value)}: it is {_WORDS[key.kind]}{such}")
+    if (key.kind is Path or key.key in ("out", "model")) and "://" not in str(value) and ":" not in str(value)[2:]:
+        return _seen_from_here(file.path.parent / Path(value).expanduser())
+    return str(value) if key.kind is str else value
+
+
+def _seen_from_here(path: Path) -> str:
+    """The path relative to the working directory, unless that is a long way up."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.path.join(*[os.pardir] * 4)) else relative  # noqa: PTH118
+
+
+def _example(key: Key) -> str:
+    default = key.parameter.default
+    if key.kind is bool:
+        return "true"
+    if isinstance(default, int | float) and not callable(default):
+        return str(default)
+    return {int: "8", float: "0.5"}.get(key.kind, '"…"')
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def unknown_variables(commands: Mapping[str, Any]) -> list[str]:
+    """What there is to say of variables that begin with `HEATCLI_` and are none of ours."""
+    known = {*OTHERS, *(v for name, one in commands.items() for key in keys(one).values() for v in key.variables(name))}
+    given = [name for name in os.environ if name.startswith(PREFIX) and name not in known]
+    return [str(unknown_name("variable", name, known)).partition(" Known:")[0].partition("; known:")[0]
+            for name in sorted(given)]  # fmt: skip
+
+
+def source(context: Any, name: str) -> str:
+    """Where a parameter's value comes from, as click tells it."""
+    found = context.get_parameter_source(name)
+    return "DEFAULT" if found is None else str(found.name)
+
+
+def settle(context: Any) -> None:
+    """Of options that exclude each other, set those of the lower rank back to their defaults."""
+    parameters = {parameter.name: parameter for parameter in context.command.params}
+    for pair in RIVALS:
+        if not all(name in parameters for name in pair):
+            continue
+        ranks = [RANK.get(source(context, name), 0) for name in pair]
+        if min(ranks) and ranks[0] != ranks[1]:
+            lower = pair[ranks.index(min(ranks))]
+            if pair[0] == "preset" and lower == "preset":
+                continue  # a size of higher rank overrides one value of a preset, and not the others
+            context.params[lower] = parameters[lower].default
+
+
+def origin(context: Any, key: Key, file: File | None) -> str:
+    """Where a value comes from, in words: a flag, a variable, a file, or "" for the default."""
+    where = source(context, key.name)
+    if where == "DEFAULT_MAP" and file is not None:
+        return file.name
+    if where == "ENVIRONMENT":
+        return next(name for name in key.variables(context.info_name) if os.environ.get(name))
+    return f"--{key.key}" if where == "COMMANDLINE" else ""
+
+
+def blamed(context: Any, file: File | None, error: UsageError) -> UsageError:
+    """The error, with the file or variable that said what it complains about, if none of the flags did."""
+    for key in keys(context.command).values():
+        where = origin(context, key, file)
+        if not where or where.startswith("--"):
+            continue
+        value = context.params.get(key.name)
+        said = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
+        if f"--{key.key} " in str(error) or any(f"{one!r}" in str(error) or one == str(error) for one in said):
+            return type(error)(f"{error} ({key.key} is from {where})")
+    return error

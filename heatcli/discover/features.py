@@ -1,0 +1,83 @@
+"""Features of the maps in a finished run: where the relevance of each picture lies, on a coarse grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatcli.errors import UsageError
+from heatcli.gallery.read import Folder, Item
+
+GRID = 16
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Pictures of one class: `names`, `pictures` (None where not found), and `places` float32 [N, GRID, GRID].
+
+    A place holds its share of the picture's positive relevance; the shares of a picture add up to 1.
+    """
+
+    label: str
+    names: list[str]
+    pictures: list[Path | None]
+    places: Array
+
+
+def pooled(pixels: NDArray[np.float64], grid: int = GRID) -> Array:
+    """Positive relevance [H, W] by area on a grid, divided by its total: float32 [grid, grid]; 0 for none."""
+    positive = pixels.clip(min=0)
+    down, across = (_shares(side, grid) for side in positive.shape)
+    total = float(positive.sum())
+    shares: Array = (down @ positive @ across.T / total if total > 0 else np.zeros((grid, grid))).astype(np.float32)
+    return shares
+
+
+def _shares(side: int, grid: int) -> NDArray[np.float64]:
+    """The share of each of `side` pixels that lies in each of `grid` cells, [grid, side]."""
+    edges = np.linspace(0, side, grid + 1)
+    pixel = np.arange(side)
+    overlap: NDArray[np.float64] = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return overlap.clip(min=0)
+
+
+def read(path: Path, say: Callable[[str], None]) -> list[Maps]:
+    """The maps of a folder of explanations by explained class, in the order of class names.
+
+    One report is in memory at a time; what stays is 1 kB a picture. Raises `UsageError` where runs are mixed, or
+    reports hold no pixels.
+    """
+    found: dict[str, tuple[list[str], list[Path | None], list[Array]]] = {}
+    runs: dict[tuple[str | None, str | None], str] = {}
+    empty = 0
+    for item in Folder.open(path).items(say):
+        if not isinstance(item, Item) or item.report is None:
+            continue
+        runs.setdefault((item.row.run, item.row.method), item.row.image)
+        if len(runs) > 1:
+            a, b = runs.values()
+            raise UsageError(f"{path}: holds runs of different methods, models or parameters ({a} and {b}); explain "
+                             "into one folder a run")  # fmt: skip
+        if item.pixels is None:
+            empty += 1
+            continue
+        label = item.row.label or str(item.row.index)
+        names, pictures, places = found.setdefault(label, ([], [], []))
+        names.append(item.row.image)
+        pictures.append(item.picture())
+        places.append(pooled(item.pixels))
+    if not found:
+        why = (
+            f"its {empty:,} reports hold no pixels; explain again without --pixels none" if empty else "has no reports"
+        )
+        raise UsageError(f"{path}: {why}")
+    if empty:
+        say(f"{empty:,} reports without pixels are left out")
+    return [
+        Maps(label, names, pictures, np.stack(places)) for label, (names, pictures, places) in sorted(found.items())
+    ]

@@ -1,0 +1,154 @@
+"""From a folder of explanations to ranked clusters, each with its suspicion and the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from heatcli.discover.clusters import Grouping, group
+from heatcli.discover.features import GRID, Array, Maps, read
+from heatcli.discover.suspicion import LEAST_OTHERS, Own, own_places, usual
+from heatcli.errors import UsageError
+
+LEAST = 20  # pictures of a class
+MEDOIDS = 6
+SMALLEST = 3  # pictures of a cluster
+
+Say = Callable[[str], None]
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """One group of maps of a class.
+
+    `suspicion` 0..1: the share of relevance that three quarters of its pictures have at places where 98 % of other
+    classes' pictures have less (`heatcli.discover.suspicion`); above 0 it has such places, and `images` are then the
+    pictures of the class with relevance there. `share`: of the class. `place`: where its own places lie.
+    `separation`: the mean silhouette, -1..1. `constancy`: how alike its maps are in place, 0..1 (mean Bhattacharyya
+    coefficient of two of them). `stability`: of the class's clustering under random parts of it (adjusted Rand index).
+    `medoids`: the pictures nearest to its middle. `mean_map`: the mean share of positive relevance of each cell,
+    GRID × GRID.
+    """
+
+    name: str
+    label: str
+    size: int
+    share: float
+    suspicion: float
+    separation: float
+    constancy: float
+    stability: float
+    place: str
+    reasons: list[str]
+    medoids: list[str]
+    images: list[str]
+    mean_map: list[list[float]]
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """All clusters of a run, the most suspicious first; `skipped`: classes with too few pictures, and how many."""
+
+    schema: str = "heatcli.clusters/1"
+    run: str
+    seed: int
+    clusters: list[Cluster]
+    skipped: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Pictures to draw of a cluster: paths of its medoids."""
+
+    cluster: Cluster
+    medoids: list[Path]
+
+
+def discover(
+    run: Path, classes: tuple[str, ...] = (), seed: int = 0, say: Say = lambda _: None
+) -> tuple[Found, list[Shown]]:
+    """Cluster each class of a finished run. Raises `UsageError` where nothing can be clustered."""
+    maps = read(run, say)
+    if unknown := [name for name in classes if name not in {one.label for one in maps}]:
+        known = ", ".join(one.label for one in maps)
+        raise UsageError(f"{run}: no picture is explained as {unknown[0]}; explained classes: {known}")
+    skipped, found = {}, list[Shown]()
+    for one in maps:
+        if classes and one.label not in classes:
+            continue
+        if len(one.names) < LEAST:
+            skipped[one.label] = len(one.names)
+            say(f"{one.label}: {len(one.names)} pictures, fewer than {LEAST}; skipped")
+            continue
+        others = [other.places for other in maps if other is not one]
+        count = sum(map(len, others))
+        if count < LEAST_OTHERS:
+            raise UsageError(
+                f"{run}: has {count} pictures of other classes than {one.label}; at least {LEAST_OTHERS} are needed to "
+                "say what is unusual, so explain more of them into the same folder"
+            )
+        found += clusters_of(one, np.concatenate(others), seed)
+    if not found:
+        raise UsageError(f"{run}: no class has {LEAST} pictures, so there is nothing to cluster; explain more pictures")
+    found.sort(key=lambda shown: (-shown.cluster.suspicion, -shown.cluster.separation))
+    return Found(run=str(run), seed=seed, clusters=[shown.cluster for shown in found], skipped=skipped), found
+
+
+def clusters_of(maps: Maps, others: Array, seed: int = 0) -> Iterator[Shown]:
+    """The clusters of one class's maps, given those of other classes, [M, GRID, GRID]."""
+    features = np.sqrt(maps.places).reshape(len(maps.names), -1)  # distances between them are Hellinger's
+    grouping, usually = group(features, seed), usual(others)
+    for k in range(int(grouping.labels.max()) + 1):
+        chosen = grouping.labels == k
+        if chosen.sum() >= SMALLEST:
+            own = own_places(maps.places, chosen, others, usually)
+            yield _cluster(maps, features, chosen, k, grouping, own)
+
+
+def _cluster(
+    maps: Maps, features: Array, chosen: NDArray[np.bool_], k: int, grouping: Grouping, own: Own
+) -> Shown:  # fmt: skip
+    rows = np.flatnonzero(own.members)
+    mean, roots = maps.places[rows].mean(0), features[rows]
+    separation, constancy = float(grouping.silhouette[chosen].mean()), float(np.sum(roots.mean(0) ** 2))
+    order = rows[np.argsort(((roots - roots.mean(0)) ** 2).sum(1), kind="stable")][:MEDOIDS]
+    place = place_of(own.excess)
+    why = (
+        f"three quarters of its pictures have {own.suspicion:.1%} of their relevance {place}, beyond what 98% of the "
+        "pictures of other classes have there"
+        if own.suspicion
+        else "its relevance lies at no places of its own"
+    )
+    cluster = Cluster(
+        name=f"{maps.label}/{k}", label=maps.label, size=len(rows), share=len(rows) / len(maps.names),
+        suspicion=own.suspicion, separation=separation, constancy=constancy, stability=grouping.stability, place=place,
+        reasons=[
+            why,
+            f"its maps are alike in place by {constancy:.2f} of 1",
+            f"it lies apart from the rest of its class by {separation:.2f} (silhouette)",
+        ],
+        medoids=[maps.names[i] for i in order], images=[maps.names[i] for i in rows],
+        mean_map=[[round(float(x), 6) for x in line] for line in mean],
+    )  # fmt: skip
+    return Shown(cluster, [path for i in order if (path := maps.pictures[i]) is not None])
+
+
+def place_of(mass: Array) -> str:
+    """Where most of a mass [GRID, GRID] lies: a corner, the border, or the centre."""
+    quarter, total = GRID // 4, float(mass.sum())
+    if total == 0:
+        return "nowhere"
+    near, far = slice(0, quarter), slice(GRID - quarter, GRID)
+    corners = {
+        "in the upper left corner": mass[near, near], "in the upper right corner": mass[near, far],
+        "in the lower left corner": mass[far, near], "in the lower right corner": mass[far, far],
+    }  # fmt: skip
+    name, part = max(corners.items(), key=lambda corner: float(corner[1].sum()))
+    if float(part.sum()) > 0.5 * total:
+        return name
+    edge = GRID // 8
+    inner = float(mass[edge : GRID - edge, edge : GRID - edge].sum())
+    return "at the border" if inner < 0.5 * total else "inside the picture"

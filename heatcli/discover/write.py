@@ -1,0 +1,42 @@
+"""What `heatcli discover` writes: clusters.json, and a sheet of mean maps and medoids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from heatcli.discover.job import Found, Shown
+from heatcli.errors import ImageError
+from heatcli.images.read import read_picture
+from heatcli.images.sheet import Block, Tile, coloured, png, sheet
+from heatcli.system.files import make_folder, write_atomically
+
+DRAWN = 10  # clusters on the sheet
+
+
+def write(out: Path, found: Found, shown: Sequence[Shown]) -> tuple[Path, Path]:
+    """Write both files into `out`; returns their paths. Raises `UsageError`."""
+    make_folder(out)
+    table, picture = out / "clusters.json", out / "clusters.png"
+    write_atomically(picture, png(sheet([_block(one) for one in shown[:DRAWN]], 7)))
+    write_atomically(table, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    return table, picture
+
+
+def _block(shown: Shown) -> Block:
+    """The mean map first, then the medoids."""
+    cluster = shown.cluster
+    mean = np.array(cluster.mean_map)
+    tiles = [Tile(coloured(mean, 0.0, float(mean.max()), "viridis"), "mean map")]
+    for path in shown.medoids:
+        try:
+            picture = read_picture(path, 3)
+        except ImageError:
+            continue  # moved or damaged since it was explained; the name stands in clusters.json
+        if not isinstance(picture.pixels, np.ndarray):
+            tiles.append(Tile(picture.pixels, path.name[:16]))
+    title = f"{cluster.name}: suspicion {cluster.suspicion:.1%}, {cluster.size} pictures, {cluster.share:.0%} of class"
+    return Block(title, tiles)

@@ -1,0 +1,41 @@
+"""What a function does on tensors, written down as one graph of ATen operators: for `--compile` and `export`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from heatcli.graph.facts import facts_of
+from heatcli.graph.operator import Graph
+from heatcli.system.torch_private import make_fx
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+
+def recorded(
+    function: Callable[..., Any], graph: Graph, inputs: Sequence[Tensor],
+    instead: Mapping[Any, Callable[..., Any]] | None = None,
+) -> GraphModule:  # fmt: skip
+    """`function`, which runs and walks `graph`, as an FX graph of operators that write to nothing.
+
+    `instead`: for an operator a function of others that stands in for it. Raises what torch raises where the function
+    decides by the values of its inputs.
+    """
+    from torch.func import functionalize
+
+    for op in graph.operators:
+        facts_of(op)  # some look at constants, whose values cannot be read while it is being recorded
+    first = make_fx(function, instead)(*inputs)
+    with torch.no_grad():  # in-place writes become values
+        whole = make_fx(functionalize(first), instead)(*inputs)
+    aten = torch.ops.aten
+    for node in list(whole.graph.nodes):
+        if node.target in (aten.detach.default, aten.alias.default):
+            node.replace_all_uses_with(node.args[0])
+            whole.graph.erase_node(node)
+    whole.recompile()
+    return whole

@@ -1,0 +1,49 @@
+"""Values of a graph without an autograd tape."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from heatcli.errors import OtherBranchError
+from heatcli.graph.operator import Graph
+
+
+def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
+    """Every value of the graph on `batch`, without a tape. Raises `OtherBranchError`."""
+    values = {graph.input: entered(graph, batch)}
+    with torch.no_grad():
+        for operator in graph.operators:
+            values[operator.name] = operator.run(values)
+    return values
+
+
+def output_of(graph: Graph, batch: Tensor) -> Tensor:
+    """The graph's output on `batch`, without a tape, freeing values after their last use. Raises `OtherBranchError`."""
+    last = {name: i for i, operator in enumerate(graph.operators) for name in operator.refs}
+    values = {graph.input: entered(graph, batch)}
+    with torch.no_grad():
+        for i, operator in enumerate(graph.operators):
+            values[operator.name] = operator.run(values)
+            for name in set(operator.refs):
+                if last[name] == i and name != graph.output:
+                    del values[name]
+    return values[graph.output]
+
+
+def entered(graph: Graph, batch: Tensor) -> Tensor:
+    """The batch in the memory format that the graph's convolutions prefer. Raises `OtherBranchError`."""
+    for guard, number in graph.guards:
+        if output_of(guard, batch).item() != number:
+            raise OtherBranchError(
+                f"decides by the picture (operator {guard.output}), and here otherwise than on the image explained; "
+                "choose a baseline or a method that stays on the image's own side"
+            )
+    return batch.contiguous(memory_format=torch.channels_last) if graph.channels_last and batch.dim() == 4 else batch
+
+
+def leaf(value: Tensor, differentiable: bool) -> Tensor:
+    """The value as an input of one operator only: gradients stop here."""
+    if differentiable:
+        return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+    return value.detach().requires_grad_()

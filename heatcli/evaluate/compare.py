@@ -1,0 +1,220 @@
+"""Two artifacts, or two methods, on the same images: outputs, heatmaps and biases side by side, worst images first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from heatcli.errors import UsageError
+from heatcli.evaluate.explainer import Explainer
+from heatcli.evaluate.similarity import correlation, rank_correlation, ssim
+from heatcli.evaluate.subject import Subject, subject
+from heatcli.images.dataset import Sample
+from heatcli.methods.targets import Target
+from heatcli.model.model import Model
+from heatcli.version import __version__
+
+NAME: Literal["heatcli.comparison/1"] = "heatcli.comparison/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A model and the method that explains it."""
+
+    model: Model
+    explainer: Explainer
+
+    @property
+    def title(self) -> str:
+        """Both, for people."""
+        return f"{self.model.path} [{self.explainer.name}]"
+
+
+class Both(msgspec.Struct, frozen=True):
+    """The same quantity on both sides; None where a side has none."""
+
+    a: float | None
+    b: float | None
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
+    """One image on both sides, the score explained being A's.
+
+    `output_difference`: largest |a − b| of the class scores over A's largest |score|; `heatmap_difference`: likewise of
+    the pixels. `biases`: total by name, of both sides.
+    """
+
+    image: str
+    label_a: str
+    label_b: str
+    score: Both
+    output_difference: float
+    heatmap_difference: float
+    rank_correlation: float
+    correlation: float
+    ssim: float
+    pixels: Both
+    biases: dict[str, Both]
+    ok: bool
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole result; `pairs` worst first, `biases` the mean totals over the images."""
+
+    schema: Literal["heatcli.comparison/1"] = NAME
+    version: str
+    a: str
+    b: str
+    most_difference: float | None
+    least_correlation: float | None
+    pairs: list[Pair]
+    biases: dict[str, Both]
+
+
+def compare(
+    a: Side, b: Side, samples: Sequence[Sample], target: str | None = None,
+    most_difference: float | None = None, least_correlation: float | None = None, batch_size: int | None = None,
+) -> Comparison:  # fmt: skip
+    """Compare what both sides say of the samples and why.
+
+    A pair is not ok where a difference of outputs or heatmaps exceeds `most_difference`, or the heatmaps' rank
+    correlation is below `least_correlation`. Raises `UsageError`, `ModelError`.
+    """
+    left = subject(a.model, samples, target, batch_size)
+    classes = _same_classes(a.model, b.model, left.outputs().shape[1])
+    right = subject(b.model, samples, classes[left.target.index], batch_size)
+    if left.target.path is not None or (target is not None and "@" in target):
+        right = right.with_target(_same_positions(left.target, classes, right.target))
+    elif left.target.minus is not None:
+        right = right.with_target(f"{int(classes[left.target.index[0]])}-{int(classes[left.target.minus[0]])}")
+    out_a, out_b = left.outputs().sum(2).double(), right.outputs().sum(2).double()[:, classes]
+    maps_a, books_a = _explained(left, a.explainer)
+    maps_b, books_b = _explained(right, b.explainer)
+    maps_b = _at_size(maps_b, maps_a)
+    columns = {
+        "output_difference": _apart(out_a, out_b),
+        "heatmap_difference": _apart(maps_a, maps_b),
+        "rank_correlation": rank_correlation(maps_a, maps_b),
+        "correlation": correlation(maps_a, maps_b),
+        "ssim": ssim(maps_a, maps_b),
+    }
+    scores, pixels = (left.scores(), right.scores()), (maps_a.sum((1, 2)), maps_b.sum((1, 2)))
+    books_b = _paired(books_a, books_b)
+    names = list(dict.fromkeys([*books_a, *books_b]))
+    pairs = []
+    for i, image in enumerate(left.names):
+        row = {name: float(values[i]) for name, values in columns.items()}
+        ok = _within(row, most_difference, least_correlation)
+        pairs.append(
+            Pair(
+                image=image,
+                label_a=_label(a.model, out_a[i]),
+                label_b=_label(a.model, out_b[i]),
+                score=_both(scores[0][i], scores[1][i]),
+                pixels=_both(pixels[0][i], pixels[1][i]),
+                biases={name: _totals(books_a, books_b, name, i) for name in names},
+                ok=ok,
+                **row,
+            )
+        )
+    pairs.sort(key=lambda p: (p.ok, p.label_a == p.label_b, -max(p.output_difference, p.heatmap_difference)))
+    mean = {name: _totals(books_a, books_b, name, None) for name in names}
+    return Comparison(version=__version__, a=a.title, b=b.title, most_difference=most_difference,
+                      least_correlation=least_correlation, pairs=pairs, biases=mean)  # fmt: skip
+
+
+def _same_classes(a: Model, b: Model, count: int) -> Tensor:
+    """For each class of A its index in B: by label where both have labels, else the same."""
+    outputs_b = b.graph((1, *b.shape)).output_shape
+    if a.labels and b.labels and a.labels != b.labels:
+        missing = [label for label in a.labels if label not in b.labels]
+        if missing:
+            raise UsageError(f"{b.path}: has no class {missing[0]!r}, which {a.path} has")
+        return torch.tensor([b.labels.index(label) for label in a.labels])
+    if len(outputs_b) > 1 and outputs_b[1] != count:
+        raise UsageError(f"{a.path} has {count} classes, {b.path} has {outputs_b[1]}; they cannot be compared")
+    return torch.arange(count)
+
+
+def _same_positions(target: Target, classes: Tensor, other: Target) -> Target:
+    """A's target for B, position by position. Raises `UsageError` where B has others."""
+    if target.region.shape != other.region.shape:
+        counts = " and ".join(str(t.region.shape[1]) for t in (target, other))
+        raise UsageError(f"the two outputs have {counts} positions, so a target at positions cannot be compared")
+    minus, path = (None if value is None else classes[value] for value in (target.minus, target.path))
+    return replace(target, index=classes[target.index], minus=minus, path=path)
+
+
+def _explained(own: Subject, explainer: Explainer) -> tuple[Tensor, dict[str, Tensor]]:
+    """Heatmaps [N, H, W], and the total of each bias, [N]."""
+    maps, books = [], []
+    for _, found in own.explained(explainer):
+        maps.append(found.relevance.sum(1))
+        books.append({name: values.double().sum(1) for name, values in found.biases.items()})
+    return torch.cat(maps), {name: torch.cat([book[name] for book in books]) for name in books[0]}
+
+
+def _paired(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
+    """B's biases under A's names, where the two have other names: by place, between those that have the same name.
+
+    Names of two formats differ (`onnx::Conv_194`, `bn1.bias`), the order of biases does not. Where one side has more
+    of them between two of the same name, those keep their own.
+    """
+    shared = [name for name in a if name in b]
+    if shared != [name for name in b if name in a]:
+        return b
+    own, other = _between(list(a), shared), _between(list(b), shared)
+    renamed = {
+        y: x for xs, ys in zip(own, other, strict=True) if len(xs) == len(ys) for x, y in zip(xs, ys, strict=True)
+    }
+    return {renamed.get(name, name): total for name, total in b.items()}
+
+
+def _between(names: list[str], common: list[str]) -> list[list[str]]:
+    """The names before, between and after those that are shared."""
+    found: list[list[str]] = [[]]
+    for name in names:
+        if name in common:
+            found.append([])
+        else:
+            found[-1].append(name)
+    return found
+
+
+def _at_size(maps: Tensor, like: Tensor) -> Tensor:
+    """Heatmaps brought to the size of others, their totals kept."""
+    if maps.shape == like.shape:
+        return maps
+    scaled = functional.interpolate(maps[:, None], like.shape[1:], mode="bilinear", antialias=True)[:, 0]
+    return scaled * (maps[0].numel() / like[0].numel())
+
+
+def _apart(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.flatten(1).double(), b.flatten(1).double()
+    scale = a.abs().amax(1)
+    return (a - b).abs().amax(1) / scale.where(scale > 0, 1)
+
+
+def _within(row: dict[str, float], most: float | None, least: float | None) -> bool:
+    near = most is None or max(row["output_difference"], row["heatmap_difference"]) <= most
+    return near and (least is None or row["rank_correlation"] >= least)
+
+
+def _label(model: Model, scores: Tensor) -> str:
+    index = int(scores.argmax())
+    return model.label(index) or str(index)
+
+
+def _both(a: Tensor, b: Tensor) -> Both:
+    return Both(float(a), float(b))
+
+
+def _totals(a: dict[str, Tensor], b: dict[str, Tensor], name: str, i: int | None) -> Both:
+    sides = [book.get(name) for book in (a, b)]
+    return Both(*(None if v is None else float(v.mean() if i is None else v[i]) for v in sides))

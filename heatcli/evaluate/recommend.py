@@ -1,0 +1,195 @@
+"""Which method, with which parameters and baseline, ranks the regions of *these* pictures best for *this* model?
+
+Methods first; then parameters and baselines of the two best. The pictures that choose are the pictures that measure, so
+the best one's figure is a little too good; the differences to it are paired, and their intervals account for how many
+are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from heatcli.errors import ImageError, UsageError, first_line
+from heatcli.evaluate.explainer import CONTROLS, Explainer
+from heatcli.evaluate.run import apart, resampled
+from heatcli.evaluate.subject import Subject
+from heatcli.evaluate.trial import Trial, tried
+from heatcli.methods import table
+from heatcli.rules.parameters import Named
+from heatcli.version import __version__
+
+NAME: Literal["heatcli.recommendation/1"] = "heatcli.recommendation/1"
+DEFAULT = f"{table.DEFAULT}@{table.DEFAULT_BASELINE}"
+VARIED = {"epsilon": ("0.01", "0.1"), "gamma": ("0.1", "1")}
+BASELINES = ("blur", "black", "zero", "mean")
+BEST = 2  # methods whose parameters and baselines are tried
+LEVEL = 0.95
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A method in the order of the table.
+
+    `between`: mean area between the orders, in units of the score, with its 95% interval. `behind`: how far the best
+    is above, with its interval at a level that accounts for all comparisons; `decided`: that interval is above 0, and
+    there are enough images that chance could be excluded at that level even if all agreed (2^(1 − M), the sign test).
+    `inside`, `shown`: mean mask mass, and the median share of the score that pixels hold, where there is one.
+    `seconds`: processor time an image.
+    """
+
+    method: str
+    between: float
+    low: float
+    high: float
+    behind: float
+    behind_low: float
+    behind_high: float
+    decided: bool
+    inside: float | None
+    shown: float | None
+    seconds: float
+    control: bool
+
+
+class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole result. `best`: the highest area. `undecided`: methods that these pictures do not tell from the best.
+
+    `command`: the command line that explains by the recommended method. `chance`: the best is not decided against a
+    random map. `words`: all of this in sentences. `skipped`: why a method could not be tried.
+    """
+
+    schema: Literal["heatcli.recommendation/1"] = NAME
+    version: str
+    model: str
+    sha256: str
+    images: int
+    masks: int
+    seed: int
+    best: str
+    recommended: str
+    command: tuple[str, ...]
+    undecided: tuple[str, ...]
+    chance: bool
+    words: tuple[str, ...]
+    rows: list[Candidate]
+    skipped: dict[str, str]
+
+
+@dataclass(eq=False)
+class Search:
+    """The search over one subject. `told` hears what is being tried."""
+
+    subject: Subject
+    told: Callable[[str], None] = lambda _: None
+    found: dict[str, Trial] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, explainers: Sequence[Explainer], command: Sequence[str]) -> Recommendation:
+        """The recommendation among `explainers` and variants of the best. Raises `UsageError` where none can be tried.
+
+        The default of `explain` is recommended where these pictures do not decide the best against it. `command`: the
+        command line but for the method.
+        """
+        for explainer in [*explainers, *map(Explainer.parse, CONTROLS)]:
+            self._try(explainer)
+        tried_ones = [t for t in self.found.values() if t.explainer.method is not None]
+        if not tried_ones:
+            raise UsageError("no method could be tried: " + "; ".join(f"{n}: {why}" for n, why in self.skipped.items()))
+        for trial in sorted(tried_ones, key=_area, reverse=True)[:BEST]:
+            for variant in variants(trial.explainer):
+                self._try(variant)
+        return self._recommended(command)
+
+    def _try(self, explainer: Explainer) -> None:
+        if explainer.name in self.found or explainer.name in self.skipped:
+            return
+        self.told(explainer.name)
+        try:
+            self.found[explainer.name] = tried(self.subject, explainer)
+        except (UsageError, ImageError) as error:
+            self.skipped[explainer.name] = first_line(error)
+
+    def _recommended(self, command: Sequence[str]) -> Recommendation:
+        methods = [t for t in self.found.values() if t.explainer.method is not None]
+        best = max(methods, key=_area)
+        level = 1 - (1 - LEVEL) / max(1, len(self.found) - 1)
+        rows = [self._row(trial, best, level) for trial in sorted(self.found.values(), key=_area, reverse=True)]
+        close = [row.method for row in rows if not row.decided]
+        default = next((name for name in close if name == DEFAULT), None)
+        chosen = self.found[default or best.explainer.name]
+        undecided = tuple(name for name in close if name not in (*CONTROLS, best.explainer.name))
+        found = Recommendation(
+            version=__version__, model=self.subject.model.named_in("."), sha256=self.subject.model.sha256,
+            images=len(self.subject), masks=len(self.subject.masked), seed=self.subject.seed, best=best.explainer.name,
+            recommended=chosen.explainer.name, command=(*command, *arguments(chosen.explainer)), undecided=undecided,
+            chance="random" in close, words=(), rows=rows, skipped=self.skipped,
+        )  # fmt: skip
+        return msgspec.structs.replace(found, words=tuple(_words(found)))
+
+    def _row(self, trial: Trial, best: Trial, level: float) -> Candidate:
+        area = _values(trial)
+        low, high = resampled(area[:, None], self.subject.seed)[:, 0]
+        behind, least, most = apart(_values(best), area, self.subject.seed, level)
+        inside, shown = trial.inside.numpy(), trial.shown.abs().numpy()
+        return Candidate(
+            method=trial.explainer.name, between=float(area.mean()), low=float(low), high=float(high), behind=behind,
+            behind_low=least, behind_high=most, decided=least > 0 and 2.0 ** (1 - len(area)) <= 1 - level,
+            inside=None if np.isnan(inside).all() else float(np.nanmean(inside)),
+            shown=None if np.isnan(shown).all() else float(np.nanmedian(shown)), seconds=trial.seconds,
+            control=trial.explainer.method is None,
+        )  # fmt: skip
+
+
+def _words(found: Recommendation) -> Iterator[str]:
+    """What the table says, in sentences."""
+    images = f"{found.images} image{'s' * (found.images != 1)}"
+    if found.chance:
+        yield f"On {images} no method is decided against a random map. Give more pictures, or other ones."
+    if found.undecided:
+        names = ", ".join(found.undecided)
+        yield f"On {images} these are not decided against {found.best}, the first: {names}. More pictures would tell."
+    else:
+        yield f"On {images} {found.best} is decided against all others."
+    if found.recommended != found.best:
+        yield f"{found.recommended} is the default, and nothing here is decided against it, so it is recommended."
+    else:
+        yield f"Recommended: {found.recommended}."
+
+
+def variants(explainer: Explainer) -> Iterator[Explainer]:
+    """The same method with other values of the parameters of `VARIED`, and against other baselines, one at a time."""
+    assert explainer.method is not None
+    text, _, baseline = explainer.name.partition("@")
+    named = Named.parse(text, "NAME[:PARAMETER=VALUE…][@BASELINE]")
+    behind = f"@{baseline}" if baseline else ""
+    for parameter, values in VARIED.items():
+        if parameter in explainer.method.fields and parameter not in named.parameters:
+            for value in values:
+                yield Explainer.parse(f"{Named(named.name, {**named.parameters, parameter: value})}{behind}")
+    if explainer.method.baseline is not None and explainer.baseline in (None, *BASELINES):
+        for other in BASELINES:
+            if other != baseline:
+                yield Explainer.parse(f"{text}@{other}")
+
+
+def arguments(explainer: Explainer) -> list[str]:
+    """The options of `heatcli explain` that ask for this method."""
+    named = Named.parse(explainer.name.partition("@")[0], "NAME[:PARAMETER=VALUE…]")
+    found = ["--method", named.name]
+    for parameter, value in named.parameters.items():
+        found += ["--param", f"{parameter}={value}"]
+    return found if explainer.baseline is None else [*found, "--baseline", explainer.baseline]
+
+
+def _area(trial: Trial) -> float:
+    return float(trial.between.mean())
+
+
+def _values(trial: Trial) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = trial.between.double().numpy()
+    return values

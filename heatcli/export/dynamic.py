@@ -1,0 +1,98 @@
+"""One record for batches of any size, from two records of the same function for two batch sizes.
+
+As in `heatcli.graph.batch`, every whole number that differs between the two must be a·N + b in the number N of images.
+Everything else must be the same in both, constants too: since both were made on noise of their own, nothing that
+depends on what the example showed can be in the record.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from heatcli.errors import UsageError
+from heatcli.system.torch_private import pytree
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
+
+_ATEN = torch.ops.aten
+
+
+class FrozenError(UsageError):
+    """Something in a record is that of its example."""
+
+
+def joined(one: GraphModule, other: GraphModule, first: int, second: int) -> GraphModule:
+    """`one`, recorded for `first` images, with the sizes that `other`, for `second`, shows to be those of the batch.
+
+    Two records for equally many images must be the same in everything. Raises `FrozenError` where a value or the order
+    of operators depends on the example.
+    """
+    nodes, others = list(one.graph.nodes), list(other.graph.nodes)
+    if [_kind(n) for n in nodes] != [_kind(n) for n in others]:
+        raise FrozenError("its operators are others for another number of images")
+    counterpart = dict(zip(nodes, others, strict=True))
+    batch = next(node for node in nodes if node.op == "placeholder")
+    after = next(node for node in nodes if node.op != "placeholder")
+    with one.graph.inserting_before(after):
+        size = one.graph.call_method("size", (batch, 0))
+    known: dict[tuple[int, int], Node] = {}
+
+    def number(step: int, rest: int) -> Node:
+        """The node that computes step·N + rest, made once, where all can read it."""
+        if (step, rest) not in known:
+            with one.graph.inserting_before(after):
+                found = size if step == 1 else one.graph.call_function(operator.mul, (size, step))
+                known[step, rest] = found if rest == 0 else one.graph.call_function(operator.add, (found, rest))
+        return known[step, rest]
+
+    def leaf(x: Any, y: Any, node: Node) -> Any:
+        if isinstance(x, torch.fx.Node):
+            if counterpart.get(x) is not y:
+                raise FrozenError(f"{node.name} reads other values for another number of images")
+            return x
+        if type(x) is int and type(y) is int and x != y:
+            step, rest = divmod(y - x, second - first) if second != first else (0, 1)
+            if rest:
+                raise FrozenError(f"a size in {node.name} does not follow the number of images")
+            return number(step, x - step * first)
+        if x != y:
+            raise FrozenError(f"a number in {node.name} depends on the example")
+        return x
+
+    for node in nodes:
+        twin = counterpart[node]
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise FrozenError(f"{node.name} draws at random, which an explained model does not")
+        if node.op == "get_attr":
+            _check_constant(getattr(one, str(node.target)), getattr(other, str(twin.target)), node)
+        leaves, spec = pytree.tree_flatten((node.args, node.kwargs))
+        theirs, their_spec = pytree.tree_flatten((twin.args, twin.kwargs))
+        if spec != their_spec:
+            raise FrozenError(f"{node.name} is called otherwise for another number of images")
+        node.args, node.kwargs = pytree.tree_unflatten(
+            [leaf(x, y, node) for x, y in zip(leaves, theirs, strict=True)], spec
+        )
+    for node in nodes:  # a view fits one layout in memory, and layouts may be others in another runtime
+        if node.target in (_ATEN.view.default, _ATEN._unsafe_view.default):
+            node.target = _ATEN.reshape.default
+    (returned,) = nodes[-1].args
+    if isinstance(returned, list):  # heatcli opens no .pt2 that returns another kind of list
+        nodes[-1].args = (tuple(returned),)
+    one.graph.lint()
+    one.recompile()
+    return one
+
+
+def _kind(node: Node) -> tuple[str, Callable[..., Any] | str]:
+    return node.op, "" if node.op in ("placeholder", "get_attr", "output") else node.target
+
+
+def _check_constant(mine: Tensor, theirs: Tensor, node: Node) -> None:
+    if mine.shape != theirs.shape or not torch.equal(mine, theirs):
+        raise FrozenError(f"a constant, {node.name}, depends on the example")

@@ -1,0 +1,221 @@
+"""`heatcli export`: from a model and a method to one artifact, or one line that says why not."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from heatcli.artifact.explained import INPUT, NOTE, MethodNote, Note, Source
+from heatcli.artifact.sidecar import EMBEDDED
+from heatcli.engine.record import recorded
+from heatcli.errors import HeatcliError, UsageError, first_line, unknown_name
+from heatcli.export.dynamic import joined
+from heatcli.export.subject import LEDGER, OUTPUTS, Subject
+from heatcli.export.write import WRITERS, Writer
+from heatcli.graph.exportable import exportable
+from heatcli.graph.outputs import settled
+from heatcli.images.baselines import is_named
+from heatcli.methods.method import ANY, ONE, Method
+from heatcli.methods.question import laid_out
+from heatcli.methods.targets import TOP, choose
+from heatcli.model.inspection import draft_sidecar
+from heatcli.model.model import Model
+from heatcli.report.schema import NAME as REPORT
+from heatcli.system.files import write_atomically
+from heatcli.version import __version__
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+DEFAULT = ("logits", "heatmap", "relevance", "biases", "ledger")
+_SIZES = (2, 3)  # of the two batches that an explanation of any number of images is recorded for
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What is asked for.
+
+    `target`: top, an index, a label, A-B or `input`. `rules`: other entries of the method's table, as `--rule` takes
+    them. `outputs`: names of `OUTPUTS`.
+    """
+
+    path: Path
+    method: Method
+    target: str = TOP
+    rules: tuple[str, ...] = ()
+    baseline: str | None = None
+    outputs: tuple[str, ...] = DEFAULT
+    preprocess: bool = False
+    u8: bool = False
+
+
+def export(model: Model, request: ExportRequest) -> Note:
+    """Write the explained model to `request.path`; returns the note in the file. Raises `UsageError`, `ModelError`.
+
+    Nothing is written unless everything succeeds.
+    """
+    write = _writer(model, request)
+    written = recording(model, request)
+    write_atomically(request.path, written.content(write))
+    return written.note
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """An explanation as a record for a batch of `size` images, None for any number; `example`: of its inputs."""
+
+    record: GraphModule
+    example: list[Tensor]
+    note: Note
+    sidecar: str
+    size: int | None
+
+    def content(self, write: Writer) -> bytes:
+        """As a file. Raises `UsageError` where the format cannot hold the explanation."""
+        inside = {NOTE: self.note.text(), EMBEDDED: self.sidecar}
+        return write(
+            copy.deepcopy(self.record), self.example, self.note.inputs, self.note.outputs, inside, self.size is None
+        )
+
+
+def recording(model: Model, request: ExportRequest) -> Recording:
+    """Record the explanation. Raises `UsageError`, `ModelError`."""
+    shape = model.pictures.input_shape
+    size = model.network.fixed_batch((_SIZES[0], *shape))
+    subject = _subject(model, request, size or _SIZES[0])
+    names = ["pixels" if request.preprocess else "input", *(["target"] if request.target == INPUT else [])]
+    record, example = _record(subject, _SIZES if size is None else (size, size))
+    return Recording(record, example, _note(subject, request, names, size or _SIZES[0]), _sidecar(model, request), size)
+
+
+def _sidecar(model: Model, request: ExportRequest) -> str:
+    """What the file says of its input, without the baseline, which would name a file beside it."""
+    text = draft_sidecar(model).partition("\n[baseline]")[0]
+    if not request.preprocess:
+        return text
+    lines = [line for line in text.splitlines() if not line.startswith(("mean = ", "std = ", "order = "))]
+    lines.insert(lines.index("[input]") + 1, f"mean = 0.0\nstd = {1 / 255!r}  # pixels themselves, 0..255")
+    return "\n".join(lines) + "\n"
+
+
+def _writer(model: Model, request: ExportRequest) -> Writer:
+    """The function that writes a file of that suffix. Raises `UsageError` if the file cannot be written."""
+    path = request.path
+    if path.suffix not in WRITERS:
+        raise UsageError(f"{path}: an explained model is a .onnx, .pt2 or .pt file; name it so")
+    if path.exists() and path.samefile(model.file):
+        raise UsageError(f"{path}: is the model itself; give -o another name")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory; give -o a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path}: the folder {path.parent} cannot be written to; give -o another")
+    for name in request.outputs:
+        if name not in OUTPUTS:
+            raise unknown_name("output", name, OUTPUTS)
+    twice = next((name for name in request.outputs if request.outputs.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--outputs names {twice} twice; name it once")
+    return WRITERS[path.suffix]
+
+
+def _subject(model: Model, request: ExportRequest, images: int) -> Subject:
+    """The explanation to record. Raises `UsageError` if it cannot be recorded."""
+    if model.explained is not None:
+        raise UsageError(f"{model.path}: explains itself already; export {model.explained.source.name} instead")
+    method, shape = request.method.with_rules(request.rules), model.pictures.input_shape
+    if request.preprocess and len(shape) != 3:
+        raise UsageError(f"{model.path}: takes no pictures, so --preprocess makes no sense")
+    if "seed" in method.parameters:
+        raise UsageError(f"method {method.name} draws at random, and a graph cannot; choose a method without a seed")
+    if method.kind == "perturbation" or method.procedure.takes not in (ANY, ONE):
+        raise UsageError(f"method {method.name} asks the network about many images; a graph is written of walks alone")
+    graph = settled(model.graph((images, *shape)), model.path)
+    if graph.guards:
+        raise UsageError(
+            f"{model.path}: decides by the picture (operator {graph.guards[0][0].output}), which a graph cannot"
+        )
+    method.fits(graph)
+    example = model.capture.noise((images, *shape), 0)
+    if request.target != INPUT:
+        choose(request.target, laid_out(torch.zeros(graph.output_shape)), model.labels)
+    reference = method.reference(request.baseline, model.pictures, example)
+    moving = request.baseline or "" if reference.batch is not None and not reference.shared else ""
+    head = graph.returned[model.network.wanted.head].name if graph.returned else ""
+    extra = ("heatmap_u8", "heatmap_scale") if request.u8 else ()
+    return Subject(
+        model=model, method=method, target=request.target, reference=reference, baseline=moving,
+        outputs=(*request.outputs, *extra), own=_FREE if head in ("", *OUTPUTS, *extra) else head,
+        preprocess=request.preprocess,
+    )  # fmt: skip
+
+
+_FREE = "output"  # the model's own output, if nothing names it, or its name is an explanation's
+
+
+def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list[Tensor]]:
+    """The explanation recorded for two batches of those sizes and joined, and an example of its inputs."""
+    found: list[GraphModule] = []
+    examples: list[list[Tensor]] = []
+    for seed, n in enumerate(sizes):
+        inputs = subject.example(n, seed)
+        shape = (n, *subject.model.pictures.input_shape)
+        try:
+            found.append(recorded(subject.function(shape), subject.model.graph(shape), inputs, exportable()))
+        except HeatcliError:
+            raise
+        except Exception as error:  # torch raises several classes where a value decides
+            raise UsageError(
+                f"method {subject.method.name} cannot be written down for this model: {first_line(error, 160)}"
+            ) from error
+        examples.append(inputs)
+    one, other = found
+    return joined(one, other, *sizes), examples[0]
+
+
+def _note(subject: Subject, request: ExportRequest, inputs: Sequence[str], images: int) -> Note:
+    """What the artifact says of itself."""
+    model, method = subject.model, subject.method
+    graph = model.graph((images, *model.pictures.input_shape))
+    reference = subject.reference
+    return Note(
+        report_schema=REPORT,
+        heatcli=__version__,
+        source=Source(name=model.path.name, sha256=model.sha256, format=model.format),
+        method=MethodNote(
+            name=method.name,
+            paper=method.source,
+            parameters={key: value for key, value in request.method.parameters.items() if _is_plain(value)},
+            rules=request.rules,
+        ),
+        asked=Path(request.baseline).name if request.baseline and not is_named(request.baseline) else
+        request.baseline or method.baseline or "none",
+        baseline={"name": reference.name, **_without_folders(reference.details)},
+        target=subject.target,
+        inputs=tuple(inputs),
+        outputs=subject.names,
+        ledger=LEDGER,
+        biases={name: size for name, (_, size) in graph.offsets.items()},
+        labels=tuple(model.labels),
+        preprocess=request.preprocess,
+    )  # fmt: skip
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _without_folders(details: dict[str, Any]) -> dict[str, Any]:
+    """A baseline's details, a file by its name alone."""
+    return {
+        key: Path(value).name if key == "file" and not is_named(str(value)) else value for key, value in details.items()
+    }

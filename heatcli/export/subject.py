@@ -1,0 +1,160 @@
+"""What is written down: from a batch the model's own output, and what a method makes of it, as one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from heatcli.artifact.explained import INPUT
+from heatcli.engine.forward import forward
+from heatcli.engine.ledger import Books
+from heatcli.engine.network import Bounds, Network
+from heatcli.engine.tape import Tape
+from heatcli.explanation import ledger_of
+from heatcli.graph.layers import Layer
+from heatcli.graph.operator import Graph
+from heatcli.graph.outputs import probabilities
+from heatcli.images.baselines import Reference, read
+from heatcli.methods.method import Method
+from heatcli.methods.question import Question, laid_out, score_of
+from heatcli.methods.targets import Target, choose
+from heatcli.model.model import Model
+from heatcli.rules.rule import Table
+
+LEDGER = ("output", "output_baseline", "pixels", "biases", "absorbed", "unexplained")
+OUTPUTS = {
+    "logits": "the scores that are explained, before a final softmax or sigmoid, [N, classes, …]",
+    "heatmap": "relevance a pixel, summed over channels, [N, H, W]",
+    "relevance": "relevance of the input, [N, C, H, W]",
+    "biases": "what each bias tensor took, [N, biases]",
+    "bias_elements": "what each element of each bias took, [N, elements]",
+    "ledger": f"{', '.join(LEDGER)}, [N, {len(LEDGER)}]",
+}
+
+
+class WrittenNetwork(Network):
+    """A network whose runs are written down: by the formulas of rules, and all points of a method at once."""
+
+    def forward(
+        self, batch: Tensor, rules: Table, baseline: Tensor | Mapping[str, Tensor] | None = None,
+        keep: Collection[str] = (), bounds: Bounds | None = None, compiled: bool = True,  # noqa: ARG002
+        until: Layer | None = None,
+    ) -> Tape:  # fmt: skip
+        """As `Network.forward`; nothing is decided by what values are."""
+        tape = forward(self.part(batch.shape, until), batch, baseline, rules=rules, keep=keep, fixed=True, plain=True)
+        if bounds is not None:
+            tape.bound(*bounds)
+        return tape
+
+    def batches(self, shape: Sequence[int], most: int | None = None) -> Iterator[tuple[Tensor, int]]:  # noqa: ARG002
+        """All at once: how many go together must not depend on the size of the batch."""
+        yield torch.arange(shape[0], device=self.device), shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """An explanation as a function of a batch: of `model` by `method`, of `target`, against `reference`.
+
+    `baseline` is the name of a baseline that depends on the image, such as `blur`, else "". `outputs`: names of
+    `OUTPUTS`. `own`: what the model's own output is called.
+    """
+
+    model: Model
+    method: Method
+    target: str
+    reference: Reference
+    baseline: str
+    outputs: tuple[str, ...]
+    own: str
+    preprocess: bool = False
+
+    def example(self, n: int, seed: int) -> list[Tensor]:
+        """Inputs for n images: noise, the same for one seed."""
+        shape = (n, *self.model.pictures.input_shape)
+        batch = self.model.capture.noise(shape, seed)
+        if self.preprocess:
+            generator = torch.Generator().manual_seed(seed)
+            batch = torch.randint(0, 256, (n, *shape[2:], shape[1]), generator=generator, dtype=torch.uint8)
+        return [batch, *([torch.zeros(n, dtype=torch.int64)] if self.target == INPUT else [])]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of what the function returns, in order."""
+        return (self.own, *self.outputs)
+
+    def function(self, shape: Sequence[int]) -> Callable[..., list[Tensor]]:
+        """For a batch of that shape [N, …] (and where the target is an input, int64 [N]): tensors, as `names` says."""
+        known = {f.name: getattr(self.model.network, f.name) for f in fields(Network) if f.init}
+        network = WrittenNetwork(**{**known, "compiler": None, "noted": None})
+        network._graphs = self.model.network._graphs
+        model, graph = replace(self.model, network=network), network.graph(shape)
+        compares = self.method.procedure.compares
+        fixed = row = None
+        if self.reference.batch is not None and not self.baseline:
+            row = self.reference.batch[:1].clone()
+            fixed = self.model.network.values_on(row.expand(tuple(shape)), True) if compares else None
+
+        def whole(batch: Tensor, *given: Tensor) -> list[Tensor]:
+            """The run, the target's choice, the method and the ledger."""
+            if self.preprocess:
+                batch = model.pictures.normalise(batch.permute(0, 3, 1, 2).to(model.pictures.dtype) / 255)
+            reference = self.reference
+            if reference.batch is not None:
+                found = read(self.baseline, model.pictures, batch).batch if row is None else row
+                assert found is not None
+                reference = replace(reference, batch=found.expand_as(batch))
+            start = fixed if isinstance(fixed, Mapping) else reference.batch if compares else None
+            tape = model.forward(batch, self.method.rules, start)
+            output = tape.output
+            scores = laid_out(output)
+            goal = _goal(self.target, scores, model.labels, given)
+            question = Question(
+                model=model, graph=graph, batch=batch, reference=reference, goal=goal, tape=tape,
+                score=score_of(goal, output),
+            )  # fmt: skip
+            answer = self.method.procedure(question, self.method)
+            books = answer.books or Books.open(graph, batch)
+            return self._answers(graph, output, question, answer.relevance, books, answer.score0)
+
+        return whole
+
+    def _answers(
+        self, graph: Graph, output: Tensor, question: Question, relevance: Tensor, books: Books, score0: Tensor | None
+    ) -> list[Tensor]:
+        like = question.batch
+        elements = [entry.reshape(len(like), -1) for entry in books.biases.values()]
+        none = like.new_zeros(len(like), 0)
+        ledger = ledger_of(question.score, score0, relevance, books, self.method)
+        found = {
+            "logits": lambda: output,
+            "heatmap": lambda: relevance.sum(1),
+            "relevance": lambda: relevance,
+            "biases": lambda: torch.cat([e.sum(1, keepdim=True) for e in elements], 1) if elements else none,
+            "bias_elements": lambda: torch.cat(elements, 1) if elements else none,
+            "ledger": lambda: torch.stack([getattr(ledger, name) for name in LEDGER], 1).to(like.dtype),
+        }  # fmt: skip
+        own = probabilities(graph, output) if graph.final is not None else output
+        answers = [own, *(found[name]().to(like.dtype).contiguous() for name in self.outputs if name in found)]
+        if "heatmap_u8" in self.outputs:
+            answers += _in_bytes(relevance.sum(1))
+        return answers
+
+
+def _in_bytes(heatmap: Tensor) -> list[Tensor]:
+    """A map [N, …] as uint8 and its scale [N]: the map is (u8 − 128)·scale/127."""
+    scale = heatmap.abs().flatten(1).amax(1)
+    each = torch.where(scale == 0, 1, scale).reshape(-1, *(1,) * (heatmap.dim() - 1))
+    return [(heatmap / each * 127 + 128.5).floor().to(torch.uint8), scale]
+
+
+def _goal(target: str, scores: Tensor, labels: Sequence[str], given: Sequence[Tensor]) -> Target:
+    """The target; without positions nothing in it depends on values but the class."""
+    if target != INPUT:
+        return choose(target, scores, labels)
+    if scores.shape[2] > 1:
+        one = choose("top", scores, labels)
+        return replace(one, index=given[0])
+    return Target(index=given[0], minus=None, region=torch.ones_like(scores[:, 0], dtype=torch.bool))

@@ -1,0 +1,1 @@
+"""Figures: what is drawn of an explanation, from its picture, its map and the report on both."""

@@ -1,0 +1,319 @@
+"""The kinds of figures. All are drawn from `View`s alone, so that `heatcli show` draws them again from files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from heatcli.errors import UsageError, unknown_name
+from heatcli.figures.page import Cell, figure_of
+from heatcli.figures.plots import plot
+from heatcli.figures.view import UNVERIFIED, View, caption, heading, hidden, means, number, percent, text_of
+from heatcli.images.drawing import LOCK, Drawing
+from heatcli.images.overlay import (
+    BACKDROPS,
+    CLIP,
+    GREY,
+    Scale,
+    colour_map,
+    hatched,
+    onto_picture,
+    outlined,
+    overlay,
+    stamped,
+)
+from heatcli.images.preprocess import Box
+from heatcli.images.read import as_mode
+
+NONE = "none"
+KINDS = ("overlay", "panel", "grid", "heatmap", "parts", "contour", NONE)
+IMAGE, RUN = "image", "run"
+SIDE = 400  # pixels, about, of the longer side of a picture in a figure
+MOST, GRID = 48, 4  # maps in one grid, cells in a row of it
+_UNSEEN = (222, 222, 222)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a figure is drawn.
+
+    `kind`: one of `KINDS`. `size`: pixels that the longer side of each picture has, about; None: `SIDE`, and an
+    overlay as large as its picture. `scale`: `image`, `run` for one scale over several maps, or what gets the full
+    colour, in the score's unit a pixel. `clip`: percentile of |relevance| that gets the full colour. `top`: percent of
+    the pixels that `contour` outlines. `backdrop`: of overlays, grey or colour. Raises `UsageError`.
+    """
+
+    kind: str = "overlay"
+    size: int | None = None
+    scale: str | float = IMAGE
+    clip: float = CLIP
+    cmap: str = "bwr"
+    opacity: float = 0.9
+    backdrop: str = GREY
+    top: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown_name("figure", self.kind, KINDS)
+        if self.backdrop not in BACKDROPS:
+            raise unknown_name("backdrop", self.backdrop, BACKDROPS)
+        for name, value, low, high in (("figure-size", self.size, 16, 8192), ("clip", self.clip, 50, 100),
+                                       ("top", self.top, 0.1, 50), ("opacity", self.opacity, 0, 1)):  # fmt: skip
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"--{name} {value:g} is not allowed; it is a number from {low:g} to {high:g}")
+        if isinstance(self.scale, float) and not 0 < self.scale < float("inf"):
+            raise UsageError(f"--scale {self.scale:g} is not allowed; it is more than 0")
+        colour_map(self.cmap)
+
+    def of(self, view: View) -> Scale:
+        """The scale of one map on its own."""
+        if isinstance(self.scale, float):
+            return Scale(self.scale, self.scale, "given", self.clip)
+        return Scale.of(view.relevance, view.divided, self.clip)
+
+
+def draw(views: Sequence[View], style: Style) -> Drawing:
+    """The figure of one view, or the grid of several. Raises `UsageError`."""
+    if style.kind == "grid":
+        if not 1 <= len(views) <= MOST:
+            raise UsageError(f"a grid has from 1 to {MOST} maps, and these are {len(views)}")
+    elif len(views) != 1:
+        raise UsageError(f"a {style.kind} shows one map, and these are {len(views)}; --figure grid shows several")
+    if not isinstance(views[0].picture, Image.Image):
+        with LOCK:
+            return _plotted(views, style)
+    with nullcontext() if style.kind == "overlay" else LOCK:  # Pillow needs no lock
+        return _DRAWN[style.kind](views, style)
+
+
+def _plotted(views: Sequence[View], style: Style) -> Drawing:
+    """The figure of signals or tables: one plot a view, and of a single one the ledger and the caption."""
+    if style.kind in ("parts", "contour"):
+        raise UsageError(f"--figure {style.kind} is for pictures and volumes; a signal or a table has panel and grid")
+    scales = [view.scale or style.of(view) for view in views]
+    cells = [
+        Cell(plot(view, scale, style.cmap, style.size), view.report.method.name, (scale, view))
+        for view, scale in zip(views, scales, strict=True)
+    ]
+    if len(views) == 1:
+        return replace(_drawn(views[0], scales[0], cells, style), scales=tuple(scales))
+    texts = " | ".join(text_of(view, scale) for view, scale in zip(views, scales, strict=True))
+    title = f"{Path(views[0].report.image.path).name}: {heading(views[0])}"
+    return Drawing(figure_of(title, "", cells, [], None, style.cmap, 1), texts, tuple(scales))
+
+
+def common(scales: Sequence[Scale]) -> Scale:
+    """One scale for several maps: as far as nine of ten of their own scales go, all of them where there are few."""
+    cut = float(np.quantile([scale.cut for scale in scales], 0.9, method="higher"))
+    return Scale(cut, cut, RUN, scales[0].clip)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """A view at the size of its place in a figure: drawn at `picture`'s size, then each pixel `times` as wide and high.
+
+    Small pictures are enlarged so, without smoothing.
+    """
+
+    view: View
+    picture: Image.Image
+    box: Box
+    times: int
+
+    @classmethod
+    def of(cls, view: View, side: int | None) -> _Shown:
+        """The view in about that size; None leaves it."""
+        picture, longer = view.image, max(view.image.size)
+        if side is None or longer == side:
+            return cls(view, picture, view.box, 1)
+        if longer < side:
+            return cls(view, picture, view.box, max(1, round(side / longer)))
+        size = tuple(max(1, round(length * side / longer)) for length in picture.size)
+        small = as_mode(picture, picture.mode if picture.mode in ("L", "RGB") else "RGB")
+        small = small.resize(size, Image.Resampling.LANCZOS)  # type: ignore[arg-type]
+        x, y = small.width / picture.width, small.height / picture.height
+        left, top, right, bottom = view.box
+        return cls(view, small, (left * x, top * y, right * x, bottom * y), 1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in the figure."""
+        return self.picture.width * self.times, self.picture.height * self.times
+
+    @property
+    def large_box(self) -> Box:
+        """What the network saw, in the figure's pixels."""
+        left, top, right, bottom = (self.times * round(edge) for edge in self.box)
+        return left, top, right, bottom
+
+    def enlarged(self, picture: Image.Image) -> Image.Image:
+        """A picture of the drawn size at the figure's."""
+        return picture if self.times == 1 else picture.resize(self.size, Image.Resampling.NEAREST)
+
+    def original(self) -> Image.Image:
+        """The picture itself."""
+        return self.boxed(self.enlarged(as_mode(self.picture, "RGB").copy()))
+
+    def boxed(self, picture: Image.Image) -> Image.Image:
+        """A picture of the figure's size with the boxes whose score is explained. Changes the picture."""
+        x, y = (drawn / whole for drawn, whole in zip(self.size, self.view.image.size, strict=True))
+        boxes = [(x * b.left, y * b.top, x * b.right, y * b.bottom) for b in self.view.report.target.boxes or ()]
+        return outlined(picture, boxes)
+
+    def overlay(self, style: Style, scale: Scale) -> Image.Image:
+        """The map over the picture."""
+        laid = overlay(
+            self.picture, self.view.relevance, self.box, style.cmap, style.opacity, scale, style.backdrop, hatch=False
+        )
+        return self.boxed(hatched(self.enlarged(laid), self.large_box))
+
+    def signed(self, relevance: NDArray[np.float64], scale: Scale) -> NDArray[np.float32]:
+        """A map on the drawn picture, −1..1: [height, width]."""
+        return onto_picture(scale.signed(relevance), self.picture.size, self.box)
+
+    def heatmap(self, relevance: NDArray[np.float64], style: Style, scale: Scale) -> Image.Image:
+        """A map in the colours of the colour map, grey and hatched where the network saw nothing."""
+        colours = colour_map(style.cmap)(0.5 + self.signed(relevance, scale) / 2)[..., :3]
+        picture = self.enlarged(Image.fromarray(np.uint8(np.rint(255 * colours))))
+        left, top, right, bottom = self.large_box
+        seen = (max(0, left), max(0, top), min(picture.width, right), min(picture.height, bottom))
+        whole = Image.new("RGB", picture.size, _UNSEEN)
+        whole.paste(picture.crop(seen), seen[:2])  # type: ignore[arg-type]
+        return self.boxed(hatched(whole, self.large_box))
+
+
+def _overlay(views: Sequence[View], style: Style) -> Drawing:
+    view = views[0]
+    scale = view.scale or style.of(view)
+    picture = _Shown.of(view, style.size).overlay(style, scale)
+    verified = view.report.model.verified
+    if verified is not None and not verified.agrees:
+        picture = stamped(picture, UNVERIFIED)
+    return Drawing(picture, text_of(view, scale), (scale,))
+
+
+def _panel(views: Sequence[View], style: Style) -> Drawing:
+    view = views[0]
+    scale = view.scale or style.of(view)
+    at = _Shown.of(view, style.size or SIDE)
+    cells = [
+        Cell(at.original(), "picture"),
+        Cell(at.heatmap(view.relevance, style, scale), _relevance_title(view), (scale, view)),
+        Cell(at.overlay(style, scale), "relevance over the picture"),
+    ]
+    return _drawn(view, scale, cells, style)
+
+
+def _heatmap(views: Sequence[View], style: Style) -> Drawing:
+    view = views[0]
+    scale = view.scale or style.of(view)
+    at = _Shown.of(view, style.size or SIDE)
+    cell = Cell(at.heatmap(view.relevance, style, scale), _relevance_title(view), (scale, view))
+    return _drawn(view, scale, [cell], style)
+
+
+def _parts(views: Sequence[View], style: Style) -> Drawing:
+    view = views[0]
+    scale = view.scale or style.of(view)
+    at, pixels = _Shown.of(view, style.size or SIDE), view.report.pixels
+    cells = [Cell(at.original(), "picture")]
+    halves = ("for", np.maximum, pixels.positive), ("against", np.minimum, pixels.negative)
+    for name, half, total in halves:
+        part = half(view.relevance, 0.0)
+        bar = (scale, view) if name == "against" else None
+        cells.append(Cell(at.heatmap(part, style, scale), f"{name}: {number(total, 3)} in all", bar))
+    return _drawn(view, scale, cells, style)
+
+
+def _contour(views: Sequence[View], style: Style) -> Drawing:
+    view = views[0]
+    at = _Shown.of(view, style.size or SIDE)
+    blur = max(1.0, 0.015 * max(at.size))
+    scale = view.scale or style.of(view)
+    left, top, right, bottom = at.large_box
+    strongest = float(np.abs(view.relevance).max()) or 1.0
+    smooth = _blurred(onto_picture(view.relevance / strongest, at.size, at.large_box), blur)
+    seen = np.abs(smooth[max(0, int(top)) : int(bottom), max(0, int(left)) : int(right)])
+    level = float(np.percentile(seen, 100 - style.top)) if seen.any() else 0.0
+    lines = None if level == 0 else (smooth, level)
+    cell = Cell(hatched(at.original(), at.large_box), f"the top {style.top:g} % of |relevance|", lines=lines)
+    note = (
+        f"Outlined: {style.top:g} % of what the network saw, solid for, dashed against; smoothed by {blur:.0f} pixels."
+    )
+    sentences = [line for line in caption(view, scale) if not line.startswith("Strongest colour")]
+    return _drawn(view, scale, [cell], style, [note, *sentences])
+
+
+def _blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """A plane, Gaussian-smoothed: along columns, then rows, edges repeated."""
+    reach = int(3 * sigma) + 1
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    for _ in range(2):
+        padded = np.pad(values, ((reach, reach), (0, 0)), mode="edge")
+        values = sum(w * padded[i : i + len(values)] for i, w in enumerate(weights)).T
+    return np.asarray(values, np.float32)
+
+
+def _grid(views: Sequence[View], style: Style) -> Drawing:
+    """The picture, and every map over it, all that divide the score on one scale unless each is to have its own."""
+    own = [view.scale or style.of(view) for view in views]
+    together = [i for i, view in enumerate(views) if view.divided is not None]
+    shared = common([own[i] for i in together]) if style.scale != IMAGE and len(together) > 1 else None
+    if isinstance(style.scale, float):
+        shared = own[together[0]] if together else None
+    scales = [shared if shared is not None and i in together else scale for i, scale in enumerate(own)]
+    side = style.size or (SIDE if len(views) < 4 else 260)
+    first = _Shown.of(views[0], side)
+    same = len({view.report.image.sha256 for view in views}) == 1
+    cells = [Cell(first.original(), "picture")] if same else []
+    count = len(cells) + len(views)
+    columns = -(-count // -(-count // GRID))  # as many in each row, if that can be
+    row = range(columns - len(cells))  # of maps in the first row of cells, the last of which has the colour bar
+    barred = None if shared is None else max((i for i in together if i in row), default=together[0])
+    alike = len({heading(view) for view in views}) == 1
+    for i, (view, scale) in enumerate(zip(views, scales, strict=True)):
+        at = _Shown.of(view, side)
+        name = view.report.method.name if same else f"{Path(view.report.image.path).name}\n{view.report.method.name}"
+        held = "no unit" if not view.divided else f"pixels {percent(view.report.pixels.total / view.divided)}"
+        mine = "" if shared is not None and i in together else f", ±{scale.cut:.2g}"
+        title = f"{name}\n{held}{mine}" if alike else f"{name}\n{heading(view)}\n{held}{mine}"
+        cells.append(Cell(at.overlay(style, scale), title, (scale, view) if i == barred else None))
+    texts = " | ".join(text_of(view, scale) for view, scale in zip(views, scales, strict=True))
+    scaled = "Each map has its own scale; its strongest colour is what stands after ±."
+    if shared is not None:
+        scaled = (
+            "Methods that divide the score share one scale, others have their own, after ±; --scale image undoes it."
+        )
+    lines = [f"pixels: what share of its score each map holds. {scaled}"]
+    lines += [line for line in dict.fromkeys([*map(hidden, views)]) if line]
+    title = Path(views[0].report.image.path).name if same else f"{len(views)} maps"
+    title += f": {heading(views[0])}" if alike else ""
+    below = {means(view) for view in views}
+    figure = figure_of(title, below.pop() if len(below) == 1 else "", cells, lines, None, style.cmap, columns)
+    return Drawing(figure, texts, tuple(scales))
+
+
+def _relevance_title(view: View) -> str:
+    if view.slices:
+        return "relevance of the slices"
+    high, wide = view.relevance.shape
+    return f"relevance, {wide}×{high} pixels"
+
+
+def _drawn(view: View, scale: Scale, cells: Sequence[Cell], style: Style, lines: list[str] | None = None) -> Drawing:
+    title = f"{Path(view.report.image.path).name}: {heading(view)}"
+    sentences = caption(view, scale) if lines is None else lines
+    figure = figure_of(title, means(view), cells, sentences, view if view.divides == "whole" else None, style.cmap, 3)
+    return Drawing(figure, text_of(view, scale), (scale,))
+
+
+_DRAWN: dict[str, Callable[[Sequence[View], Style], Drawing]] = {
+    "overlay": _overlay, "panel": _panel, "grid": _grid, "heatmap": _heatmap, "parts": _parts, "contour": _contour,
+}  # fmt: skip

@@ -1,0 +1,121 @@
+"""What an explanation in memory looks like: its figures, reports and files, and itself in a notebook."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from heatcli.errors import UsageError
+from heatcli.figures.draw import Style, draw
+from heatcli.figures.view import View
+from heatcli.images.drawing import SUFFIXES, Drawing
+from heatcli.images.preprocess import seen_box
+from heatcli.images.read import Picture
+from heatcli.images.sheet import picture_of
+from heatcli.report.build import Reports
+from heatcli.report.schema import FilesPart, ImagePart, SecondsPart, encode
+from heatcli.system.files import seen_from, write_atomically
+
+if TYPE_CHECKING:
+    from heatcli.explanation import Explanation
+
+MOST = 8  # images that a notebook shows at once
+
+
+def view_of(
+    explanation: Explanation, i: int, picture: str | Path | Image.Image | None, folder: Path | None = None
+) -> View:  # fmt: skip
+    """What a figure of image `i` is drawn from; `picture`: the original, else what the network saw is shown.
+
+    `folder`: where the report goes, which names files from there. Raises `UsageError` for an image that there is not,
+    and for a network that sees no pictures.
+    """
+    model, batch = explanation.model, explanation.batch
+    if model is None or batch is None or batch.dim() != 4:
+        raise UsageError("only an explanation that heatcli.explain made of pictures has figures and reports")
+    if not -len(batch) <= i < len(batch):
+        raise UsageError(f"there is no image {i}: the explanation has {len(batch)}")
+    i %= len(batch)
+    if picture is None and explanation.pictures:
+        picture = explanation.pictures[i]
+    path, sha256 = f"image {i}", ""
+    if isinstance(picture, (str, Path)):
+        read = model.pictures.reader.picture(picture)
+        shown, path, sha256 = read.shown(), str(picture) if folder is None else seen_from(folder, picture), read.sha256
+    elif isinstance(picture, Picture):
+        shown, path, sha256 = picture.shown(), str(picture.path), picture.sha256
+    elif picture is not None:
+        shown = Picture(path, "", model.pictures.reader.ready(path, picture)).shown()
+    else:
+        shown = picture_of(model.pictures.pixels(batch[i : i + 1])[0].detach().cpu().numpy())
+    seen = (
+        (0.0, 0.0, float(shown.width), float(shown.height))
+        if picture is None
+        else seen_box(shown.size, model.pictures.picture_fit)
+    )
+    reports = Reports(model, explanation)
+    image = ImagePart(path=path, sha256=sha256, width=shown.width, height=shown.height, seen=seen)
+    seconds = SecondsPart(load=0.0, write=0.0, **explanation.seconds)
+    return View(shown, reports.pixels(i), reports.report(i, image, FilesPart(), seconds, inline=True))
+
+
+def figure(explanation: Explanation, i: int, picture: Any, **style: Any) -> Drawing:
+    """A figure of image `i`, by default a panel; `style` as `heatcli.figures.draw.Style` has it."""
+    return draw([view_of(explanation, i, picture)], Style(**{"kind": "panel", **style}))
+
+
+def report(explanation: Explanation, i: int, picture: Any) -> dict[str, Any]:
+    """The report on image `i`, as `heatcli explain` writes it."""
+    found: dict[str, Any] = json.loads(encode(view_of(explanation, i, picture).report))
+    return found
+
+
+def save(explanation: Explanation, path: str | Path, i: int, picture: Any, **style: Any) -> Path:
+    """Write image `i` by the suffix of `path`: a figure, the report (.json), or the map (.npy, .npz).
+
+    Raises `UsageError`.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return figure(explanation, i, picture, **style).save(path)
+    view = view_of(explanation, i, picture, path.parent)
+    if suffix == ".json":
+        write_atomically(path, encode(view.report))
+    elif suffix in (".npy", ".npz") and explanation.model is not None:
+        write_atomically(path, Reports(explanation.model, explanation).array(i, suffix))
+    else:
+        raise UsageError(f"{path}: is none of {', '.join((*SUFFIXES, '.json', '.npy', '.npz'))}; give one of them")
+    return path
+
+
+def described(explanation: Explanation) -> str:
+    """An explanation in a line."""
+    n, shape = len(explanation.relevance), list(explanation.relevance.shape)
+    target, model = explanation.target, explanation.model
+    index = int(target.index[0])
+    label = (None if model is None else model.label(index)) or f"class {index}"
+    more = "" if n == 1 else f", … of {n} images"
+    return (
+        f"<Explanation by {explanation.method.name}, baseline {explanation.reference.name}: {label}, "
+        f"{explanation.quantity} {float(explanation.ledger.output[0]):.4g}{more}; relevance {shape}, "
+        f"{len(explanation.biases)} biases>"
+    )
+
+
+def as_html(explanation: Explanation) -> str:
+    """The figures of the first images, for notebooks."""
+    count = min(len(explanation.relevance), MOST)
+    parts = [f"<p>{html.escape(described(explanation))}</p>"]
+    for i in range(count):
+        drawn = figure(explanation, i, None)
+        data = base64.b64encode(drawn.content()).decode("ascii")
+        parts.append(f'<img alt="{html.escape(drawn.text)}" src="data:image/png;base64,{data}" style="max-width:100%">')
+    if count < len(explanation.relevance):
+        parts.append(f"<p>{len(explanation.relevance) - count} more; .figure(i) shows each.</p>")
+    return "\n".join(parts)

@@ -1,0 +1,120 @@
+"""Plots of what is no picture: signals as traces coloured by relevance, tables as bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatcli.artifact.layout import TABLE
+from heatcli.figures.view import View
+from heatcli.images.overlay import Scale, colour_map
+from heatcli.images.read import Picture
+
+WIDTH, LEAD, BAR, NAMES = 760, 90, 18, 200  # pixels: of a plot, a channel's height, a feature's, its name
+LEADS, FEATURES, POINTS = 24, 24, 3000  # how many are drawn at most
+_PALE, _INK = "#b8b8b8", "#202020"
+
+Axes = Callable[[float, float, float, float], Any]  # left, top, width, height in pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Plot:
+    """A plot of that size in pixels; `draw` gets the page's `axes`, and the plot's left and top."""
+
+    width: int
+    height: int
+    draw: Callable[[Axes, float, float], None]
+
+
+def plot(view: View, scale: Scale, cmap: str, size: int | None) -> Plot:
+    """The plot of a signal [C, L] or of a table [1, F]; `size`: its width in pixels, `WIDTH` by default."""
+    picture, width = view.picture, size or WIDTH
+    assert isinstance(picture, Picture)
+    assert isinstance(picture.pixels, np.ndarray)
+    if view.report.image.kind == TABLE:
+        order = np.argsort(-np.abs(view.relevance[0]), kind="stable")[:FEATURES]
+        high = BAR * len(order)
+        return Plot(
+            width, high + 24, lambda axes, x, y: _bars(view, order, cmap, axes(x + NAMES, y, width - NAMES, high))
+        )
+    shown = np.argsort(-np.abs(view.relevance).sum(1), kind="stable")[:LEADS]
+    leads = sorted(shown.tolist())
+
+    def draw(axes: Axes, x: float, y: float) -> None:
+        for row, lead in enumerate(leads):
+            place = axes(x, y + row * LEAD, width, LEAD - 6)
+            _trace(view, lead, scale, cmap, place, row == len(leads) - 1)
+
+    return Plot(width, LEAD * len(leads) + 30, draw)
+
+
+def names_of(view: View, count: int) -> list[str]:
+    """The names of channels or features, from the file, the sidecar, or their numbers from 0."""
+    picture = view.picture
+    own = picture.numbers.names if isinstance(picture, Picture) and picture.numbers is not None else ()
+    names = own or tuple(view.report.model.input.get("names") or ())
+    return list(names) if len(names) == count else [str(i) for i in range(count)]
+
+
+def _rate(view: View) -> float | None:
+    picture = view.picture
+    own = picture.numbers.rate if isinstance(picture, Picture) and picture.numbers is not None else None
+    return own or view.report.model.input.get("rate")
+
+
+def _trace(view: View, lead: int, scale: Scale, cmap: str, axes: Any, last: bool) -> None:
+    """One channel: a grey line, and over it the colour of each sample's relevance, as opaque as that is large."""
+    from matplotlib.collections import LineCollection
+
+    assert isinstance(view.picture, Picture)
+    values = np.asarray(view.picture.pixels)[lead].astype(np.float64)
+    at = _thinned(values, view.relevance[lead])
+    rate = _rate(view)
+    x, y = at / (rate or 1.0), values[at]
+    signed = scale.signed(view.relevance[lead])[at]
+    axes.plot(x, y, color=_PALE, linewidth=0.8)
+    middles = [np.concatenate([v[:1], (v[1:] + v[:-1]) / 2, v[-1:]]) for v in (x, y)]
+    points = np.stack([np.stack([m[:-1], v, m[1:]], 1) for m, v in zip(middles, (x, y), strict=True)], 2)
+    colours = colour_map(cmap)(0.5 + np.sign(signed) / 2)
+    colours[:, 3] = np.minimum(1, np.abs(signed))
+    axes.add_collection(LineCollection(list(points), colors=colours, linewidths=2.2))
+    axes.margins(0.005, 0.08)
+    name = names_of(view, len(view.relevance))[lead]
+    axes.text(0.004, 0.96, name, fontsize=8, va="top", transform=axes.transAxes, parse_math=False)
+    axes.set_yticks([])
+    axes.tick_params(labelsize=8, labelbottom=last, color=_PALE)
+    for side in axes.spines.values():
+        side.set_color(_PALE)
+    if last:
+        axes.set_xlabel("seconds" if rate else "samples", fontsize=8, labelpad=1)
+
+
+def _thinned(values: NDArray[np.float64], relevance: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The samples that are drawn: all, or of each short stretch the highest, the lowest and the most relevant."""
+    if len(values) <= POINTS:
+        return np.arange(len(values))
+    edges = np.linspace(0, len(values), POINTS // 3 + 1).astype(int)
+    kept = [
+        a + i
+        for a, b in pairwise(edges)
+        for i in (values[a:b].argmax(), values[a:b].argmin(), np.abs(relevance[a:b]).argmax())
+    ]
+    return np.unique(kept)
+
+
+def _bars(view: View, order: NDArray[np.int64], cmap: str, axes: Any) -> None:
+    """The features `order` as bars from 0, with names and values."""
+    assert isinstance(view.picture, Picture)
+    values, names = np.asarray(view.picture.pixels)[0], names_of(view, view.relevance.shape[1])
+    relevance = view.relevance[0][order]
+    ends = colour_map(cmap)
+    axes.barh(np.arange(len(order)), relevance, height=0.7, color=[ends(1.0 if r >= 0 else 0.0) for r in relevance])
+    axes.axvline(0, color=_INK, linewidth=0.8)
+    axes.set_ylim(len(order) - 0.5, -0.5)
+    axes.set_yticks(range(len(order)), [f"{names[i]} = {values[i]:.4g}" for i in order], fontsize=8, parse_math=False)
+    axes.tick_params(labelsize=8, color=_PALE)

@@ -1,0 +1,236 @@
+"""What a figure is drawn from, and what it says in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from heatcli.artifact.layout import Layout
+from heatcli.images.overlay import SHARE, Scale
+from heatcli.images.preprocess import Box
+from heatcli.images.read import Picture
+from heatcli.images.volumes import chosen, grey_sheet, onto_volume, sheet_of, upright
+from heatcli.report.schema import ConceptPart, Report
+
+UNVERIFIED = "UNVERIFIED: not the model's own function"
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A picture, the map [H, W] on it, and the report on both; `scale`: the map's, where that is known before.
+
+    A signal or a table is no picture, but numbers [C, L], and its map is as large. A volume is a picture of `slices`.
+    """
+
+    picture: Image.Image | Picture
+    relevance: NDArray[np.float64]
+    report: Report
+    scale: Scale | None = None
+    slices: tuple[int, ...] = ()
+
+    @property
+    def box(self) -> Box:
+        """The part of the picture that the network saw."""
+        seen = self.report.image.seen
+        return seen if isinstance(seen, tuple) else (0.0, 0.0, float(self.image.width), float(self.image.height))
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture, of what is shown as one."""
+        assert isinstance(self.picture, Image.Image)
+        return self.picture
+
+    @property
+    def element(self) -> str:
+        """What one position of the map is called."""
+        axes = self.report.model.input.get("axes")
+        return Layout(axes).element if axes else "pixel"
+
+    @property
+    def divides(self) -> str:
+        """As `MethodPart.divides` says; of older reports, by whether the ledger is balanced."""
+        said = self.report.method.divides
+        return said if isinstance(said, str) else "whole" if self.report.ledger.relative_error < 1e-3 else "no"
+
+    @property
+    def divided(self) -> float | None:
+        """output − output_baseline, which the method divides among the pixels; None where it divides nothing."""
+        ledger = self.report.ledger
+        return None if self.divides == "no" else ledger.output - ledger.output_baseline
+
+
+def view_on(shown: Image.Image | Picture, relevance: NDArray[np.float64], report: Report) -> View:
+    """What a figure is drawn from; `relevance` is as in the report. A volume is shown as slices side by side."""
+    if isinstance(shown, Image.Image) or relevance.ndim == 2:
+        return View(shown, relevance, report)
+    assert isinstance(shown.pixels, np.ndarray)
+    scanner = shown.numbers is not None and shown.numbers.affine is not None
+    own = upright(shown.pixels.mean(0, dtype=np.float64), scanner)
+    share = upright(onto_volume(relevance, shown.pixels.shape[1:]).astype(np.float64), scanner)
+    slices = chosen(share)
+    return View(grey_sheet(own[slices], slices), sheet_of(share[slices]), report, None, tuple(slices))
+
+
+def heading(view: View) -> str:
+    """Label, score and probability."""
+    target = view.report.target
+    name = target.label if target.label is not None else f"class {target.index}"
+    if target.expected:
+        same = target.expected == target.predicted
+        name = f"{name}, as expected" if same else f"{target.predicted} instead of {target.expected}"
+    if isinstance(target.box, int):
+        name = name if target.quantity == "coordinate" else f"box {target.box}: {name}"
+    of = "probability difference" if isinstance(target.minus, int) else "probability"
+    chance = "" if target.probability is None else f", {of} {number(target.probability, 3)}"
+    return f"{name}, {unit(view)} {number(target.score, 4)}{chance}{through(view.report)}"
+
+
+def through(report: Report) -> str:
+    """The channels whose share the map divides, and that share; empty where the map divides the whole score."""
+    name = concept(report)
+    return f"; {name} gave {number(report.ledger.output, 4)}" if name else ""
+
+
+def concept(report: Report) -> str:
+    """The channels whose share the map divides, as `--concept` names them; empty where it divides the whole score."""
+    part = report.concept
+    if not isinstance(part, ConceptPart):
+        return ""
+    return f"{part.layer}:{','.join(map(str, part.channels))}" if part.channels else part.layer
+
+
+def unit(view: View) -> str:
+    """What the score is."""
+    target = view.report.target
+    quantity: str = target.quantity
+    if isinstance(target.unit, str) and quantity == "output":
+        quantity = target.unit
+    return f"{quantity} difference" if isinstance(view.report.target.minus, int) else quantity
+
+
+def means(view: View) -> str:
+    """Method, its parameters and the baseline."""
+    method, baseline = view.report.method, view.report.baseline
+    values = ", ".join(f"{name}={_short(value)}" for name, value in method.parameters.items())
+    against = "no baseline" if baseline.name == "none" else f"against {baseline.name}"
+    if isinstance(baseline.sigma, float):
+        against += f" (sigma {baseline.sigma:g})"
+    return f"{method.name}{f' ({values})' if values else ''}, {against}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def percent(share: float) -> str:
+    """A share as percent, two digits of it, never in powers of ten."""
+    if share and abs(share) < 1e-8:
+        return "less than 0.000001 %"
+    digits = 2 if abs(share) < 1 else 3
+    text = np.format_float_positional(100 * share, digits, unique=False, fractional=False, trim="-")
+    return text.replace("-", "−") + " %"
+
+
+def number(value: float, digits: int, sign: str = "") -> str:
+    return f"{value:{sign}.{digits}g}".replace("-", "−")
+
+
+def shown(view: View) -> str:
+    """How much of the score the map shows, in a sentence."""
+    report, score = view.report, view.divided
+    pixels, name = report.pixels, report.method.name
+    if score is None:
+        return f"{name} does not divide the score: the map shows where, not how much."
+    share = f" ({percent(pixels.total / score)})" if score else ""
+    both = f"{pixels.positive:.3g} for and {-pixels.negative:.3g} against, together " if pixels.negative else ""
+    text = f"The {view.element}s hold {both}{number(pixels.total, 3)} of {number(score, 4)}{share}."
+    if view.divides == "part":
+        text += f" {name} does not say where the rest is."
+    return text
+
+
+def biased(report: Report) -> float | None:
+    """The share of the score that biases took, where that is most of it and a baseline would give it to the pixels."""
+    ledger = report.ledger
+    if report.baseline.name != "none" or report.method.divides != "whole" or not ledger.output:
+        return None
+    share = ledger.biases / ledger.output
+    return share if abs(share) > 0.5 else None
+
+
+def warned(view: View) -> str:
+    """That biases took most of the score, and what to do; empty where they did not."""
+    share = biased(view.report)
+    if share is None:
+        return ""
+    return (
+        f"The network's biases took {percent(share)} of the score, which no picture shows; --baseline blur compares "
+        "with a blurred picture instead."
+    )
+
+
+def contrasted(report: Report) -> str:
+    """What a map of predicted less expected shows; empty where it is none."""
+    target = report.target
+    if not target.expected or target.expected == target.predicted:
+        return ""
+    return f"Positive speaks for {target.predicted} rather than {target.expected}, which is expected; negative against."
+
+
+def told(scale: Scale, view: View) -> str:
+    """What the full colour is, in a sentence."""
+    own = f"percentile {scale.clip:g} of |relevance|"
+    why = {"percentile": own, "share": own, "run": "one scale for all", "given": "as asked for"}[scale.by]
+    text = f"Strongest colour: ±{scale.cut:.3g} a {view.element} ({why})"
+    if scale.by == "share":
+        text += (
+            f"; it is pale, because |relevance| is only {percent(_held(view))} of the score in all, and below "
+            f"{percent(SHARE)} colours fade"
+        )
+    return f"{text}."
+
+
+def _held(view: View) -> float:
+    """Which share of the score |relevance| is in all; more than 1 where for and against cancel."""
+    return float(np.abs(view.relevance).sum()) / abs(view.divided) if view.divided else 1.0
+
+
+def hidden(view: View) -> str:
+    """What of the picture the network never saw, or saw and the picture does not show; empty where nothing."""
+    if view.slices:
+        return f"Shown are slices {', '.join(map(str, view.slices))}, counted from 0."
+    if not isinstance(view.picture, Image.Image):
+        return ""
+    (left, top, right, bottom), (width, height) = view.box, view.picture.size
+    text = ""
+    if left > 0.5 or top > 0.5 or right < width - 0.5 or bottom < height - 0.5:
+        text = "Hatched: what the network never saw."
+    high, wide = view.relevance.shape
+    y, x = (
+        (top + (np.arange(high) + 0.5) * (bottom - top) / high),
+        left + (np.arange(wide) + 0.5) * (right - left) / wide,
+    )
+    outside = (y < 0) | (y > height), (x < 0) | (x > width)
+    beyond = view.relevance[outside[0][:, None] | outside[1]]
+    if beyond.size:
+        text += f" The network saw padding around the picture, which holds {number(beyond.sum(), 3)}."
+    return text.strip()
+
+
+def caption(view: View, scale: Scale) -> list[str]:
+    """All sentences under a figure."""
+    lines = [contrasted(view.report), shown(view), warned(view), told(scale, view), hidden(view)]
+    verified = view.report.model.verified
+    if verified is not None and not verified.agrees:
+        lines.insert(0, UNVERIFIED + ".")
+    return [line for line in lines if line]
+
+
+def text_of(view: View, scale: Scale) -> str:
+    """All that a figure says as plain text."""
+    return f"{Path(view.report.image.path).name}: {heading(view)}; {means(view)}. {' '.join(caption(view, scale))}"

@@ -1,0 +1,208 @@
+"""What a page holds of each explanation: one list a quantity, and beside it the small picture and the biases."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from heatcli.errors import HeatcliError, printable
+from heatcli.evaluate.location import inside_share
+from heatcli.evaluate.similarity import rank_correlation
+from heatcli.gallery.read import Item
+from heatcli.gallery.thumbnails import Thumbnail, fit_of, map_of, picture_of, thumbnail
+from heatcli.images.dataset import mask_file, read_mask
+from heatcli.images.expected import Expected
+from heatcli.images.read import MAX_PIXELS
+from heatcli.report.schema import LedgerPart
+
+GRID = 24  # cells a side of the mean map
+MOST_UP = 2  # folders that a link climbs
+LEDGER = ("output", "output_baseline", "pixels", "biases", "absorbed", "unexplained")
+
+
+@dataclass
+class Entry:
+    """All that a page holds of one explanation. `mass`: where |relevance| lies, float64 [GRID, GRID], its sum 1."""
+
+    values: dict[str, Any]
+    biases: list[dict[str, float]]
+    thumbnail: Thumbnail
+    mass: NDArray[np.float64] | None = None
+    remarks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How explanations become entries. `page`: the folder that links start from. `predicts`: top class explained."""
+
+    page: Path
+    expected: Expected
+    predicts: bool | None
+    edge: int
+    masks: Path | None = None
+
+    def entry(self, item: Item, other: Item | None, sides: int) -> Entry:
+        """The entry of an explanation, and of the same picture's in another run where there are two `sides`."""
+        path = item.picture()
+        picture = picture_of(item)
+        image = None if picture is None else picture.shown()
+        maps = [map_of(item, image)] + ([None if other is None else map_of(other, image)] if sides == 2 else [])
+        values = self._values(item, path)
+        remarks = {}
+        if picture is None and not _sequence(item):
+            remarks["picture"] = item.row.image
+        if maps[0] is None:
+            remarks["map"] = item.row.stem
+        elif values["map"] is None and "overlay" in item.row.files:
+            remarks["link"] = item.row.stem
+        if picture is not None and path is not None:
+            values["mask"], remark = self._mask(item, path, picture.size)
+            remarks |= remark
+        if sides == 2:
+            values |= self._against(item, other)
+        pictures = [image, *maps]
+        drawn = thumbnail(pictures, self.edge)
+        there = sum(1 << part for part, one in enumerate(pictures) if one is not None)
+        values |= {"w": drawn.width, "h": drawn.height, "there": there}
+        biases = [item.row.biases] + ([{} if other is None else other.row.biases] if sides == 2 else [])
+        return Entry(values, biases, drawn, _mass(item.pixels), remarks)
+
+    def _values(self, item: Item, path: Path | None) -> dict[str, Any]:
+        row = item.row
+        label = row.label or str(row.index)
+        predicted = self._predicted(item)
+        expected = self.expected.of(row.image, path) or row.expected
+        right = None if predicted is None or expected is None else expected in (predicted, str(item.first.index))
+        return {
+            "name": printable(row.image) + _sequence(item),
+            "rank": row.rank,
+            "method": row.method,
+            "label": label,
+            "predicted": predicted,
+            "expected": expected,
+            "right": right,
+            "score": _short(row.score),
+            "probability": _short(row.probability),
+            "map": self._link(item.path("overlay")),
+            "report": self._link(item.path("report")),
+            "picture": self._link(path),
+            "mask": None,
+            **_books(row.ledger, row.biases, ""),
+        }
+
+    def _predicted(self, item: Item) -> str | None:
+        """The class that the network puts first, where that is known."""
+        if item.row.predicted is not None:
+            return item.row.predicted
+        if self.predicts is False:
+            return None
+        if self.predicts is None and (item.row.probability or 0) <= 0.5:
+            return None
+        return item.first.label or str(item.first.index)
+
+    def _link(self, path: Path | None) -> str | None:
+        """A file as seen from the page; None for one so far from it that the link would tell of this machine."""
+        if path is None:
+            return None
+        start, end = self.page.absolute(), path.absolute()
+        try:
+            common = Path(os.path.commonpath([start, end]))
+        except ValueError:  # another drive
+            return None
+        parts = Path(os.path.relpath(end, start)).parts
+        if parts.count("..") > MOST_UP or common == Path(common.anchor):
+            return None
+        return "./" + quote("/".join(parts), errors="surrogateescape")
+
+    def _mask(self, item: Item, path: Path, size: tuple[int, ...]) -> tuple[float | None, dict[str, str]]:
+        """The share of the positive relevance that lies inside the picture's mask; None where there is none."""
+        file, fit = mask_file(path, self.masks), fit_of(item)
+        if file is None or fit is None or item.pixels is None:
+            return None, {}
+        try:
+            mask = read_mask(file, size, fit, MAX_PIXELS)
+        except HeatcliError as error:
+            return None, {"mask": str(error)}
+        share = inside_share(torch.from_numpy(item.pixels)[None], torch.from_numpy(mask)[None])
+        return _short(float(share)), {}
+
+    def _against(self, item: Item, other: Item | None) -> dict[str, Any]:
+        """The other run's numbers, and how far apart the two are."""
+        names = ("labelB", "scoreB", "probabilityB", "mapB", "reportB", "difference", "correlation")
+        if other is None:
+            return dict.fromkeys(names) | _books(None, {}, "B")
+        row, a, b = other.row, item.pixels, other.pixels
+        alike = None
+        if a is not None and b is not None:
+            if a.shape != b.shape:
+                small = Image.fromarray(b.astype(np.float32)).resize(a.shape[::-1], Image.Resampling.BILINEAR)
+                b = np.asarray(small, np.float64)
+            alike = float(rank_correlation(*(torch.from_numpy(np.ascontiguousarray(x))[None] for x in (a, b))))
+        apart = None if row.score is None or item.row.score is None else row.score - item.row.score
+        found = (
+            row.label or str(row.index), _short(row.score), _short(row.probability),
+            self._link(other.path("overlay")), self._link(other.path("report")), _short(apart), _short(alike),
+        )  # fmt: skip
+        return dict(zip(names, found, strict=True)) | _books(row.ledger, row.biases, "B")
+
+
+def _sequence(item: Item) -> str:
+    """What names a sequence among those of its file; empty for a picture."""
+    sequence = msgspec.UNSET if item.report is None else item.report.image.sequence
+    return "" if sequence is msgspec.UNSET else f" {sequence.name}"
+
+
+def shown(names: Iterable[str]) -> list[str]:
+    """Names of pictures as a page shows them: absolute ones without the folder that all lie in."""
+    found = list(names)
+    if not any(map(os.path.isabs, found)):
+        return found
+    try:
+        common = os.path.commonpath([os.path.dirname(name) for name in found])  # noqa: PTH120
+    except ValueError:  # some are relative, or on another drive
+        return [Path(name).name if os.path.isabs(name) else name for name in found]  # noqa: PTH117
+    return [os.path.relpath(name, common) for name in found]
+
+
+def share_of(pixels: float, biases: dict[str, float]) -> float | None:
+    """Σ|bias total| / (|pixel total| + Σ|bias total|), as `heatcli check` has it; None where nothing is booked."""
+    booked = sum(map(abs, biases.values()))
+    whole = abs(pixels) + booked
+    return booked / whole if whole else None
+
+
+def _books(ledger: LedgerPart | None, biases: dict[str, float], side: str) -> dict[str, Any]:
+    if ledger is None:
+        return dict.fromkeys(name + side for name in (*LEDGER, "remainder", "share"))
+    found = {name + side: _short(getattr(ledger, name)) for name in LEDGER}
+    share = share_of(ledger.pixels, biases)
+    return found | {"remainder" + side: _short(ledger.relative_error), "share" + side: _short(share)}
+
+
+def _short(value: float | None) -> float | None:
+    """Seven digits: float32 has no more."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.7g}")
+
+
+def _mass(pixels: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    if pixels is None or pixels.ndim != 2 or min(pixels.shape) < 2:
+        return None
+    sizes = np.abs(pixels)
+    total = sizes.sum()
+    if not (math.isfinite(total) and total):
+        return None
+    cells = Image.fromarray((sizes / total).astype(np.float32)).resize((GRID, GRID), Image.Resampling.BOX)
+    mass: NDArray[np.float64] = np.asarray(cells, np.float64)
+    whole = mass.sum()
+    return mass / whole if whole else None

@@ -1,0 +1,191 @@
+"""What lies in a folder that `heatcli explain` wrote: its explanations one by one, its record, results of checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from heatcli.check.result import Result, Status
+from heatcli.errors import HeatcliError, UsageError
+from heatcli.report.schema import NAME, Report
+from heatcli.run.index.index import INDEX, FileEntry, Row, images, row_of, told
+from heatcli.run.index.record import RECORD, Record, read_record
+from heatcli.system.compress import MAGIC, crc32, read_array
+from heatcli.system.files import TEXT, is_folder, is_there, is_url, read_regular
+
+Map = NDArray[np.float64]
+LARGEST = 1 << 30  # bytes of a report that are read
+_report = msgspec.json.Decoder(Report).decode
+_named = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+@dataclass(frozen=True)
+class Item:
+    """One explanation. `first`: the row of its picture's first rank. `folder` is what its files' names start from."""
+
+    row: Row
+    folder: Path
+    first: Row
+
+    @cached_property
+    def report(self) -> Report | None:
+        """Its report; None where that is missing or damaged."""
+        content = self.content("report")
+        if content is None:
+            return None
+        try:
+            return _report(content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    def path(self, what: str) -> Path | None:
+        """Where one of its files is: its `overlay`, its `report`, its `pixels`."""
+        entry = self.row.files.get(what)
+        return None if entry is None else self.folder / entry.name
+
+    def content(self, what: str) -> bytes | None:
+        """What a file holds; None where there is none, or another than the one that was written."""
+        entry, path = self.row.files.get(what), self.path(what)
+        if entry is None or path is None:
+            return None
+        try:
+            found = read_regular(path, LARGEST)
+        except OSError:
+            return None
+        return found if entry.crc32 is None or crc32(found) == entry.crc32 else None
+
+    @cached_property
+    def pixels(self) -> Map | None:
+        """Relevance a pixel of the network's input, [H, W]; None where nothing was kept of it."""
+        if self.report is None:
+            return None
+        values = self.report.pixels.values
+        if values is not msgspec.UNSET:
+            return np.asarray(values, np.float64)
+        content = self.content("pixels")
+        if content is None or not content.startswith((b"PK", MAGIC)):
+            return None
+        try:
+            channels = read_array(content).astype(np.float64)
+            summed: Map = channels.reshape(-1, *channels.shape[-2:]).sum(0)
+            return summed
+        except (HeatcliError, ValueError):
+            return None
+
+    def picture(self) -> Path | None:
+        """Where the picture is: its name may start from the report's folder, from here, or from the index's folder."""
+        name = self.row.image
+        report = self.path("report")
+        starts = [self.folder if report is None else report.parent, Path(), self.folder]
+        if is_url(name):
+            return None
+        return next((start / name for start in starts if is_there(start / name)), None)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of explanations. `record`: the parameters of the run; None where there is none."""
+
+    path: Path
+    record: Record | None
+
+    @classmethod
+    def open(cls, path: Path) -> Folder:
+        """Raises `UsageError` where it is no folder."""
+        if is_url(str(path).replace(":/", "://", 1)):
+            raise UsageError(f"{path}: a gallery is made from files on this machine; copy the folder here first")
+        if not is_folder(path):
+            raise UsageError(f"{path}: is not a folder that heatcli explain wrote; give the one named by its --out")
+        record = path / RECORD
+        return cls(path, read_record(record) if record.is_file() else None)
+
+    def items(self, say: Callable[[str], None] = lambda _: None) -> Iterator[Item | Row]:
+        """Each explanation, in the order of the index, one at a time; the row alone of an image that failed.
+
+        Without an index, of every report in the folder and below. `say` is told of damage.
+        """
+        index = self.path / INDEX
+        if not index.is_file():
+            yield from self._reports(say)
+            return
+        damaged: list[int] = []
+        for rows in images(index, damaged):
+            for row, _ in rows:
+                yield row if row.error is not None else Item(row, self.path, rows[0][0])
+        if note := told(str(index), damaged):
+            say(note)
+
+    def count(self) -> int:
+        """How many lines or reports there are, about."""
+        index = self.path / INDEX
+        if index.is_file():
+            with index.open("rb") as file:
+                return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        return sum(1 for _ in self.path.rglob("*.json"))
+
+    def _reports(self, say: Callable[[str], None]) -> Iterator[Item]:
+        for file in sorted(self.path.rglob("*.json")):
+            try:
+                content = read_regular(file, LARGEST)
+                if bytes(_named(content).get("schema", b"")) != msgspec.json.encode(NAME):
+                    continue
+                report = _report(content)
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                say(f"{file}: is no report that can be read; it is left out")
+                continue
+            beside = file.parent.relative_to(self.path)
+            names = {"overlay": report.files.overlay, "report": file.name, "pixels": report.files.pixels}
+            files = {
+                what: FileEntry((beside / name).as_posix(), 0) for what, name in names.items() if isinstance(name, str)
+            }
+            row = row_of(report, (beside / file.stem).as_posix(), None, 1, files)
+            yield Item(row, self.path, row)
+
+    def checks(self) -> list[Result]:
+        """What `heatcli check` found, from files here: `--junit` as `.xml`, `--json` as `.jsonl`, under any name."""
+        return [result for file in sorted(self.path.iterdir()) for result in _results(file)]
+
+
+def _results(file: Path) -> list[Result]:
+    kind = file.suffix.lower()
+    if kind not in (".xml", ".jsonl") or file.name == INDEX:
+        return []
+    try:
+        content = read_regular(file, TEXT)
+        if kind == ".xml":
+            return _from_junit(content)
+        if b'"check"' not in content[:200]:
+            return []
+        return msgspec.json.Decoder(Result).decode_lines(content)
+    except (OSError, ElementTree.ParseError, msgspec.DecodeError, UnicodeDecodeError):
+        return []
+
+
+_STATUS: dict[str, Status] = {"failure": "failed", "error": "failed", "skipped": "skipped"}
+
+
+def _from_junit(content: bytes) -> list[Result]:
+    if b"<!ENTITY" in content:
+        return []
+    found = []
+    root = ElementTree.fromstring(content)
+    for case in root.iter("testcase") if root.get("name") == "heatcli check" else ():
+        child = next(iter(case), None)
+        tag = "system-out" if child is None else child.tag
+        said = "" if child is None else child.text or child.get("message") or ""
+        found.append(
+            Result(
+                check=(case.get("classname") or "").removeprefix("heatcli."),
+                quantity=case.get("name") or "",
+                status=_STATUS.get(tag, "passed" if ", required " in said else "reported"),
+                measured=said,
+            )
+        )
+    return found

@@ -1,0 +1,112 @@
+"""Vector-Jacobian products that a tape computes, in forward operators: what a runtime that only infers can run.
+
+torch's own decompositions serve where there are such; those here are of operators that torch has none for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heatcli.system.torch_private import written_forward
+
+_ATEN = torch.ops.aten
+
+
+def _convolution(
+    m: Tensor, x: Tensor, weights: Tensor, bias_sizes: Any, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int, wanted: Sequence[bool],
+) -> Any:  # fmt: skip
+    """Of a convolution the transposed one, of a transposed one the plain one; for the input alone."""
+    if wanted[1] or wanted[2]:
+        return NotImplemented
+    none = [0] * len(stride)
+    if transposed:
+        back = _ATEN.convolution.default(m, weights, None, stride, padding, dilation, False, none, groups)
+        return back, None, None
+    sizes = zip(x.shape[2:], m.shape[2:], weights.shape[2:], stride, padding, dilation, strict=True)
+    short = [size - ((out - 1) * s - 2 * p + d * (k - 1) + 1) for size, out, k, s, p, d in sizes]
+    back = _ATEN.convolution.default(m, weights, None, stride, padding, dilation, True, short, groups)
+    return back, None, None
+
+
+def _max_pool(
+    m: Tensor, x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Tensor
+) -> Tensor:
+    """To each window's winner, whose place in the plane the forward run returned."""
+    plane = torch.zeros_like(x).flatten(-2)
+    return plane.scatter_add(-1, indices.flatten(-2), m.flatten(-2)).reshape(x.shape)
+
+
+def _threshold(m: Tensor, x: Tensor, threshold: float) -> Tensor:
+    return torch.where(x <= threshold, 0, m)
+
+
+def _hardtanh(m: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    return torch.where((x <= low) | (x >= high), 0, m)
+
+
+def _avg_pool(
+    m: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool,
+    count_include_pad: bool, divisor: int | None,
+) -> Any:  # fmt: skip
+    """A transposed convolution with ones, a channel at a time, of shares of each window."""
+    kernel = list(kernel) * 2 if len(kernel) == 1 else list(kernel)
+    steps = list(stride or kernel)
+    steps = steps * 2 if len(steps) == 1 else steps
+    sides = list(padding) * 2 if len(padding) == 1 else list(padding)
+    if ceil_mode:
+        return NotImplemented
+    if divisor is None and not count_include_pad:
+        counts = _ATEN.avg_pool2d.default(torch.ones_like(x[:1, :1]), kernel, steps, sides, False, True, 1)
+        m = m / counts
+    else:
+        m = m / (divisor or kernel[0] * kernel[1])
+    channels = x.shape[-3]
+    ones = torch.ones(channels, 1, *kernel, dtype=x.dtype, device=x.device)
+    sizes = zip(x.shape[-2:], m.shape[-2:], kernel, steps, sides, strict=True)
+    short = [size - ((out - 1) * s - 2 * p + k) for size, out, k, s, p in sizes]
+    return _ATEN.convolution.default(m, ones, None, steps, sides, [1, 1], True, short, channels)
+
+
+def _adaptive_avg_pool(m: Tensor, x: Tensor) -> Tensor:
+    """Each cell's share of the rows, then of the columns that it is the mean of."""
+    high, wide = (_shares(x.shape[d], m.shape[d]).to(m) for d in (-2, -1))
+    return high.mT @ m @ wide
+
+
+def _shares(size: int, cells: int) -> Tensor:
+    """How much of each of `size` places each of the cells takes, [cells, size]."""
+    places, cell = torch.arange(size)[None], torch.arange(cells)[:, None]
+    start, end = cell * size // cells, -(-(cell + 1) * size // cells)
+    return ((places >= start) & (places < end)).double() / (end - start)
+
+
+def _copysign(size: Tensor, x: Tensor) -> Tensor:
+    """The sign of a zero counts as plus: what it decides is times that zero."""
+    return torch.where(x < 0, -size.abs(), size.abs())
+
+
+def _copy(into: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
+    """Spread over all of `into`, which torch's exporter to ONNX leaves out."""
+    return x.to(into.dtype).expand_as(into).clone()
+
+
+_OWN: Mapping[str, Callable[..., Any]] = {  # by the name of the operator whose backward it is
+    "convolution": _convolution,
+    "max_pool2d_with_indices": _max_pool,
+    "threshold": _threshold,
+    "hardtanh": _hardtanh,
+    "avg_pool2d": _avg_pool,
+    "_adaptive_avg_pool2d": _adaptive_avg_pool,
+}
+
+
+@cache
+def exportable() -> Mapping[Any, Callable[..., Any]]:
+    """ATen's backward operators, and forward ones that ONNX lacks → functions of their arguments."""
+    return {**written_forward(_OWN), _ATEN.copysign.Tensor: _copysign, _ATEN.copy.default: _copy}

@@ -1,0 +1,247 @@
+"""How pictures become the input of a network, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor
+
+from heatcli.artifact.layout import PICTURES, TABLE, TRIED, VOLUME, Layout, layout_for
+from heatcli.artifact.sidecar import LETTERBOXES, Input
+from heatcli.errors import ImageError, MissingError, ModelError, UsageError, boundary
+from heatcli.images.numbers import SUFFIXES as NUMBERS
+from heatcli.images.preprocess import Fit, Whole, to_pixels
+from heatcli.images.read import MAX_PIXELS, SUFFIXES, Picture, Pixels, Reader
+
+
+@dataclass(eq=False, kw_only=True)
+class Pictures:
+    """The pictures (or sequences, signals, volumes, tables) that the artifact `path` takes, as its input and back.
+
+    `input`: what the artifact, its sidecar and the flags say about the input. `declared`: the input shape that the
+    artifact declares, or None. `device`, `dtype`: those of the input. `mean_file`: the mean image. `max_pixels`: the
+    size limit of pictures, None for `heatcli.images.read.MAX_PIXELS`. `say`: called with a reader's guesses, as in
+    `heatcli.images.read.Reader`. `used`: whether any picture has been converted.
+    """
+
+    path: Path
+    input: Input
+    declared: tuple[int | None, ...] | None
+    device: torch.device
+    dtype: torch.dtype
+    mean_file: Path | None = None
+    max_pixels: int | None = None
+    say: Callable[[str, str], None] | None = field(default=None, repr=False)
+    used: bool = field(default=False, init=False)
+
+    # --- the shape of the input -----------------------------------------------------------------------------------
+
+    @property
+    def layout(self) -> Layout:
+        """What the axes of the input are."""
+        return Layout("NCL") if self.alphabet else self.input.layout
+
+    def layout_of(self, batch: Tensor) -> Layout:
+        """What the axes of a batch are; of one with another number of axes than the input, the usual ones."""
+        return layout_for(self.layout.axes, batch.dim())
+
+    @property
+    def suffixes(self) -> frozenset[str]:
+        """The suffixes of files in folders that are inputs."""
+        return SUFFIXES if self.layout == PICTURES or self.alphabet else NUMBERS[self.layout.kind]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The input as (channels, height, width), or (channels, positions …) of what is no picture.
+
+        Raises `UsageError`, naming the flag, if the size is unknown.
+        """
+        size = self.input.shape
+        if self.alphabet:
+            raise UsageError(f"{self.path}: reads sequences of {self.alphabet}, and this is for pictures")
+        if self.layout != PICTURES:
+            return self._known()
+        if size is None and self.declared is not None and len(self.declared) != 4:
+            dims = "×".join("N" if d is None else str(d) for d in self.declared)
+            raise MissingError(
+                f"{self.path}: its input {dims} is no picture [N, C, H, W], signal, volume, table nor sequence of "
+                "one-hot letters; from Python, heatcli.explain(model, tensor) explains it"
+            )
+        if size is None:
+            raise MissingError(
+                f"{self.path}: neither the artifact nor {self.path.with_suffix('.toml').name} says its input size; "
+                "give --size HEIGHTxWIDTH (in Python size=… or an example)"
+            )
+        return (self.input.channels or 3, *size)
+
+    def _known(self) -> tuple[int, ...]:
+        """The shape of what is no picture, with the sides that are tried where the artifact takes any."""
+        layout, channels = self.layout, 1 if self.layout.channel is None else self.input.channels
+        sides = self.input.shape
+        if channels is None or (sides is None and layout.kind == TABLE):
+            ways = "--channels and --size" if layout.kind != TABLE else "--size"
+            raise MissingError(f"{self.path}: nothing says how large a {layout.kind} it takes; give {ways}")
+        return (channels, *(sides or (TRIED[layout.dims],) * layout.dims))
+
+    @property
+    def alphabet(self) -> str:
+        """The letters of the channels, in order, if the input is a sequence; else empty."""
+        shape = self.declared
+        return self.input.alphabet or ("ACGT" if shape is not None and len(shape) == 3 and shape[1] == 4 else "")
+
+    @property
+    def length(self) -> int | None:
+        """The length of sequences; None for any length."""
+        shape = self.declared
+        fixed = shape[2] if shape is not None and len(shape) == 3 else None
+        return fixed or self.input.length or None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input without the batch: (channels, height, width), or (letters, length) of a sequence.
+
+        Sequences of any length count as 100 letters, signals and volumes have sides of `TRIED`. Raises `UsageError` if
+        the size of pictures is unknown.
+        """
+        return (len(self.alphabet), self.length or 100) if self.alphabet else self.layout.ordered(self.shape)
+
+    # --- from pictures to the input -------------------------------------------------------------------------------
+
+    @property
+    def fit(self) -> Fit | Whole:
+        """How pictures are resized to the input. Raises `UsageError` if the size of pictures is unknown."""
+        if self.layout != PICTURES and not self.alphabet:
+            return Whole(self.input.channels, self.input.shape)
+        boxed = self.input.resize if self.input.resize in LETTERBOXES else ""
+        channels, height, width = self.shape
+        return Fit(channels, height, width, self.input.resize_to, self.input.interpolation, boxed)
+
+    @property
+    def picture_fit(self) -> Fit:
+        """How pictures are resized. Raises `UsageError` for a network that takes none."""
+        fit = self.fit
+        if isinstance(fit, Whole):
+            raise UsageError(f"{self.path}: takes a {self.layout.kind}, and this is for pictures")
+        return fit
+
+    @property
+    def reader(self) -> Reader:
+        """The reader of pictures for this input."""
+        most, layout = MAX_PIXELS if self.max_pixels is None else self.max_pixels, self.layout
+        pictures = layout == PICTURES or bool(self.alphabet)
+        channels = self.shape[0] if pictures else 1 if layout.channel is None else self.input.channels
+        fixed = not pictures and layout.kind != VOLUME
+        return Reader(
+            channels=channels, range=self.input.range or "", say=self.say, max_pixels=most,
+            layout=PICTURES if pictures else layout, sides=self.input.shape if fixed else None,
+        )  # fmt: skip
+
+    def preprocess(self, images: Any) -> Tensor:
+        """One picture or several, read as the command line reads them, to the network's input [N, C, H, W].
+
+        A picture is a path or URL, a Pillow image of any size and mode, or an array or tensor [C, H, W], [H, W, C] or
+        [H, W] of any dtype, such as uint8. Several pictures are a list, or an array or tensor with one more dimension
+        in front. The result has the network's dtype and device. Raises `ImageError` for a picture that cannot be
+        read or does not fit.
+        """
+        reader, fit, arrays = self.reader, self.fit, []
+        for given in several(images, self.layout.dims + 2):
+            one = reader.picture(given) if isinstance(given, str | Path) else given
+            named = one.path if isinstance(one, Picture) else "the picture"
+            with boundary(named, ImageError, "cannot be made to fit the input"):
+                arrays.append(to_pixels(one.pixels if isinstance(one, Picture) else reader.ready(named, one), fit))
+        return self.stack(arrays)
+
+    def batch(self, images: Any) -> tuple[Tensor, tuple[Any, ...]]:
+        """The network's input [N, …] of whatever stands for it, and the pictures that it was made of.
+
+        A tensor of floating point is the input already, of one image or of several; so are several such tensors.
+        Anything else is a picture, or several, as `preprocess` takes them. Raises `ImageError`.
+        """
+        inputs = [images] if isinstance(images, Tensor) else images if isinstance(images, list | tuple) else []
+        if inputs and all(isinstance(one, Tensor) and one.is_floating_point() for one in inputs):
+            sized = self.input.shape is not None and not self.alphabet
+            alone = len(self.layout.axes) - 1
+            batches = [one[None] if sized and one.dim() == alone else one for one in inputs]
+            return batches[0] if len(batches) == 1 else torch.cat(batches), ()
+        pictures = several(images, self.layout.dims + 2)
+        return self.preprocess(pictures), tuple(pictures)
+
+    def fitted(self, pixels: Sequence[Pixels]) -> Tensor:
+        """Pictures from a reader, of any size, to the network's input [N, C, H, W]."""
+        return self.stack([to_pixels(one, self.fit) for one in pixels])
+
+    def stack(self, arrays: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Pictures of the input's size, float32 [C, H, W] in 0..1, to the network's input [N, C, H, W]."""
+        self.used = True
+        pixels = self.layout.back(torch.stack([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]))
+        if self.layout != PICTURES and self.input.shape is None and self.say is not None:
+            tried = "×".join(map(str, (1, *pixels.shape[1:])))
+            self.say(f"nothing says the size of its input; tried with the input's own shape {tried}", "tried")
+        return self.normalise(pixels.contiguous().to(self.device)).to(self.dtype)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(pixels − mean)/std, for pixels [N, C, H, W] in 0..1, with channels in the network's order."""
+        mean, std = (self._per_channel(name, pixels) for name in ("mean", "std"))
+        return self._ordered((pixels - mean) / std)
+
+    # --- and back -------------------------------------------------------------------------------------------------
+
+    def pixels(self, batch: Tensor) -> Tensor:
+        """The input [N, C, H, W] as pixels, in 0..1 if the input came from a picture: batch·std + mean."""
+        mean, std = (self._per_channel(name, batch) for name in ("mean", "std"))
+        return self._ordered(batch) * std + mean
+
+    def pixel_range(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest input that pixels can become, each [1, C, 1, 1] for a batch [N, C, H, W].
+
+        Raises `UsageError` for inputs other than pictures.
+        """
+        if batch.dim() != 4:
+            raise UsageError(f"{self.path}: its input {tuple(batch.shape)} is no picture, so pixels have no range")
+        ends = (self.normalise(torch.full_like(batch[:1, :, :1, :1], value)) for value in (0.0, 1.0))
+        low, high = (end.to(batch.dtype) for end in ends)
+        return torch.minimum(low, high), torch.maximum(low, high)
+
+    def _ordered(self, channels: Tensor) -> Tensor:
+        """Channels RGB as BGR, and back, if the network takes BGR."""
+        return channels.flip(1) if self.input.order == "bgr" else channels
+
+    def _per_channel(self, name: str, batch: Tensor) -> Tensor:
+        """The mean or the deviation of each channel, or of each feature of a table, to broadcast against a batch."""
+        given = getattr(self.input, name)
+        values = [given] if isinstance(given, float | int) else list(given)
+        layout = self.layout_of(batch)
+        axis = batch.dim() - 1 if layout.kind == TABLE else layout.channel
+        count = 1 if axis is None else batch.shape[axis]
+        if len(values) not in (1, count):
+            what = "features" if layout.kind == TABLE else "channels"
+            raise ModelError(f"{self.path}: {name} has {len(values)} values for an input of {count} {what}")
+        sides = [len(values) if i == axis else 1 for i in range(batch.dim())]
+        return torch.tensor(values, dtype=torch.float32, device=self.device).reshape(sides)
+
+
+def several(images: Any, rank: int = 4) -> list[Any]:
+    """What stands for one picture or for several, as a list of pictures, tensors as arrays. Raises `UsageError`.
+
+    `rank`: the axes of an array of several.
+    """
+    images = _array(images)
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == rank else [images]
+    if isinstance(images, str | Path | Image | Picture):
+        return [images]
+    if not isinstance(images, Iterable):
+        raise UsageError(f"{type(images).__name__} is no picture; give a path, a Pillow image, an array or a tensor")
+    return [_array(one) for one in images]
+
+
+def _array(image: Any) -> Any:
+    return image.detach().cpu().numpy() if isinstance(image, Tensor) else image

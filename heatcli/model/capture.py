@@ -1,0 +1,196 @@
+"""Captures of an artifact: its graph for an input shape, compared with the artifact in its own runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from heatcli.artifact.artifact import Artifact, InputInfo
+from heatcli.artifact.contained import Contained
+from heatcli.artifact.sidecar import Output
+from heatcli.errors import DiffersError, ModelError, NotComparedError, first_line
+from heatcli.graph import heads
+from heatcli.graph.capture import floating, record, scores
+from heatcli.graph.operator import Boxes, Graph, Verified
+from heatcli.graph.passes import KEEPING_OUTPUT, apply
+from heatcli.images.pictures import Pictures
+from heatcli.model.cache import Cache
+from heatcli.model.verification import QUANTISED, first_difference, verify
+
+
+@dataclass(eq=False, kw_only=True)
+class Capture:
+    """Captures the graphs of an artifact.
+
+    `picture`: the input that is explained. `others`: the values of the other inputs. `passes`: the graph passes to
+    apply. `head`: the index of the explained output (None: not chosen, the first). `unverified`: accept graphs that
+    compute another function than the artifact. `output`: what the user says of the output; `labels`: how many class
+    names there are. `memory`: the most bytes of one value in a graph. `cache`: of graphs, or
+    None. `contained`: the child process that captures, None for this process. `compared_in`: seconds spent comparing
+    with the artifact's runtime.
+    """
+
+    path: Path
+    artifact: Artifact
+    picture: InputInfo
+    others: Mapping[str, Tensor]
+    pictures: Pictures
+    passes: tuple[str, ...]
+    head: int | None
+    unverified: bool
+    memory: int
+    output: Output = field(default_factory=Output)
+    labels: int = 0
+    cache: Cache | None = None
+    contained: Contained | None = None
+    compared_in: float = field(default=0.0, init=False)
+
+    def __call__(self, shape: tuple[int, ...], example: Tensor | None = None, sample: Tensor | None = None) -> Graph:
+        """The graph for an input shape, captured on `example`, by default noise. Graphs captured on noise are cached.
+
+        An artifact that branches on its image is captured on `sample`, an explained image, if there is one. Raises
+        `ModelError`.
+        """
+        if self.cache is None or example is not None:
+            return self._captured(shape, example, sample)
+        others = {name: (tuple(value.shape), str(value.dtype), _sha256(value)) for name, value in self.others.items()}
+        about = {
+            "shape": shape, "others": others, "passes": self.passes, "head": self.head,
+            "output": repr(self.output), "labels": self.labels,
+            "device": str(self.pictures.device), "dtype": str(torch.get_default_dtype()),
+        }  # fmt: skip
+        return self.cache.graph(about, lambda: self._captured(shape, None, sample))
+
+    def _captured(self, shape: tuple[int, ...], example: Tensor | None, sample: Tensor | None) -> Graph:
+        """The graph from the child process, if there is one.
+
+        The child has no GPU. For a GPU, or a graph without a stored form, the child only shows that the artifact is
+        harmless, and the graph is captured in this process.
+        """
+        graph = None
+        if self.contained is not None:
+            graph, seconds = self.contained.graph(shape, example, sample)
+            self.compared_in += seconds
+            if self.cache is not None:
+                self.cache.check_unchanged()
+        if graph is None or self.pictures.device.type != "cpu":
+            graph, seconds = self.here(shape, example, sample)
+            self.compared_in += seconds
+        return graph
+
+    def here(self, shape: tuple[int, ...], example: Tensor | None, sample: Tensor | None) -> tuple[Graph, float]:
+        """The graph captured in this process, and the seconds spent comparing. Raises `ModelError`."""
+        noise = self.noise(shape, 0) if example is None else example
+        graph = self._recorded(noise)
+        if graph.guards and example is None and sample is not None:
+            noise = sample.expand(shape)
+            graph = self._recorded(noise)
+        batches = [noise] if graph.guards else [self.noise(shape, 1)]
+        if sample is not None and sample.shape[1:] == shape[1:] and not graph.guards:
+            batches.append(sample.expand(shape))
+        verified, remarks, seconds = None, graph.remarks, 0.0
+        try:
+            verified, seconds = self._verified(graph, batches)
+        except NotComparedError as error:
+            remarks = (*remarks, f"is not compared with what is deployed: {error}")
+        graph = replace(apply(graph, self.passes), verified=verified, remarks=remarks)
+        self._check_memory(graph)
+        return graph, seconds
+
+    def _recorded(self, batch: Tensor) -> Graph:
+        """The graph recorded on a batch, before any pass."""
+        values = self._inputs(batch)
+        shapes = {i.name: tuple(v.shape) for i, v in zip(self.artifact.inputs, values, strict=True)}
+        module = self.artifact.module_for(shapes).to(self.pictures.device)
+        names = {**self.artifact.names(module), **self._given(len(batch))}
+        return record(lambda x: module(*self._inputs(x)), batch, names, str(self.path), self.head, self._boxes)
+
+    def _boxes(self, returned: Sequence[Tensor], shape: Sequence[int]) -> Boxes | None:
+        """The boxes that all outputs together are, as far as the user does not say otherwise."""
+        said = self.output
+        if said.axis is not None:
+            return None
+        return heads.found(returned, shape, said.kind, said.background, self.labels, said.boxes)
+
+    def _inputs(self, batch: Tensor) -> list[Tensor]:
+        """The values of all inputs, in the artifact's order."""
+        given = self._given(len(batch))
+        x = batch.permute(0, 2, 3, 1) if self.picture.channels_last else batch
+        return [x if i is self.picture else given[i.name] for i in self.artifact.inputs]
+
+    def _given(self, n: int) -> dict[str, Tensor]:
+        """The values of all inputs except the explained one, for n images."""
+        return {name: _for_batch(value, n).to(self.pictures.device) for name, value in self.others.items()}
+
+    def noise(self, shape: tuple[int, ...], seed: int) -> Tensor:
+        """Random pictures or sequences of that shape, reproducible by seed."""
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.rand(shape, generator=generator)
+        if self.pictures.alphabet:
+            values = torch.nn.functional.one_hot(values.argmax(1), shape[1]).movedim(-1, 1).float()
+        elif len(shape) == 4:
+            values = self.pictures.normalise(values.to(self.pictures.device))
+        return values.to(self.pictures.device, self.picture.dtype)
+
+    def _verified(self, graph: Graph, batches: Sequence[Tensor]) -> tuple[Verified | None, float]:
+        """The comparison of a graph with the artifact, and its seconds; None without a runtime.
+
+        Raises `DiffersError` if they differ, `NotComparedError` if the runtime cannot run the artifact.
+        """
+        runtime = self.artifact.runtime
+        if runtime is None:
+            return None, 0.0
+        checked = apply(graph, [name for name in self.passes if name in KEEPING_OUTPUT])
+
+        def run(x: Tensor) -> Tensor:
+            """The explained output in the artifact's runtime."""
+            returned = runtime(self._inputs(x))
+            if graph.boxes is not None:
+                return heads.joined(floating(returned), graph.boxes)
+            return scores(returned, self.head or 0, str(self.path))
+
+        started = time.perf_counter()
+        tolerance = QUANTISED if "dequantise" in self.artifact.rewrites else None
+        try:
+            verified = verify(checked, run, batches, self.artifact.against, tolerance)
+        except NotComparedError:
+            raise
+        except (RuntimeError, ModelError) as error:
+            raise ModelError(f"{self.path}: {first_line(error).removeprefix(f'{self.path}: ')}") from error
+        if not verified.agrees and not self.unverified:
+            raise self._differs(verified, graph, batches[-1])
+        return verified, time.perf_counter() - started
+
+    def _differs(self, verified: Verified, graph: Graph, batch: Tensor) -> DiffersError:
+        """The error for a graph that differs from the artifact on a batch."""
+        place = self.artifact.differs(self._inputs(batch)) if self.artifact.differs is not None else None
+        place = place or first_difference(graph, self._recorded, batch)
+        return DiffersError(
+            f"{self.path}: what heatcli makes of it is another function: an output is off what {verified.against} says "
+            f"by {verified.error:.2g} of the largest, first at {place}; --unverified goes on, and every report says so"
+        )
+
+    def _check_memory(self, graph: Graph) -> None:
+        """Raise `ModelError` for a graph with a value of more than `memory` bytes."""
+        for op in graph.operators:
+            if (size := math.prod(op.shape) * op.dtype.itemsize) > self.memory:
+                raise ModelError(
+                    f"{self.path}: its operator {op.name} makes a value of {size / (1 << 30):.3g} GiB; if its source "
+                    "is trusted, --max-memory allows more"
+                )
+
+
+def _for_batch(value: Tensor, n: int) -> Tensor:
+    """A value [1, …] repeated for n images; other values unchanged."""
+    return value.expand(n, *value.shape[1:]).contiguous() if value.dim() and value.shape[0] == 1 else value
+
+
+def _sha256(value: Tensor) -> str:
+    return hashlib.sha256(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data).hexdigest()

@@ -1,0 +1,129 @@
+"""What the artifact, its sidecar and the user's flags say about input and output. Flags override all else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace as replace_fields
+from torch import Tensor
+
+from heatcli.artifact.artifact import Artifact, InputInfo
+from heatcli.artifact.layout import AXES, PICTURES, Layout, layout_of
+from heatcli.artifact.sidecar import KINDS, Input, Labels, Output, overridden, read_labels, read_sidecar
+from heatcli.errors import MissingError, ModelError, UsageError, unknown_name
+from heatcli.model.preprocessing import checked, told_by
+from heatcli.model.presets import preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is known about an artifact besides its file.
+
+    `input`: how a picture becomes its input. `told_by`: who says so, "" for nobody. `labels`: in index order.
+    `mean_file`: the mean image. `background`: the frequency of each letter. `output`: what the user says about the
+    explained output. `max_pixels`: the largest picture to read, None for the default.
+    """
+
+    input: Input
+    told_by: str
+    labels: tuple[str, ...]
+    mean_file: Path | None
+    background: tuple[float, ...]
+    output: Output
+    max_pixels: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The user's flags: `input` overrides the sidecar's `[input]`, `output` its `[output]`.
+
+    `preset` sets several of `input`. `labels`: a file of labels. `max_pixels`: as in `Settings`.
+    """
+
+    input: Mapping[str, Any]
+    output: Mapping[str, Any]
+    preset: str | None
+    labels: str | Path | None
+    max_pixels: int | None
+
+    def settings(self, path: Path, artifact: Artifact, picture: InputInfo) -> Settings:
+        """The settings of the artifact `path`, whose input `picture` is explained. Raises `UsageError`, `ModelError`.
+
+        A value of the input comes from its flag, the preset, the sidecar, or the artifact's declared shape, in that
+        order.
+        """
+        sidecar = read_sidecar(path, artifact.embedded)
+        said = {name: value for name, value in self.output.items() if value is not None}
+        if said.get("kind", KINDS[0]) not in KINDS:
+            raise unknown_name("kind of output", said["kind"], KINDS)
+        stated = sidecar.input or Input()
+        flags = dict(self.input)
+        layout = _layout(picture, stated, flags.get("axes"))
+        if layout != PICTURES:
+            flags["axes"] = layout.axes
+        if isinstance(flags.get("size"), int):
+            flags["size"] = (flags["size"],) * layout.dims
+        declared = {n: value for n, value in _declared(picture, layout).items() if getattr(stated, n) is None}
+        named = preset(self.preset) if self.preset else {}
+        given = overridden(overridden(overridden(stated, declared), named), flags)
+        checked(given, path, flags)
+        labels = sidecar.labels if self.labels is None else Labels(file=str(Path(self.labels).absolute()))
+        return Settings(
+            input=given,
+            told_by=told_by(path, sidecar, self.preset, flags),
+            labels=read_labels(path, labels),
+            mean_file=path.parent / sidecar.baseline.mean if sidecar.baseline.mean else None,
+            background=sidecar.baseline.background,
+            output=replace_fields(sidecar.output, **said),
+            max_pixels=self.max_pixels,
+        )
+
+
+def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor]) -> InputInfo:
+    """The input that is explained: the only one without a given value. Raises `UsageError`, `ModelError`."""
+    names = [i.name for i in artifact.inputs]
+    for name in given:
+        if name not in names:
+            raise unknown_name(f"input of {path.name}", name, names)
+        declared, shape = artifact.inputs[names.index(name)].shape, tuple(given[name].shape)
+        each = zip(shape[1:], (declared or ())[1:], strict=False)  # the first is the batch's
+        if declared and (len(shape) != len(declared) or any(d not in (n, None) for n, d in each)):
+            wanted = "×".join("any" if d is None else str(d) for d in declared)
+            raise UsageError(f"{path}: its input {name} is {wanted}; the value given is {'×'.join(map(str, shape))}")
+    left = [i for i in artifact.inputs if i.name not in given]
+    if len(left) != 1:
+        raise MissingError(
+            f"{path}: takes {len(names)} inputs ({', '.join(names)}); "
+            "give all but the picture, each with --input NAME=FILE.npy"
+        )
+    if not left[0].dtype.is_floating_point:
+        raise ModelError(f"{path}: its input {left[0].name} is of {left[0].dtype}, not floating-point pixels")
+    return left[0]
+
+
+def _layout(picture: InputInfo, stated: Input, flag: str | None) -> Layout:
+    """The input's layout: the user's, the sidecar's, that of the declared shape, or of the likely one.
+
+    Sequences of letters have none of their own. Raises `UsageError`.
+    """
+    if flag is not None and flag not in AXES:
+        raise unknown_name("layout of axes", flag, AXES)
+    if flag or stated.axes:
+        return Layout(flag or str(stated.axes))
+    shape = picture.shape or picture.likely
+    letters = stated.alphabet or (picture.shape is not None and len(picture.shape) == 3 and picture.shape[1] == 4)
+    return PICTURES if letters else layout_of(shape) or PICTURES
+
+
+def _declared(picture: InputInfo, layout: Layout) -> dict[str, Any]:
+    """Channels and size from the input's declared shape, or from the likely one."""
+    shape = picture.shape or picture.likely
+    if shape is None or len(shape) != len(layout.axes):
+        return {}
+    if layout != PICTURES:
+        return {"channels": layout.channels_of(shape), "size": layout.sides_of(shape)}
+    _, height, width, channels = shape if picture.channels_last else (shape[0], shape[2], shape[3], shape[1])
+    return {"channels": channels, "size": (height, width) if height and width else None}

@@ -1,0 +1,108 @@
+"""Whether a captured graph computes the same function as the artifact in its own runtime.
+
+A balanced ledger proves the sum, not the function. So the graph's outputs are compared with the artifact's, on inputs
+that the capture did not use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heatcli.engine.values import output_of, values_of
+from heatcli.errors import ModelError
+from heatcli.graph.operator import Constant, Graph, Verified
+from heatcli.system.torch_private import pytree
+
+ROUNDING = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+    torch.float16: 3e-2,
+    torch.bfloat16: 1e-1,
+}  # of the largest output
+QUANTISED = 0.1  # a value between two quantisation steps may round either way, in every layer
+_AMPLIFIED = 100.0  # factor on the change of the runtime's output when its input is rounded
+
+Runtime = Callable[[Tensor], Tensor]  # batch [N, …] → the explained output in the artifact's runtime
+Record = Callable[[Tensor], Graph]  # batch → the artifact's graph captured on it
+
+
+def verify(
+    graph: Graph, runtime: Runtime, batches: Iterable[Tensor], against: str, tolerance: float | None = None
+) -> Verified:  # fmt: skip
+    """Compare `graph`, which has its final activation, with the artifact in its own runtime, for each batch [N, …].
+
+    `tolerance`: relative to the largest output, by default that of the output's dtype. If rounding the input changes
+    the runtime's own output more, that change is the bound. If the graph agrees in float64, the difference is rounding.
+    Outputs that are not finite in the runtime are not compared. Raises `ModelError` if the runtime gives two answers
+    for one input.
+    """
+    worst, agrees = 0.0, True
+    allowed = ROUNDING.get(graph.dtype, ROUNDING[torch.float32]) if tolerance is None else tolerance
+    for number, batch in enumerate(batches):
+        expected = runtime(batch)
+        if number == 0 and (apart := difference(runtime(batch), expected)) > allowed:
+            raise ModelError(
+                f"gives two answers for one input, {apart:.2g} apart: it draws random numbers, or keeps a state from "
+                "call to call; export it in evaluation mode"
+            )
+        if not bool(torch.isfinite(expected).all()):
+            continue
+        found = output_of(graph, batch)
+        error = difference(found, expected)
+        bound = allowed
+        if not error <= allowed:
+            bound = max(allowed, _AMPLIFIED * difference(runtime(_rounded(batch)), expected))
+        if not error <= bound and difference(output_of(exact(graph), batch.double()), expected) <= allowed:
+            bound = error  # the graph agrees in float64, so float32 rounding explains the error
+        worst, agrees = max(worst, error), agrees and error <= bound
+    return Verified(against, worst, agrees)
+
+
+def exact(graph: Graph) -> Graph:
+    """The graph in float64 instead of float32."""
+
+    def wide(x: Any) -> Any:
+        if isinstance(x, Constant) and x.value.dtype == torch.float32:
+            return Constant(x.name, x.value.double())
+        return torch.float64 if x is torch.float32 else x
+
+    operators = []
+    for op in graph.operators:
+        args, kwargs = pytree.tree_map(wide, (op.args, dict(op.kwargs)))
+        operators.append(replace(op, args=args, kwargs=kwargs, dtype=wide(op.dtype)))
+    return replace(graph, operators=tuple(operators))
+
+
+def first_difference(graph: Graph, record: Record, batch: Tensor) -> str:
+    """The first operator whose value differs between `graph` and the artifact's graph recorded on `batch`, in words."""
+    recorded = record(batch)
+    values, truth = values_of(graph, batch), values_of(recorded, batch)
+    for operator in graph.operators:
+        name = operator.name
+        if name not in truth or difference(values[name], truth[name]) > 1e-3:
+            return f"operator {name}"
+    return "no single operator"
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference of two outputs, relative to the largest of `expected`; infinite for different shapes."""
+    if found.shape != expected.shape:
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    a, b = found.detach().cpu().double(), expected.detach().cpu().double()
+    largest = float(b.abs().max())
+    apart = float((a - b).abs().max())
+    return apart / largest if largest > 0 else apart
+
+
+def _rounded(batch: Tensor) -> Tensor:
+    """The batch with random relative changes of the size of its dtype's rounding."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(batch.shape, generator=generator).to(batch.device, batch.dtype)
+    return batch * (1 + torch.finfo(batch.dtype).eps * noise)

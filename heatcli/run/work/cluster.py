@@ -1,0 +1,161 @@
+"""The same pipeline on a Ray cluster (extra `ray`): names go out in blocks, lines of the index come back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heatcli.errors import ModelError, UsageError, first_line
+from heatcli.model.model import Model
+from heatcli.model.named import cached_in, is_named
+from heatcli.run.work.pipeline import Pipeline
+from heatcli.run.work.request import Job, Outcome, Request
+from heatcli.run.work.shipping import Recipe, packed, unpacked
+from heatcli.system.files import is_url, scratch, stamp
+from heatcli.system.memory import keep_freed
+
+BATCHES = 4  # of the network in one block: what is done again if its actor is lost
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+WAVE = 100_000  # images whose names are with Ray at once
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model as it travels to another machine: its recipe, and its files' bytes by their names.
+
+    `files`: the artifact, and the files of weights beside it, if any.
+    """
+
+    recipe: Recipe
+    files: dict[str, bytes]
+    mean: tuple[str, bytes] | None
+    device: str
+
+    @classmethod
+    def of(cls, model: Model, device: str) -> Shipped:
+        """Everything that another machine needs to have the same model. `device` is for that machine to resolve.
+
+        Raises `ModelError` where a file of weights beside the artifact was changed since it was read.
+        """
+        mean = model.pictures.mean_file
+        found = (mean.name, mean.read_bytes()) if mean is not None and mean.is_file() else None
+        external_data = model.artifact.external_data
+        files = {name: (model.file.parent / name).read_bytes() for name in (model.file.name, *external_data)}
+        if any(stamp(model.file.parent / name) != before for name, before in external_data.items()):
+            raise ModelError(f"{model.path}: was changed while it was in use; run again")
+        return cls(replace(Recipe.of(model), cached=False), files, found, device)
+
+    def model(self) -> Model:
+        """The model, loaded here."""
+        own = Path(self.recipe.path)
+        made = Path(tempfile.mkdtemp(prefix="heatcli-"))  # goes with the machine; the mean is read later
+        folder = cached_in(made) if is_named(own) else made
+        for name, content in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        path = own if is_named(own) else folder / own.name
+        if self.mean is None:
+            return self.recipe.model(self.device, path)
+        mean = folder / self.mean[0]
+        mean.write_bytes(self.mean[1])
+        return self.recipe.model(self.device, path, mean)
+
+
+class Explainer:
+    """An actor: one model on one slot, explaining block after block."""
+
+    def __init__(self, shipped: Any, request: Request, folder: str) -> None:
+        """`shipped`: where Ray keeps a `Shipped`."""
+        import ray
+
+        if Path(folder).is_dir():
+            os.chdir(folder)  # so that paths mean what they do for the driver
+        keep_freed()
+        started = time.perf_counter()
+        self._model: Model = ray.get(shipped).model()
+        self._request = replace(request, workers=request.workers or 2, progress=None)
+        self._load_seconds = time.perf_counter() - started
+        self._pipeline: Pipeline | None = None  # kept from block to block, with the baseline that it has read
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        """Columns `path` and `part` in, a column of one entry out: their packed outcomes."""
+        out = str(self._request.out)
+        jobs = [Job(str(path), out, str(part)) for path, part in zip(block["path"], block["part"], strict=True)]
+        return {"outcomes": np.array([packed(self._outcomes(jobs, out), self._model.notes)], dtype=object)}
+
+    def _outcomes(self, jobs: list[Job], out: str) -> Iterator[Outcome]:
+        pipeline = self._pipeline = self._pipeline or Pipeline(self._model, self._request, self._load_seconds)
+        with nullcontext() if is_url(out) else scratch(Path(out)) as pipeline.worker.scratch:
+            for outcomes in pipeline.run(jobs):
+                yield from outcomes
+
+
+class Cluster:
+    """Runs jobs on Ray: an actor a GPU if the cluster has any, or else a CPU. Same use as `Pipeline`."""
+
+    lost = 0  # Ray starts its own again
+
+    def __init__(self, model: Model, request: Request) -> None:
+        self.left: list[list[Outcome]] = []
+        self._request, self._notes = replace(request, progress=None), model.notes
+        self._ray = require()
+        if not self._ray.is_initialized():
+            self._ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        self._shipped = self._ray.put(Shipped.of(model, request.device))  # kept, for actors that start again
+
+    def run(self, jobs: Iterable[Job]) -> Generator[list[Outcome], None, None]:
+        """As `Pipeline.run`, in blocks; those of lost actors are explained again."""
+        source = iter(jobs)
+        while wave := list(islice(source, WAVE)):
+            for content in self._wave(wave):
+                outcomes = list[Outcome]()
+                self.left = [outcomes]
+                outcomes.extend(unpacked(content, str(self._request.out), self._notes))
+                yield outcomes
+
+    def _wave(self, jobs: list[Job]) -> Iterator[bytes]:
+        data = self._ray.data
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        resources = self._ray.cluster_resources()
+        gpus = 0 if self._request.device == "cpu" else int(resources.get("GPU", 0))
+        slots = gpus or max(1, int(resources.get("CPU", 1)))
+        blocks = -(-len(jobs) // (BATCHES * self._request.batch_size))
+        names = data.from_items(
+            [{"path": job.path, "part": job.part} for job in jobs], override_num_blocks=max(blocks, 1)
+        )
+        outcomes = names.map_batches(
+            Explainer,
+            batch_size=None, batch_format="numpy", compute=data.ActorPoolStrategy(size=min(slots, blocks)),
+            fn_constructor_args=(self._shipped, self._request, str(Path.cwd())),
+            **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
+        )  # fmt: skip
+        try:
+            for row in outcomes.iter_rows():
+                yield row["outcomes"]
+        except self._ray.exceptions.RayError as error:
+            raise ModelError(f"Ray gave up: {first_line(error)}") from error
+
+
+def require() -> Any:
+    """Ray. Raises `UsageError` where it is not installed."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UsageError("--engine ray needs Ray; pip install 'heatcli[ray]'") from error
+    return ray

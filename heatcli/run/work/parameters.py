@@ -1,0 +1,77 @@
+"""The parameters of a run that its results depend on, as the record beside its index holds them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import Tensor
+
+from heatcli.artifact.sidecar import Output
+from heatcli.figures.draw import Style
+from heatcli.images.baselines import Reference
+from heatcli.model.model import Model
+from heatcli.report.build import ALL
+from heatcli.run.index.record import Record
+from heatcli.run.work.request import Request
+
+
+def record_of(model: Model, request: Request) -> Record:
+    """Everything that what is written depends on, but for the images."""
+    parameters = {
+        "model": model.sha256,
+        "input": msgspec.to_builtins(model.input),
+        "labels": _digest("\n".join(model.labels).encode()) if model.labels else None,
+        "inputs": {name: _digest(_bytes(value)) for name, value in model.capture.others.items()},
+        "head": model.capture.head or 0,
+        "output": msgspec.to_builtins(model.settings.output) if model.settings.output != Output() else None,
+        "passes": [*model.artifact.rewrites, *model.capture.passes],
+        "method": request.method.name,
+        "param": request.method.parameters,
+        "procedure": repr(request.method.procedure),
+        "rules": {kind: repr(rule) for kind, rule in request.method.rules.items()},
+        "baseline": _with_content(_named(request.baseline), model),
+        "target": request.target or "top",
+        "region": _with_content(request.region),
+        "pixels": request.pixels,
+        "cmap": request.style.cmap,
+        "opacity": request.style.opacity,
+        **({} if request.expected is None else {"expected": _with_content(request.expected.given)}),
+        **({} if request.biases == ALL else {"biases": request.biases}),
+        **_looks(request),
+        "recursive": request.recursive,
+    }
+    return Record(parameters=msgspec.to_builtins(parameters))
+
+
+def _looks(request: Request) -> dict[str, Any]:
+    """What of the figures' style is not the default: records of older runs have none of it."""
+    style, default = msgspec.to_builtins(request.style), msgspec.to_builtins(Style())
+    found = {name: style[name] for name in style if style[name] != default[name] and name not in ("cmap", "opacity")}
+    return {**({"figure": found} if found else {}), **({"arrays": request.arrays} if request.arrays else {})}
+
+
+def _named(baseline: str | Reference | None) -> str | None:
+    return baseline.name if isinstance(baseline, Reference) else baseline
+
+
+def _with_content(text: str | None, model: Model | None = None) -> Any:
+    """An option that may name a file, and that file's hash."""
+    name = (text or "").partition(":")[2] or text or ""
+    path = Path(name)
+    if text == "mean" and model is not None and model.pictures.mean_file is not None:
+        path = model.pictures.mean_file
+    try:
+        return [text, _digest(path.read_bytes())] if text and path.is_file() else text
+    except OSError:
+        return text
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _bytes(value: Tensor) -> bytes:
+    return repr((value.dtype, tuple(value.shape))).encode() + value.detach().cpu().contiguous().numpy().tobytes()

@@ -1,0 +1,122 @@
+"""What travels between processes: what a model was made of, and what came of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from heatcli.artifact.notes import Notes
+from heatcli.errors import HeatcliError, ImageError, ModelError, UsageError
+from heatcli.model.model import Model, Options, assembled
+from heatcli.model.settings import Settings
+from heatcli.run.index.index import Row
+from heatcli.run.work.request import Done, Empty, Failed, Job, Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a model was made of, to make the same one elsewhere: its file's hash, its settings and options."""
+
+    path: str
+    sha256: str
+    passes: tuple[str, ...]
+    others: dict[str, np.ndarray[Any, Any]]
+    head: int | None
+    unverified: bool
+    memory: int
+    cached: bool
+    compiled: bool
+    settings: Settings
+
+    @classmethod
+    def of(cls, model: Model) -> Recipe:
+        """The recipe of a model."""
+        capture = model.capture
+        return cls(
+            path=str(model.path),
+            sha256=model.sha256,
+            passes=capture.passes,
+            others={name: value.cpu().numpy() for name, value in capture.others.items()},
+            head=capture.head,
+            unverified=capture.unverified,
+            memory=capture.memory,
+            cached=capture.cache is not None,
+            compiled=model.network.compiler is not None,
+            settings=model.settings,
+        )
+
+    def model(self, device: str, path: Path | None = None, mean_file: Path | None = None) -> Model:
+        """The model on a device; `path`, `mean_file`: copies of its files, where it has moved.
+
+        Raises `ModelError` where the file is not the same any more.
+        """
+        import torch
+
+        options = Options(
+            device=device, passes=self.passes, head=self.head, cache=self.cached, compiled=self.compiled,
+            unverified=self.unverified, memory=self.memory,
+            inputs={name: torch.from_numpy(value) for name, value in self.others.items()},
+        )  # fmt: skip
+        own = Path(self.path)
+        settings = self.settings if mean_file is None else replace(self.settings, mean_file=mean_file)
+        model = assembled(path or own, options, lambda *_: settings, own)
+        if model.sha256 != self.sha256:
+            raise ModelError(f"{self.path}: was changed while it was in use; run again")
+        return model
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """What comes back of an outcome; with `status`, of what ended the whole run; or the notes, with their keys."""
+
+    path: str = ""
+    part: str = ""
+    row: Row | None = None
+    last: bool = True
+    unexplained: dict[str, float] = {}
+    empty: str = ""
+    fatal: str = ""
+    status: int = 0
+    notes: list[tuple[str, str]] = []
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Returned]).decode
+
+
+def packed(outcomes: Iterable[Outcome], notes: Notes) -> bytes:
+    """Outcomes as they travel, without their reports, and the model's notes.
+
+    What ends the run, raised between two of them, is the last.
+    """
+    returned = list[Returned]()
+    try:
+        for one in outcomes:
+            unexplained = dict(one.unexplained) if isinstance(one, Done) else {}
+            empty = one.said if isinstance(one, Empty) else ""
+            returned.append(Returned(one.row.image, one.job.part, one.row, one.last, unexplained, empty))
+    except HeatcliError as error:
+        returned.append(Returned(fatal=str(error), status=error.status))
+    returned.insert(0, Returned(notes=notes.items()))
+    return _encode(returned)
+
+
+def unpacked(content: bytes, out: str, notes: Notes) -> Iterable[Outcome]:
+    """The outcomes that `packed` made these bytes of; adds the notes. Raises what ended the run where it did."""
+    told, *found = _decode(content)
+    for key, text in told.notes:
+        notes.add(text, key)
+    for one in found:
+        if one.row is None:
+            raise {UsageError.status: UsageError, ImageError.status: ImageError}.get(one.status, ModelError)(one.fatal)
+        job = Job(one.path, out, one.part)
+        if one.empty:
+            yield Empty(job, one.empty)
+        elif one.row.error is not None:
+            yield Failed(job, ImageError(one.row.error), last=one.last)
+        else:
+            yield Done(job, one.row, f"{job.stem}.json", f"{job.stem}.png", None, one.unexplained, one.last)

@@ -1,0 +1,141 @@
+"""What a new user met (a row each): messages that lead the right way, options that every command takes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from conftest import MODELS, SAMPLES, Cli
+from torch import nn
+
+from heatcli.methods.table import ELSEWHERE, METHODS
+
+WOLF = SAMPLES / "wolf-on-snow.png"
+EIGHT = SAMPLES / "digits" / "8-a.png"
+LEADING = [
+    (["--method", "lrp-epsilon"], "did you mean 'lrp-eps'?"),
+    (["--method", "saliency"], "did you mean 'gradient'?"),
+    (["--method", "ig"], "did you mean 'integrated-gradients'?"),
+    (["--method", "grad-cam++"], "did you mean 'grad-cam-plus-plus'?"),
+    (["--method", "Grad-CAM"], "did you mean 'grad-cam'?"),
+    (["--target", "top3"], "did you mean 'top:3'?"),
+    (["--device", "gpu"], "device 'gpu' is not known; use auto, cpu, cuda, cuda:1 or mps"),
+    (["--layer", "conv1"], "--layer is for methods that look at one layer (grad-cam, "),
+    (["--method", "lrp-gamma", "--param", "gamma=abc"], "gamma='abc' is not a number"),
+    (["--no-pass", "centre-logits"], "--no-pass centre-logits: this pass is not on"),
+    (["--no-pass", "foo"], "unknown graph pass 'foo'"),
+    (["--biases", "few"], "--biases few is not known; use all, totals, none"),
+    (["--model", "resnet50"], "resnet50: no such model file; give the file of an artifact"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), LEADING, ids=[" ".join(options) for options, _ in LEADING])
+def test_messages_lead_the_right_way(cli: Cli, options: list[str], message: str) -> None:
+    ran = cli("explain", WOLF, *options)
+    assert ran.status in (2, 3)
+    assert message in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_names_of_elsewhere_are_of_methods_here() -> None:
+    assert set(ELSEWHERE.values()) <= set(METHODS)
+    assert not set(ELSEWHERE) & set(METHODS)
+
+
+def test_an_image_is_no_list(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_bytes(WOLF.read_bytes())
+    assert "l.txt: is an image, not a list of images" in cli("explain", "l.txt").err
+
+
+def test_a_spec_is_corrected(cli: Cli, tmp_path: Path) -> None:
+    for text, told in (
+        ("[ledgr]\n", "unknown check or key 'ledgr'; did you mean 'ledger'?"),
+        ('metods = ["lrp-eps"]\n[ledger]\n', "unknown check or key 'metods'; did you mean 'methods'?"),
+        ("[stability]\nshft = 1\n", "unknown key of [stability] 'shft'; did you mean 'shift'?"),
+    ):
+        (tmp_path / "s.toml").write_text(text)
+        assert told in cli("check", MODELS / "animals.pt", WOLF, "--spec", "s.toml").err
+
+
+def test_a_signal_is_no_picture(cli: Cli, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv1d(12, 4, 5), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (torch.rand(1, 12, 100),), str(tmp_path / "ecg.onnx"), dynamo=False)
+    ran = cli("explain", WOLF, "--model", "ecg.onnx")
+    assert ran.status == 1
+    assert "wolf-on-snow.png: is no signal, which the model takes; give a file of .csv, .npy, .npz, .wav" in ran.err
+
+
+@pytest.mark.parametrize("biases", ["all", "totals", "none"])
+def test_reports_are_as_small_as_asked(cli: Cli, biases: str) -> None:
+    report = json.loads(cli("explain", WOLF, "--biases", biases, "--pixels", "none", "--json").out)
+    found = report["biases"]
+    assert {"all": found and "values" in found[0], "totals": found and "values" not in found[0], "none": not found}[
+        biases
+    ]
+    if found:
+        assert sum(bias["total"] for bias in found) == pytest.approx(report["ledger"]["biases"], rel=1e-5)
+    sizes = {"all": 60_000, "totals": 9000, "none": 2500}
+    assert len(json.dumps(report)) < sizes[biases]
+
+
+def test_nothing_checked_is_no_green_gate(cli: Cli, tmp_path: Path) -> None:
+    """All skipped: status 1, said; JUnit counts what was asserted, and keeps what was reported as output."""
+    (tmp_path / "s.toml").write_text('methods = ["gradient"]\n[ledger]\n')
+    ran = cli("check", MODELS / "animals.pt", WOLF, "--spec", "s.toml", "--junit", "j.xml", "-v")
+    assert ran.status == 1, ran.out + ran.err
+    assert "nothing was checked" in ran.err
+    assert "not checked: " in ran.out
+    (tmp_path / "r.toml").write_text('methods = ["lrp-eps@blur"]\n[stability]\nshift = 0.01\n')
+    ran = cli("check", MODELS / "animals.pt", WOLF, "--spec", "r.toml", "--junit", "j.xml", "--json")
+    statuses = [json.loads(line)["status"] for line in ran.out.splitlines()]
+    suites = ElementTree.parse(tmp_path / "j.xml").getroot()
+    asserted = [status for status in statuses if status != "reported"]
+    assert suites.get("tests") == str(len(asserted))
+    assert len(suites.findall(".//testcase")) == len(asserted)
+
+
+def test_preprocessing_is_said_in_every_command(cli: Cli, tmp_path: Path) -> None:
+    """--preset, --mean, --labels and --input are options of each command that loads a model."""
+    for command in ("explain", "inspect", "check", "compare", "evaluate", "bench", "mean", "activations", "filters",
+                    "prototype"):  # fmt: skip
+        shown = cli(command, "--help").out
+        for option in ("--preset", "--mean", "--labels", "--input", "--size"):
+            assert option in shown, (command, option)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "8.png").write_bytes(EIGHT.read_bytes())
+    ran = cli("mean", "in", "-o", "m.npz", "--model", MODELS / "digits.onnx", "--preset", "mnist")
+    assert ran.status == 0, ran.err
+
+
+class Two(nn.Module):
+    """A network of a picture and of numbers beside it."""
+
+    def forward(self, x: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) + meta
+
+
+def test_inspect_says_what_is_missing(cli: Cli) -> None:
+    """Several inputs, an unknown size, no picture: status 0, the inputs that there are, and the option to give."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(net).save("size.pt")
+        torch.jit.script(Two()).save("two.pt")
+        torch.jit.script(nn.Conv1d(1, 4, 5)).save("leads.pt")
+    for file, told in (
+        ("size.pt", "missing: neither the artifact nor size.toml says its input size; give --size HEIGHTxWIDTH"),
+        ("two.pt", "missing: takes 2 inputs (x, meta); give all but the picture, each with --input NAME=FILE.npy"),
+        ("leads.pt", "missing: nothing says how large a signal it takes; give --channels and --size"),
+    ):
+        ran = cli("inspect", file)
+        assert ran.status == 0, ran.err
+        assert told in ran.out
+        found = json.loads(cli("inspect", file, "--json").out)
+        assert found["missing"]
+        assert len(found["inputs"]) == (2 if file == "two.pt" else 1)

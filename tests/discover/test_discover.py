@@ -1,0 +1,154 @@
+"""Groups of maps: features, clusters, suspicion, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SAMPLES, Cli
+
+from heatcli.discover.clusters import group
+from heatcli.discover.features import GRID, Maps, pooled
+from heatcli.discover.job import Cluster, clusters_of, place_of
+from heatcli.discover.suspicion import own_places, usual
+
+pytest.importorskip("sklearn")
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (96, 41), (7, 100)])
+def test_pooling_keeps_the_shares_and_leaves_negative_relevance_out(shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).standard_normal(shape)
+    assert pooled(pixels).shape == (GRID, GRID)
+    assert pooled(pixels).sum() == pytest.approx(1, abs=1e-5)
+    assert np.array_equal(pooled(pixels), pooled(pixels.clip(min=0)))
+    assert pooled(-np.ones(shape)).sum() == 0
+
+
+def test_pooling_keeps_each_cells_own_pixels() -> None:
+    pixels = np.zeros((2 * GRID, 2 * GRID))
+    pixels[2:4, 6:8] = 1
+    assert pooled(pixels)[1, 3] == pytest.approx(1)
+
+
+def _class(tagged: int, plain: int) -> np.ndarray:
+    """Random maps in the middle; the first `tagged` have 60 % of their relevance in the upper left corner."""
+    rng = np.random.default_rng(1)
+    places = np.zeros((tagged + plain, GRID, GRID), np.float32)
+    places[:, 3:13, 3:13] = rng.exponential(size=(tagged + plain, 10, 10))
+    places /= places.sum((1, 2), keepdims=True)
+    places[:tagged] *= 0.4
+    places[:tagged, 0:2, 0:2] += 0.15
+    return places
+
+
+def _found(places: np.ndarray, others: np.ndarray) -> list[Cluster]:
+    names = [str(i) for i in range(len(places))]
+    found = [shown.cluster for shown in clusters_of(Maps("a", names, [None] * len(names), places), others)]
+    return sorted(found, key=lambda cluster: -cluster.suspicion)
+
+
+@pytest.mark.parametrize("tagged", [6, 20])
+def test_a_planted_corner_is_found_with_its_pictures_and_the_rest_is_not_suspicious(tagged: int) -> None:
+    first, *rest = _found(_class(tagged, 40), _class(0, 200))
+    assert set(first.images) == {str(i) for i in range(tagged)}
+    assert first.place == "in the upper left corner"
+    assert first.suspicion == pytest.approx(0.6, abs=0.01)  # none of the others has relevance there
+    assert [cluster.suspicion for cluster in rest] == [0] * len(rest)
+
+
+def test_a_group_that_clustering_mixed_with_others_is_told_by_its_places() -> None:
+    places, others = _class(32, 8), _class(0, 200)
+    mixed = np.ones(len(places), bool)  # a fifth of the group is natural
+    own = own_places(places, mixed, others, usual(others))
+    assert own.suspicion > 0.5
+    assert own.members.tolist() == [True] * 32 + [False] * 8
+
+
+def test_natural_groups_are_not_suspicious() -> None:
+    """Maps of which half lie to the left and half to the right, as those of other classes do."""
+    rng = np.random.default_rng(2)
+
+    def sided(n: int) -> np.ndarray:
+        places = np.zeros((n, GRID, GRID), np.float32)
+        for i in range(n):
+            x, y = rng.integers(0, 3) + 8 * (i % 2), rng.integers(2, 8)
+            places[i, y : y + 5, x : x + 5] = rng.exponential(size=(5, 5))
+        return places / places.sum((1, 2), keepdims=True)
+
+    found = _found(sided(60), sided(600))
+    assert len(found) >= 2
+    assert not any(cluster.suspicion for cluster in found)
+
+
+def test_the_same_seed_gives_the_same_clusters() -> None:
+    features = np.sqrt(_class(10, 30)).reshape(40, -1)
+    one, other = group(features, 3), group(features, 3)
+    assert np.array_equal(one.labels, other.labels)
+    assert one.stability == other.stability
+
+
+def test_where_relevance_lies_is_said() -> None:
+    border = np.ones((GRID, GRID), np.float32)
+    border[2:-2, 2:-2] = 0
+    assert place_of(border) == "at the border"
+    assert place_of(1 - border) == "inside the picture"
+    assert place_of(0 * border) == "nowhere"
+
+
+def test_what_cannot_be_clustered_is_one_line(tmp_path: Path, cli: Cli) -> None:
+    picture = SAMPLES / "wolf-on-snow.png"
+    empty = cli("discover", tmp_path)
+    assert (empty.status, empty.err) == (2, f"heatcli: {tmp_path}: has no reports\n")
+    cli("explain", picture, "--out", tmp_path / "bare", "--pixels", "none", "--figure", "none")
+    bare = cli("discover", tmp_path / "bare")
+    assert bare.status == 2
+    assert "hold no pixels; explain again without --pixels none" in bare.err
+    cli("explain", picture, "--out", tmp_path / "few", "--figure", "none")
+    few = cli("discover", tmp_path / "few")
+    assert few.status == 2
+    assert "wolf: 1 pictures, fewer than 20; skipped" in few.err
+    unknown = cli("discover", tmp_path / "few", "--class", "unicorn")
+    assert "no picture is explained as unicorn; explained classes: wolf" in unknown.err
+    cli("explain", picture, "--out", tmp_path / "few", "--method", "gradient", "--figure", "none")
+    assert "holds runs of different methods" in cli("discover", tmp_path / "few").err
+
+
+def _noisy(picture: Path, count: int, folder: Path, rng: np.random.Generator) -> None:
+    from PIL import Image
+
+    with Image.open(picture) as opened:
+        pixels = np.asarray(opened.convert("RGB"), float)
+    for i in range(count):
+        noisy = (pixels + 20 * rng.standard_normal(pixels.shape)).clip(0, 255)
+        Image.fromarray(noisy.astype(np.uint8)).save(folder / f"{picture.stem}-{i}.png")
+
+
+def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli) -> None:
+    from PIL import Image
+
+    folder, rng = tmp_path / "in", np.random.default_rng(0)
+    folder.mkdir()
+    _noisy(SAMPLES / "wolf-on-snow.png", 24, folder, rng)
+    assert cli("explain", folder, "--out", tmp_path / "maps", "--figure", "none").status == 0
+    alone = cli("discover", tmp_path / "maps")
+    assert alone.status == 2
+    assert "has 0 pictures of other classes than wolf; at least 50 are needed" in alone.err
+    others = [path for path in sorted(SAMPLES.glob("*.png")) if not path.stem.startswith("wolf")]
+    for path in others:
+        _noisy(path, -(-60 // len(others)), folder, rng)
+    assert cli("explain", folder, "--out", tmp_path / "all", "--figure", "none").status == 0
+    ran = cli("discover", tmp_path / "all", "--json")
+    assert ran.status == 0, ran.err
+    found = json.loads(ran.out)
+    written = json.loads((tmp_path / "all" / "discover" / "clusters.json").read_text())
+    assert written == found
+    scores = [cluster["suspicion"] for cluster in found["clusters"]]
+    assert scores == sorted(scores, reverse=True)
+    assert {cluster["label"] for cluster in found["clusters"]} >= {"wolf"}
+    assert all(np.sum(cluster["mean_map"]) == pytest.approx(1, abs=1e-3) for cluster in found["clusters"])
+    with Image.open(tmp_path / "all" / "discover" / "clusters.png") as sheet:
+        assert sheet.width > 88 * 4  # a mean map and medoids
+    listed = cli("discover", tmp_path / "all", "--top", "1", "--class", "wolf")
+    assert len(listed.out.splitlines()) in (2, 3)

@@ -1,0 +1,220 @@
+"""`heatcli export`: the explained model says in its own runtime what `explain` says, of pictures it never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import MODELS, SAMPLES
+from torch import Tensor, nn
+
+from heatcli.errors import UsageError
+from heatcli.explanation import Explanation, explain
+from heatcli.export.dynamic import FrozenError, joined
+from heatcli.export.job import ExportRequest, export
+from heatcli.export.run import opened
+from heatcli.methods.table import METHODS, method
+from heatcli.model.model import Model, load
+
+CLOSE, MEDIAN = 1e-4, 1e-6
+
+
+@pytest.fixture(scope="module")
+def digits() -> Model:
+    return load(MODELS / "digits.onnx")
+
+
+def pictures(model: Model, count: int) -> Tensor:
+    """Sample pictures as the network takes them."""
+    folder = SAMPLES / "digits" if "digits" in model.path.name else SAMPLES
+    files = sorted(folder.glob("*.png"))
+    return model.preprocess([model.pictures.reader.picture(files[i % len(files)]) for i in range(count)])
+
+
+def assert_says(found: dict[str, Any], said: Explanation) -> None:
+    """Relevance agrees to 1e-4 of the largest (in the median 1e-6), and the ledger is closed."""
+    expected = said.relevance.numpy()
+    error = np.abs(found["relevance"] - expected) / np.abs(expected).max(axis=(1, 2, 3), keepdims=True)
+    assert error.max() < CLOSE
+    assert np.median(error) < MEDIAN
+    np.testing.assert_allclose(found["heatmap"], found["relevance"].sum(1), atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(found["logits"], said.outputs.numpy(), rtol=1e-4, atol=1e-4)
+    output, output0, *parts = found["ledger"].T
+    np.testing.assert_allclose(output - output0, sum(parts), rtol=CLOSE, atol=CLOSE * np.abs(output).max())
+    np.testing.assert_allclose(output, said.ledger.output.numpy(), rtol=1e-5)
+    biases = np.stack([entry.sum(1).numpy() for entry in said.biases.values()], 1)
+    np.testing.assert_allclose(found["biases"], biases, rtol=1e-3, atol=1e-4 * np.abs(output).max())
+
+
+def assert_exported(model: Model, path: Path, name: str, **asked: Any) -> None:
+    """Exported on noise, it says of pictures, one and eight at once, what `explain` says."""
+    chosen = method(name)
+    note = export(model, ExportRequest(path=path, method=chosen, **asked))
+    assert note.source.sha256 == model.sha256
+    explained = opened(path)
+    assert explained.note == note
+    for count in (1, 8):
+        batch = pictures(model, count)
+        said = explain(model, batch, chosen, asked.get("target"), asked.get("baseline"))
+        assert_says(explained.run({"input": batch}), said)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".pt"])
+def test_every_format_says_what_explain_says(digits: Model, tmp_path: Path, suffix: str) -> None:
+    assert_exported(digits, tmp_path / f"explained{suffix}", "lrp-eps")
+
+
+@pytest.mark.parametrize("name", ["lrp-epsilon-plus", "lrp-z-plus", "gradient", "deeplift-rescale"])
+def test_onnx_says_what_explain_says(digits: Model, tmp_path: Path, name: str) -> None:
+    assert_exported(digits, tmp_path / "explained.onnx", name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.kind in ("backward", "cam")])
+def test_every_method_of_walks_says_what_explain_says(digits: Model, tmp_path: Path, name: str) -> None:
+    if name == "score-cam":
+        with pytest.raises(UsageError):
+            assert_exported(digits, tmp_path / "explained.onnx", name)
+        return
+    assert_exported(digits, tmp_path / "explained.onnx", name)
+
+
+@pytest.mark.slow
+def test_in_openvino(tmp_path: Path) -> None:
+    """Square weights, which OpenVINO confuses where a convolution and its transpose share them."""
+    openvino = pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4),
+    ).eval()  # fmt: skip
+    batch = torch.export.Dim("N", min=1, max=64)
+    program = torch.export.export(net, (torch.randn(2, 3, 16, 16),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    model = load(tmp_path / "net.pt2", size=(16, 16), mean=0.5, std=0.5)
+    note = export(model, ExportRequest(path=tmp_path / "e.onnx", method=method("lrp-epsilon-plus")))
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(tmp_path / "e.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for count in (1, 8):
+        batch = torch.randn(count, 3, 16, 16)
+        found = dict(zip(note.outputs, compiled([batch.numpy()]).values(), strict=True))
+        assert_says(found, explain(model, batch, "lrp-epsilon-plus"))
+
+
+def test_a_network_with_pooling_and_sums(tmp_path: Path) -> None:
+    assert_exported(load(), tmp_path / "explained.onnx", "lrp-epsilon-plus", target="cat", baseline="blur")
+
+
+def test_the_class_can_be_an_input(digits: Model, tmp_path: Path) -> None:
+    export(digits, ExportRequest(path=tmp_path / "e.pt2", method=method("lrp-eps"), target="input"))
+    batch, classes = pictures(digits, 3), torch.tensor([4, 0, 9])
+    found = opened(tmp_path / "e.pt2").run({"input": batch, "target": classes})
+    assert_says(found, explain(digits, batch, "lrp-eps", classes))
+
+
+def test_pixels_in_and_bytes_out(digits: Model, tmp_path: Path) -> None:
+    outputs = ("logits", "relevance", "heatmap", "biases", "ledger")
+    path = tmp_path / "e.pt2"
+    export(digits, ExportRequest(path=path, method=method("lrp-eps"), outputs=outputs, preprocess=True, u8=True))
+    batch = pictures(digits, 2)
+    pixels = (digits.pictures.pixels(batch) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    found = opened(tmp_path / "e.pt2").run({"pixels": pixels})
+    assert_says(found, explain(digits, batch, "lrp-eps"))
+    scale = found["heatmap_scale"][:, None, None]
+    back = (found["heatmap_u8"].astype(np.float32) - 128) * scale / 127
+    assert np.abs(back - found["heatmap"]).max() <= scale.max() / 127
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"outputs": ("heatmaps",)}, "heatmaps"),
+        ({"outputs": ("heatmap", "heatmap")}, "twice"),
+        ({"target": "eleven"}, "eleven"),
+        ({"target": "11"}, "classes 0 to 9"),
+        ({"path": Path("explained.tflite")}, "name it so"),
+        ({"path": Path("no/such/folder/explained.onnx")}, "no folder"),
+        ({"path": Path(__file__).parent}, "name it so"),
+        ({"method": method("smoothgrad")}, "draws at random"),
+        ({"method": method("occlusion")}, "many images"),
+        ({"baseline": "bluer"}, "bluer"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_and_no_file(
+    digits: Model, tmp_path: Path, asked: dict[str, Any], says: str
+) -> None:
+    request = {"path": tmp_path / "explained.onnx", "method": method("lrp-eps"), **asked}
+    with pytest.raises(UsageError, match=says) as raised:
+        export(digits, ExportRequest(**request))
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_model_itself_is_not_overwritten(tmp_path: Path) -> None:
+    copy = tmp_path / "digits.onnx"
+    copy.write_bytes((MODELS / "digits.onnx").read_bytes())
+    with pytest.raises(UsageError, match="the model itself"):
+        export(load(copy), ExportRequest(path=copy, method=method("lrp-eps")))
+    assert copy.read_bytes() == (MODELS / "digits.onnx").read_bytes()
+
+
+def test_a_model_of_one_batch_size_is_exported_for_that(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    traced = torch.export.export(net.eval(), (torch.zeros(2, 3, 2, 2),))
+    torch.export.save(traced, tmp_path / "fixed.pt2")
+    model = load(tmp_path / "fixed.pt2", size=(2, 2), mean=0.5, std=0.5)
+    for suffix in (".onnx", ".pt2"):
+        path = tmp_path / f"e{suffix}"
+        export(model, ExportRequest(path=path, method=method("lrp-eps")))
+        batch = torch.randn(2, 3, 2, 2)
+        assert_says(opened(path).run({"input": batch}), explain(model, batch, "lrp-eps"))
+    assert [d.dim_value for d in onnx.load(tmp_path / "e.onnx").graph.input[0].type.tensor_type.shape.dim] == [
+        2,
+        3,
+        2,
+        2,
+    ]
+
+
+# --- nothing of the example stays ---------------------------------------------------------------------------------
+
+
+def of_two_sizes(function: Any) -> Any:
+    """A function written down for two and for three images, each of its own noise, and joined."""
+    from heatcli.system.torch_private import make_fx
+
+    return joined(*(make_fx(function)(torch.rand(n, 4)) for n in (2, 3)), 2, 3)
+
+
+def test_sizes_that_follow_the_batch_are_computed() -> None:
+    record = of_two_sizes(lambda x: torch.cat([x, x.new_ones(len(x) + 1, 4)]).reshape(2 * len(x) + 1, 2, 2))
+    for n in (1, 5):
+        assert record(torch.rand(n, 4)).shape == (2 * n + 1, 2, 2)
+
+
+def test_a_number_of_the_example_is_found() -> None:
+    with pytest.raises(FrozenError, match="depends on the example"):
+        of_two_sizes(lambda x: x * float(np.float32(x.shape[0] * 0.37)))
+
+
+def test_a_constant_of_the_example_is_found() -> None:
+    frozen = [torch.rand(4) for _ in range(2)]
+    with pytest.raises(FrozenError, match="depends on the example"):
+        of_two_sizes(lambda x: x + frozen[len(x) - 2])
+
+
+def test_what_is_drawn_at_random_is_found() -> None:
+    with pytest.raises(FrozenError, match="draws at random"):
+        of_two_sizes(lambda x: x + torch.rand(4))
+
+
+def test_another_order_of_operators_is_found() -> None:
+    with pytest.raises(FrozenError, match="operators are others"):
+        of_two_sizes(lambda x: x.relu() if len(x) == 2 else x.exp())

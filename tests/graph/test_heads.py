@@ -1,0 +1,171 @@
+"""Which head the network has: detectors in every layout, their logits, and what is no detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import heatcli
+from heatcli.artifact import ultralytics
+from heatcli.errors import UsageError
+from heatcli.graph import heads
+from heatcli.graph.operator import Boxes
+from heatcli.model.model import Model
+
+SIZE, C = 64, 3
+PLACES = 8 * 8 + 4 * 4 + 2 * 2  # of strides 8, 16, 32
+
+
+class Detector(nn.Module):
+    """One box a cell of three grids, in one of the layouts that exporters write."""
+
+    def __init__(self, layout: str, activated: bool = True) -> None:
+        super().__init__()
+        rows = 4 + C + (layout == "v5") + 2 * (layout == "detr")
+        self.strides = [nn.Conv2d(3, rows, s, stride=s) for s in (8, 16, 32)]
+        self.layers = nn.ModuleList(self.strides)
+        self.layout, self.activated = layout, activated
+
+    def forward(self, x: Tensor) -> object:
+        raw = torch.cat([layer(x).flatten(2) for layer in self.layers], 2)
+        box, rest = raw[:, :4].sigmoid() * SIZE, raw[:, 4:]
+        if self.layout == "detr":
+            return rest.transpose(1, 2), raw[:, :4].sigmoid().transpose(1, 2)
+        scores = rest.sigmoid() if self.activated else rest
+        whole = torch.cat([box, scores], 1)
+        return whole.transpose(1, 2) if self.layout == "v5" else whole
+
+
+def loaded(module: nn.Module, path: Path, **flags: object) -> Model:
+    """`module` as an artifact, loaded."""
+    torch.jit.trace(module.eval(), torch.zeros(1, 3, SIZE, SIZE)).save(str(path))
+    return heatcli.load(path, size=(SIZE, SIZE), **flags)  # type: ignore[arg-type]
+
+
+def boxes_of(model: Model) -> Boxes:
+    """How the outputs are boxes."""
+    boxes = model.graph((1, 3, SIZE, SIZE)).boxes
+    assert boxes is not None
+    return boxes
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        ("v8", (heads.ROWS, False, C, False)),
+        ("v5", (heads.COLUMNS, True, C, False)),
+        ("detr", (heads.APART, False, C + 2, True)),
+    ],
+)  # fmt: skip
+def test_layouts(layout: str, expected: tuple[str, bool, int, bool], tmp_path: Path) -> None:
+    boxes = boxes_of(loaded(Detector(layout), tmp_path / "d.pt"))
+    assert (boxes.layout, boxes.objectness, boxes.classes, boxes.unit) == expected
+    assert (boxes.form, boxes.logits, boxes.size) == ("centre", True, (SIZE, SIZE))
+
+
+@pytest.mark.parametrize("layout", ["v8", "v5", "detr"])
+@pytest.mark.parametrize("method", ["lrp-eps", "deeplift-rescale", "gradient"])
+def test_the_score_of_a_box_is_the_logit_of_the_artifacts_own_number(layout: str, method: str, tmp_path: Path) -> None:
+    """The score is read off the module itself; the ledger is closed."""
+    module = Detector(layout).eval()
+    model = loaded(module, tmp_path / "d.pt")
+    batch = torch.rand(2, 3, SIZE, SIZE)
+    result = heatcli.explain(model, batch, method, target=2, **({"baseline": "black"} if "lift" in method else {}))
+    returned = module(batch)
+    if layout == "detr":
+        logits = returned[0].transpose(1, 2)[:, 2]
+    else:
+        whole = returned.transpose(1, 2) if layout == "v5" else returned
+        logits = whole[:, 4 + (layout == "v5") + 2].logit()
+        if layout == "v5":
+            logits = logits + whole[:, 4].logit()
+    wanted = (logits * result.target.region).sum(1).double()
+    assert result.ledger.output.tolist() == pytest.approx(wanted.tolist(), rel=1e-4)
+    assert result.quantity == "logit"
+    if method != "gradient":
+        assert float(result.ledger.relative_error.max()) < 1e-5
+
+
+@pytest.mark.parametrize("layout", ["v8", "v5"])
+def test_probabilities_stay_the_artifacts(layout: str, tmp_path: Path) -> None:
+    module = Detector(layout).eval()
+    model = loaded(module, tmp_path / "d.pt")
+    batch = torch.rand(1, 3, SIZE, SIZE)
+    result = heatcli.explain(model, batch, "gradient")
+    whole = module(batch).transpose(1, 2) if layout == "v5" else module(batch)
+    chances = whole[:, 5:] * whole[:, 4:5] if layout == "v5" else whole[:, 4:]
+    assert float(result.probabilities[0, result.target.index[0]]) == pytest.approx(
+        float(chances.detach().max()), rel=1e-5
+    )
+
+
+def test_without_the_logit_pass_the_probability_is_explained(tmp_path: Path) -> None:
+    model = loaded(Detector("v8"), tmp_path / "d.pt", passes=("drop-identities",))
+    result = heatcli.explain(model, torch.rand(1, 3, SIZE, SIZE), "gradient")
+    assert result.quantity == "probability"
+    assert 0 < float(result.ledger.output[0]) < 1
+
+
+def test_a_saturated_sigmoid_still_gives_a_map(tmp_path: Path) -> None:
+    """Its gradient is 0 in float32; that of the logit is not."""
+    module = Detector("v8").eval()
+    for layer in module.strides:
+        nn.init.constant_(layer.bias, 60.0)
+    model = loaded(module, tmp_path / "d.pt")
+    result = heatcli.explain(model, torch.rand(1, 3, SIZE, SIZE), "gradient")
+    assert float(result.probabilities[0, result.target.index[0]]) == 1.0
+    assert float(result.relevance.abs().max()) > 0
+
+
+def test_the_user_has_the_last_word(tmp_path: Path) -> None:
+    model = loaded(Detector("v8"), tmp_path / "d.pt", kind="classes", class_axis=1)
+    graph = model.graph((1, 3, SIZE, SIZE))
+    assert graph.boxes is None
+    assert graph.reading is not None
+    assert (graph.reading.kind, graph.reading.classes) == ("classes", 4 + C)
+    with pytest.raises(UsageError, match="unknown kind of output 'boxes'"):
+        heatcli.load(tmp_path / "d.pt", kind="boxes")
+
+
+class Plain(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer, self.kind = nn.Conv2d(3, 5, 8, stride=8), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.layer(x)
+        found = {
+            "classes": lambda: maps.mean((2, 3)),
+            "labels": lambda: maps.mean((2, 3)).sigmoid(),
+            "binary": lambda: maps.mean((1, 2, 3)).sigmoid()[:, None],
+            "regression": lambda: maps.mean((1, 2, 3))[:, None],
+            "segmentation": lambda: maps,
+            "sequence": lambda: maps.mean(2),
+            "embedding": lambda: nn.functional.normalize(maps.mean((2, 3))),
+        }
+        return found[self.kind]()
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "binary", "regression", "segmentation", "sequence", "embedding"])
+def test_other_heads_are_told_apart(kind: str, tmp_path: Path) -> None:
+    torch.jit.trace(Plain(kind).eval(), torch.zeros(1, 3, SIZE, SIZE)).save(str(tmp_path / "p.pt"))
+    reading = heatcli.load(tmp_path / "p.pt", size=(SIZE, SIZE)).graph((1, 3, SIZE, SIZE)).reading
+    assert reading is not None
+    assert reading.kind == kind
+
+
+def test_what_ultralytics_writes() -> None:
+    said = {"task": "detect", "imgsz": "[320, 640]", "names": "{0: 'a \"b\"', 1: 'ü'}"}
+    text = ultralytics.sidecar(said)
+    assert 'size = [320, 640]\nresize = "letterbox"' in text
+    assert 'names = ["a \\"b\\"", "ü"]' in text
+    for broken in ({}, {**said, "imgsz": "x("}, {**said, "names": "{1: 'a'}"}, {**said, "task": "pose"}):
+        assert ultralytics.sidecar(broken) == ""

@@ -1,0 +1,39 @@
+"""Does `heatcli discover` find shortcuts that were planted? Prints a row a model for DISCOVER.md.
+
+`python models/train_planted.py --out OUT` makes the models; `heatcli explain OUT/NAME/pictures -r --model
+OUT/NAME/model.pt --out OUT/NAME/maps` their maps; then `python tests/measure/discover.py OUT/NAME…`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from heatcli.discover.job import Cluster, discover
+
+
+def hits(cluster: Cluster, planted: set[str]) -> int:
+    """How many pictures of a cluster are planted."""
+    return sum("/".join(Path(name).parts[-2:]) in planted for name in cluster.images)
+
+
+def main() -> None:
+    """One row a folder: how far the network uses the artefact, the first cluster, the planted cluster's place."""
+    for folder in map(Path, sys.argv[1:]):
+        truth = json.loads((folder / "truth.json").read_text("utf-8"))
+        planted, (found, _) = set(truth["planted"]), discover(folder / "maps")
+        uses, first = truth["others_called_so"]["with"], found.clusters[0]
+        alarms = [cluster for cluster in found.clusters if cluster.suspicion and not hits(cluster, planted)]
+        row = f"| {folder.name} | {uses:.0%} | {first.name} | {first.suspicion:.2%} | {len(alarms)} |"
+        if planted:
+            rank, best = max(enumerate(found.clusters, 1), key=lambda pair: hits(pair[1], planted) ** 2 / pair[1].size)
+            count = hits(best, planted)
+            row += f" {rank} | {best.suspicion:.2%} | {count / best.size:.2f} | {count / len(planted):.2f} |"
+        else:
+            row += " – | – | – | – |"
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

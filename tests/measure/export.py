@@ -1,0 +1,332 @@
+"""Explained models in four runtimes: how far off `explain`, how large, how slow.
+
+`python tests/measure/export.py numbers ROWS.jsonl` measures what is not in ROWS.jsonl yet, method after method;
+`speed` likewise; `page` writes EXPORT.md beside this file from both. torchvision's networks have
+random weights; all are exported on noise and asked about pictures, on one thread. `--only NAME`: networks whose name
+holds NAME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from heatcli.errors import HeatcliError
+from heatcli.explanation import explain
+from heatcli.export.job import ExportRequest, recording
+from heatcli.export.run import opened
+from heatcli.export.write import OPSET, WRITERS
+from heatcli.methods.table import METHODS, method
+from heatcli.model.model import Model, load
+
+ROOT = Path(__file__).parents[2]
+EMBEDDED = ("digits.onnx", "motifs.onnx", "animals.pt")
+TORCHVISION = ("resnet18", "vgg11", "mobilenet_v3_small", "efficientnet_b0", "densenet121")
+SPEED = ("digits.onnx", "animals.pt", "resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121")
+WALKS = tuple(name for name, one in METHODS.items() if one.kind == "backward")
+OTHERS = ("grad-cam", "grad-cam-plus-plus", "layer-cam", "guided-grad-cam", "integrated-gradients")
+KINDS = (
+    "gradient",
+    "guided-backprop",
+    "lrp-gamma",
+    "lrp-alpha2-beta1",
+    "lrp-epsilon-gamma-box",
+    "deeplift-reveal-cancel",
+    "grad-cam",
+)  # what differs most, first
+FAST = ("lrp-eps", "lrp-epsilon-plus", "deeplift-rescale")
+RUNTIMES = ("ONNX Runtime", "torch.export", "TorchScript", "OpenVINO")
+COUNTS = (1, 8)
+RUNS = 15
+SMALL, LARGE = 64, 224  # sides of torchvision's inputs, for numbers and for speed
+
+
+def network(name: str, size: int, folder: Path) -> Model:
+    """An embedded model, or one of torchvision's with random weights."""
+    if name in EMBEDDED:
+        return load(ROOT / "models" / name)
+    import torchvision
+
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(name).eval()
+    file = folder / f"{name}.pt2"
+    batch = torch.export.Dim("N", min=1, max=64)
+    program = torch.export.export(net, (torch.randn(2, 3, size, size),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, file)
+    return load(file, size=(size, size), preset="imagenet")
+
+
+def inputs(model: Model, count: int) -> Tensor:
+    """Sample pictures as the model takes them; sequences are drawn."""
+    if model.pictures.alphabet:
+        return model.capture.noise((count, *model.pictures.input_shape), 100 + count)
+    folder = ROOT / "samples" / ("digits" if model.shape[0] == 1 else "")
+    return model.preprocess([model.pictures.reader.picture(file) for file in sorted(folder.glob("*.png"))[:count]])
+
+
+def in_openvino(path: Path, names: tuple[str, ...]) -> Callable[[Tensor], dict[str, Any]]:
+    """The ONNX file in OpenVINO, in float32 on the CPU."""
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda batch: dict(zip(names, compiled([batch.numpy()]).values(), strict=True))
+
+
+def numbers(model: Model, asked: str, folder: Path) -> dict[str, Any]:
+    """What every runtime says, beside `explain`."""
+    chosen = method(asked)
+    try:
+        found = recording(model, ExportRequest(path=folder / "e.onnx", method=chosen))
+    except HeatcliError as error:
+        return {"refused": str(error)}
+    row: dict[str, Any] = {}
+    runs: dict[str, Callable[[Tensor], dict[str, Any]]] = {}
+    for runtime, suffix in zip(RUNTIMES, (".onnx", ".pt2", ".pt", ""), strict=True):
+        if suffix in (".pt2", ".pt") and model.path.name not in EMBEDDED[:2] and asked not in FAST:
+            continue  # the same ATen operators as `explain` runs, so a few of them do
+        path = folder / f"e{suffix or '.onnx'}"
+        try:
+            if suffix:
+                path.write_bytes(found.content(WRITERS[suffix]))
+                one = opened(path)
+                runs[runtime] = lambda batch, one=one: one.run({"input": batch})  # type: ignore[misc]
+            else:
+                runs[runtime] = in_openvino(path, found.note.outputs)
+        except Exception as error:  # a runtime's own
+            row[runtime] = {"refused": f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"}
+    proto = onnx.load(folder / "e.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    row["domains"] = sorted({node.domain for node in proto.graph.node})
+    row["MB"] = (folder / "e.onnx").stat().st_size / 1e6
+    batches = [inputs(model, count) for count in COUNTS]
+    expected = [explain(model, batch, chosen).relevance.numpy() for batch in batches]
+    with torch.backends.mkldnn.flags(enabled=False):
+        again = [explain(model, batch, chosen).relevance.numpy() for batch in batches]
+    row["rounding"] = _apart(again, expected)
+    with mock.patch("heatcli.engine.plan.fast", None):
+        formulas = load(model.path) if model.path.name in EMBEDDED else network(model.path.stem, SMALL, folder)
+        row["formulas"] = _apart([explain(formulas, x, chosen).relevance.numpy() for x in batches], expected)
+    for runtime, run in runs.items():
+        said = [run(batch) for batch in batches]
+        left = 0.0
+        for one in said:
+            output, output0, *parts = one["ledger"].T.astype(np.float64)
+            rest = np.abs(output - output0 - sum(parts)) / np.maximum(np.abs(output), np.abs(output0))
+            left = max(left, float(rest.max()))
+        row[runtime] = {**_apart([one["relevance"] for one in said], expected), "left": left}
+    return row
+
+
+def _apart(said: list[Any], expected: list[Any]) -> dict[str, float]:
+    """|said − expected| as a share of the largest of its picture: the largest and the median."""
+    errors = [
+        np.abs(one - other) / np.abs(other).max(axis=tuple(range(1, other.ndim)), keepdims=True)
+        for one, other in zip(said, expected, strict=True)
+    ]
+    every = np.concatenate([error.ravel() for error in errors])
+    return {"largest": float(every.max()), "median": float(np.median(every))}
+
+
+def speed(model: Model, asked: str, folder: Path) -> dict[str, Any]:
+    """Seconds and memory of one picture: explained and plain in ONNX Runtime, and `explain`, in turns."""
+    chosen = method(asked)
+    found = recording(model, ExportRequest(path=folder / "e.onnx", method=chosen))
+    (folder / "e.onnx").write_bytes(found.content(WRITERS[".onnx"]))
+    (folder / "plain.onnx").write_bytes(_plain(folder / "e.onnx", *found.note.inputs, found.note.outputs[0]))
+    batch = inputs(model, 1)
+    explained, plain = opened(folder / "e.onnx"), opened(folder / "e.onnx", only=found.note.outputs[0])
+    runs: dict[str, Callable[[], Any]] = {
+        "plain": lambda: plain.run({"input": batch}), "explained": lambda: explained.run({"input": batch}),
+        "explain": lambda: explain(model, batch, chosen),
+    }  # fmt: skip
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(RUNS + 2):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - started)
+    kept = {name: values[2:] for name, values in times.items()}
+
+    def ratio(a: str, b: str) -> float:
+        return median(x / y for x, y in zip(kept[a], kept[b], strict=True))
+
+    memory = {name: _memory(folder / name, batch) for name in ("e.onnx", "plain.onnx")}
+    return {
+        **{name: median(values) for name, values in kept.items()},
+        "by_plain": ratio("explained", "plain"), "by_explain": ratio("explained", "explain"),
+        "memory": memory["e.onnx"] / 1e6, "memory_by_plain": memory["e.onnx"] / memory["plain.onnx"],
+        "MB": (folder / "e.onnx").stat().st_size / 1e6,
+    }  # fmt: skip
+
+
+def _plain(path: Path, taken: str, returned: str) -> bytes:
+    return bytes(onnx.utils.Extractor(onnx.load(path)).extract_model([taken], [returned]).SerializeToString())
+
+
+_CHILD = """
+import pathlib, re, sys, numpy, onnxruntime
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+batch = numpy.load(sys.argv[2])
+pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+before = kilobytes("VmRSS")
+settings = onnxruntime.SessionOptions()
+settings.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], settings, providers=["CPUExecutionProvider"])
+for _ in range(3):
+    session.run(None, {session.get_inputs()[0].name: batch})
+print((kilobytes("VmHWM") - before) * 1024)
+"""
+
+
+def _memory(path: Path, batch: Tensor) -> int:
+    """The peak that loading and running adds to a process, bytes."""
+    file = path.with_suffix(".npy")
+    np.save(file, batch.numpy())
+    done = subprocess.run([sys.executable, "-c", _CHILD, path, file], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """What was measured so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def measure(what: str, path: Path, only: str) -> None:
+    """Append rows to the file."""
+    known = {(row["what"], row["network"], row["method"]) for row in rows_of(path)}
+    names = (*EMBEDDED, *TORCHVISION) if what == "numbers" else SPEED
+    names = tuple(name for name in names if only in name)
+    methods = tuple(dict.fromkeys((*FAST, *KINDS, *WALKS, *OTHERS))) if what == "numbers" else FAST
+    models: dict[str, Model] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for asked, name in ((asked, name) for asked in methods for name in names):
+            if (what, name, asked) in known:
+                continue
+            if name not in models:
+                models[name] = network(name, SMALL if what == "numbers" else LARGE, folder)
+            found = (numbers if what == "numbers" else speed)(models[name], asked, folder)
+            row = {"what": what, "network": name, "method": asked, **found}
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+
+
+def page(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of EXPORT.md."""
+    versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in ("torch", "onnxruntime", "openvino"))
+    measured = [row for row in rows if row["what"] == "numbers"]
+    yield "# Explained models, measured\n"
+    yield f"Written by `python tests/measure/export.py` with {versions}, opset {OPSET}, on one thread.\n"
+    yield "## The same numbers everywhere\n"
+    yield (
+        "Every artifact is exported on noise and asked about pictures that it never saw, 1 and 8 at once. *Error*: "
+        "|relevance − `explain`'s| as a share of the largest of its picture: the largest (the median) pixel. "
+        "*Ledger*: what its columns leave inside the runtime, as a share of the score. torchvision's networks have "
+        f"random weights and take {SMALL} × {SMALL}. All ONNX files pass `onnx.checker` with shape inference and hold "
+        "operators of the standard domain alone. The two runtimes of torch run the same ATen operators as `explain`: "
+        "all methods on the two smallest networks, three methods elsewhere. Not all methods have been measured on "
+        "all networks: the table counts them, and the script goes on where it stopped.\n"
+    )
+    yield f"| network | methods | {' | '.join(f'{name}: error (median), ledger' for name in RUNTIMES)} |"
+    yield "|---|---|" + "---|" * len(RUNTIMES)
+    for name in dict.fromkeys(row["network"] for row in measured):
+        own = [row for row in measured if row["network"] == name and "refused" not in row]
+        if any(row["rounding"]["largest"] != row["rounding"]["largest"] and name in TORCHVISION for row in own):
+            yield f"| {name} | its map is 0 everywhere with these weights |{' |' * len(RUNTIMES)}"
+            continue
+        cells = []
+        for runtime in RUNTIMES:
+            done = [row[runtime] for row in own if "refused" not in row.get(runtime, {"refused": ""})]
+            worst = [max((one[key] for one in done), default=float("nan")) for key in ("largest", "median", "left")]
+            cells.append(f"{worst[0]:.0e} ({worst[1]:.0e}), {worst[2]:.0e}; {len(done)}")
+        yield f"| {name} | {len(own)} | {' | '.join(cells)} |"
+    yield "\nEach cell: the worst method, then how many methods ran.\n"
+    yield (
+        "Beyond 1e-4 (median 1e-6), or refused. *Rounding*: how far `explain` is off itself when torch convolves "
+        "without oneDNN, which rounds otherwise: what a denominator close to zero magnifies, as ε = 1e-6 allows.\n"
+    )
+    yield (
+        "*Formulas*: how far it is off itself without its faster equivalents of rules, which an artifact does not have "
+        "(not measured in all rows).\n"
+    )
+    yield "| network | method | runtime | what | rounding | formulas |\n|---|---|---|---|---|---|"
+    for row in measured:
+        if "refused" in row:
+            yield f"| {row['network']} | {row['method']} | all | {row['refused']} | | |"
+            continue
+        for runtime in (name for name in RUNTIMES if name in row):
+            one = row[runtime]
+            if "refused" in one:
+                yield f"| {row['network']} | {row['method']} | {runtime} | {one['refused']} | | |"
+            elif one["largest"] > 1e-4 or one["median"] > 1e-6 or one["left"] > 1e-4:
+                said = f"error {one['largest']:.1e} ({one['median']:.1e}), ledger {one['left']:.1e}"
+                own = " | ".join(
+                    f"{row[key]['largest']:.1e} ({row[key]['median']:.1e})" if key in row else "–"
+                    for key in ("rounding", "formulas")
+                )
+                yield f"| {row['network']} | {row['method']} | {runtime} | {said} | {own} |"
+    yield "\n## What it costs\n"
+    yield (
+        "One picture, one thread; plain, explained and `heatcli.explain` in turns, the median of the ratios. "
+        f"torchvision's networks take {LARGE} × {LARGE}. *Memory*: what loading and running add to a process.\n"
+    )
+    yield "| network | method | plain ms | explained ms | ÷ plain | ÷ `explain` | MB on disk | memory MB | ÷ plain |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for row in (row for row in rows if row["what"] == "speed"):
+        yield (
+            f"| {row['network']} | {row['method']} | {row['plain'] * 1e3:.3g} | {row['explained'] * 1e3:.3g} "
+            f"| {row['by_plain']:.1f} | {row['by_explain']:.2f} | {row['MB']:.3g} | {row['memory']:.0f} "
+            f"| {row['memory_by_plain']:.1f} |"
+        )
+    yield ENGINE
+
+
+ENGINE = """
+## As an engine of `explain`
+
+On small networks (`digits.onnx`, `animals.pt`) ONNX Runtime needs a fraction of the time of `explain`, whose operators
+cost some microseconds each in Python. On larger ones both spend their time in convolutions, and ONNX Runtime is about
+as fast or slower: the file holds the formulas, not the faster equivalents that `explain` runs, and their elementwise
+steps are not fused. As an engine for folders of small networks it would take: one export a model and method (seconds),
+kept in the cache beside the graph; targets as an input; and the check that `explain` makes of a graph, made of the
+export once. The report is built from an artifact's outputs already: `heatcli explain FOLDER --model explained.onnx`.
+"""
+
+
+def main() -> None:
+    """Measure, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["numbers", "speed", "page"])
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--only", default="", help="networks whose name holds this")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if given.what == "page":
+        Path(__file__).with_name("EXPORT.md").write_text("\n".join(page(rows_of(given.rows))) + "\n")
+    else:
+        measure(given.what, given.rows, given.only)
+
+
+if __name__ == "__main__":
+    main()

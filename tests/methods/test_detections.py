@@ -1,0 +1,195 @@
+"""Boxes of a detector: found, chosen, explained one by one, and drawn in the picture's own pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Cli
+from PIL import Image
+from torch import Tensor, nn
+
+import heatcli
+from heatcli.errors import ImageError, UsageError
+from heatcli.graph.heads import Thresholds
+from heatcli.graph.operator import Boxes
+from heatcli.images.preprocess import Fit, seen_box, to_pixels
+from heatcli.methods.detections import find
+
+SIZE, CELL = 64, 8
+ops = pytest.importorskip("torchvision.ops")
+
+
+class Squares(nn.Module):
+    """Finds red (class 0) and blue (class 1) cells of 8×8: the box of a cell is the cell, in the layout of YOLOv8."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = []
+        for stride in (8, 16, 32):
+            mean = nn.functional.avg_pool2d(x, stride)
+            red, blue = mean[:, :1] - mean[:, 2:], mean[:, 2:] - mean[:, :1]
+            scores = 12 * torch.cat([red, blue], 1) - (6 if stride == 8 else 20)
+            side = SIZE // stride
+            at = (torch.arange(side, dtype=x.dtype) + 0.5) * stride
+            rows, columns = torch.meshgrid(at, at, indexing="ij")
+            box = torch.stack([columns, rows, torch.full_like(rows, stride), torch.full_like(rows, stride)])
+            box = box[None] + 0 * mean[:, :1]
+            found.append(torch.cat([box, scores.sigmoid()], 1).flatten(2))
+        return torch.cat(found, 2)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    torch.jit.trace(Squares().eval(), torch.zeros(1, 3, SIZE, SIZE)).save(str(tmp_path / "squares.pt"))
+    sidecar = f'[input]\nsize = {SIZE}\nresize = "letterbox"\n[labels]\nnames = ["red", "blue"]\n'
+    (tmp_path / "squares.toml").write_text(sidecar)
+    return "squares.pt"
+
+
+def picture(path: Path, size: tuple[int, int], squares: dict[tuple[int, int, int, int], str]) -> str:
+    """A grey picture with coloured squares."""
+    image = Image.new("RGB", size, (128, 128, 128))
+    for box, colour in squares.items():
+        image.paste(colour, box)
+    image.save(path)
+    return path.name
+
+
+# A square on a cell of the letterbox of each shape: portrait, landscape, panorama, and the input's own.
+@pytest.mark.parametrize(
+    ("size", "square"),
+    [
+        ((64, 64), (16, 24, 24, 32)), ((128, 64), (32, 0, 48, 16)), ((64, 128), (16, 32, 32, 48)),
+        ((512, 128), (64, 64, 128, 128)),
+    ],
+)  # fmt: skip
+def test_a_planted_square_is_found_boxed_and_explained_there(
+    size: tuple[int, int], square: tuple[int, int, int, int], model: str, tmp_path: Path, cli: Cli
+) -> None:
+    """Box and relevance are in the original's pixels, whatever its shape."""
+    name = picture(tmp_path / "p.png", size, {square: "red"})
+    ran = cli("explain", name, "-m", model, "--target", "detections", "--json")
+    (report,) = (json.loads(line) for line in ran.out.splitlines())
+    target, seen = report["target"], report["image"]["seen"]
+    assert (target["label"], target["box"], target["quantity"]) == ("red", 0, "logit")
+    (box,) = target["boxes"]
+    assert [box[k] for k in ("left", "top", "right", "bottom")] == pytest.approx(square, abs=1e-3)
+    relevance = np.abs(np.array(report["pixels"]["values"]))
+    rows, columns = np.nonzero(relevance > 0)
+    x, y = (seen[2] - seen[0]) / SIZE, (seen[3] - seen[1]) / SIZE
+    place = (
+        seen[0] + columns.min() * x,
+        seen[1] + rows.min() * y,
+        seen[0] + (columns.max() + 1) * x,
+        seen[1] + (rows.max() + 1) * y,
+    )
+    assert place == pytest.approx(square, abs=1e-3)
+    assert abs(report["ledger"]["relative_error"]) < 1e-5
+
+
+def test_one_report_a_box_and_all_of_a_class(model: str, tmp_path: Path, cli: Cli) -> None:
+    squares = {(0, 0, 8, 8): "red", (40, 40, 48, 48): "blue", (16, 48, 24, 56): "red"}
+    name = picture(tmp_path / "p.png", (64, 64), squares)
+    ran = cli("explain", name, "-m", model, "--target", "detections", "--json", "--out", "each")
+    reports = [json.loads(line) for line in ran.out.splitlines()]
+    assert [r["target"]["box"] for r in reports] == [0, 1, 2]
+    assert sorted(r["target"]["label"] for r in reports) == ["blue", "red", "red"]
+    assert sorted(p.name for p in (tmp_path / "each").glob("*.json")) == [f"p.lrp-eps.box{i}.json" for i in range(3)]
+    assert sorted(tuple(round(v) for v in r["target"]["boxes"][0].values()) for r in reports) == sorted(squares)
+    two = cli("explain", name, "-m", model, "--target", "detections:2", "--json", "--out", "two")
+    assert len(two.out.splitlines()) == 2
+    red = json.loads(cli("explain", name, "-m", model, "--target", "red", "--json", "--out", "red").out)
+    assert len(red["target"]["boxes"]) == 2
+    singles = [r["target"]["score"] for r in reports if r["target"]["label"] == "red"]
+    assert red["target"]["score"] == pytest.approx(sum(singles))
+
+
+def test_a_coordinate(model: str, tmp_path: Path, cli: Cli) -> None:
+    name = picture(tmp_path / "p.png", (64, 64), {(16, 24, 24, 32): "red"})
+    target = json.loads(cli("explain", name, "-m", model, "--target", "box:0.y", "--json").out)["target"]
+    assert (target["quantity"], target["score"], target["probability"]) == ("coordinate", 28.0, None)
+    assert target["label"] == "y of box 0 (red)"
+
+
+def test_a_picture_without_a_box_is_no_failure(model: str, tmp_path: Path, cli: Cli) -> None:
+    """The highest score is named; the others of a folder are explained; a box that is not there is a failure."""
+    (tmp_path / "in").mkdir()
+    picture(tmp_path / "in" / "grey.png", (64, 64), {})
+    picture(tmp_path / "in" / "red.png", (64, 64), {(0, 0, 8, 8): "red"})
+    ran = cli("explain", "in/grey.png", "-m", model, "--target", "detections")
+    assert ran.status == 0
+    assert "no box of at least 0.25; the highest is red, 0.00247" in ran.err
+    both = cli("explain", "in", "-m", model, "--target", "detections", "--json", "--out", "both")
+    assert (both.status, len(both.out.splitlines())) == (0, 1)
+    none = cli("explain", "in/red.png", "-m", model, "--target", "box:1")
+    assert none.status == 1
+    assert "has box 0 alone, so there is no box:1" in none.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "box:0.left"], "box:N.x, box:N.y, box:N.w, box:N.h"), (["--target", "detections:0"], "takes K"),
+        (["--target", "detections", "--confidence", "2"], "from 0 to 1"), (["--target", "green"], "green"),
+        (["--target", "detections", "-o", "one.png"], "is one figure"),
+    ],
+)  # fmt: skip
+def test_wrong_use(arguments: list[str], message: str, model: str, tmp_path: Path, cli: Cli) -> None:
+    name = picture(tmp_path / "p.png", (64, 64), {(0, 0, 8, 8): "red"})
+    ran = cli("explain", name, "-m", model, *arguments)
+    assert (ran.status, message in ran.err) == (2, True)
+
+
+def test_a_classifier_has_no_boxes() -> None:
+    model = heatcli.load()
+    with pytest.raises(UsageError, match="is no detector"):
+        heatcli.explain(model, torch.zeros(1, *model.shape), target="box:0")
+
+
+def test_from_python(model: str, tmp_path: Path) -> None:
+    """None is the best box; several boxes of one image are not one score."""
+    detector = heatcli.load(tmp_path / model)
+    batch = torch.full((1, 3, SIZE, SIZE), 0.5)
+    batch[0, 2, 8:16, 8:16] = 1.0
+    batch[0, 2, 40:48, 40:48] = 0.95
+    result = heatcli.explain(detector, batch, "gradient")
+    assert (int(result.target.index[0]), int(result.target.box[0])) == (1, 0)
+    assert result.report()["target"]["label"] == "blue"
+    with pytest.raises(UsageError, match="several boxes"):
+        heatcli.explain(detector, batch, "gradient", target="detections")
+    with pytest.raises(ImageError, match="there is no box:5"):
+        heatcli.explain(detector, batch, "gradient", target="box:5")
+
+
+@pytest.mark.parametrize("form", ["centre", "corners"])
+def test_suppression_is_torchvisions(form: str) -> None:
+    """Places kept, and their order, on random boxes."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(400, 4, generator=generator) * 40
+    corners[:, 2:] = corners[:, :2] + 1 + corners[:, 2:] / 2
+    logits = torch.randn(5, 400, generator=generator)
+    rows = corners if form == "corners" else ops.box_convert(corners, "xyxy", "cxcywh")
+    boxes = Boxes("rows", 0, 0, False, 5, (64, 64), form=form)
+    (found,) = find(torch.cat([logits, rows.T])[None], boxes, Thresholds(0.5, 0.3))
+    chances, classes = logits.sigmoid().max(0)
+    kept = (chances >= 0.5).nonzero()[:, 0]
+    expected = kept[ops.batched_nms(corners[kept], chances[kept], classes[kept], 0.3)]
+    assert found.places.tolist() == expected.tolist()
+    assert 10 < len(expected) < len(kept)
+
+
+@pytest.mark.parametrize("letterbox", ["letterbox", "letterbox:corner"])
+def test_a_letterbox_is_undone(letterbox: str) -> None:
+    """What lies beyond the picture is grey, and the picture's corners are where `seen_box` says."""
+    fit = Fit(3, 64, 64, letterbox=letterbox)
+    pixels = to_pixels(Image.new("RGB", (200, 100), (255, 0, 0)), fit)
+    red = pixels[0] == 1
+    rows, columns = np.nonzero(red)
+    left, top, right, bottom = seen_box((200, 100), fit)
+    x, y = (right - left) / 64, (bottom - top) / 64
+    assert (left + columns.min() * x, top + rows.min() * y) == pytest.approx((0, 0), abs=1e-9)
+    assert (left + (columns.max() + 1) * x, top + (rows.max() + 1) * y) == pytest.approx((200, 100))
+    assert pixels[:, ~red] == pytest.approx(114 / 255)

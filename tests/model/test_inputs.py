@@ -1,0 +1,142 @@
+"""What goes in: channels other than colour, channels last, several inputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import Cli
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from torch import Tensor, nn
+
+import heatcli
+from heatcli.errors import ImageError, UsageError
+from heatcli.images.read import read_picture
+
+
+class Bands(nn.Module):
+    """A classifier of five-channel pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(5, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x)).mean((2, 3))
+
+
+@pytest.fixture
+def bands(tmp_path: Path) -> Path:
+    path = tmp_path / "bands.pt"
+    torch.jit.script(Bands()).save(str(path))
+    (tmp_path / "bands.toml").write_text("[input]\nsize = [6, 8]\nchannels = 5\n")
+    return path
+
+
+def test_arrays_and_pages_are_pictures(cli: Cli, bands: Path, tmp_path: Path) -> None:
+    """The same five bands as .npy (either layout), .npz and multi-page TIFF give the same report; a PNG is refused."""
+    planes = np.random.default_rng(0).integers(0, 256, (5, 6, 8), dtype=np.uint8)
+    np.save(tmp_path / "first.npy", planes)
+    np.save(tmp_path / "last.npy", planes.transpose(1, 2, 0))
+    np.savez(tmp_path / "zip.npz", planes)
+    pages = [Image.fromarray(plane) for plane in planes]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    reports = {}
+    for name in ("first.npy", "last.npy", "zip.npz", "pages.tif"):
+        ran = cli("explain", name, "--model", bands, "--json")
+        assert ran.status == 0, ran.err
+        reports[name] = json.loads(ran.out)
+    expected = Bands()(torch.from_numpy(planes).float()[None] / 255).max().item()
+    for report in reports.values():
+        assert report["target"]["score"] == pytest.approx(expected, rel=1e-5)
+        assert (report["image"]["width"], report["image"]["height"]) == (8, 6)
+        assert report["pixels"] == reports["first.npy"]["pixels"]
+    Image.new("RGB", (8, 6)).save(tmp_path / "rgb.png")
+    ran = cli("explain", "rgb.png", "--model", bands)
+    assert ran.status == 1
+    assert "rgb.png: is a picture, the model takes 5 channels; give an .npy file" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 6, 8)), r"has the shape \(4, 6, 8\); the model takes 5 channels"),
+        (np.full((5, 6, 8), np.nan), "not finite"),
+        (np.array(["a"]), "is no array of numbers: holds <U1, not numbers"),
+        (np.zeros((1, 2)), r"has the shape \(1, 1, 2\)"),
+        (np.zeros((5, 0, 8)), "has the shape"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ImageError, match=message):
+        read_picture(tmp_path / "a.npy", 5)
+
+
+def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ImageError, match="is no array of numbers"):
+        read_picture(tmp_path / "a.npy", 1)
+
+
+def _onnx(nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], path: Path, **weights: np.ndarray) -> Path:
+    graph = helper.make_graph(
+        nodes, "test", inputs, [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def test_channels_last(tmp_path: Path) -> None:
+    """An ONNX model of [N, H, W, C] takes pictures like any other; relevance comes back as [N, C, H, W]."""
+    weight = np.random.default_rng(0).normal(size=(7 * 5 * 3, 4))
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["scores"])]
+    info = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 7, 5, 3])
+    model = heatcli.load(_onnx(nodes, [info], tmp_path / "last.onnx", w=weight))
+    assert model.shape == (3, 7, 5)
+    batch = torch.randn(2, 3, 7, 5)
+    result = heatcli.explain(model, batch, "lrp-0", target=1)
+    expected = batch.permute(0, 2, 3, 1) * torch.from_numpy(weight[:, 1]).float().reshape(7, 5, 3)
+    assert torch.allclose(result.relevance, expected.permute(0, 3, 1, 2), atol=1e-6)
+
+
+class Two(nn.Module):
+    """Scores of a picture, scaled and shifted by a second input."""
+
+    def forward(self, image: Tensor, context: Tensor) -> Tensor:
+        return image.flatten(1)[:, :3] * context + context
+
+
+def test_several_inputs(cli: Cli, tmp_path: Path) -> None:
+    """The picture is the input whose value is not given; what the other adds is booked under its name."""
+    torch.jit.script(Two()).save(str(tmp_path / "two.pt"))
+    program = torch.export.export(Two(), (torch.zeros(1, 3, 2, 2), torch.zeros(1, 3)))
+    with (tmp_path / "two.pt2").open("wb") as file:
+        torch.export.save(program, file)
+    context = torch.tensor([[1.0, 2.0, 3.0]])
+    np.save(tmp_path / "context.npy", context.numpy())
+    batch = torch.rand(1, 3, 2, 2) * 0.1
+    for name in ("two.pt", "two.pt2"):
+        result = heatcli.explain(heatcli.load(tmp_path / name, size=2, inputs={"context": context}), batch, "lrp-0")
+        assert torch.allclose(result.outputs, Two()(batch, context), rtol=1e-6)
+        assert result.biases["context"].tolist() == [[0.0, 0.0, 3.0]]
+        with pytest.raises(UsageError, match=r"takes 2 inputs \(image, context\); give all but the picture"):
+            heatcli.load(tmp_path / name, size=2)
+        with pytest.raises(UsageError, match=r"unknown input of two.*did you mean 'context'"):
+            heatcli.load(tmp_path / name, size=2, inputs={"contxt": context})
+    with pytest.raises(UsageError, match=r"two.pt2: its input context is 1×3; the value given is 1×4"):
+        heatcli.load(tmp_path / "two.pt2", size=2, inputs={"context": torch.ones(1, 4)})
+    Image.new("RGB", (2, 2), "red").save(tmp_path / "red.png")
+    command = ["explain", "red.png", "--model", "two.pt", "--size", "2"]
+    ran = cli(*command, "--input", "context=context.npy")
+    assert ran.status == 0, ran.err
+    assert cli(*command).status == 2
+    assert "cannot be read as an array" in cli(*command, "--input", "context=red.png").err
+    assert "NAME=FILE.npy" in cli(*command, "--input", "context").err
