@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 if TYPE_CHECKING:
     from heatcli.model.model import Model
@@ -59,13 +58,13 @@ def command(
         _top(loaded, images, layer[0], channel, top_images, recursive, out, json)
         return
     failures = 0
-    with options.progress("images") as advance:
+    with say.progress("images") as advance:
         for outcome in advance(run(loaded, request)):
             if isinstance(outcome, HeatcliError):
                 failures += 1
-                print(f"heatcli: {outcome}", file=sys.stderr)
+                say.error(outcome)
                 continue
-            print(f"{outcome.path}: wrote {outcome.sheet} and {outcome.sheet.with_suffix('.npz')}", file=sys.stderr)
+            say.line(f"{outcome.path}: wrote {outcome.sheet} and {outcome.sheet.with_suffix('.npz')}")
             if json:
                 options.print_json(outcome.record)
     if failures:
@@ -84,16 +83,16 @@ def _top(
     ends = loaded.pictures.suffixes
     paths = (p for given in images for p in (image_files(given, recursive, ends) if is_folder(given) else [given]))
     failed: list[HeatcliError] = []
-    with options.progress("images") as advance:
+    with say.progress("images") as advance:
         found, hits = top_images(loaded, advance(paths), layer, channel, n, failed)
     for error in failed:
-        print(f"heatcli: {error}", file=sys.stderr)
+        say.error(error)
     make_folder(out)
     path = out / f"{loaded.stem}.{found.name}.{channel}.top.png"
     write_atomically(path, png(sheet([Block(f"{found.title}, channel {channel}", tiles(loaded, hits))], 8)))
     for hit in hits:
         if json:
             options.print_json({"image": str(hit.path), "activation": hit.activation, "box": list(hit.box)})
-    print(f"wrote {path}", file=sys.stderr)
+    say.line(f"wrote {path}")
     if failed:
         raise typer.Exit(1)

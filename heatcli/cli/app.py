@@ -51,7 +51,7 @@ for file in (
     explain, export, show, gallery, discover, methods, inspect, mean, bench, check, compare, evaluate, merge,
     activations, filters, prototype, fit_expert, config, help,
 ):  # fmt: skip
-    app.command(file.__name__.rpartition(".")[2].replace("_", "-"), cls=Command)(options.debuggable(file.command))
+    app.command(file.__name__.rpartition(".")[2].replace("_", "-"), cls=Command)(options.common(file.command))
 
 
 def _version(wanted: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 METHODS = "gradient,input-x-gradient,lrp-0,lrp-eps,lrp-z-plus,lrp-epsilon-plus,deeplift-rescale"
 
@@ -42,7 +42,7 @@ def command(
         torch.set_num_threads(options.at_least_one("--threads", threads))
     loaded = load(model)
     if loaded.network.compiler is not None:
-        loaded.network.compiler.say = options.note
+        loaded.network.compiler.say = say.note
     timings = list(bench(loaded, chosen, batch_size, repeats, peers))
     if json:
         sys.stdout.buffer.write(options.as_json(timings))
@@ -55,5 +55,5 @@ def command(
         numbers = ["" if t.images_per_second is None else f"{t.images_per_second:.1f}"]
         numbers += ["" if t.ratio is None else f"{t.ratio:.2f}", "" if t.peak is None else f"{t.peak / 2**20:.0f} MiB"]
         table.add_row(t.name, *numbers, f"refuses: {t.refused}" if t.refused else t.note or "")
-    print(f"{loaded.path}, batch {batch_size}, {torch.get_num_threads()} threads, {loaded.device}", file=sys.stderr)
+    say.line(f"{loaded.path}, batch {batch_size}, {torch.get_num_threads()} threads, {loaded.device}")
     Console(width=None if sys.stdout.isatty() else 160).print(table)

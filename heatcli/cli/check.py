@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 if TYPE_CHECKING:
     from heatcli.check.result import Result
@@ -32,7 +32,6 @@ def command(
     html: options.Html = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a result on stdout.")] = False,
     github: Annotated[bool, typer.Option("--github", help="Print failures as GitHub annotations.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the checks that pass, too.")] = False,
     update_golden: Annotated[
         bool, typer.Option("--update-golden", help="Store the reports of the golden check again, and check nothing.")
     ] = False,
@@ -55,11 +54,11 @@ def command(
         make_folder(junit.parent)  # before the work
     sheet.checked_name(html)
     loaded = load(model)
-    for found in run(loaded, request, lambda name: print(f"  {name} …", file=sys.stderr)):
+    for found in run(loaded, request, lambda name: say.line(f"  {name} …")):
         results.append(found)
         if json:
             options.print_json(found)
-        elif found.status == "failed" or verbose:
+        elif found.status == "failed" or say.is_verbose():
             _print(found)
     if github:
         sys.stdout.write(writers.github(results))
@@ -69,11 +68,11 @@ def command(
         sheet.of_checks(html, model, results)
     failed = writers.failures(results)
     counts = (f"{sum(r.status == s for r in results)} {s}" for s in ("passed", "failed", "skipped", "reported"))
-    print(f"{model}: " + ", ".join(counts), file=sys.stderr)
+    say.line(f"{model}: " + ", ".join(counts))
     asserted = any(found.status in ("passed", "failed") for found in results)
     if not asserted and not update_golden:
-        print("heatcli: nothing was checked: all was skipped or only reported; ask for checks that apply in --spec, "
-              "or give what they need (labels.csv, --masks)", file=sys.stderr)  # fmt: skip
+        say.error("nothing was checked: all was skipped or only reported; ask for checks that apply in --spec, "
+                  "or give what they need (labels.csv, --masks)")  # fmt: skip
     if failed or not (asserted or update_golden):
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from heatcli.cli import settings
+from heatcli.cli import say, settings
 from heatcli.cli.examples import EXAMPLES
 from heatcli.cli.panels import OPTIONS, PANEL, PANELS
 from heatcli.errors import UsageError
@@ -42,28 +42,34 @@ class Command(TyperCommand):
 
     def set(self, ctx: Any) -> None:
         """Give the context what the file of settings says. Where only completions are wanted, errors are ignored."""
-        commands = {self.name or "": self} if ctx.parent is None else ctx.parent.command.commands
         try:
             self._file = settings.find()
-            ctx.default_map = {} if self._file is None else settings.values(self._file, commands, self.name or "")
+            ctx.default_map = {} if self._file is None else settings.values(self._file, self._all(ctx), self.name or "")
         except Exception:
             if not ctx.resilient_parsing:
                 raise
-        if not ctx.resilient_parsing and self.name != "config":
-            from heatcli.cli.options import note
-
-            for text in settings.unknown_variables(commands):
-                note(text)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an error on a setting names where the setting is from."""
+        say.choose(ctx.params["quiet"], ctx.params["verbose"])
+        if self.name != "config":
+            for text in settings.unknown_variables(self._all(ctx)):
+                say.note(text)
+        if self._file is not None:
+            say.detail(f"settings: {self._file.name}")
         try:
-            return super().invoke(ctx)
+            found = super().invoke(ctx)
+            say.detail("done")
+            return found
         except UsageError as error:
             blamed = settings.blamed(ctx, self._file, error)
             if blamed is error:
                 raise
             raise blamed from error
+
+    def _all(self, ctx: Any) -> dict[str, Any]:
+        """All commands by name; this one alone where it is not run as one of several."""
+        return {self.name or "": self} if ctx.parent is None else ctx.parent.command.commands
 
     def _refuse_repeated(self, ctx: Any, args: list[str]) -> None:
         """Of an option of one value that is given twice, only the last would count."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 if TYPE_CHECKING:
     from heatcli.evaluate.compare import Both, Comparison
@@ -80,7 +80,7 @@ def command(
     beyond = [pair for pair in found.pairs if not pair.ok]
     for pair in beyond:
         apart = f"outputs differ by {pair.output_difference:.3g}, heatmaps by {pair.heatmap_difference:.3g}"
-        print(f"heatcli: {pair.image}: {apart}, rank correlation {pair.rank_correlation:.4f}", file=sys.stderr)
+        say.error(f"{pair.image}: {apart}, rank correlation {pair.rank_correlation:.4f}")
     if beyond or failed:
         raise typer.Exit(1)
 

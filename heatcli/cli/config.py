@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heatcli.cli import completion, options, settings
+from heatcli.cli import completion, options, say, settings
 
 
 def command(
@@ -40,7 +40,7 @@ def command(
         )  # fmt: skip
         return
     for text in warnings:
-        options.note(text)
+        say.note(text)
     print(f"file: {file.name if file else 'none; heatcli.toml, or [tool.heatcli] of pyproject.toml, would be read'}")
     if not rows:
         print("nothing is set; heatcli config COMMAND lists the options of a command and their defaults")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 
 def command(
@@ -28,7 +27,7 @@ def command(
     from heatcli.discover.write import write
 
     options.at_least_one("--top", top)
-    found, shown = discover(run, tuple(classes or ()), seed, options.note)
+    found, shown = discover(run, tuple(classes or ()), seed, say.note)
     table, picture = write(out or run / "discover", found, shown)
     if json:
         options.print_json(found)
@@ -40,4 +39,4 @@ def command(
             print(f"        {cluster.reasons[0]}")
         if not any(cluster.suspicion for cluster in found.clusters):
             print("no group has relevance at places of its own")
-    print(f"wrote {table} and {picture}", file=sys.stderr)
+    say.line(f"wrote {table} and {picture}")

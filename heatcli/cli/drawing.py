@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from heatcli.cli import say
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.text import Text
@@ -94,7 +96,7 @@ def in_terminal(picture: Image) -> None:
     console = Console(file=sys.stdout, highlight=False)
     width = max(20, min(console.width - 1, picture.width // 8))
     if not console.is_terminal:
-        print("heatcli: note: --show draws in a terminal, and stdout is none", file=sys.stderr)
+        say.note("--show draws in a terminal, and stdout is none")
         return
     if sys.stdin.isatty() and sys.stdout.isatty():  # the terminal is asked what it can do, and answers on stdin
         logging.getLogger("textual_image").addHandler(logging.NullHandler())

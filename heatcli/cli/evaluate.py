@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 if TYPE_CHECKING:
     from heatcli.evaluate.explainer import Explainer
@@ -93,7 +93,7 @@ def command(
         own,
         with_controls(explainers) if controls else explainers,
         chosen,
-        lambda text: print(f"  {text}", file=sys.stderr),
+        lambda text: say.line(f"  {text}"),
     )
     curves = pictures(found)
     for name, png in curves.items():
@@ -109,7 +109,7 @@ def _recommend(own: Subject, explainers: list[Explainer], command: list[str], ou
     """Search, write `recommendation.json`, and say what to type."""
     from heatcli.evaluate.recommend import Search
 
-    found = Search(own, lambda text: print(f"  {text}", file=sys.stderr))(explainers, command)
+    found = Search(own, lambda text: say.line(f"  {text}"))(explainers, command)
     _tell(found, out, "recommendation.json", _print_ranking, json)
 
 
@@ -125,7 +125,7 @@ def _tell(
         sys.stdout.buffer.write(text)
     else:
         printed(found)
-    print(f"wrote {out}/{name}{besides}", file=sys.stderr)
+    say.line(f"wrote {out}/{name}{besides}")
 
 
 def _print_ranking(found: Recommendation) -> None:

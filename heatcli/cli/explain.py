@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import drawing, options
+from heatcli.cli import drawing, options, say
 
 if TYPE_CHECKING:
     from heatcli.figures.draw import Style
@@ -137,7 +137,6 @@ def command(
     engine: Annotated[
         str, typer.Option(metavar="local|ray", help="Where the work is done. ray: on a Ray cluster.")
     ] = "local",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     model: options.ModelPath = None,
     *,
     load: options.Load,
@@ -170,7 +169,7 @@ def command(
         raise UsageError("--show draws on stdout, where --json prints; give one of them")
     folder, file = place_of(out, drawing.file(output_file), one)
     wanted = None if expected is None else Expected.parse(expected)
-    bar = options.passes_bar() if not quiet and one else None
+    bar = say.passes_bar() if one else None
     request = Request(
         tuple(images), folder, chosen[0], target, wanted, baseline_of(baseline, named), region, pixels, biases,
         batch_size, style, arrays, None if kind == "grid" else file, recursive, glob, part, resume, overwrite, index,
@@ -188,8 +187,7 @@ def command(
         if len(chosen) > 1 or figure or file or arrays or show or expected:
             others = "several --method, --figure, -o, --arrays, --show, --expected"
             raise UsageError(f"a sequence has a logo; {others} are for pictures")
-        if not quiet:
-            loaded.notes.tell(options.note)
+        loaded.notes.tell(say.note)
         against = baseline_of(baseline, named, sequences=True)
         each = SequencesRequest(tuple(map(Path, images)), Path(folder), chosen[0], target, against, pixels, batch_size)
         sequences.explain(loaded, each, time.perf_counter() - started, json)
@@ -203,19 +201,17 @@ def command(
         asked_for = replace(
             request, method=asked, baseline=request.baseline if takes else None, overwrite=overwrite and first
         )  # fmt: skip
-        written, failed = _explain(
-            loaded, asked_for, time.perf_counter() - started, json, quiet, show or kind == "grid"
-        )
+        written, failed = _explain(loaded, asked_for, time.perf_counter() - started, json, show or kind == "grid")
         reports += written
         failures += failed
     if reports and (show or kind == "grid"):
-        _draw(reports, style, Path(file or f"{folder}/{Path(images[0]).stem}.grid.png"), show, quiet)
+        _draw(reports, style, Path(file or f"{folder}/{Path(images[0]).stem}.grid.png"), show)
     if failures:
         raise typer.Exit(1)
 
 
 def _explain(
-    loaded: Model, request: Request, seconds: float, json: bool, quiet: bool, keep: bool
+    loaded: Model, request: Request, seconds: float, json: bool, keep: bool
 ) -> tuple[list[tuple[str, str]], int]:
     """Run a request and talk of it; names of reports and pictures, where they are to be kept, and how many failed."""
     from heatcli.cli.signals import came
@@ -224,7 +220,11 @@ def _explain(
     from heatcli.system.files import read
 
     run, reports = Run(loaded, request, seconds), list[tuple[str, str]]()
-    with Talk(run.total, run.before, run.index is not None, quiet) as talk:
+    against = request.baseline or request.method.baseline
+    say.detail(
+        f"method {request.method.name}, baseline {against}, images: {run.total:,}, {request.batch_size} at a time"
+    )
+    with Talk(run.total, run.before, run.index is not None) as talk:
         talk.unreferenced = request.method.conserves and (request.baseline or request.method.baseline) == "none"
         if loaded.network.compiler is not None:
             loaded.network.compiler.say = talk.note
@@ -257,7 +257,7 @@ def _explain(
     return reports, talk.failures
 
 
-def _draw(reports: list[tuple[str, str]], style: Style, grid: Path, show: bool, quiet: bool) -> None:
+def _draw(reports: list[tuple[str, str]], style: Style, grid: Path, show: bool) -> None:
     """The grid of some reports, written; each figure again where it is to be shown in the terminal."""
     from heatcli.figures.draw import NONE, draw
     from heatcli.figures.reading import view_of
@@ -266,8 +266,7 @@ def _draw(reports: list[tuple[str, str]], style: Style, grid: Path, show: bool, 
     if style.kind == "grid":
         made = [draw(views, style)]
         made[0].save(grid)
-        if not quiet:
-            print(f"wrote {grid}", file=sys.stderr)
+        say.line(f"wrote {grid}")
     else:
         own = replace(style, kind="panel") if style.kind == NONE else style
         made = [draw([view], own) for view in views]

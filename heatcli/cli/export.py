@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 
 @options.loads("output", "with_passes", "without_passes", *(n for n in options.INPUT if n != "device"), device="cpu")
@@ -76,11 +75,10 @@ def command(
     if json:
         options.print_json({**msgspec.to_builtins(note), "costs": costs})
     else:
-        print(
+        say.line(
             f"wrote {path}: {costs['bytes'] / 1e6:.3g} MB beside {costs['plain_bytes'] / 1e6:.3g} MB; "
             f"{costs['seconds'] * 1e3:.3g} ms an image beside {costs['plain_seconds'] * 1e3:.3g} ms "
-            f"({costs['runtime']}, one thread)",
-            file=sys.stderr,
+            f"({costs['runtime']}, one thread)"
         )
     if web:
-        print(f"serve it, such as with python -m http.server -d {path}", file=sys.stderr)
+        say.line(f"serve it, such as with python -m http.server -d {path}")

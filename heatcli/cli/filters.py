@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 
 @options.loads(*(name for name in options.INPUT if name != "device"), device="cpu")
@@ -38,4 +37,4 @@ def command(
     write_atomically(path, png(sheet([draw(kernels, top) for kernels in found], 16, tile=64)))
     arrays = {k.layer.parameters[0] if k.layer.parameters else k.layer.name: k.weight for k in found}
     write_atomically(path.with_suffix(".npz"), npz(arrays))
-    print(f"wrote {path} and {path.with_suffix('.npz')}: {len(found)} convolutions", file=sys.stderr)
+    say.line(f"wrote {path} and {path.with_suffix('.npz')}: {len(found)} convolutions")

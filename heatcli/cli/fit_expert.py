@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 
 def command(
@@ -47,15 +46,14 @@ def command(
     make_folder(output.parent)  # before the work
     request = FitRequest(folder, output, (channels, *shape), patch is None, limit, recursive, how)
     failed: list[HeatcliError] = []
-    with options.progress("epochs", epochs) as advance:
+    with say.progress("epochs", epochs) as advance:
         for epoch in advance(fit(request, failed)):
-            print(
+            say.line(
                 f"epoch {epoch.number}: reconstruction error {epoch.error:.5f} a pixel, "
-                f"free energy of held-out pictures {epoch.gap:+.3f}",
-                file=sys.stderr,
+                f"free energy of held-out pictures {epoch.gap:+.3f}"
             )
     for error in failed:
-        print(f"heatcli: {error}", file=sys.stderr)
-    print(f"wrote {output} and {output.with_suffix('.samples.png')}", file=sys.stderr)
+        say.error(error)
+    say.line(f"wrote {output} and {output.with_suffix('.samples.png')}")
     if failed:
         raise typer.Exit(1)

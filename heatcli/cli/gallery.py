@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 
 def command(
@@ -31,9 +30,9 @@ def command(
     from heatcli.gallery.build import MEGABYTE, GalleryRequest, build
 
     request = GalleryRequest(folder, output, against, expected, masks, max_mb)
-    with options.progress("pictures") as advance:
-        built = build(request, options.note, advance)
+    with say.progress("pictures") as advance:
+        built = build(request, say.note, advance)
     size = f"{built.explanations:,} explanations, {built.bytes / MEGABYTE:.1f} MB"
-    print(f"wrote {built.path}: {size}", file=sys.stderr)
+    say.line(f"wrote {built.path}: {size}")
     if built.beside is not None:
-        options.note(f"the small pictures are in {built.beside}, which the page needs beside it (--max-mb {max_mb:g})")
+        say.note(f"the small pictures are in {built.beside}, which the page needs beside it (--max-mb {max_mb:g})")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 
 @options.loads(*(name for name in options.INPUT if name != "device"), device="cpu")
@@ -78,7 +78,7 @@ def _write(path: Path, text: str) -> None:
     if path.exists():
         raise UsageError(f"{path}: is there already; correct it, or move it away first")
     write_atomically(path, text.encode())
-    print(f"wrote {path}; correct what it does not know", file=sys.stderr)
+    say.line(f"wrote {path}; correct what it does not know")
 
 
 def _print(found: dict[str, Any]) -> None:

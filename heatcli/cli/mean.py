@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 
 @options.loads(*(name for name in options.INPUT if name != "device"), device="cpu")
@@ -37,7 +36,7 @@ def command(
     )
     write_mean(output, mean, count)
     for error in failed:
-        print(f"heatcli: {error}", file=sys.stderr)
-    print(f"wrote {output}: the mean of {count} images, {'×'.join(map(str, mean.shape))}", file=sys.stderr)
+        say.error(error)
+    say.line(f"wrote {output}: the mean of {count} images, {'×'.join(map(str, mean.shape))}")
     if failed:
         raise typer.Exit(1)

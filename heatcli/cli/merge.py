@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import say
 
 
 def command(
@@ -26,7 +25,7 @@ def command(
 
     if index not in INDEXES:
         raise UsageError(f"--index {index} is not known; use {', '.join(INDEXES)}")
-    count = merge(folders, output, options.note)
-    print(f"wrote {output}: {count:,} images", file=sys.stderr)
+    count = merge(folders, output, say.note)
+    say.line(f"wrote {output}: {count:,} images")
     if index == "parquet":
-        print(f"wrote {write_parquet(output)}", file=sys.stderr)
+        say.line(f"wrote {write_parquet(output)}")

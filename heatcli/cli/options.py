@@ -5,8 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import update_wrapper
 from inspect import Parameter, Signature, signature
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from heatcli.cli import completion
+from heatcli.cli import completion, say
 from heatcli.system.memory import keep_freed
 
 if TYPE_CHECKING:
@@ -63,6 +62,11 @@ MethodsBaseline = Annotated[
 Seed = Annotated[int, typer.Option(help="The seed of all random numbers.")]
 BatchSize = Annotated[
     int | None, typer.Option(help="How many images go through the network at once. Default: by size.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Say on stderr what is decided, and when; `check`: what passes, too."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 
@@ -232,8 +236,9 @@ class Load:
             kind=self.output_kind, confidence=self.confidence, overlap=self.overlap,
             sandbox=AVAILABLE if self.sandbox is None else self.sandbox, **self._limits, **self._input,
         )  # fmt: skip
+        say.detail(f"opened {loaded.path}: {loaded.format}, on {loaded.device}")
         if told:
-            loaded.notes.tell(note)
+            loaded.notes.tell(say.note)
         gc.freeze()
         if "torchvision" in sys.modules:  # its import brings triton's, which complains at the end of what stays
             atexit.register(gc.unfreeze)
@@ -280,13 +285,13 @@ def loads(*names: str, **fixed: Any) -> Callable[[Command], Command]:
     return loading
 
 
-def debuggable(command: Command) -> Command:
-    """Give a command `--debug`, which `heatcli.cli.app.main` looks for itself."""
+def common(command: Command) -> Command:
+    """Give a command the options of every command: `--quiet` and `--verbose`, which `Command` reads, and `--debug`."""
 
-    def run(debug: bool, **given: Any) -> None:
+    def run(quiet: bool, verbose: bool, debug: bool, **given: Any) -> None:
         command(**given)
 
-    made = _signed(run, command, {"debug": (Debug, False)})
+    made = _signed(run, command, {"quiet": (Quiet, False), "verbose": (Verbose, False), "debug": (Debug, False)})
     for name, annotation in made.__annotations__.items():
         for info in getattr(annotation, "__metadata__", ()):
             info.autocompletion = completion.of(name, info)
@@ -372,7 +377,7 @@ def samples(
             found.append(sample)
         else:
             failed.append(sample[0])
-            print(f"heatcli: {sample[1]}", file=sys.stderr)
+            say.error(sample[1])
     if failed and not found:
         raise typer.Exit(1)
     return found, failed
@@ -407,11 +412,6 @@ def sides(text: str | None) -> tuple[int, ...] | int | None:
     if len(parts) > 3 or not all(p.isdecimal() and int(p) > 0 for p in parts):
         raise UsageError(f"--size {text} is not a size; give HEIGHTxWIDTH, such as 224x224, or one number")
     return tuple(map(int, parts)) if len(parts) > 1 else int(parts[0])
-
-
-def note(text: str) -> None:
-    """A note on stderr."""
-    print(f"heatcli: note: {text}", file=sys.stderr)
 
 
 def _order(text: str | None) -> str | None:
@@ -455,29 +455,6 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
         raise UsageError(f"{flag} {text} is not a list of numbers; give one a channel, such as 0.5,0.5,0.5") from error
 
 
-def passes_bar() -> Callable[[int, int], None] | None:
-    """A bar on stderr for methods of many passes, gone when they are done; None where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        return None
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    bar = Progress(
-        "passes", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    )
-    task = bar.add_task("passes", total=None)
-
-    def show(done: int, total: int) -> None:
-        """Show that `done` of `total` passes are done; the bar goes with the last."""
-        bar.start()
-        bar.update(task, completed=done, total=total)
-        if done == total:
-            bar.stop()
-            bar.reset(task)
-
-    return show
-
-
 def parameters(given: list[str] | None) -> dict[str, str]:
     """`--param k=v` options as a dictionary. Raises `UsageError`."""
     return _assigned("--param", given, "name=value")
@@ -515,23 +492,3 @@ def print_json(record: Any) -> None:
     import msgspec
 
     sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")
-
-
-@contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
-    """A count on stderr of what passes through the function that it yields; nothing where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-
-        def advance(items: Iterable[Any]) -> Iterator[Any]:
-            """The items, each counted when the next is asked for."""
-            task = bar.add_task(what, total=total)
-            for item in items:
-                yield item
-                bar.advance(task)
-
-        yield advance

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from heatcli.cli import options
+from heatcli.cli import options, say
 
 
 @options.loads(*options.INPUT)
@@ -69,16 +68,15 @@ def command(
     request = PrototypeRequest(target, how, out, animate)
     loaded = load(model)
     chosen = find_prior(loaded, prior, weight, code)
-    with options.progress("steps", steps + 1) as advance:
+    with say.progress("steps", steps + 1) as advance:
         found = search(loaded, classes(loaded, target), chosen, how, advance)
     for record in write(loaded, request, chosen, found):
         named, final = record["target"], record["final"]
-        print(
+        say.line(
             f"{named['label'] if named['label'] is not None else named['index']}: score {final['score']:.5g}, "
-            f"log-probability {final['log_probability']:.4g}; wrote {out / record['files']['picture']}",
-            file=sys.stderr,
+            f"log-probability {final['log_probability']:.4g}; wrote {out / record['files']['picture']}"
         )
         if json:
             options.print_json(record)
     if target == "all":
-        print(f"wrote {out / f'{loaded.stem}.all.{chosen.name}.png'}", file=sys.stderr)
+        say.line(f"wrote {out / f'{loaded.stem}.all.{chosen.name}.png'}")

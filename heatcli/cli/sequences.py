@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from heatcli.cli import say
+
 if TYPE_CHECKING:
     from heatcli.model.model import Model
     from heatcli.sequences.job import SequencesRequest
@@ -20,18 +22,17 @@ def explain(model: Model, request: SequencesRequest, load_seconds: float, json: 
     for outcome in run(model, request, load_seconds):
         if not isinstance(outcome, Done):
             failures += 1
-            print(f"heatcli: {outcome}", file=sys.stderr)
+            say.error(outcome)
             continue
         report = outcome.report
         target, ledger, one = report.target, report.ledger, report.image.sequence
-        print(
+        say.line(
             f"{report.image.path} {one.name if one else ''}: "
             f"{target.label if target.label is not None else f'class {target.index}'}, "
             f"{target.quantity} {target.score:.6g}"
             + ("" if target.probability is None else f", probability {target.probability:.4g}")
             + (f", ledger's relative error {ledger.relative_error:.1e}" if request.method.conserves else "")
-            + f"; wrote {outcome.logo_path} and {outcome.report_path}",
-            file=sys.stderr,
+            + f"; wrote {outcome.logo_path} and {outcome.report_path}"
         )
         if json:
             sys.stdout.buffer.write(outcome.report_path.read_bytes())

@@ -25,12 +25,17 @@ NONE = "none"
 PROTECTS = ("sandbox", "unverified")  # what a file beside a model must not switch
 # of two such options the one with the higher rank counts; of one rank both do, and the command says what it thinks
 RIVALS = (
-    ("output_file", "out"), ("json", "show"), ("patch", "size"), *(
+    ("output_file", "out"), ("json", "show"), ("quiet", "verbose"), ("patch", "size"), *(
         ("preset", name) for name in ("size", "channels", "mean", "std", "resize")
     ),
 )  # fmt: skip
 # options that mean something else where they take this, so that only the command's own table and variable set them
 OWN = {"output": Path, "top": int, "clip": bool}
+# options whose text may name a file, by what stands before it; a path of a file that exists begins at the settings
+NAMING = {
+    "baseline": ":", "start": ":", "prior": ":", "input": "=", "method": "@", "methods": "@", "expected": None,
+    "region": None,
+}  # fmt: skip
 RANK = {"COMMANDLINE": 3, "ENVIRONMENT": 2, "DEFAULT_MAP": 1}  # by click's ParameterSource
 
 
@@ -193,7 +198,16 @@ def _one(file: File, text: str, key: Key, value: Any) -> Any:
         raise UsageError(f"{file.name}: {text} = {_toml(value)}: it is {_WORDS[key.kind]}{such}")
     if (key.kind is Path or key.key in ("out", "model")) and "://" not in str(value) and ":" not in str(value)[2:]:
         return _seen_from_here(file.path.parent / Path(value).expanduser())
+    if key.key in NAMING:
+        return _with_path(file, str(value), NAMING[key.key])
     return str(value) if key.kind is str else value
+
+
+def _with_path(file: File, text: str, mark: str | None) -> str:
+    """The text with the path in it, if what it names lies beside the file of settings; else the text as it is."""
+    before, mark, name = text.rpartition(mark) if mark else ("", "", text)
+    path = file.path.parent / Path(name).expanduser()
+    return f"{before}{mark}{_seen_from_here(path)}" if name and path.exists() else text
 
 
 def _seen_from_here(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import drawing
+from heatcli.cli import drawing, say
 
 if TYPE_CHECKING:
     from heatcli.figures.view import View
@@ -76,7 +75,7 @@ def command(
             if len(paths) == 1:
                 raise
             failed += 1
-            print(f"heatcli: {error}", file=sys.stderr)
+            say.error(error)
             continue
         made = draw([replace(view, scale=shared)], style)
         if target or out or not show:
@@ -99,4 +98,4 @@ def _views(paths: list[Path], pictures: Path | None) -> Iterator[View]:
 
 def _write(path: Path | None) -> None:
     if path is not None:
-        print(f"wrote {path}", file=sys.stderr)
+        say.line(f"wrote {path}")

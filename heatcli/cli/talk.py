@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from heatcli.cli import say
 from heatcli.errors import HeatcliError
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def _why(name: str, value: float, done: Done) -> str:
 
 
 class Talk:
-    """Says nothing but errors when `quiet`; each image where they were named; else a progress bar, or plain lines."""
+    """Says each image where they were named; else shows a progress bar, or prints plain lines."""
 
-    def __init__(self, total: int, before: int, many: bool, quiet: bool) -> None:
-        self.total, self.before, self.many, self.quiet = total, before, many, quiet
+    def __init__(self, total: int, before: int, many: bool) -> None:
+        self.total, self.before, self.many = total, before, many
         self.done, self.failures = 0, 0
         self.unreferenced = False  # whether biases can take of the score, and no baseline keeps it from them
         self.biased = 0  # images of which they took most
@@ -55,7 +56,7 @@ class Talk:
     def __enter__(self) -> Talk:
         if self.before:
             self.say(f"{self.before:,} images are done already, {self.total:,} are left")
-        if self.many and not self.quiet and sys.stderr.isatty():
+        if self.many and not say.is_quiet() and sys.stderr.isatty():
             self._bar = _bar(self.total)
             self._bar.start()
         return self
@@ -66,7 +67,7 @@ class Talk:
 
     def say(self, text: str, error: bool = False) -> None:
         """A line, above the bar if there is one."""
-        if self.quiet and not error:
+        if say.is_quiet() and not error:
             return
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -87,6 +88,8 @@ class Talk:
         """An image is explained, or failed."""
         from heatcli.run import Done, Empty
 
+        if isinstance(outcome, Done):
+            self._detail(outcome)
         self.done += outcome.last
         if isinstance(outcome, Empty):
             self.say(f"{outcome.job.path}: {outcome.said}")
@@ -108,6 +111,20 @@ class Talk:
             left = (self.total - self.done) * self._seconds / max(self.done, 1)
             self.say(f"{self.done:,} of {self.total:,} images, {self._rate}, {_clock(left)} left, "
                      f"{self.failures:,} failed")  # fmt: skip
+
+    def _detail(self, done: Done) -> None:
+        """For `--verbose`: what the graph was compared with, once, and what each image took."""
+        report = done.report
+        if report is not None and not self.done:
+            same = report.model.verified
+            said = (
+                "not compared"
+                if same is None
+                else f"{'the same' if same.agrees else 'NOT the same'} as in {same.against}"
+            )
+            say.detail(f"the model's function is {said}; graph passes: {', '.join(report.model.passes) or 'none'}")
+        taken = "" if report is None else f" in {report.seconds.forward + report.seconds.backward:.3f} s"
+        say.detail(f"{done.row.image} explained{taken}")
 
     def end(self, index: str) -> None:
         """What a run of many came to."""

@@ -85,6 +85,35 @@ def test_pyproject_is_read_from_below_and_paths_begin_at_the_file(
     assert "a.onnx: onnx, " in cli("inspect").out
 
 
+def test_a_file_named_within_a_text_begins_at_the_settings(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A baseline's picture, an input's array, a list of expected labels; what names no file stays as it is."""
+    (tmp_path / "grey.png").write_bytes(WOLF.read_bytes())
+    (tmp_path / "m.npz").write_bytes(b"")
+    (tmp_path / "a.npy").write_bytes(b"")
+    (tmp_path / "blur").mkdir()
+    write(
+        tmp_path,
+        'baseline = "grey.png"\nexpected = "wolf"\ninput = ["meta=a.npy", "x=b.npy"]\n'
+        '[evaluate]\nmethods = ["lrp-eps@grey.png", "gradient"]\n[prototype]\nstart = "mean:m.npz"\n',
+    )
+    below = tmp_path / "below"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    found = in_force(cli("config", "explain", "--json"))
+    assert found["baseline"][0] == "../grey.png"
+    assert found["expected"][0] == "wolf"
+    assert found["input"][0] == ["meta=../a.npy", "x=b.npy"]
+    assert in_force(cli("config", "evaluate", "--json"))["methods"][0] == "lrp-eps@../grey.png,gradient"
+    assert in_force(cli("config", "prototype", "--json"))["start"][0] == "mean:../m.npz"
+    assert cli("explain", WOLF, "--input", "meta=../a.npy").status == 2  # no setting: a path on the command line
+    write(tmp_path, 'expected = "wolf"\nbaseline = "grey.png"\n')
+    report = json.loads(cli("explain", WOLF, "--json").out)
+    assert report["baseline"]["name"] == "image"
+    assert report["ledger"]["output"] == pytest.approx(report["ledger"]["output_baseline"]), "the same picture"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
