@@ -47,7 +47,7 @@ def record_of(model: Model, request: Request) -> Record:
 
 
 def _looks(request: Request) -> dict[str, Any]:
-    """The parts of the style that differ from the default. Defaults are left out, as records of older runs lack them."""
+    """The parts of the style that differ from the default. Records of older runs do not have the other parts."""
     style, default = msgspec.to_builtins(request.style), msgspec.to_builtins(Style())
     found = {name: style[name] for name in style if style[name] != default[name] and name not in ("cmap", "opacity")}
     return {**({"figure": found} if found else {}), **({"arrays": request.arrays} if request.arrays else {})}
