@@ -215,9 +215,7 @@ class Load:
         }  # fmt: skip
         limits = {"max_seconds": _positive("--max-seconds", self.max_seconds), "max_memory": _bytes(self.max_memory)}
         self._limits: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
-        self._fresh = (
-            "torch" not in sys.modules
-        )  # torch has run nothing in this process, see `heatcli.artifact.sandbox`
+        self._fresh = "torch" not in sys.modules  # torch has run nothing yet, see `heatcli.artifact.sandbox`
 
     def __call__(self, path: str | Path | None, told: bool = True) -> Model:
         """Load the model at `path`; None is the embedded one. With `told`, print its notes on stderr.
