@@ -1,1 +1,1 @@
-"""`heatcli check`: what must hold of a model and its heatmaps, for CI."""
+"""`heatcli check`: tests of a model and its heatmaps, for continuous integration."""

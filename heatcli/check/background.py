@@ -1,4 +1,4 @@
-"""The wolf-on-snow test: the same object before other backgrounds."""
+"""The wolf-on-snow test: the same object in front of other backgrounds."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from heatcli.system.files import is_folder
 
 
 class Background(Check, frozen=True):
-    """An object keeps its class and its score before other backgrounds, and the relevance stays off them.
+    """An object keeps its class and its probability on other backgrounds, and the relevance lies on the object.
 
-    `backgrounds`: pictures, or folders of them. None are given: those of the other images, their own objects painted
-    over; `count` of them an image. `kept`: the share of composites still called what the image is called, of all and
-    (`least_kept`) of each image; `change`: the median |change of its probability|; `relevance`: the median share of
-    positive relevance on the background.
+    `backgrounds`: pictures, or folders of them. Without any, the backgrounds come from the other images, `count` per
+    image, with their objects painted over. `kept`: the least share of composites with the class of their image;
+    `least_kept`: the same for each single image. `change`: the largest allowed median of |change of the probability|.
+    `relevance`: the largest allowed median of the share of positive relevance on the background.
     """
 
     name = "background"
@@ -40,7 +40,7 @@ class Background(Check, frozen=True):
     relevance: float | None = 0.55
 
     def __call__(self, work: Work) -> Iterator[Result]:
-        """Of the images that have a mask."""
+        """Check the images that have a mask. Raises `UsageError` if there are too few and the spec has this check."""
         rows = work.subject.masked
         if not len(rows) or (len(rows) < 2 and not self.backgrounds):
             why = NO_MASKS if not len(rows) else "a single image with a mask, and no backgrounds given"
@@ -67,7 +67,7 @@ class Background(Check, frozen=True):
                           method=explainer.name)  # fmt: skip
 
     def _given(self, work: Work) -> Tensor | None:
-        """The backgrounds of the spec as the network sees them, [B, C, H, W]."""
+        """The backgrounds of the spec as the network's input [B, C, H, W]; None if there are none."""
         model = work.subject.model
         paths: list[Path] = []
         for text in self.backgrounds:
@@ -84,19 +84,19 @@ class Background(Check, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Composites:
-    """Composites as a subject, and the image each is made of: `of`, int64 [M]."""
+    """M composites. `of`: the index of the image that each shows, int64 [M]."""
 
     subject: Subject
     of: Tensor
 
 
 def composites(subject: Subject, backgrounds: Tensor | None, count: int) -> Composites:
-    """Every image's object before `backgrounds` [B, C, H, W], or before those of `count` other images."""
+    """Each image's object in front of all `backgrounds` [B, C, H, W], or in front of those of `count` other images."""
     n = len(subject)
     if backgrounds is None:
         backgrounds = painted_over(subject.batch, subject.mask)
         used = min(count, n - 1)
-        # others spread evenly over the list, so that neighbours of one kind do not only meet each other
+        # The other images are spread evenly over the list, because neighbours in the list are often of one kind.
         steps = [1 + k * (n - 1) // used for k in range(used)]
         pairs = [(i, (i + step) % n) for i in range(n) for step in steps]
     else:
@@ -110,12 +110,12 @@ def composites(subject: Subject, backgrounds: Tensor | None, count: int) -> Comp
 
 
 def painted_over(batch: Tensor, mask: Tensor) -> Tensor:
-    """The pictures [N, C, H, W] without their objects: inside the mask, grown a little, is what lies around it."""
+    """Pictures [N, C, H, W] without their objects: the mask [N, H, W], slightly enlarged, is filled from around it."""
     near = max(1, max(batch.shape[-2:]) // 48)
     object_ = functional.max_pool2d(mask[:, None], 2 * near + 1, 1, near) > 0.02
     outside = (~object_).to(batch)
     known, filled, done = batch * outside, batch * outside, ~object_
-    for sigma in (1.0, 3.0, 9.0, 27.0, 81.0):  # the finest blur that reaches a pixel from outside fills it
+    for sigma in (1.0, 3.0, 9.0, 27.0, 81.0):  # the finest blur that reaches a pixel from outside fills the pixel
         reached = gaussian_blur(outside, sigma)
         around = gaussian_blur(known, sigma) / reached.clamp(min=1e-6)
         filled = torch.where(done, filled, around)

@@ -1,4 +1,4 @@
-"""Checks of what the model says and of the books: prediction, finite, ledger, bias-share."""
+"""Checks of the model's predictions and of the ledger: prediction, finite, ledger, bias-share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from heatcli.methods.targets import parse
 
 
 class Prediction(Check, frozen=True):
-    """Every image gets the label expected of it: from a CSV or JSON file, or from the name of its folder.
+    """Every image gets its expected label, which a CSV or JSON file, or the name of the image's folder gives.
 
-    A CSV has the columns image and label (or none named so: the first two); JSON maps image to label. An image is
-    named by its path from the file's folder, or by its file name.
+    `labels`: the file. A CSV has the columns `image` and `label`; without these names the first two columns count.
+    JSON maps image to label. An image is named by its path relative to the file's folder, or by its file name.
+    `least`: the least share of right predictions.
     """
 
     name = "prediction"
@@ -30,7 +31,7 @@ class Prediction(Check, frozen=True):
     least: float = 1.0
 
     def __call__(self, work: Work) -> Iterator[Result]:
-        """One result an image, and the share that is right."""
+        """A result per image, and the share of right predictions. Raises `UsageError` if no image has a label."""
         expected = self._expected(work)
         if not expected:
             if work.asked:
@@ -64,12 +65,12 @@ def _looked_up(table: Mapping[str, str], sample: Sample, file: Path) -> str | No
 
 
 class Finite(Check, frozen=True):
-    """Output and heatmap of every image are finite numbers."""
+    """The output and the heatmap of every image hold finite numbers only."""
 
     name = "finite"
 
     def __call__(self, work: Work) -> Iterator[Result]:
-        """One result an image and method; of the output alone where that is not finite."""
+        """A result per image and method; for an image with an output that is not finite, a result on the output."""
         subject = work.subject
         sound = subject.outputs().isfinite().flatten(1).all(1)
         for i in torch.nonzero(~sound).flatten().tolist():
@@ -87,7 +88,7 @@ class Finite(Check, frozen=True):
 
 
 def _finite_maps(subject: Any, explainer: Any) -> list[bool]:
-    """Whether each heatmap is finite; one by one where `heatcli.explain` refuses the batch."""
+    """Whether each heatmap is finite. If `heatcli.explain` fails on the batch, the images are tried one by one."""
     try:
         return [bool(x) for x in subject.heatmaps(explainer).isfinite().flatten(1).all(1)]
     except ModelError as error:
@@ -99,7 +100,7 @@ def _finite_maps(subject: Any, explainer: Any) -> list[bool]:
 
 
 class Ledger(Check, frozen=True):
-    """The ledger of every conserving method balances."""
+    """The ledger of every conserving method balances, up to a relative error of `most`."""
 
     name = "ledger"
 
@@ -118,10 +119,11 @@ class Ledger(Check, frozen=True):
 
 
 class BiasShare(Check, frozen=True):
-    """How much of what is booked comes from biases rather than from the picture: whole, and layer by layer.
+    """The share of the score that goes to biases instead of the picture: in total, and per layer.
 
-    share = Σ|bias total| / (|pixel total| + Σ|bias total|), summed over the biases of the network; a layer's own is one
-    term of the sum. Measured without a baseline, against which biases would cancel.
+    share = Σ|bias total| / (|pixel total| + Σ|bias total|), summed over the biases of the network; the share of a layer
+    is one term of the sum. Measured without a baseline, because biases cancel in differences. `most`: the largest
+    allowed share in total; `most_layer`: of a layer.
     """
 
     name = "bias-share"
@@ -131,7 +133,7 @@ class BiasShare(Check, frozen=True):
     most_layer: float | None = None
 
     def __call__(self, work: Work) -> Iterator[Result]:
-        """Each image's whole share, and the mean share of each layer."""
+        """The total share of each image, and the mean share of each layer."""
         for explainer in self.explainers(work):
             layers: dict[str, list[Tensor]] = {}
             for rows, found in work.subject.explained(explainer):
@@ -150,7 +152,10 @@ class BiasShare(Check, frozen=True):
 
 
 def shares(biases: Mapping[str, Tensor], pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The share of all biases [N] and of each, 0..1, from biases [N, size] and the pixels' total [N]."""
+    """The share of all biases, and of each bias by name: float64 [N] in 0..1.
+
+    `biases`: name → relevance [N, size]. `pixels`: the total relevance of the pixels, [N].
+    """
     totals = {name: values.double().sum(1).abs() for name, values in biases.items()}
     every = pixels.double().abs() + torch.stack(list(totals.values())).sum(0)
     every = every.where(every > 0, 1)

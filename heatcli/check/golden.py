@@ -1,4 +1,4 @@
-"""Agreement with reports stored in the repository."""
+"""The golden check: reports agree with stored reports."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from heatcli.system.files import is_folder, is_there, make_folder, read_regular,
 
 
 class Golden(Check, frozen=True):
-    """Today's report on an image is the stored one: target, score, ledger, biases and pixels.
+    """The report on an image equals the stored report: target, score, ledger, biases and pixels.
 
-    Differences are relative to the largest stored value of their kind; `most` is the largest allowed.
-    `check --update-golden` stores them anew.
+    `folder`: of the stored reports, relative to the spec. `most`: the largest allowed difference, relative to the
+    largest stored value of its kind. `check --update-golden` stores the reports anew.
     """
 
     name = "golden"
@@ -33,7 +33,7 @@ class Golden(Check, frozen=True):
     most: float = 1e-3
 
     def __call__(self, work: Work) -> Iterator[Result]:
-        """One result an image and method; nothing where the folder is not there and nobody asked."""
+        """A result per image and method. Skipped if there is no folder and the check was not asked for."""
         folder = work.folder / self.folder
         if not is_folder(folder) and not work.asked and not work.update_golden:
             yield self.skipped(f"no stored reports in {folder}")
@@ -62,7 +62,10 @@ class Golden(Check, frozen=True):
 
 
 def largest_difference(stored: Mapping[str, Any], fresh: Mapping[str, Any]) -> tuple[str, float]:
-    """Where two reports differ most, and by how much of the largest stored value of its kind."""
+    """The part in which two reports (as JSON) differ most, and that difference over the part's largest stored value.
+
+    The difference is infinite if target, biases or shape are different ones.
+    """
     if stored["target"]["index"] != fresh["target"]["index"]:
         return "the target", float("inf")
     old, new = ({b["name"]: b for b in report["biases"]} for report in (stored, fresh))
@@ -89,7 +92,7 @@ def _apart(stored: Any, fresh: Any) -> float:
 
 
 def _files(folder: Path, work: Work, method: str) -> list[Path]:
-    """The file of each image; refuses two of one name."""
+    """The file of each image's report. Raises `UsageError` if two images would have the same file."""
     taken: dict[Path, str] = {}
     files = []
     for name in work.subject.names:

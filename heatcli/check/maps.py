@@ -1,4 +1,4 @@
-"""Checks of the heatmaps: inside-mask, randomisation, stability, faithfulness."""
+"""Checks of heatmaps: inside-mask, randomisation, stability, faithfulness."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ NO_MASKS = "no image has a mask (--masks DIR, or NAME.mask.png beside the image)
 
 
 class InsideMask(Check, frozen=True):
-    """The positive relevance lies inside the mask: each image's share, their median, and the pointing game's score."""
+    """The positive relevance lies inside the mask.
+
+    `least`: the least share inside, of each image. `median`: the least median share. `pointing`: the least share of
+    images whose most relevant pixel lies inside (Zhang et al. 2018).
+    """
 
     name = "inside-mask"
 
@@ -34,7 +38,7 @@ class InsideMask(Check, frozen=True):
     pointing: float | None = 0.5
 
     def __call__(self, work: Work) -> Iterator[Result]:
-        """Of the images that have a mask."""
+        """Check the images that have a mask. Raises `UsageError` if there are none and the spec has this check."""
         rows = work.subject.masked
         if not len(rows):
             if work.asked:
@@ -53,13 +57,14 @@ class InsideMask(Check, frozen=True):
 
 
 class Randomisation(Check, frozen=True):
-    """A heatmap of what was learned must change when that is lost.
+    """Heatmaps change when the network's weights are randomised (Adebayo et al. 2018).
 
-    Layers are randomised from the top, one after the other (cascading) and each alone (independent), and the same
-    scores are explained again. |rank correlation| with the original map, its mean over images and layers: at most
-    `rank` cascading, `independent` alone; SSIM cascading: at most `ssim`, which only a map of the picture alone
-    exceeds, as SSIM does not tell other maps apart (tests/measure/experiments/DEFAULT.md). The mean over layers, for at
-    the bottom every map changes; |…|, for a map whose sign alone turns is the same picture (Sixt et al. 2020).
+    Layers are randomised from the output's end, one after the other (cascading) and each alone (independent), and the
+    same scores are explained again. The mean over images and layers of |rank correlation| with the original map must
+    not exceed `rank` (cascading) and `independent`; the mean SSIM (cascading) must not exceed `ssim`. The mean over
+    layers counts, because randomising the layers next to the image changes every map. The absolute value counts,
+    because a map with the opposite sign shows the same picture (Sixt et al. 2020). The bound on SSIM is high: only maps
+    that show the picture alone exceed it, and SSIM separates no others (tests/measure/experiments/DEFAULT.md).
     """
 
     name = "randomisation"
@@ -69,7 +74,10 @@ class Randomisation(Check, frozen=True):
     ssim: float | None = 0.95
 
     def __call__(self, work: Work) -> Iterator[Result]:
-        """Means over images and layers; each layer's own are reported. Skipped where the model explains itself."""
+        """Check the means over images and layers; report the mean of each layer.
+
+        Skipped for a model that explains itself.
+        """
         if work.subject.model.explained is not None:
             yield self.skipped(f"{work.subject.model.path} explains itself, with weights that cannot be randomised")
             return
@@ -87,10 +95,11 @@ class Randomisation(Check, frozen=True):
 
 
 class Stability(Check, frozen=True):
-    """Pictures that look the same have heatmaps that look the same.
+    """Small changes of a picture change its heatmap little.
 
-    The mean rank correlation of |relevance| with the original's under each change: `shift`, by a pixel each way (and
-    back); `jpeg`, encoded at `quality`; `noise`, of a standard deviation of `sigma` of the pixels' range.
+    The least rank correlation of |relevance| with that of the original, under each change. `shift`: by one pixel in
+    each direction, the map shifted back, the mean of the four. `jpeg`: encoded at `quality`. `noise`: Gaussian, with a
+    standard deviation of `sigma` times the range of pixels.
     """
 
     name = "stability"
@@ -102,7 +111,7 @@ class Stability(Check, frozen=True):
     sigma: float = 0.01
 
     def __call__(self, work: Work) -> Iterator[Result]:
-        """Each image, by each method."""
+        """A result per image, method and change."""
         subject = work.subject
         shifts = ((0, 1), (0, -1), (1, 0), (-1, 0))
         noisy = subject.batch + self.sigma * subject.pixel_range * torch.randn(
@@ -129,7 +138,7 @@ class Stability(Check, frozen=True):
 
 
 def moved(batch: Tensor, down: int, right: int) -> Tensor:
-    """[N, C, H, W] shifted by some pixels, the edge continued."""
+    """A batch [N, C, H, W] shifted by some pixels; pixels of the edge are repeated."""
     reach = max(abs(down), abs(right))
     wide = functional.pad(batch, (reach,) * 4, mode="replicate")
     height, width = batch.shape[-2:]
@@ -137,7 +146,7 @@ def moved(batch: Tensor, down: int, right: int) -> Tensor:
 
 
 def jpeg(subject: Subject, quality: int) -> Tensor | None:
-    """The batch encoded as JPEG and decoded, as the network sees it; None where its channels are no colours."""
+    """The batch [N, C, H, W] encoded as JPEG and decoded; None unless it has 1 or 3 channels."""
     channels = subject.batch.shape[1]
     if channels not in (1, 3):
         return None
@@ -154,9 +163,10 @@ def jpeg(subject: Subject, quality: int) -> Tensor | None:
 
 
 class Faithfulness(Check, frozen=True):
-    """Replacing what the map calls relevant lowers the score more than replacing regions at random does.
+    """Replacing the relevant regions of a picture lowers the score more than replacing random regions.
 
-    AOPC (Samek et al. 2015) less the mean AOPC of three random orders, over the mean |score|: at least `margin`.
+    (AOPC − mean AOPC of three random orders) / mean |score| is at least `margin` (Samek et al. 2015). `region`: the
+    side of a region in pixels. `steps`: the number of regions replaced.
     """
 
     name = "faithfulness"
@@ -166,11 +176,11 @@ class Faithfulness(Check, frozen=True):
     steps: int = 100
 
     def __call__(self, work: Work) -> Iterator[Result]:
-        """The mean over the images."""
+        """A result per method, the mean over the images."""
         subject = work.subject
 
         def area(heatmaps: Tensor) -> float:
-            """The mean area over the perturbation curve."""
+            """The mean AOPC of the images when regions are replaced in the order of the heatmaps [N, H, W]."""
             return float(aopc(pixel_flipping(subject, heatmaps, self.region, self.steps)).mean())
 
         generator = subject.generator(7)

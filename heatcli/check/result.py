@@ -1,4 +1,4 @@
-"""What a check found, and how it is told: text, JSON, JUnit, GitHub annotations."""
+"""The result of a check, and its output as text, JSON, JUnit XML and GitHub annotations."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ Status = Literal["passed", "failed", "skipped", "reported"]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing checked: of one image (or of all, where None), by one method (or by none).
+    """One result of a check.
 
-    `measured` and `required` are in words or numbers; `status` is `reported` where nothing was required.
+    `quantity`: what was measured. `image`: None for all images. `method`: None if no method is involved. `measured`,
+    `required`: the value and the requirement, in numbers or words. `status`: `reported` if nothing was required.
     """
 
     check: str
@@ -27,7 +28,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def line(self) -> str:
-        """All of it in one line."""
+        """The result as one line of text."""
         by = f" [{self.method}]" if self.method else ""
         found = f"{self.measured:.4g}" if isinstance(self.measured, float) else self.measured
         colon = ":" if self.status == "skipped" else ""
@@ -37,12 +38,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def at_least(check: str, quantity: str, measured: float, least: float | None, **where: str | None) -> Result:
-    """Holds where `measured` ≥ `least`; None requires nothing."""
+    """A result that passes if `measured` ≥ `least`; None requires nothing. `where`: fields of `Result`."""
     return _bound(check, quantity, measured, least, "≥", least is None or measured >= least, where)
 
 
 def at_most(check: str, quantity: str, measured: float, most: float | None, **where: str | None) -> Result:
-    """Holds where `measured` ≤ `most`; None requires nothing."""
+    """A result that passes if `measured` ≤ `most`; None requires nothing. `where`: fields of `Result`."""
     return _bound(check, quantity, measured, most, "≤", most is None or measured <= most, where)
 
 
@@ -61,7 +62,7 @@ def failures(results: Iterable[Result]) -> int:
 
 
 def github(results: Iterable[Result]) -> str:
-    """A workflow command `::error` for each failure, which GitHub shows beside the file."""
+    """A workflow command `::error` for each failure, which GitHub shows as an annotation."""
     lines = []
     for r in results:
         if r.status == "failed":
@@ -77,7 +78,10 @@ def _escaped(text: str, also: str = "") -> str:
 
 
 def junit(results: Sequence[Result], seconds: float) -> bytes:
-    """A JUnit XML file: a suite a check, a case an assertion; what is only reported is in a suite's output."""
+    """A JUnit XML file: a suite per check, a case per requirement. Reported values are in the suite's output.
+
+    `seconds`: the duration of the whole run.
+    """
     asserted = [r for r in results if r.status != "reported"]
     root = ElementTree.Element("testsuites", name="heatcli check", tests=str(len(asserted)),
                                failures=str(failures(results)), time=f"{seconds:.3f}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Run the checks of a spec."""
+"""Running the checks of a spec."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from heatcli.model.model import Model
 
 @dataclass(frozen=True)
 class CheckRequest:
-    """What to check: `spec` None is every check with its defaults; `masks`, `methods` override it."""
+    """What to check.
+
+    `spec`: the file; None runs every check with its defaults. `masks`, `methods`: override those of the spec.
+    `update_golden`: store the reports of the golden check instead of checking.
+    """
 
     images: tuple[Path, ...]
     spec: Path | None = None
@@ -29,7 +33,10 @@ class CheckRequest:
 
 
 def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambda _: None) -> Iterator[Result]:
-    """Every result, check after check. `told` hears which check runs. Raises `UsageError`, `ModelError`."""
+    """The results, check after check. `told`: called with the name of each check before it runs.
+
+    A picture that cannot be read is a failed result. Raises `UsageError`, `ModelError`.
+    """
     spec = default_spec() if request.spec is None else read_spec(request.spec)
     folder = Path() if request.spec is None else request.spec.parent
     explainers = tuple(Explainer.parse(text, spec.baseline) for text in request.methods or spec.methods)

@@ -1,4 +1,4 @@
-"""The spec, `heatcheck.toml`: a table a check, and what they share."""
+"""The spec, `heatcheck.toml`: a table per check, and keys that the checks share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from heatcli.system.files import TEXT, read_regular
 CHECKS: tuple[type[Check], ...] = (
     Prediction, Finite, Ledger, BiasShare, InsideMask, Background, Randomisation, Stability, Faithfulness, Golden,
 )  # fmt: skip
-"""In the order in which they run."""
+"""All checks, in the order in which they run."""
 
 
 class _Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -35,7 +35,7 @@ Spec = msgspec.defstruct(
     bases=(_Shared,),
     frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab",
 )  # fmt: skip
-"""The whole file: `methods`, `baseline`, `target`, `masks`, `seed`, and a table for each check that is to run."""
+"""The content of the file: `methods`, `baseline`, `target`, `masks`, `seed`, and a table for each check to run."""
 
 
 def _as_spec(made: object) -> _Shared:
@@ -44,13 +44,13 @@ def _as_spec(made: object) -> _Shared:
 
 
 def checks(spec: _Shared) -> list[Check]:
-    """The checks that a spec asks for, in their order."""
+    """The checks in a spec, in the order of `CHECKS`."""
     found = (getattr(spec, check.name.replace("-", "_")) for check in CHECKS)
     return [check for check in found if check is not None]
 
 
 def default_spec() -> _Shared:
-    """Every check with its defaults."""
+    """The spec of all checks with their defaults."""
     return _as_spec(Spec(**{check.name.replace("-", "_"): check() for check in CHECKS}))
 
 
@@ -58,7 +58,7 @@ _FIELD = re.compile(r"unknown field `([^`]+)`(?: - at `\$\.([^`]+)`)?")
 
 
 def _bad(path: Path, said: str) -> UsageError:
-    """What is wrong with a spec, with the nearest name where one is not known."""
+    """The error for a spec that is not valid; for an unknown name, with the most similar known one."""
     checks = {check.name: [field.replace("_", "-") for field in check.__struct_fields__] for check in CHECKS}
     if found := _FIELD.search(said):
         name, table = found.groups()
@@ -70,7 +70,7 @@ def _bad(path: Path, said: str) -> UsageError:
 
 
 def read_spec(path: Path) -> _Shared:
-    """The spec of a file. Raises `UsageError`, naming the table and the key."""
+    """The spec in a file. Raises `UsageError` that names the table and the key."""
     with boundary(path, UsageError, "the spec cannot be read"):
         content = read_regular(path, TEXT)
     with boundary(path, UsageError, "is not TOML"):

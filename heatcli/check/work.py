@@ -1,4 +1,4 @@
-"""What a check is given: the subject, the samples, the methods, and where files of the spec lie."""
+"""The base class of checks, and their argument."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from heatcli.images.dataset import Sample
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """`folder`: what paths in the spec are relative to. `asked`: somebody wrote the spec, so nothing is skipped."""
+    """The argument of a check: a model with pictures, and the keys that the checks of a spec share.
+
+    `samples`: the pictures of `subject`, in its order. `explainers`: the methods. `baseline`: for methods that name
+    none. `folder`: paths in the spec are relative to it. `asked`: whether the user gave a spec; a check that cannot run
+    is then an error, else it is skipped. `update_golden`: whether the golden check stores reports.
+    """
 
     subject: Subject
     samples: Sequence[Sample]
@@ -30,9 +35,10 @@ class Work:
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """One table of the spec: its thresholds are its fields, calling it checks all images.
+    """A check: a table of the spec. The fields are its thresholds; calling it checks all images.
 
-    A threshold of None requires nothing: what was measured is only reported. `methods` stand in for the spec's.
+    With a threshold of None the value is measured and reported, but nothing is required. `methods`: instead of the
+    spec's.
     """
 
     name: ClassVar[str]
@@ -41,15 +47,15 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @abstractmethod
     def __call__(self, work: Work) -> Iterator[Result]:
-        """Everything it finds. Raises `UsageError` where what it needs is not there and the check was asked for."""
+        """The results. Raises `UsageError` if something that the check needs is missing and the user gave a spec."""
 
     def explainers(self, work: Work) -> tuple[Explainer, ...]:
-        """Its own methods, or the spec's; without a spec a model that explains itself has one method."""
+        """The check's methods, or the spec's. Without a spec, a model that explains itself has only its own method."""
         alone = work.subject.model.explained is not None and not work.asked
         if not self.methods or alone:
             return work.explainers
         return tuple(Explainer.parse(text, work.baseline) for text in self.methods)
 
     def skipped(self, why: str) -> Result:
-        """Not checked, and why."""
+        """The result of a check that cannot run, with the reason."""
         return Result(check=self.name, quantity="not checked", status="skipped", measured=why)

@@ -1,4 +1,4 @@
-"""The command line: one file a command, assembled here. Nothing in this room imports torch before it is needed."""
+"""The command line, assembled from one file per command. Torch is imported only where a command needs it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _root(
 
 @told_by_status
 def main() -> None:
-    """Run the command line; every error ends in one line on stderr and its documented exit status."""
+    """Run the command line. Every error ends in one line on stderr and an exit status (`heatcli.errors`)."""
     options.start()
     with signals.interruptible():
         _run()
@@ -85,24 +85,24 @@ def _run() -> None:
     except KeyboardInterrupt:
         _end("interrupted", 128 + (signals.came[0] if signals.came else 2))
     except Exception as error:
-        if signals.came:  # what an interrupt becomes on its way through torch
+        if signals.came:  # torch can turn an interrupt into another exception
             _end("interrupted", 128 + signals.came[0])
-        if hasattr(error, "format_message"):  # click's, of whichever version
+        if hasattr(error, "format_message"):  # an error of click, in any version
             _misused(error)
         if "--debug" in sys.argv:
             traceback.print_exception(error)
         if isinstance(error, HeatcliError):
             _end(str(error), error.status)
-        if isinstance(error, (OSError, MemoryError)):  # what the system refuses
+        if isinstance(error, (OSError, MemoryError)):  # the operating system refused something
             _end(f"{_file(error)}{getattr(error, 'strerror', None) or 'out of memory'}", 1)
         _end(f"internal error: {type(error).__name__}: {first_line(error)}; run again with --debug and report it", 1)
-    if signals.came:  # typer ends by a status alone
+    if signals.came:  # typer turns an interrupt into an exit status
         _end("interrupted", 128 + signals.came[0])
     sys.exit(status)
 
 
 def _misused(error: Any) -> NoReturn:
-    """End with what is wrong on the command line, in one line; where nothing is there, its help has been printed."""
+    """End with one line on what is wrong on the command line. For an empty one, click has already printed the help."""
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.exit(error.exit_code)
     context = getattr(error, "ctx", None)
@@ -111,14 +111,14 @@ def _misused(error: Any) -> NoReturn:
 
 
 def _file(error: BaseException) -> str:
-    """The file that the system refused, for the beginning of a line."""
+    """The file that the operating system refused, as the beginning of a message."""
     name = getattr(error, "filename", None)
     return "" if name is None else f"{name}: "
 
 
 def _end(message: str, status: int) -> NoReturn:
     print(f"heatcli: {message}", file=sys.stderr)
-    if signals.came:  # threads of torch may be under way, which Python would end on
+    if signals.came:  # the interpreter would crash or wait on threads of torch that still run
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -1,4 +1,4 @@
-"""What `heatcli explain` is asked for: which methods with which parameters, and where figures go."""
+"""Options of `heatcli explain` resolved: methods with their parameters, rules, the baseline, places of outputs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ OUT = "heatmaps"
 
 
 def methods_of(names: Sequence[str], parameters: Mapping[str, str], layer: str | None) -> list[Method]:
-    """The methods of those names, or the default, each with those of the parameters that it has.
+    """The named methods, or the default one. Of several methods each takes the parameters that it has.
 
-    Raises `UsageError` for a parameter that none has, and for a method that is named twice.
+    Raises `UsageError` for an unknown method, for a parameter that no method has, and for a method named twice.
     """
     from heatcli.errors import UsageError
     from heatcli.methods.table import DEFAULT, METHODS, method
@@ -34,28 +34,29 @@ def methods_of(names: Sequence[str], parameters: Mapping[str, str], layer: str |
     taken = {key for fields in known.values() for key in fields}
     for key in given:
         if key not in taken:
-            method(names[0], **{key: given[key]})  # which says what it takes
+            method(names[0], **{key: given[key]})  # raises, and lists the parameters of the method
     return [METHODS[name].configured({k: v for k, v in given.items() if k in known[name]}) for name in names]
 
 
 def rules_of(composite: Path | None, given: Sequence[str] | None) -> list[str]:
-    """The entries of the file `--composite`, then those of `--rule`. Raises `UsageError`."""
+    """The rules of the file `--composite`, then those of `--rule`, as text. Raises `UsageError`."""
     from heatcli.methods.composite import read_composite
 
     return [*([] if composite is None else read_composite(composite)), *(given or [])]
 
 
 def baseline_of(given: str | None, names: Sequence[str], sequences: bool = False) -> str | None:
-    """The baseline: the one given; where no method is named either, the default one; None for a method's own."""
+    """The baseline: `given`, else heatcli's default if no method is named, else None for the method's own default."""
     from heatcli.methods.table import DEFAULT_BASELINE
 
     return given if given is not None or names else "background" if sequences else DEFAULT_BASELINE
 
 
 def place_of(out: str | None, file: Path | None, one: bool) -> tuple[str, str | None]:
-    """The folder of the outputs, and the figure's own file where one is named.
+    """The folder of the outputs, and the path of the figure if the user names one.
 
-    `--out` with a name like a picture's means that file. Raises `UsageError` where several figures would be that file.
+    An `--out` with the suffix of a picture names the figure. `one`: whether the run writes a single figure. Raises
+    `UsageError` if several figures would have this path.
     """
     from heatcli.errors import UsageError
     from heatcli.images.drawing import SUFFIXES

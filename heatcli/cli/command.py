@@ -1,4 +1,4 @@
-"""What every command is to click: options in panels by purpose, examples below, settings before flags."""
+"""The class of every command: options in panels, examples below the help, settings as defaults of flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from heatcli.errors import UsageError
 
 
 class Command(TyperCommand):
-    """A command whose options stand in panels, and get what settings say where no flag says otherwise."""
+    """A command whose options are shown in panels, and take their values from settings if no flag is given."""
 
     def __init__(self, name: str | None, **given: Any) -> None:
         examples = ["Examples:", *map(_escaped, EXAMPLES.get(name or "", ()))]
@@ -31,7 +31,7 @@ class Command(TyperCommand):
         self._file: settings.File | None = None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse flags over settings. Raises `UsageError` for an option of one value given twice, and wrong settings."""
+        """Parse flags and settings; flags count more. Raises `UsageError` for repeated options and wrong settings."""
         if not ctx.resilient_parsing:
             self._refuse_repeated(ctx, args)
         if not any(name in args for name in ctx.help_option_names):
@@ -41,7 +41,7 @@ class Command(TyperCommand):
         return rest
 
     def set(self, ctx: Any) -> None:
-        """Give the context what the file of settings says. Where only completions are wanted, errors are ignored."""
+        """Set the context's defaults from the file of settings. For shell completion, errors are ignored."""
         try:
             self._file = settings.find()
             ctx.default_map = {} if self._file is None else settings.values(self._file, self._all(ctx), self.name or "")
@@ -50,7 +50,7 @@ class Command(TyperCommand):
                 raise
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; an error on a setting names where the setting is from."""
+        """Run the command. If an error is about a setting, its message also names the file or variable."""
         say.choose(ctx.params["quiet"], ctx.params["verbose"])
         if self.name != "config":
             for text in settings.unknown_variables(self._all(ctx)):
@@ -72,7 +72,7 @@ class Command(TyperCommand):
         return {self.name or "": self} if ctx.parent is None else ctx.parent.command.commands
 
     def _refuse_repeated(self, ctx: Any, args: list[str]) -> None:
-        """Of an option of one value that is given twice, only the last would count."""
+        """Raise `UsageError` for an option given twice that takes one value: click would ignore the first."""
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for name, count in Counter(p.opts[0] for p in order if p.param_type_name == "option").items():
             if count > 1 and not any(p.multiple or p.is_flag for p in self.params if name in p.opts):  # type: ignore[attr-defined]
@@ -80,10 +80,10 @@ class Command(TyperCommand):
 
 
 def _rank(parameter: Any) -> int:
-    """Arguments first, then the panels in their order."""
+    """A key that sorts parameters: arguments first, then the panels in their order."""
     return -1 if parameter.param_type_name == "argument" else PANELS.index(parameter.rich_help_panel)
 
 
 def _escaped(text: str) -> str:
-    """Text that rich shows as it is: what stands in brackets is no markup."""
+    """Text that rich shows as it is: brackets are not read as markup."""
     return text.replace("[", "\\[")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from heatcli.evaluate.compare import Both, Comparison
 
 SHOWN = 20
-WIDE = 120  # columns where stdout is no terminal
+WIDE = 120  # columns if stdout is not a terminal
 
 
 @options.loads(*options.INPUT)

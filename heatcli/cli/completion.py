@@ -1,8 +1,8 @@
-"""What the shell completes: names of methods, classes, layers, presets, baselines, figures, commands, graph passes.
+"""Shell completion: names of methods, classes, layers, presets, baselines, figures, commands, graph passes.
 
-Whatever an option's metavar lists in small letters, as in `json|npz|none`, is completed from there. The names of
-methods are written down here, so that to complete one takes no torch; a test holds them to the table. Nothing is ever
-printed but completions: what fails completes nothing.
+Values that an option's metavar lists in lower case, as in `json|npz|none`, are completed from the metavar. The names of
+methods are copied here, so that completing one does not import torch; a test compares them with the table. Completion
+prints nothing else: after an error there are no completions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CHOICE = re.compile(r"[a-z][a-z0-9-]*")
 
 
 def of(name: str, info: Any) -> Any:
-    """The function that completes an option or argument `name` of typer's, declared by `info`; None for files."""
+    """The completion of the option or argument `name`, which typer declares by `info`; None: the shell lists files."""
     if info.autocompletion is not None:
         return info.autocompletion
     known = [word for word in re.sub(r"\[.*?\]", "", info.metavar or "").split("|") if _CHOICE.fullmatch(word)]
@@ -40,7 +40,7 @@ def of(name: str, info: Any) -> Any:
         return None
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
-        """The names that the metavar lists, and those that only a look at files can tell."""
+        """The values that the metavar lists, then those that depend on the model or on files."""
         words = [*known, *(named(context, incomplete) if named else [])]
         found = [word for word in dict.fromkeys(words) if word.startswith(incomplete)]
         return found or (_files(incomplete) if re.search("IMAGE|FILE|FOLDER|CSV|MASK", info.metavar or "") else [])
@@ -55,13 +55,13 @@ def commands(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _methods(context: typer.Context, incomplete: str) -> list[str]:
-    """Methods; behind a comma, as in `--methods A,B`, the next one."""
+    """The methods; after a comma, as in `--methods A,B`, the completion of the last one."""
     before = incomplete[: incomplete.rfind(",") + 1]
     return [before + name for name in METHODS]
 
 
 def _labels(context: typer.Context, incomplete: str) -> list[str]:
-    """The classes of the model, as --labels or its sidecar name them."""
+    """The classes of the model, from `--labels` or the model's sidecar."""
     from heatcli.artifact.sidecar import EMBEDDED, Labels, read_labels, read_sidecar
     from heatcli.model.embedded import default_model
 
@@ -83,7 +83,7 @@ def _embedded(path: Path, name: str) -> str:
 
 
 def _layers(context: typer.Context, incomplete: str) -> list[str]:
-    """The layers of the model: this loads it, and keeps its graph for the next time."""
+    """The layers of the model. The model is loaded, and its graph cached for the next completion."""
     from heatcli.artifact.sandbox import AVAILABLE
     from heatcli.model.inspection import layers
     from heatcli.model.model import load
@@ -93,7 +93,7 @@ def _layers(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _models(context: typer.Context, incomplete: str) -> list[str]:
-    """Files; behind `torchvision:`, the names of its networks, which takes the seconds of its import."""
+    """Files; after `torchvision:` the names of its networks, which takes seconds to import."""
     prefix = "torchvision:"
     if incomplete.startswith(prefix):
         from heatcli.model.named import names
@@ -121,7 +121,7 @@ _NAMED: dict[str, Complete] = {
 
 
 def _files(incomplete: str) -> list[str]:
-    """Files and folders that begin so."""
+    """The files and folders whose path begins with `incomplete`."""
     folder, _, begin = incomplete.rpartition("/")
     found: Iterable[os.DirEntry[str]] = os.scandir(folder or ("/" if incomplete.startswith("/") else "."))
     before = f"{folder}/" if "/" in incomplete else ""
@@ -129,7 +129,7 @@ def _files(incomplete: str) -> list[str]:
 
 
 def _quietly(complete: Complete) -> Complete:
-    """The function; where it fails, it completes nothing, and nothing is printed meanwhile."""
+    """The completion without errors and without output on stderr: after an error there are no completions."""
 
     @wraps(complete)
     def run(context: typer.Context, incomplete: str) -> list[str]:
@@ -143,10 +143,10 @@ def _quietly(complete: Complete) -> Complete:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Lead standard error, that of libraries in C too, to the null device."""
+    """Redirect standard error to the null device, also that of C libraries."""
     try:
         kept = os.dup(2)
-    except OSError:  # there is none
+    except OSError:  # standard error is closed
         yield
         return
     null = os.open(os.devnull, os.O_WRONLY)

@@ -49,12 +49,12 @@ def command(
 
 
 def _rows(parent: Any, name: str, file: settings.File | None, whole: bool) -> list[dict[str, Any]]:
-    """The options of a command with value and origin; those that are set, or the whole."""
+    """The options of a command with value and origin: all of them if `whole`, else those that are set."""
     command = parent.command.commands[name]
     known = settings.keys(command)
     context = command.make_context(name, [], parent=parent, resilient_parsing=True)
     if file is not None:
-        settings.values(file, parent.command.commands, name)  # which says what is wrong with the file
+        settings.values(file, parent.command.commands, name)  # raises if the file is wrong; resilient parsing does not
     rows = []
     for key in known.values():
         where = settings.origin(context, key, file)

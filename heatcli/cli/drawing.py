@@ -1,4 +1,4 @@
-"""Options of figures, for the commands that draw them."""
+"""Options of the commands that draw figures."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Show = Annotated[bool, typer.Option("--show", help="Draw in the terminal, too.")
 def style(
     kind: str, size: int | None, scale: str | None, clip: float, cmap: str, opacity: float, backdrop: str, top: float
 ) -> Style:
-    """The style that the options say. Raises `UsageError`."""
+    """The style for the options. Raises `UsageError`."""
     from heatcli.errors import UsageError
     from heatcli.figures.draw import IMAGE, RUN, Style
 
@@ -74,7 +74,7 @@ def style(
 
 
 def file(given: Path | None) -> Path | None:
-    """`-o FILE`, if its suffix is one of a figure. Raises `UsageError`."""
+    """The value of `-o FILE`. Raises `UsageError` if it is a folder, or its suffix is not one of a figure."""
     from heatcli.errors import UsageError
     from heatcli.images.drawing import checked_suffix
     from heatcli.system.files import is_folder
@@ -90,7 +90,7 @@ def file(given: Path | None) -> Path | None:
 
 
 def in_terminal(picture: Image) -> None:
-    """Draw a picture in the terminal on stdout: by its own graphics (kitty, Sixel), else in half blocks of colour."""
+    """Draw a picture in the terminal on stdout: with the terminal's graphics (kitty, Sixel), else with characters."""
     from rich.console import Console
 
     console = Console(file=sys.stdout, highlight=False)
@@ -98,9 +98,9 @@ def in_terminal(picture: Image) -> None:
     if not console.is_terminal:
         say.note("--show draws in a terminal, and stdout is none")
         return
-    if sys.stdin.isatty() and sys.stdout.isatty():  # the terminal is asked what it can do, and answers on stdin
+    if sys.stdin.isatty() and sys.stdout.isatty():  # a query for the graphics is answered on stdin
         logging.getLogger("textual_image").addHandler(logging.NullHandler())
-        with suppress(Exception):  # a terminal that does not know its own size, say: it still has characters
+        with suppress(Exception):  # for example, a terminal without a known size; characters still work
             from textual_image.renderable import Image as Graphics
 
             console.print(Graphics(picture, width))
@@ -109,7 +109,7 @@ def in_terminal(picture: Image) -> None:
 
 
 def half_blocks(picture: Image, width: int) -> Text:
-    """A picture as lines of ▀, each of which shows two pixels: one in its own colour, one in that of its background."""
+    """A picture as lines of `▀`: each shows two pixels, the upper in the text colour, the lower in the background's."""
     from rich.text import Text
 
     height = 2 * max(1, round(width * picture.height / picture.width / 2))

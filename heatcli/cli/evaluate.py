@@ -106,7 +106,7 @@ def command(
 
 
 def _recommend(own: Subject, explainers: list[Explainer], command: list[str], out: Path, json: bool) -> None:
-    """Search, write `recommendation.json`, and say what to type."""
+    """Search for the best method, write `recommendation.json`, and print the command that uses the method."""
     from heatcli.evaluate.recommend import Search
 
     found = Search(own, lambda text: say.line(f"  {text}"))(explainers, command)
@@ -116,7 +116,7 @@ def _recommend(own: Subject, explainers: list[Explainer], command: list[str], ou
 def _tell(
     found: Any, out: Path, name: str, printed: Callable[[Any], None], json: bool, besides: str = ""
 ) -> None:  # fmt: skip
-    """Write a result as JSON into `out`, and print it: as JSON, or by `printed`. `besides`: what else was written."""
+    """Write a result as JSON into `out`, and print it: as JSON, or by `printed`. `besides`: ends the last line."""
     from heatcli.system.files import write_atomically
 
     text = options.as_json(found)

@@ -1,4 +1,4 @@
-"""Three examples of each command, below its `--help`; what a user does first stands first."""
+"""Examples of each command, shown below its `--help`. The first one is what a new user needs."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def command(
         takes = asked.baseline is not None or len(chosen) == 1
         if baseline and not takes:
             loaded.notes.add(f"{asked.name} compares with nothing, so it takes no --baseline")
-        first = asked is chosen[0]  # the others must not forget what it wrote
+        first = asked is chosen[0]  # only the first method overwrites, so that the others keep its outputs
         asked_for = replace(
             request, method=asked, baseline=request.baseline if takes else None, overwrite=overwrite and first
         )  # fmt: skip
@@ -213,7 +213,10 @@ def command(
 def _explain(
     loaded: Model, request: Request, seconds: float, json: bool, keep: bool
 ) -> tuple[list[tuple[str, str]], int]:
-    """Run a request and talk of it; names of reports and pictures, where they are to be kept, and how many failed."""
+    """Run a request and print its progress. Returns the (report, picture) paths if `keep`, and the number of failures.
+
+    Raises `Interrupted` if the run was interrupted and can be resumed.
+    """
     from heatcli.cli.signals import came
     from heatcli.cli.talk import Interrupted, Talk
     from heatcli.run import Done, Run
@@ -258,7 +261,7 @@ def _explain(
 
 
 def _draw(reports: list[tuple[str, str]], style: Style, grid: Path, show: bool) -> None:
-    """The grid of some reports, written; each figure again where it is to be shown in the terminal."""
+    """Draw reports: as one grid, which is written; or each figure again, to show it in the terminal."""
     from heatcli.figures.draw import NONE, draw
     from heatcli.figures.reading import view_of
 

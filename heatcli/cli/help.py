@@ -12,13 +12,13 @@ PAGES = files("heatcli") / "help"
 
 
 def topics() -> dict[str, str]:
-    """Topic → title, of every page: its file's name without `.md`, and its first line."""
+    """Topic → title of every page. The topic is the file's name without `.md`, the title the file's first line."""
     names = sorted(page.name.removesuffix(".md") for page in PAGES.iterdir() if page.name.endswith(".md"))
     return {name: text(name).partition("\n")[0].removeprefix("# ") for name in names}
 
 
 def text(topic: str) -> str:
-    """The page of a topic, as Markdown. Raises `UsageError`."""
+    """The page of a topic, as Markdown. Raises `UsageError` for an unknown topic."""
     page = PAGES / f"{topic}.md"
     if not topic.replace("-", "").isalnum() or not page.is_file():
         from heatcli.errors import unknown_name
@@ -28,7 +28,7 @@ def text(topic: str) -> str:
 
 
 def complete(incomplete: str) -> list[tuple[str, str]]:
-    """The topics that begin so, with their titles, for the shell."""
+    """Shell completion: the topics that begin with `incomplete`, with their titles."""
     return [(name, title) for name, title in topics().items() if name.startswith(incomplete)]
 
 

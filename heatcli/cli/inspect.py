@@ -57,7 +57,7 @@ def command(
 
 
 def _unfinished(path: Path, format: Any, artifact: Any, missing: str, json: bool) -> None:
-    """What is known of an artifact that cannot be run yet, and what is missing for that."""
+    """Print what is known of an artifact that cannot run yet, and the value that is missing."""
     from heatcli.model.inspection import outline
 
     found = outline(path, format, artifact, missing)
@@ -109,14 +109,14 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _print_layers(listed: list[dict[str, Any]]) -> None:
-    """One a line, so that grep finds a layer: name, module or node, shape; CAM methods take those marked map."""
+    """Print a layer per line, for grep: name, module or node, shape, and `map` if CAM methods can use it."""
     for row in listed:
         shape = "×".join(map(str, row["shape"])) or "1"
         print(f"{row['name']}\t{row['module'] or row['node'] or '-'}\t{shape}\t{'map' if row['maps'] else '-'}")
 
 
 def _output(output: dict[str, Any]) -> str:
-    """What the explained output is, in words."""
+    """The explained output in words."""
     if output["unclear"]:
         return str(output["unclear"])
     kind, classes = output["kind"], f"{output['classes']:,} class{'es' if output['classes'] != 1 else ''}"
@@ -129,7 +129,7 @@ def _output(output: dict[str, Any]) -> str:
 
 
 def _verified(found: dict[str, Any] | None) -> str:
-    """How the graph compares with the artifact's own runtime, in words."""
+    """The comparison of the graph with the artifact's own runtime, in words."""
     if found is None:
         return "not verified: its own runtime cannot run it here"
     how = f"outputs agree to {found['error']:.1g}" if found["agrees"] else f"outputs are {found['error']:.1g} off"
@@ -139,7 +139,7 @@ def _verified(found: dict[str, Any] | None) -> str:
 
 
 def _preprocessing(spec: dict[str, Any]) -> str:
-    """How a picture becomes the input, and who says so."""
+    """The preprocessing in words, and where it was read from."""
     order = f", {spec['order']}" if spec["order"] != "rgb" else ""
     how = f"resize {spec['resize']}, mean {_short(spec['mean'])}, std {_short(spec['std'])}{order}"
     return f"{how}; {spec['told_by'] or 'nothing says so'}"

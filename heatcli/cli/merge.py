@@ -1,4 +1,4 @@
-"""`heatcli merge`: one index of several."""
+"""`heatcli merge`: several indexes merged into one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`heatcli methods`: the catalogue."""
+"""`heatcli methods`: a list of all methods."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _row(method: Method) -> dict[str, Any]:
 
 
 def _baseline(row: dict[str, Any]) -> str:
-    """What it does with a baseline, in words."""
+    """How a method uses a baseline, in words."""
     if row["baseline"] is None:
         return "refused"
     default = "must be given" if row["baseline"] == "given" else f"by default {row['baseline']}"
@@ -54,7 +54,7 @@ def _baseline(row: dict[str, Any]) -> str:
 
 
 def _parameters(row: dict[str, Any]) -> list[str]:
-    """`name=default: range`, one a parameter."""
+    """`name=default: range` for each parameter."""
 
     def shown(value: Any) -> str:
         return f"{value:g}" if isinstance(value, float) else str(value)

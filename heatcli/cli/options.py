@@ -73,7 +73,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an e
 
 @dataclass
 class Load:
-    """Loads an artifact as these options say. Raises `UsageError`."""
+    """The options that say how an artifact is loaded. Calling the object loads one. Raises `UsageError`."""
 
     output: Annotated[
         str,
@@ -219,10 +219,13 @@ class Load:
         }  # fmt: skip
         limits = {"max_seconds": _positive("--max-seconds", self.max_seconds), "max_memory": _bytes(self.max_memory)}
         self._limits: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
-        self._fresh = "torch" not in sys.modules  # so it has run nothing
+        self._fresh = "torch" not in sys.modules  # torch has run nothing yet, see `heatcli.artifact.sandbox`
 
     def __call__(self, path: str | Path | None, told: bool = True) -> Model:
-        """The model; what there is to note of it goes to stderr, unless `told` is off."""
+        """Load the model at `path`; None is the embedded one. With `told`, print its notes on stderr.
+
+        Raises `UsageError`, `ModelError`.
+        """
         from heatcli.artifact.sandbox import AVAILABLE, fresh
         from heatcli.model.model import load
 
@@ -240,7 +243,7 @@ class Load:
         if told:
             loaded.notes.tell(say.note)
         gc.freeze()
-        if "torchvision" in sys.modules:  # its import brings triton's, which complains at the end of what stays
+        if "torchvision" in sys.modules:  # it imports triton, which at exit warns of objects that were not collected
             atexit.register(gc.unfreeze)
         gc.set_threshold(*_THRESHOLD)
         return loaded
@@ -250,9 +253,9 @@ _THRESHOLD = gc.get_threshold()
 
 
 def start() -> None:
-    """Settings of a process of heatcli's own: it keeps what is freed; it looks for garbage seldom until it has a model.
+    """Settings of a heatcli process: it keeps freed memory, and rarely collects garbage until a model is loaded.
 
-    Torch's import makes 200,000 objects, which stay; to look among them takes a tenth of the time.
+    Importing torch makes 200,000 objects that are never freed; collections among them take a tenth of the start.
     """
     gc.set_threshold(1_000_000)
     keep_freed()
@@ -269,12 +272,12 @@ INPUT = (
 
 
 def loads(*names: str, **fixed: Any) -> Callable[[Command], Command]:
-    """Give a command the options of `Load` that are named, and it as `load`; `fixed` are values of others."""
+    """Decorate a command that takes `load: Load`: it gets the named options of `Load`. `fixed`: values of others."""
     types = get_type_hints(Load, include_extras=True)
     offered = {name: (types[name], getattr(Load, name)) for name in names}
 
     def loading(command: Command) -> Command:
-        """The command as typer is to see it."""
+        """The command with the options in its signature, from which typer reads them."""
 
         def run(**given: Any) -> None:
             load = Load(**fixed, **{name: given.pop(name) for name in offered})
@@ -286,7 +289,10 @@ def loads(*names: str, **fixed: Any) -> Callable[[Command], Command]:
 
 
 def common(command: Command) -> Command:
-    """Give a command the options of every command: `--quiet` and `--verbose`, which `Command` reads, and `--debug`."""
+    """Give a command shell completion, and the options that every command has.
+
+    `Command` reads `--quiet` and `--verbose`; `heatcli.cli.app.main` reads `--debug` from the arguments.
+    """
 
     def run(quiet: bool, verbose: bool, debug: bool, **given: Any) -> None:
         command(**given)
@@ -299,7 +305,7 @@ def common(command: Command) -> Command:
 
 
 def _signed(run: Command, command: Command, added: Mapping[str, tuple[Any, Any]]) -> Command:
-    """`run` as typer is to see it: with the parameters of `command` but `load`, and `added` ones, type and default."""
+    """`run` with the signature of `command`, without `load`. `added`: further parameters, name → (type, default)."""
     parameters = [p for p in signature(command, eval_str=True).parameters.values() if p.name != "load"]
     for name, (annotation, default) in added.items():
         parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
@@ -310,7 +316,7 @@ def _signed(run: Command, command: Command, added: Mapping[str, tuple[Any, Any]]
 
 
 def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, ...]:
-    """The graph passes that `--output`, `--pass` and `--no-pass` stand for. Raises `UsageError`."""
+    """The names of the graph passes for `--output`, `--pass` and `--no-pass`. Raises `UsageError`."""
     from heatcli.errors import UsageError, unknown_name
     from heatcli.graph.passes import DEFAULT, OUTPUTS, PASSES
 
@@ -328,7 +334,7 @@ def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, 
 
 
 def _arrays(given: list[str] | None) -> dict[str, Any]:
-    """`--input NAME=FILE.npy` options as tensors. Raises `UsageError`."""
+    """The values of `--input NAME=FILE.npy` as tensors. Raises `UsageError`."""
     from heatcli.errors import UsageError, boundary
 
     found: dict[str, Any] = {}
@@ -344,7 +350,7 @@ def _arrays(given: list[str] | None) -> dict[str, Any]:
 
 
 def repeated(context: typer.Context) -> list[str]:
-    """The options of `Load` as they were typed, so that another command can repeat them."""
+    """The options of `Load` on the command line, as arguments for another command."""
     names, found = {each.name for each in fields(Load)}, list[str]()
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
@@ -362,9 +368,10 @@ def repeated(context: typer.Context) -> list[str]:
 def samples(
     model: Model, images: list[Path], masks: Path | None, limit: int | None = None
 ) -> tuple[list[Sample], list[Path]]:
-    """The pictures that `images` name, and the paths of those that cannot be read, which are told on stderr.
+    """The pictures that `images` name, at most `limit`, and the paths of those that cannot be read.
 
-    Ends the command with status 1 where none can be read.
+    `masks`: the folder of masks. Each error is printed on stderr. If no picture can be read, the command ends with
+    status 1. Raises `UsageError`.
     """
     from heatcli.images.dataset import Sample, read
 
@@ -384,14 +391,14 @@ def samples(
 
 
 def as_json(found: Any) -> bytes:
-    """A record as indented JSON, newline at the end."""
+    """A record as indented JSON with a final line break."""
     import msgspec
 
     return msgspec.json.format(msgspec.json.encode(found)) + b"\n"
 
 
 def shape(text: str | None) -> tuple[int, int] | None:
-    """`--size N|HxW` as (height, width). Raises `UsageError`."""
+    """The value of `--size N|HxW` as (height, width). Raises `UsageError`."""
     from heatcli.errors import UsageError
 
     found = sides(text)
@@ -403,7 +410,7 @@ def shape(text: str | None) -> tuple[int, int] | None:
 
 
 def sides(text: str | None) -> tuple[int, ...] | int | None:
-    """`--size N|HxW|DxHxW` as the length of each side; N stands for all sides. Raises `UsageError`."""
+    """The value of `--size N|HxW|DxHxW`: the lengths of the sides, or one number for all. Raises `UsageError`."""
     from heatcli.errors import UsageError
 
     if text is None:
@@ -431,7 +438,7 @@ def _positive(flag: str, value: float | None) -> float | None:
 
 
 def _bytes(text: str | None) -> int | None:
-    """A size such as 800M, 12G or 1.5G. Raises `UsageError`."""
+    """The bytes of a size such as 800M, 12G or 1.5G. Raises `UsageError`."""
     from heatcli.errors import UsageError
 
     if text is None:
@@ -456,12 +463,12 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def parameters(given: list[str] | None) -> dict[str, str]:
-    """`--param k=v` options as a dictionary. Raises `UsageError`."""
+    """The values of `--param NAME=VALUE` as a dictionary. Raises `UsageError`."""
     return _assigned("--param", given, "name=value")
 
 
 def at_least_one(flag: str, value: int) -> int:
-    """The value, if it is 1 or more. Raises `UsageError`."""
+    """The value if it is at least 1. Raises `UsageError` otherwise."""
     from heatcli.errors import UsageError
 
     if value < 1:
@@ -470,7 +477,7 @@ def at_least_one(flag: str, value: int) -> int:
 
 
 def shard(text: str | None) -> tuple[int, int] | None:
-    """`--shard K/N` as (K, N). Raises `UsageError`."""
+    """The value of `--shard K/N` as (K, N), K from 1. Raises `UsageError`."""
     from heatcli.errors import UsageError
 
     if text is None:
@@ -488,7 +495,7 @@ def _assigned(flag: str, given: list[str] | None, form: str) -> dict[str, str]:
 
 
 def print_json(record: Any) -> None:
-    """One line of JSON on stdout, in UTF-8 whatever the terminal has."""
+    """Print a record as one line of JSON on stdout, in UTF-8 for any locale."""
     import msgspec
 
     sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")

@@ -1,4 +1,4 @@
-"""The panels of `--help`: which option stands in which. The panels are shown in this order, rarely needed ones last."""
+"""The panels of `--help` and their options. The panels are shown in this order, rarely needed ones last."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ _IN = {
           "seed controls",
     SAFETY: "sandbox max_seconds max_memory max_pixels unverified debug",
 }  # fmt: skip
-PANEL = {name: panel for panel, names in _IN.items() for name in names.split()}  # of a parameter
+PANEL = {name: panel for panel, names in _IN.items() for name in names.split()}  # name of a parameter → its panel

@@ -1,4 +1,4 @@
-"""`heatcli explain` where the model reads sequences: logos and reports."""
+"""`heatcli explain` for models that read sequences: logos and reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def explain(model: Model, request: SequencesRequest, load_seconds: float, json: bool) -> None:
-    """Explain every sequence; what was seen goes to stderr, reports to stdout if `json`."""
+    """Explain every sequence. Prints a line per sequence on stderr and, with `json`, its report on stdout.
+
+    `load_seconds`: the time that loading the model took, for the reports. Ends with status 1 if a sequence failed.
+    """
     from heatcli.sequences.job import Done, run
 
     failures = 0

@@ -1,7 +1,7 @@
 """Settings: `heatcli.toml` or `[tool.heatcli]` of pyproject.toml, then `HEATCLI_*` variables, then flags.
 
-A later one overrides an earlier one. All three give the parameters of a command their values before it runs, so that a
-report cannot tell a setting from a flag. Keys are the long names of options; a table holds those of one command.
+A later source overrides an earlier one. All three set the parameters of a command before it runs, so a command does not
+see where a value comes from. Keys are the long names of options; a table holds the settings of one command.
 """
 
 from __future__ import annotations
@@ -18,63 +18,68 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from heatcli.errors import UsageError, boundary, unknown_name
 
 PREFIX = "HEATCLI_"
-FILE = PREFIX + "CONFIG"  # the variable that names the file; `none`: no file is read
-OTHERS = (FILE, PREFIX + "CACHE")  # variables that are no option's
+FILE = PREFIX + "CONFIG"  # the variable with the path of the file; `none`: no file is read
+OTHERS = (FILE, PREFIX + "CACHE")  # variables that do not set an option
 NAMES = ("heatcli.toml", "pyproject.toml")
 NONE = "none"
-PROTECTS = ("sandbox", "unverified")  # what a file beside a model must not switch
-# of two such options the one with the higher rank counts; of one rank both do, and the command says what it thinks
+PROTECTS = ("sandbox", "unverified")  # a file that comes with a model must not set these
+# Pairs of options that exclude each other. The one with the higher rank counts; at equal rank the command sees both.
 RIVALS = (
     ("output_file", "out"), ("json", "show"), ("quiet", "verbose"), ("patch", "size"), *(
         ("preset", name) for name in ("size", "channels", "mean", "std", "resize")
     ),
 )  # fmt: skip
-# options that mean something else where they take this, so that only the command's own table and variable set them
+# An option of this name and type has another meaning than in other commands: only a command's own table, or its own
+# variable, sets the option.
 OWN = {"output": Path, "top": int, "clip": bool}
 # options whose text may name a file, by what stands before it; a path of a file that exists begins at the settings
 NAMING = {
     "baseline": ":", "start": ":", "prior": ":", "input": "=", "method": "@", "methods": "@", "expected": None,
     "region": None,
 }  # fmt: skip
-RANK = {"COMMANDLINE": 3, "ENVIRONMENT": 2, "DEFAULT_MAP": 1}  # by click's ParameterSource
+RANK = {"COMMANDLINE": 3, "ENVIRONMENT": 2, "DEFAULT_MAP": 1}  # names of click's ParameterSource
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of settings: its name, and the table that is heatcli's."""
+    """A file of settings: its path, and heatcli's table in it."""
 
     path: Path
     table: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """The path as seen from the working directory, if it is below or beside it."""
+        """The path relative to the working directory, if the file is below or beside it."""
         return _seen_from_here(self.path)
 
 
 @dataclass(frozen=True)
 class Key:
-    """An option, or an optional argument, as a setting. `kind`: bool, int, float, str or Path."""
+    """An option, or an optional argument, as a setting.
 
-    name: str  # of the parameter
-    key: str  # of the setting
+    `name`: of the parameter. `key`: of the setting. `kind`: bool, int, float, str or Path. `many`: whether the
+    parameter takes a list. `parameter`: click's parameter.
+    """
+
+    name: str
+    key: str
     kind: type
     many: bool
     parameter: Any = field(repr=False)
 
     @property
     def common(self) -> bool:
-        """Whether a key outside of tables sets it."""
+        """Whether a key outside the tables of commands sets the option."""
         return OWN.get(self.key) is not self.kind
 
     def variables(self, command: str) -> list[str]:
-        """The environment variables, that of the command first."""
+        """The environment variables that set the option for a command; the command's own variable comes first."""
         upper = [text.replace("-", "_").upper() for text in (command, self.key)]
         return [PREFIX + "_".join(upper), *([PREFIX + upper[1]] if self.common else [])]
 
 
 def keys(command: Any) -> dict[str, Key]:
-    """The settings of a command of click, by key: its options with a long name, and an optional argument."""
+    """The settings of a click command, by key: its options with a long name, and its optional arguments."""
     annotations = {p.name: p.annotation for p in signature(command.callback).parameters.values()}
     found = {}
     for parameter in command.params:
@@ -89,7 +94,7 @@ def keys(command: Any) -> dict[str, Key]:
 
 
 def _kind(annotation: Any) -> tuple[type, bool]:
-    """What a parameter takes, and whether it takes several."""
+    """The type of a parameter's value, and whether the parameter takes a list."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, UnionType):
@@ -100,9 +105,9 @@ def _kind(annotation: Any) -> tuple[type, bool]:
 
 
 def find(start: Path | None = None) -> File | None:
-    """The nearest file of settings: that of `HEATCLI_CONFIG`, else of the working directory or of a folder above it.
+    """The file of settings: `HEATCLI_CONFIG`, else the nearest file in the working directory or a folder above.
 
-    Raises `UsageError`.
+    `start`: another folder instead of the working directory. None if there is no file. Raises `UsageError`.
     """
     named = os.environ.get(FILE, "")
     if named == NONE:
@@ -120,7 +125,7 @@ def find(start: Path | None = None) -> File | None:
 
 
 def _read(path: Path) -> File | None:
-    """The settings in a file; None for a pyproject.toml without any. Raises `UsageError`."""
+    """The settings in a file; None for a pyproject.toml without settings. Raises `UsageError`."""
     with boundary(path, UsageError):
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     if path.name == "pyproject.toml":
@@ -135,7 +140,7 @@ def _read(path: Path) -> File | None:
 
 
 def values(file: File, commands: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """What the file says for a command: parameter → value. The whole file is checked. Raises `UsageError`."""
+    """The file's values for a command, by parameter. The whole file is checked. Raises `UsageError`."""
     known = {name: keys(one) for name, one in commands.items()}
     common, own = dict[str, Any](), dict[str, Any]()
     for text, value in file.table.items():
@@ -152,7 +157,7 @@ def values(file: File, commands: Mapping[str, Any], command: str) -> dict[str, A
         named = _key(file, text, every, "").key
         takers = {name: one[named] for name, one in known.items() if named in one and one[named].common}
         if isinstance(value, list) and any(key.many for key in takers.values()):
-            takers = {name: key for name, key in takers.items() if key.many}  # the others take one
+            takers = {name: key for name, key in takers.items() if key.many}  # the others take a single value
         for name, key in takers.items():
             if name == command:
                 common[key.name] = _taken(file, text, key, value)
@@ -178,7 +183,7 @@ def _key(file: File, text: str, known: Mapping[str, Key], where: str) -> Key:
 
 
 def _taken(file: File, text: str, key: Key, value: Any) -> Any:
-    """A value as the option takes it: lists of what takes one are joined by commas, paths begin at the file."""
+    """A value as the option takes it: a list for a single text is joined by commas, paths are relative to the file."""
     if key.many:
         each = value if isinstance(value, list) else [value]
         return [_one(file, text, key, one) for one in each]
@@ -230,7 +235,7 @@ def _toml(value: Any) -> str:
 
 
 def unknown_variables(commands: Mapping[str, Any]) -> list[str]:
-    """What there is to say of variables that begin with `HEATCLI_` and are none of ours."""
+    """A sentence for each environment variable that begins with `HEATCLI_` and is not known."""
     known = {*OTHERS, *(v for name, one in commands.items() for key in keys(one).values() for v in key.variables(name))}
     given = [name for name in os.environ if name.startswith(PREFIX) and name not in known]
     return [str(unknown_name("variable", name, known)).partition(" Known:")[0].partition("; known:")[0]
@@ -238,13 +243,13 @@ def unknown_variables(commands: Mapping[str, Any]) -> list[str]:
 
 
 def source(context: Any, name: str) -> str:
-    """Where a parameter's value comes from, as click tells it."""
+    """Where a parameter's value comes from: the name of click's `ParameterSource`."""
     found = context.get_parameter_source(name)
     return "DEFAULT" if found is None else str(found.name)
 
 
 def settle(context: Any) -> None:
-    """Of options that exclude each other, set those of the lower rank back to their defaults."""
+    """If options exclude each other, set the option of the lower rank back to its default."""
     parameters = {parameter.name: parameter for parameter in context.command.params}
     for pair in RIVALS:
         if not all(name in parameters for name in pair):
@@ -253,12 +258,12 @@ def settle(context: Any) -> None:
         if min(ranks) and ranks[0] != ranks[1]:
             lower = pair[ranks.index(min(ranks))]
             if pair[0] == "preset" and lower == "preset":
-                continue  # a size of higher rank overrides one value of a preset, and not the others
+                continue  # a size of higher rank overrides one value of a preset, and keeps the others
             context.params[lower] = parameters[lower].default
 
 
 def origin(context: Any, key: Key, file: File | None) -> str:
-    """Where a value comes from, in words: a flag, a variable, a file, or "" for the default."""
+    """Where a value comes from: the name of a flag, a variable or a file; empty for the default."""
     where = source(context, key.name)
     if where == "DEFAULT_MAP" and file is not None:
         return file.name
@@ -268,7 +273,7 @@ def origin(context: Any, key: Key, file: File | None) -> str:
 
 
 def blamed(context: Any, file: File | None, error: UsageError) -> UsageError:
-    """The error, with the file or variable that said what it complains about, if none of the flags did."""
+    """The error, with the file or variable that set the value in question; unchanged if a flag set it."""
     for key in keys(context.command).values():
         where = origin(context, key, file)
         if not where or where.startswith("--"):

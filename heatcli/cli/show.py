@@ -87,7 +87,7 @@ def command(
 
 
 def _views(paths: list[Path], pictures: Path | None) -> Iterator[View]:
-    """The views of reports, but for those that cannot be had, which are told when they are drawn."""
+    """The views of the reports that can be read. Errors of the others are printed later, when they are drawn."""
     from heatcli.errors import HeatcliError
     from heatcli.figures.reading import view_of
 

@@ -1,4 +1,4 @@
-"""How a command ends by Ctrl-C or SIGTERM: the first leaves whole files, a second or ten seconds end it at once."""
+"""Ctrl-C and SIGTERM: after the first the command completes its files; the second, or ten seconds, end it at once."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from typing import Any
 
 GRACE = 10.0  # seconds that a command has to end after the first signal
-BOUNCE = 0.5  # seconds within which a second signal is the first one again: timeout(1) sends it to process and group
+BOUNCE = 0.5  # seconds in which a second signal is ignored: timeout(1) signals the process and again its group
 _ENDING = (signal.SIGINT, signal.SIGTERM)
-_SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar hides
+_SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides the cursor
 
-came: list[int] = []  # the signals of the command that runs, in order
+came: list[int] = []  # the signals that the running command has received, in order
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` for the first signal, end the process for the second, or after `GRACE` seconds.
+    """A block in which the first signal raises `KeyboardInterrupt`; the second, or `GRACE` seconds, end the process.
 
-    Python handles signals between two steps of its own, so not while its main thread waits for torch or for a file. So
-    a second thread watches, to which C code passes every signal as it comes.
+    Python runs signal handlers between two bytecode instructions of the main thread, not while the thread waits in
+    torch or for a file. So a second thread watches the socket to which the C handler writes every signal at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -39,7 +39,7 @@ def interruptible() -> Iterator[None]:
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     before = {n: signal.getsignal(n) for n in _ENDING}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as for what a shell starts in the background
+        if handler is not signal.SIG_IGN:  # a shell starts background jobs with ignored signals
             signal.signal(number, _interrupt)
     try:
         yield
@@ -47,14 +47,14 @@ def interruptible() -> Iterator[None]:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        theirs.shutdown(socket.SHUT_WR)  # children may hold it open
+        theirs.shutdown(socket.SHUT_WR)  # ends the thread even if child processes hold a copy of the socket
         watch.join()
         theirs.close()
         ours.close()
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    """What the first signal calls, once Python runs. Children that are at work for nobody end."""
+    """The handler of both signals: end the sandbox's child processes, and raise `KeyboardInterrupt` at the first."""
     came.append(number)
     sandbox = sys.modules.get("heatcli.artifact.sandbox")
     if sandbox is not None:
@@ -64,7 +64,7 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _watch(signals: socket.socket) -> None:
-    """End the process at the second signal, or when it takes too long; return once nothing sends any more."""
+    """End the process at the second signal, or `GRACE` seconds after the first. Returns when the socket closes."""
     first, number = 0.0, 0
     while True:
         left = None if not first else max(0.0, first + GRACE - time.monotonic())
@@ -81,6 +81,6 @@ def _watch(signals: socket.socket) -> None:
 
 
 def _end_at_once(number: int) -> None:
-    """End without a word to anybody: files that are half written have another name."""
+    """End the process without cleaning up. Incomplete files have temporary names, so no output is damaged."""
     os.write(2, (_SHOW_CURSOR if sys.stderr.isatty() else b"") + b"heatcli: interrupted; ended at once\n")
     os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""Standard streams that never end a run: what they do not take is dropped, and the exit status tells of stdout's."""
+"""Standard streams whose errors do not end a run: text that cannot be written is dropped; the exit status says so."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TextIO
 
-PIPE = 141  # the status of a program that SIGPIPE ends, as shells tell it
+PIPE = 141  # the exit status in shells of a program that SIGPIPE has ended
 
 
 class Stream(io.TextIOBase):
-    """A standard stream as a command writes to it; `error`: why it takes nothing any more; `lost`: it did not take all.
+    """A standard stream that drops what it cannot write.
 
-    Characters that its encoding lacks are written as escapes. What cannot be written once is not tried again: the file
-    descriptor then leads to the null device, so that the end of Python does not fail on what is left in buffers.
+    `error`: the first error, after which nothing is written; None before. `lost`: whether text was dropped. Characters
+    that the encoding lacks are written as escapes. After an error the file descriptor leads to the null device, so that
+    Python can flush its buffers at exit.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -34,17 +35,17 @@ class Stream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The stream's own."""
+        """The encoding of the wrapped stream."""
         return self._stream.encoding or "utf-8"
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """What becomes of characters that the encoding lacks."""
+        """How the wrapped stream handles characters that its encoding lacks."""
         return self._stream.errors
 
     @property
     def buffer(self) -> _Bytes:
-        """The same stream for bytes."""
+        """A binary stream that writes to this one."""
         return _Bytes(self)
 
     def writable(self) -> bool:
@@ -52,24 +53,24 @@ class Stream(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Whether somebody reads along."""
+        """Whether the stream is a terminal that still takes text."""
         return self.error is None and not self._stream.closed and self._stream.isatty()
 
     def fileno(self) -> int:
-        """The file descriptor."""
+        """The file descriptor of the wrapped stream."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Write, or drop."""
+        """Write the text, or drop it after an error."""
         self._attempt(lambda: self._stream.write(text), text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, or drop."""
+        """Flush, unless there was an error."""
         self._attempt(self._stream.flush)
 
     def write_bytes(self, content: bytes) -> None:
-        """Write after the text that is there, or drop."""
+        """Write bytes after the text in the buffer, or drop them after an error."""
 
         def both() -> None:
             self._stream.flush()
@@ -78,15 +79,15 @@ class Stream(io.TextIOBase):
         self._attempt(both, content)
 
     def _attempt(self, action: Callable[[], Any], content: str | bytes = "") -> None:
-        """Do it, unless something was dropped before: then `content` is, too."""
+        """Call `action`, which writes `content`, unless there was an error before."""
         if self.error is not None:
             self.lost = self.lost or bool(content)
             return
         try:
             action()
-        except (OSError, ValueError) as error:  # ValueError: closed by somebody else
+        except (OSError, ValueError) as error:  # ValueError: other code has closed the stream
             self.error = error if isinstance(error, OSError) else OSError(errno.EBADF, "it is closed")
-            self.lost = bool(content) or isinstance(error, OSError)  # of a flush: what came before
+            self.lost = bool(content) or isinstance(error, OSError)  # a failed flush loses the text in the buffer
             with contextlib.suppress(OSError, ValueError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())
@@ -94,7 +95,7 @@ class Stream(io.TextIOBase):
 
 
 class _Bytes(io.RawIOBase):
-    """A stream's side for bytes."""
+    """A binary stream that writes to a `Stream`."""
 
     def __init__(self, stream: Stream) -> None:
         self._to = stream
@@ -104,20 +105,20 @@ class _Bytes(io.RawIOBase):
         return True
 
     def write(self, content: Any) -> int:
-        """Write, or drop."""
+        """Write the bytes, or drop them after an error."""
         self._to.write_bytes(bytes(content))
         return len(content)
 
     def flush(self) -> None:
-        """Flush, or drop."""
+        """Flush, unless there was an error."""
         self._to.flush()
 
 
 @contextlib.contextmanager
 def unfailing() -> Iterator[Stream]:
-    """Put a `Stream` in the place of stdout and stderr; yields that of stdout.
+    """A block in which stdout and stderr are `Stream`s; yields stdout.
 
-    Descriptors that the caller has closed are opened first, or the next file that is written would become stdout.
+    Standard descriptors that are closed are opened first; otherwise the next file that is opened would become stdout.
     """
     closed = _open_descriptors()
     before = sys.stdout, sys.stderr
@@ -136,7 +137,7 @@ def unfailing() -> Iterator[Stream]:
 
 
 def _open_descriptors() -> set[int]:
-    """Lead each standard descriptor that is closed to the null device; their numbers."""
+    """Open the null device for each standard descriptor that is closed. Returns the numbers of these descriptors."""
     closed = set()
     for number in range(3):
         try:
@@ -144,15 +145,15 @@ def _open_descriptors() -> set[int]:
         except OSError:
             closed.add(number)
             with contextlib.suppress(OSError):
-                os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is the closed one
     return closed
 
 
 def told_by_status(main: Callable[[], None]) -> Callable[[], None]:
-    """`main` with streams that do not fail; a status of 0 becomes another one where results on stdout were lost."""
+    """`main` with streams that do not fail. If results on stdout were lost, the exit status is not 0."""
 
     def run() -> Any:
-        """The status."""
+        """Run `main` and return the exit status."""
         status: Any = 0
         with unfailing() as stdout:
             try:
@@ -163,16 +164,16 @@ def told_by_status(main: Callable[[], None]) -> Callable[[], None]:
             if stdout.error is not None and stdout.lost:
                 broken = stdout.error.errno == errno.EPIPE
                 status = status or (PIPE if broken else 1)
-                if not broken:  # who ends a pipe early knows it
+                if not broken:  # the reader has closed the pipe on purpose
                     print(f"heatcli: stdout: cannot be written: {stdout.error.strerror}", file=sys.stderr)
         return status
 
     @wraps(main)
     def ended() -> None:
-        """Run it and end with its status."""
+        """Run `main` and exit with its status."""
         try:
             status = run()
-        except OSError as error:  # such as no file descriptor left for what a command needs first
+        except OSError as error:  # for example, no file descriptor is left
             print(f"heatcli: cannot start: {error.strerror}", file=sys.stderr)
             sys.exit(1)
         sys.exit(status)

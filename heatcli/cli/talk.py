@@ -1,4 +1,4 @@
-"""What `heatcli explain` says on stderr: each named image; for a run of many, how far it is."""
+"""The messages of `heatcli explain` on stderr: a line per image, or the progress of a run of many images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from heatcli.run import Done, Empty, Failed
     from heatcli.run.index.index import Row
 
-EVERY = 5.0  # seconds between plain lines
-MOST = 0.5  # of the score
+EVERY = 5.0  # seconds between lines of progress without a terminal
+MOST = 0.5  # share of the score from which the biases are mentioned
 
 
-class Interrupted(HeatcliError):  # noqa: N818  (not an error of anyone's)
-    """A run that was ended by Ctrl-C or SIGTERM."""
+class Interrupted(HeatcliError):  # noqa: N818  (an interrupt is not an error)
+    """Ctrl-C or SIGTERM (signal `number`) has ended a run. The exit status is 128 + `number`."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -42,13 +42,17 @@ def _why(name: str, value: float, done: Done) -> str:
 
 
 class Talk:
-    """Says each image where they were named; else shows a progress bar, or prints plain lines."""
+    """Prints the messages of a run of `total` images, of which an earlier run has done `before`.
+
+    With `many` a progress bar, or lines of progress if there is no terminal; otherwise a
+    message per image.
+    """
 
     def __init__(self, total: int, before: int, many: bool) -> None:
         self.total, self.before, self.many = total, before, many
         self.done, self.failures = 0, 0
-        self.unreferenced = False  # whether biases can take of the score, and no baseline keeps it from them
-        self.biased = 0  # images of which they took most
+        self.unreferenced = False  # whether biases can get relevance: a conserving method without a baseline
+        self.biased = 0  # images whose biases got most of the score
         self._told = set[str]()
         self._started = self._spoke = time.monotonic()
         self._bar: Any = None
@@ -66,7 +70,7 @@ class Talk:
             self._bar.stop()
 
     def say(self, text: str, error: bool = False) -> None:
-        """A line, above the bar if there is one."""
+        """Print a line, above the progress bar if there is one."""
         if say.is_quiet() and not error:
             return
         if self._bar is not None:
@@ -75,17 +79,17 @@ class Talk:
             print(text, file=sys.stderr)
 
     def once(self, key: str, note: str) -> None:
-        """A note that is told only once."""
+        """Print a note, but only one note per key."""
         if key not in self._told:
             self._told.add(key)
             self.note(note)
 
     def note(self, note: str) -> None:
-        """A note on the run as a whole."""
+        """Print a note."""
         self.say(f"heatcli: note: {note}")
 
     def hear(self, outcome: Done | Failed | Empty) -> None:
-        """An image is explained, or failed."""
+        """Count an outcome and print what there is to say of it."""
         from heatcli.run import Done, Empty
 
         if isinstance(outcome, Done):
@@ -127,7 +131,7 @@ class Talk:
         say.detail(f"{done.row.image} explained{taken}")
 
     def end(self, index: str) -> None:
-        """What a run of many came to."""
+        """Print the summary of a run of many images. `index`: a text that ends the line."""
         if self.many:
             self.say(
                 f"{self.done:,} images in {_clock(self._seconds)}, {self._rate}, {self.failures:,} failed; {index}"
@@ -181,13 +185,13 @@ def _expected(row: Row) -> str:
 
 
 def _box(done: Done) -> int | None:
-    """The number of the box that is explained."""
+    """The number of the explained box; None if no box is explained."""
     target = None if done.report is None else done.report.target
     return target.box if target is not None and isinstance(target.box, int) else None
 
 
 def described(done: Done) -> str:
-    """The prediction, the ledger in one line, the files."""
+    """An explained image in words: the prediction, the ledger in one line, the files."""
     row, ledger = done.row, done.row.ledger
     assert ledger is not None  # an image that was explained has one
     box = f"box {_box(done)}: " if _box(done) is not None else ""
@@ -201,7 +205,7 @@ def described(done: Done) -> str:
 
 
 def _divided(done: Done, ledger: LedgerPart) -> str:
-    """How the score was divided: the ledger, where the method keeps one, and what to do where biases took most."""
+    """The ledger in words, if the method keeps one, and a hint if the biases took most of the score."""
     from heatcli.figures.view import biased, percent, through
 
     report, left = done.report, f"{ledger.output:.6g}"

@@ -1,1 +1,1 @@
-"""`heatcli discover`: groups of heatmaps within a class, ranked for a person to look at."""
+"""`heatcli discover`: groups of heatmaps within a class, ranked by how suspicious they are."""

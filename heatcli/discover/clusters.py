@@ -1,4 +1,4 @@
-"""Groups of maps: spectral clustering on a graph of nearest neighbours (SpRAy, Lapuschkin et al. 2019)."""
+"""Clusters of maps: spectral clustering on a graph of nearest neighbours (SpRAy, Lapuschkin et al. 2019)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 
 from heatcli.system.extras import optional
 
-MOST = 6  # clusters of a class
-BOOTSTRAPS, KEPT = 8, 0.8
+MOST = 6  # the most clusters of a class
+BOOTSTRAPS, KEPT = 8, 0.8  # the number of random parts, and the share of pictures in each
 
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """`labels` int [N]; `silhouette` [N] in the features; `stability`: the mean adjusted Rand index with the clustering
-    of random parts."""
+    """A clustering of N maps.
+
+    `labels`: the cluster of each, int64 [N]. `silhouette`: of each, float64 [N], in the space of features. `stability`:
+    the mean adjusted Rand index with clusterings of random parts.
+    """
 
     labels: NDArray[np.int64]
     silhouette: NDArray[np.float64]
@@ -25,12 +28,15 @@ class Grouping:
 
 
 def needed(module: str) -> Any:
-    """A module of scikit-learn. Raises `UsageError` where it is not installed."""
+    """A module of scikit-learn. Raises `UsageError` if it is not installed."""
     return optional(f"sklearn.{module}", "discover needs scikit-learn", "discover")
 
 
 def embedding(features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Smallest eigenvalues and vectors of the normalised Laplacian of the symmetrised graph: [K], [N, K]."""
+    """The smallest eigenvalues [K] and their vectors [N, K] of the normalised Laplacian of the neighbour graph.
+
+    `features`: float32 [N, F]. The graph is made symmetric.
+    """
     from scipy.sparse.csgraph import laplacian
     from scipy.sparse.linalg import eigsh
 
@@ -46,13 +52,16 @@ def embedding(features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArr
 
 def _cluster(features: NDArray[np.float32], count: int | None, seed: int) -> Any:
     values, vectors = embedding(features)
-    count = count or 2 + int(np.diff(values)[1:].argmax())  # eigengap; at least two, which the score then judges
+    count = count or 2 + int(np.diff(values)[1:].argmax())  # the largest eigengap; at least two clusters
     rows = vectors[:, :count] / np.linalg.norm(vectors[:, :count], axis=1, keepdims=True).clip(min=1e-12)
     return needed("cluster").KMeans(count, n_init=10, random_state=seed).fit_predict(rows)
 
 
 def group(features: NDArray[np.float32], seed: int = 0) -> Grouping:
-    """Cluster features [N, F] of at least 20 pictures; the same seed gives the same clusters."""
+    """Cluster features, float32 [N, F], of at least 20 pictures. The seed makes the result reproducible.
+
+    Raises `UsageError` if scikit-learn is not installed.
+    """
     metrics = needed("metrics")
     labels = _cluster(features, None, seed)
     count, rng, alike = int(labels.max()) + 1, np.random.default_rng(seed), []

@@ -1,4 +1,4 @@
-"""Features of the maps in a finished run: where the relevance of each picture lies, on a coarse grid."""
+"""Features of the maps of a finished run: the distribution of each picture's relevance on a coarse grid."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """Pictures of one class: `names`, `pictures` (None where not found), and `places` float32 [N, GRID, GRID].
+    """The maps of a class.
 
-    A place holds its share of the picture's positive relevance; the shares of a picture add up to 1.
+    `pictures`: the paths of the pictures, None if not found. `places`: the share of each cell in the positive relevance
+    of a picture, float32 [N, GRID, GRID]; the shares of a picture sum to 1.
     """
 
     label: str
@@ -30,7 +31,10 @@ class Maps:
 
 
 def pooled(pixels: NDArray[np.float64], grid: int = GRID) -> Array:
-    """Positive relevance [H, W] by area on a grid, divided by its total: float32 [grid, grid]; 0 for none."""
+    """The positive relevance of [H, W], pooled by area onto a grid and divided by its sum: float32 [grid, grid].
+
+    All zero if there is no positive relevance.
+    """
     positive = pixels.clip(min=0)
     down, across = (_shares(side, grid) for side in positive.shape)
     total = float(positive.sum())
@@ -39,7 +43,7 @@ def pooled(pixels: NDArray[np.float64], grid: int = GRID) -> Array:
 
 
 def _shares(side: int, grid: int) -> NDArray[np.float64]:
-    """The share of each of `side` pixels that lies in each of `grid` cells, [grid, side]."""
+    """The part of each of `side` pixels that lies in each of `grid` cells, float64 [grid, side]."""
     edges = np.linspace(0, side, grid + 1)
     pixel = np.arange(side)
     overlap: NDArray[np.float64] = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
@@ -47,10 +51,10 @@ def _shares(side: int, grid: int) -> NDArray[np.float64]:
 
 
 def read(path: Path, say: Callable[[str], None]) -> list[Maps]:
-    """The maps of a folder of explanations by explained class, in the order of class names.
+    """The maps of a folder of explanations, by explained class in the order of names.
 
-    One report is in memory at a time; what stays is 1 kB a picture. Raises `UsageError` where runs are mixed, or
-    reports hold no pixels.
+    `say`: called with notes on damage. Memory holds one report at a time and 1 kB per picture. Raises `UsageError` if
+    the folder holds several runs, or no reports with pixels.
     """
     found: dict[str, tuple[list[str], list[Path | None], list[Array]]] = {}
     runs: dict[tuple[str | None, str | None], str] = {}

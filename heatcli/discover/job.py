@@ -1,4 +1,4 @@
-"""From a folder of explanations to ranked clusters, each with its suspicion and the reasons."""
+"""Clusters of the maps in a folder of explanations, ranked by suspicion, with the reasons."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from heatcli.discover.features import GRID, Array, Maps, read
 from heatcli.discover.suspicion import LEAST_OTHERS, Own, own_places, usual
 from heatcli.errors import UsageError
 
-LEAST = 20  # pictures of a class
-MEDOIDS = 6
-SMALLEST = 3  # pictures of a cluster
+LEAST = 20  # the least number of pictures of a class
+MEDOIDS = 6  # pictures shown of a cluster
+SMALLEST = 3  # the least number of pictures of a cluster
 
 Say = Callable[[str], None]
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
-    """One group of maps of a class.
+    """A cluster of maps of a class.
 
-    `suspicion` 0..1: the share of relevance that three quarters of its pictures have at places where 98 % of other
-    classes' pictures have less (`heatcli.discover.suspicion`); above 0 it has such places, and `images` are then the
-    pictures of the class with relevance there. `share`: of the class. `place`: where its own places lie.
-    `separation`: the mean silhouette, -1..1. `constancy`: how alike its maps are in place, 0..1 (mean Bhattacharyya
-    coefficient of two of them). `stability`: of the class's clustering under random parts of it (adjusted Rand index).
-    `medoids`: the pictures nearest to its middle. `mean_map`: the mean share of positive relevance of each cell,
-    GRID × GRID.
+    `suspicion`, 0..1: the share of relevance that three quarters of the cluster's pictures have in cells where 98 % of
+    the pictures of other classes have less (`heatcli.discover.suspicion`). If it is above 0, `images` are all pictures
+    of the class with relevance in these cells. `share`: of the class's pictures. `place`: where these cells lie, in
+    words. `separation`: the mean silhouette, -1..1. `constancy`: the similarity of the maps in place, 0..1: the mean
+    Bhattacharyya coefficient of two of them. `stability`: of the clustering of the class under random parts of it
+    (adjusted Rand index). `medoids`: the pictures nearest to the mean map. `mean_map`: the mean share of each cell in
+    the positive relevance, GRID × GRID.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """All clusters of a run, the most suspicious first; `skipped`: classes with too few pictures, and how many."""
+    """All clusters of a run, the most suspicious first. `skipped`: class with too few pictures → their number."""
 
     schema: str = "heatcli.clusters/1"
     run: str
@@ -61,7 +61,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Pictures to draw of a cluster: paths of its medoids."""
+    """A cluster, and the paths of its medoids for drawing."""
 
     cluster: Cluster
     medoids: list[Path]
@@ -70,7 +70,11 @@ class Shown:
 def discover(
     run: Path, classes: tuple[str, ...] = (), seed: int = 0, say: Say = lambda _: None
 ) -> tuple[Found, list[Shown]]:
-    """Cluster each class of a finished run. Raises `UsageError` where nothing can be clustered."""
+    """Cluster each class of a finished run in the folder `run`.
+
+    `classes`: labels of the classes to cluster; empty for all. `say`: called with notes. Raises `UsageError` for an
+    unknown class, for too few pictures, and if scikit-learn is not installed.
+    """
     maps = read(run, say)
     if unknown := [name for name in classes if name not in {one.label for one in maps}]:
         known = ", ".join(one.label for one in maps)
@@ -98,8 +102,8 @@ def discover(
 
 
 def clusters_of(maps: Maps, others: Array, seed: int = 0) -> Iterator[Shown]:
-    """The clusters of one class's maps, given those of other classes, [M, GRID, GRID]."""
-    features = np.sqrt(maps.places).reshape(len(maps.names), -1)  # distances between them are Hellinger's
+    """The clusters of the maps of a class. `others`: the maps of other classes, float32 [M, GRID, GRID]."""
+    features = np.sqrt(maps.places).reshape(len(maps.names), -1)  # so that their distance is the Hellinger distance
     grouping, usually = group(features, seed), usual(others)
     for k in range(int(grouping.labels.max()) + 1):
         chosen = grouping.labels == k
@@ -137,7 +141,7 @@ def _cluster(
 
 
 def place_of(mass: Array) -> str:
-    """Where most of a mass [GRID, GRID] lies: a corner, the border, or the centre."""
+    """Where most of a mass [GRID, GRID] lies, in words: a corner, the border, or inside."""
     quarter, total = GRID // 4, float(mass.sum())
     if total == 0:
         return "nowhere"

@@ -1,7 +1,7 @@
-"""How suspicious a group of maps is: whether its relevance lies at places where that of other classes does not lie.
+"""The suspicion of a group of maps: whether its relevance lies in cells where other classes have little.
 
-A person, a face or a wing lies elsewhere in each picture, so hardly a place has relevance in most pictures of a natural
-group. A tag, a frame or a watermark lies at the same place in all.
+A person, a face or a wing lies at a different place in each picture, so few cells have relevance in most pictures of a
+natural group. A tag, a frame or a watermark lies at the same place in all pictures.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-LEAST_OTHERS = 50  # pictures of other classes, so that their highest fiftieth is known
-HIGHEST = 0.98  # quantile over pictures of other classes: what is above it is unusual
-MOST = 0.25  # quantile over the group: three quarters of its pictures have at least as much
-MEMBERS = 0.99  # quantile over pictures of other classes: members of the group have more at its places
+LEAST_OTHERS = 50  # the least number of pictures of other classes, which the quantile of 0.98 needs
+HIGHEST = 0.98  # quantile over pictures of other classes; more relevance is unusual
+MOST = 0.25  # quantile over the group: three quarters of its pictures have at least this much
+MEMBERS = 0.99  # quantile over pictures of other classes; members of the group have more in its cells
 
 
 @dataclass(frozen=True, eq=False)
 class Own:
-    """A group's own places.
+    """The cells in which a group has more relevance than other classes.
 
-    `suspicion` 0..1: the share of relevance that three quarters of the group's pictures have there beyond what 98 % of
-    the pictures of other classes have. `excess` [G, G]: the same of half the group's pictures, a cell.
-    `members` bool [N]: pictures of the class with more relevance at these places than 99 % of other classes' pictures;
-    without own places, the group itself.
+    `suspicion`, 0..1: the sum over cells of the relevance that three quarters of the group's pictures have, less what
+    98 % of the pictures of other classes have at most. `excess`, float32 [G, G]: the same per cell, for half of the
+    group's pictures. `members`, bool [N]: the pictures of the class with more relevance in these cells than 99 % of the
+    pictures of other classes; the group itself if the suspicion is 0.
     """
 
     suspicion: float
@@ -35,13 +35,17 @@ class Own:
 
 
 def usual(others: Array) -> Array:
-    """What 98 % of the pictures of other classes [M, G, G] have at most in each cell, [G, G]."""
+    """The 0.98 quantile of each cell over the pictures of other classes [M, G, G]: float32 [G, G]."""
     found: Array = np.quantile(others, HIGHEST, axis=0).astype(np.float32)
     return found
 
 
 def own_places(places: Array, group: NDArray[np.bool_], others: Array, usually: Array) -> Own:
-    """The own places of a `group`, bool [N], of a class's maps `places` [N, G, G]; `usually` as `usual(others)`."""
+    """The cells of a group of maps.
+
+    `places`: the maps of a class, float32 [N, G, G]. `group`: bool [N]. `others`: maps of other classes, [M, G, G].
+    `usually`: `usual(others)`.
+    """
     least, half = np.quantile(places[group], [MOST, 0.5], axis=0).astype(np.float32)
     suspicion = float((least - usually).clip(min=0).sum())
     excess = (half - usually).clip(min=0)

@@ -1,4 +1,4 @@
-"""What `heatcli discover` writes: clusters.json, and a sheet of mean maps and medoids."""
+"""The files of `heatcli discover`: clusters.json, and a sheet of mean maps and medoids."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from heatcli.images.read import read_picture
 from heatcli.images.sheet import Block, Tile, coloured, png, sheet
 from heatcli.system.files import make_folder, write_atomically
 
-DRAWN = 10  # clusters on the sheet
+DRAWN = 10  # the most clusters on the sheet
 
 
 def write(out: Path, found: Found, shown: Sequence[Shown]) -> tuple[Path, Path]:
-    """Write both files into `out`; returns their paths. Raises `UsageError`."""
+    """Write both files into `out`, and return their paths. Raises `UsageError`."""
     make_folder(out)
     table, picture = out / "clusters.json", out / "clusters.png"
     write_atomically(picture, png(sheet([_block(one) for one in shown[:DRAWN]], 7)))
@@ -27,7 +27,7 @@ def write(out: Path, found: Found, shown: Sequence[Shown]) -> tuple[Path, Path]:
 
 
 def _block(shown: Shown) -> Block:
-    """The mean map first, then the medoids."""
+    """A block of the sheet: the mean map, then the medoids."""
     cluster = shown.cluster
     mean = np.array(cluster.mean_map)
     tiles = [Tile(coloured(mean, 0.0, float(mean.max()), "viridis"), "mean map")]
@@ -35,7 +35,7 @@ def _block(shown: Shown) -> Block:
         try:
             picture = read_picture(path, 3)
         except ImageError:
-            continue  # moved or damaged since it was explained; the name stands in clusters.json
+            continue  # the picture was moved or damaged since; its name is in clusters.json
         if not isinstance(picture.pixels, np.ndarray):
             tiles.append(Tile(picture.pixels, path.name[:16]))
     title = f"{cluster.name}: suspicion {cluster.suspicion:.1%}, {cluster.size} pictures, {cluster.share:.0%} of class"

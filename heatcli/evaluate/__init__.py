@@ -1,1 +1,1 @@
-"""What a heatmap is worth, in numbers: metrics, controls, intervals, curves."""
+"""Heatmaps measured: metrics, controls, intervals, curves, and comparisons of models and methods."""

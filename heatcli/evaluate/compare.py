@@ -1,4 +1,4 @@
-"""Two artifacts, or two methods, on the same images: outputs, heatmaps and biases side by side, worst images first."""
+"""Comparison of two artifacts, or two methods, on the same images: outputs, heatmaps and biases."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Side:
 
     @property
     def title(self) -> str:
-        """Both, for people."""
+        """The model's path and the method's name."""
         return f"{self.model.path} [{self.explainer.name}]"
 
 
 class Both(msgspec.Struct, frozen=True):
-    """The same quantity on both sides; None where a side has none."""
+    """The same quantity on both sides; None if a side does not have it."""
 
     a: float | None
     b: float | None
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """One image on both sides, the score explained being A's.
+    """An image on both sides. Both explain the class that A predicts, or the target.
 
-    `output_difference`: largest |a − b| of the class scores over A's largest |score|; `heatmap_difference`: likewise of
-    the pixels. `biases`: total by name, of both sides.
+    `output_difference`: the largest |a − b| of the class scores, over A's largest |score|. `heatmap_difference`: the
+    same of the pixels. `biases`: name → total relevance on both sides. `ok`: whether no bound is exceeded.
     """
 
     image: str
@@ -65,7 +65,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole result; `pairs` worst first, `biases` the mean totals over the images."""
+    """The result of a comparison. `pairs`: the worst first. `biases`: the mean totals over the images."""
 
     schema: Literal["heatcli.comparison/1"] = NAME
     version: str
@@ -81,10 +81,11 @@ def compare(
     a: Side, b: Side, samples: Sequence[Sample], target: str | None = None,
     most_difference: float | None = None, least_correlation: float | None = None, batch_size: int | None = None,
 ) -> Comparison:  # fmt: skip
-    """Compare what both sides say of the samples and why.
+    """Compare the outputs and the heatmaps of both sides on the samples.
 
-    A pair is not ok where a difference of outputs or heatmaps exceeds `most_difference`, or the heatmaps' rank
-    correlation is below `least_correlation`. Raises `UsageError`, `ModelError`.
+    A pair is not ok if the difference of outputs or of heatmaps exceeds `most_difference`, or the rank correlation of
+    the heatmaps is below `least_correlation`; None sets no bound. `target`: as `heatcli.explain` takes it. Raises
+    `UsageError` if the classes or positions of the two models do not correspond, `ModelError`.
     """
     left = subject(a.model, samples, target, batch_size)
     classes = _same_classes(a.model, b.model, left.outputs().shape[1])
@@ -130,7 +131,7 @@ def compare(
 
 
 def _same_classes(a: Model, b: Model, count: int) -> Tensor:
-    """For each class of A its index in B: by label where both have labels, else the same."""
+    """For each class of A its index in B, int64 [classes]: by label if both models have labels, else the same index."""
     outputs_b = b.graph((1, *b.shape)).output_shape
     if a.labels and b.labels and a.labels != b.labels:
         missing = [label for label in a.labels if label not in b.labels]
@@ -143,7 +144,7 @@ def _same_classes(a: Model, b: Model, count: int) -> Tensor:
 
 
 def _same_positions(target: Target, classes: Tensor, other: Target) -> Target:
-    """A's target for B, position by position. Raises `UsageError` where B has others."""
+    """A's target with the class indices of B. Raises `UsageError` if the outputs have different positions."""
     if target.region.shape != other.region.shape:
         counts = " and ".join(str(t.region.shape[1]) for t in (target, other))
         raise UsageError(f"the two outputs have {counts} positions, so a target at positions cannot be compared")
@@ -152,7 +153,7 @@ def _same_positions(target: Target, classes: Tensor, other: Target) -> Target:
 
 
 def _explained(own: Subject, explainer: Explainer) -> tuple[Tensor, dict[str, Tensor]]:
-    """Heatmaps [N, H, W], and the total of each bias, [N]."""
+    """Heatmaps [N, H, W], and the total relevance of each bias, float64 [N]."""
     maps, books = [], []
     for _, found in own.explained(explainer):
         maps.append(found.relevance.sum(1))
@@ -161,10 +162,11 @@ def _explained(own: Subject, explainer: Explainer) -> tuple[Tensor, dict[str, Te
 
 
 def _paired(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
-    """B's biases under A's names, where the two have other names: by place, between those that have the same name.
+    """B's biases under A's names. Biases with different names are matched by their order.
 
-    Names of two formats differ (`onnx::Conv_194`, `bn1.bias`), the order of biases does not. Where one side has more
-    of them between two of the same name, those keep their own.
+    The names differ between formats (`onnx::Conv_194`, `bn1.bias`), the order does not. Names that both sides have
+    divide the biases into sections; within a section of equal length on both sides, the biases match in order. In other
+    sections B's biases keep their names.
     """
     shared = [name for name in a if name in b]
     if shared != [name for name in b if name in a]:
@@ -177,7 +179,7 @@ def _paired(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _between(names: list[str], common: list[str]) -> list[list[str]]:
-    """The names before, between and after those that are shared."""
+    """The names before, between and after the `common` ones: a list per section."""
     found: list[list[str]] = [[]]
     for name in names:
         if name in common:
@@ -188,7 +190,7 @@ def _between(names: list[str], common: list[str]) -> list[list[str]]:
 
 
 def _at_size(maps: Tensor, like: Tensor) -> Tensor:
-    """Heatmaps brought to the size of others, their totals kept."""
+    """Heatmaps [N, h, w] resized to those of `like` [N, H, W]; the totals stay."""
     if maps.shape == like.shape:
         return maps
     scaled = functional.interpolate(maps[:, None], like.shape[1:], mode="bilinear", antialias=True)[:, 0]

@@ -1,4 +1,4 @@
-"""How much a heatmap [N, H, W] concentrates: [N]."""
+"""How concentrated heatmaps are: [N, H, W] → float64 [N]."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sparseness(heatmaps: Tensor) -> Tensor:
-    """Gini index of |relevance|, from 0 (all equal) towards 1 (in one pixel): Chalasani et al. 2020, sec. 3."""
+    """The Gini index of |relevance|: 0 if all pixels are equal, near 1 for one (Chalasani et al. 2020, sec. 3)."""
     size = heatmaps.double().abs().flatten(1).sort(1).values
     total, count = size.sum(1), size.shape[1]
     weight = 2 * torch.arange(1, count + 1, dtype=torch.float64, device=size.device) - count - 1
@@ -15,7 +15,7 @@ def sparseness(heatmaps: Tensor) -> Tensor:
 
 
 def entropy(heatmaps: Tensor) -> Tensor:
-    """Entropy of |relevance| as shares of its sum, in nats: complexity of Bhatt et al. 2020, eq. 1."""
+    """The entropy of |relevance| / Σ|relevance| in nats: the complexity of Bhatt et al. 2020, eq. 1."""
     size = heatmaps.double().abs().flatten(1)
     total = size.sum(1, keepdim=True)
     share = size / total.where(total > 0, 1)

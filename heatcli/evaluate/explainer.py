@@ -1,4 +1,4 @@
-"""Who makes a heatmap: a method with its parameters and baseline, or a control that knows nothing of the network."""
+"""What makes a heatmap: a method with its parameters and baseline, or a control that does not use the network."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from heatcli.rules.parameters import Named
 
 
 def random_map(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform noise [N, 1, H, W]: an order that knows nothing."""
+    """Uniform noise [N, 1, H, W] for a batch [N, C, H, W]."""
     return torch.rand(len(batch), 1, *batch.shape[2:], generator=generator).to(batch)
 
 
 def edges(batch: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
-    """Magnitude of the Sobel gradient of the mean over channels, [N, 1, H, W]: it sees the picture, not the network."""
+    """The magnitude of the Sobel gradient of the mean over channels, [N, 1, H, W]. Uses the picture only."""
     ramp = batch.new_tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
     grey = functional.pad(batch.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     both = functional.conv2d(grey, torch.stack([ramp, ramp.T])[:, None])
@@ -33,17 +33,20 @@ def edges(batch: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
 
 
 CONTROLS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"random": random_map, "edges": edges}
-"""Name → heatmap of a batch [N, C, H, W], without the network."""
+"""Name → function that makes heatmaps of a batch [N, C, H, W] without the network."""
 
 
 def is_method(text: str) -> bool:
-    """Whether `text`, `NAME…`, begins with the name of a method or a control, whatever else is wrong with it."""
+    """Whether `text` begins with the name of a method or a control. The rest of `text` may be wrong."""
     return text.partition("@")[0].partition(":")[0] in {*METHODS, *CONTROLS}
 
 
 @dataclass(frozen=True)
 class Explainer:
-    """A method (None: the control called `name`) against a baseline (None: the method's own)."""
+    """A method with a baseline, or a control.
+
+    `method`: None for the control called `name`. `baseline`: None for the method's default.
+    """
 
     name: str
     method: Method | None = field(hash=False)
@@ -51,9 +54,10 @@ class Explainer:
 
     @classmethod
     def parse(cls, text: str, baseline: str | None = None) -> Explainer:
-        """`NAME[:PARAMETER=VALUE,…][@BASELINE]`; `baseline` serves methods that name none and accept one.
+        """The explainer for `NAME[:PARAMETER=VALUE,…][@BASELINE]`.
 
-        Raises `UsageError` for an unknown method, control or parameter.
+        `baseline`: for a method that takes a baseline if the text names none. Raises `UsageError` for an unknown
+        method, control or parameter.
         """
         left, at, own = text.partition("@")
         named = Named.parse(left, "NAME[:PARAMETER=VALUE…][@BASELINE]")
@@ -70,9 +74,10 @@ class Explainer:
 
     @classmethod
     def shared(cls, models: Sequence[Model], text: str | None, baseline: str | None = None) -> Explainer:
-        """The explainer of all models that `text` names; None: that of the first that explains itself, or lrp-eps.
+        """The explainer for several models, as `parse`.
 
-        Raises `UsageError` as `parse`.
+        Without `text`, the method of the first model that explains itself, else the default method. Raises
+        `UsageError`.
         """
         own = next((model for model in models if model.explained is not None), None)
         if text is not None or own is None or own.explained is None:
@@ -82,23 +87,23 @@ class Explainer:
 
     @property
     def multiplies(self) -> bool:
-        """Whether the map already holds contributions, multiplier × difference, rather than multipliers."""
+        """Whether the map holds contributions, multiplier × difference, instead of multipliers."""
         return self.method is None or self.method.readout == RELEVANCE
 
     def relevance(self, model: Model, batch: Tensor, target: Any, generator: torch.Generator) -> Tensor:
-        """Relevance [N, C, H, W] (a control: [N, 1, H, W]) of `target`, as `heatcli.explain` takes it."""
+        """The relevance of `target` (as `heatcli.explain` takes it), [N, C, H, W]; [N, 1, H, W] for a control."""
         if self.method is None:
             return CONTROLS[self.name](batch, generator)
         return self.explanation(model, batch, target).relevance
 
     def explanation(self, model: Model, batch: Tensor, target: Any) -> Explanation:
-        """All that `heatcli.explain` finds. Raises `UsageError` for a control, which explains nothing."""
+        """The result of `heatcli.explain`. Raises `UsageError` for a control."""
         if self.method is None:
             raise UsageError(f"{self.name} is a control, not a method; it has no ledger")
         return explain(model, batch, self.method, target, self.baseline)
 
     def reference(self, model: Model, batch: Tensor) -> Tensor:
-        """What the batch is compared with, [N, C, H, W]; zero where the method compares with nothing."""
+        """The reference of the batch, [N, C, H, W]; zeros for a method without a baseline."""
         if self.method is None or self.method.baseline is None:
             return torch.zeros_like(batch)
         found = self.method.reference(self.baseline, model.pictures, batch).batch

@@ -1,4 +1,4 @@
-"""Randomising a model's layers: a property of the graph, so of every format alike (Adebayo et al. 2018)."""
+"""Randomising a model's layers (Adebayo et al. 2018), in its graph, so that all formats are treated alike."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from heatcli.system.torch_private import pytree
 
 @dataclass(eq=False, kw_only=True)
 class Randomised(Network):
-    """A network some of whose layers have lost what they learned: their weights are shuffled."""
+    """A network with the weights of some layers shuffled. `original`: the network before."""
 
     original: Network = field(repr=False)
     layers: frozenset[str]
     seed: int
 
     def graph(self, shape: Sequence[int]) -> Graph:
-        """The original's graph with those layers shuffled."""
+        """The original's graph with the layers shuffled. Raises `ModelError`."""
         key = tuple(shape)
         if key not in self._graphs:
             self._graphs[key] = randomised(self.original.graph(shape), self.layers, self.seed)
@@ -37,7 +37,7 @@ class Randomised(Network):
 
 
 def with_random(model: Model, layers: Iterable[str], seed: int = 0) -> Model:
-    """`model` with the named layers' weights shuffled; `model` itself is not changed."""
+    """A copy of `model` with the weights of the named layers shuffled."""
     own = {f.name: getattr(model.network, f.name) for f in fields(Network) if f.init}
     return replace(
         model, network=Randomised(**own, original=model.network, layers=frozenset(layers), seed=seed)
@@ -45,9 +45,10 @@ def with_random(model: Model, layers: Iterable[str], seed: int = 0) -> Model:
 
 
 def layers_of(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """The layers from input to output: name → the operators that belong to it.
+    """The layers from input to output: name → names of the layer's operators.
 
-    A layer begins at an operator with a weight of two dimensions or more; batch norms and biases after it are its own.
+    A layer begins at an operator with a weight of at least two dimensions. The batch norms and biases up to the next
+    such operator belong to the layer.
     """
     found: dict[str, list[str]] = {}
     for operator in graph.operators:
@@ -63,10 +64,10 @@ def layers_of(graph: Graph) -> dict[str, tuple[str, ...]]:
 
 
 def randomised(graph: Graph, layers: Iterable[str], seed: int = 0) -> Graph:
-    """The graph with every weight and bias of those layers shuffled among its own elements.
+    """The graph with the elements of each weight and bias of these layers shuffled.
 
-    So each keeps its distribution (variances stay positive) and loses what was learned; a weight that is used twice is
-    shuffled alike.
+    Shuffling keeps the distribution of each tensor, so variances stay positive. A weight that is used twice is shuffled
+    in the same way.
     """
     members = layers_of(graph)
     chosen = {operator for layer in layers for operator in members[layer]}
@@ -79,7 +80,7 @@ def _weights(operator: Operator) -> list[Constant]:
 
 def _shuffled(operator: Operator, seed: int) -> Operator:
     def permuted(x: object) -> object:
-        """A weight in an order that its name and the seed decide; anything else as it is."""
+        """A weight in an order that depends on its name and the seed; any other argument unchanged."""
         if not isinstance(x, Constant) or not x.value.is_floating_point() or x.value.numel() < 2:
             return x
         generator = torch.Generator().manual_seed(zlib.crc32(x.name.encode()) + seed)
@@ -92,9 +93,10 @@ def _shuffled(operator: Operator, seed: int) -> Operator:
 
 @dataclass(frozen=True, eq=False)
 class Likeness:
-    """How much heatmaps are still like the original ones after each of K layers was randomised: each float64 [N, K].
+    """How similar heatmaps are to the original ones after each of K layers was randomised: each float64 [N, K].
 
-    `layers`: from the top, the output's end.
+    `layers`: from the output's end. `rank`: rank correlation; `absolute_rank`: of |relevance|; `ssim`: structural
+    similarity; `correlation`: Pearson's.
     """
 
     layers: tuple[str, ...]
@@ -107,10 +109,11 @@ class Likeness:
 def randomisation(
     subject: Subject, explainer: Explainer, cascading: bool = True, seed: int = 0, at_most: int | None = None
 ) -> Likeness:
-    """Randomise layers from the top, one after the other (`cascading`) or each alone, and explain the same scores.
+    """Randomise layers from the output's end and explain the same scores again.
 
-    `at_most`: look at so many depths only, evenly spread from the first to the last; None: at all.
-    Raises `ModelError` where the model has no weights, explodes with random ones, or explains itself.
+    `cascading`: randomise one layer after the other, keeping the earlier ones random; else each layer alone.
+    `at_most`: the number of layers to try, evenly spread over all; None tries all. Raises `ModelError` if the model has
+    no weights, its outputs are not finite with random ones, or it explains itself.
     """
     note = subject.model.explained
     if note is not None:
@@ -134,7 +137,7 @@ def randomisation(
 
 
 def compare(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rank correlation of the maps and of their absolute values, SSIM, correlation: each [N]."""
+    """The rank correlation of heatmaps [N, H, W], that of their absolute values, SSIM, and correlation: each [N]."""
     return rank_correlation(a, b), rank_correlation(a.abs(), b.abs()), ssim(a, b), correlation(a, b)
 
 

@@ -1,4 +1,4 @@
-"""Where the relevance lies, against a mask [N, H, W] in 0..1 (the share of each pixel inside)."""
+"""Where the relevance lies, compared with a mask [N, H, W] in 0..1: the share of each pixel inside."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def inside_share(heatmaps: Tensor, mask: Tensor) -> Tensor:
-    """Share of the positive relevance of [N, H, W] that lies inside, 0..1, [N]; 0 where nothing is positive.
+    """The share of the positive relevance inside the mask, float64 [N] in 0..1; 0 without positive relevance.
 
-    As relevance mass accuracy (Arras et al. 2022, eq. 5).
+    This is the relevance mass accuracy of Arras et al. 2022, eq. 5.
     """
     positive = heatmaps.double().clamp(min=0).flatten(1)
     total = positive.sum(1)
@@ -16,6 +16,6 @@ def inside_share(heatmaps: Tensor, mask: Tensor) -> Tensor:
 
 
 def pointing(heatmaps: Tensor, mask: Tensor) -> Tensor:
-    """1 where the most relevant pixel of [N, H, W] lies inside, else 0 (Zhang et al. 2018): [N]."""
+    """1 if the most relevant pixel of a heatmap lies inside the mask, else 0: float64 [N] (Zhang et al. 2018)."""
     at = heatmaps.flatten(1).argmax(1, keepdim=True)
     return (mask.flatten(1).gather(1, at)[:, 0] >= 0.5).double()

@@ -1,4 +1,4 @@
-"""The metrics, one frozen record each: its options are its fields, calling it measures every image of a subject."""
+"""The metrics. The fields of a metric are its options; calling it measures every image of a subject."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from heatcli.rules.parameters import Named
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """`y` [M, S] of M images over `x`, S numbers or names."""
+    """The curves of M images: `y` [M, S] over `x`, S numbers or names."""
 
     x: tuple[float | str, ...]
     y: Tensor
@@ -30,14 +30,17 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Column → one value an image, float64 [M]; and curves by name."""
+    """The result of a metric. `values`: column → float64 [M], a value per image. `curves`: by name."""
 
     values: dict[str, Tensor]
     curves: dict[str, Curve] = field(default_factory=dict)
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`better`: column → `higher`, `lower`, or `` where neither is. `source`: paper and equation."""
+    """The base class of metrics.
+
+    `source`: paper and equation. `better`: column → `higher`, `lower`, or empty if neither is better.
+    """
 
     name: ClassVar[str]
     source: ClassVar[str]
@@ -49,7 +52,11 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class PixelFlipping(Metric, frozen=True):
-    """Regions replaced by uniform noise, most relevant first; least relevant first; the area between the curves."""
+    """The fall of the score as regions are replaced by uniform noise.
+
+    AOPC with the most relevant region first, with the least relevant first, and their difference. `region`: the side of
+    a region in pixels. `steps`: the number of regions replaced.
+    """
 
     name = "pixel-flipping"
     source = "Samek et al. 2015, eq. 12"
@@ -59,7 +66,7 @@ class PixelFlipping(Metric, frozen=True):
     steps: int = 100
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """In units of the score."""
+        """The values are in units of the score. Raises `UsageError`, `ModelError`, as all metrics do."""
         heatmaps = subject.heatmaps(explainer)
         most = perturbation.pixel_flipping(subject, heatmaps, self.region, self.steps)
         least = perturbation.pixel_flipping(subject, heatmaps, self.region, self.steps, least_first=True)
@@ -73,7 +80,7 @@ class PixelFlipping(Metric, frozen=True):
 
 
 class Deletion(Metric, frozen=True):
-    """Area under the probability as pixels turn black, most relevant first."""
+    """The area under the probability as pixels turn black, most relevant first, in `steps` steps."""
 
     name = "deletion"
     source = "Petsiuk et al. 2018, sec. 4.1"
@@ -82,7 +89,7 @@ class Deletion(Metric, frozen=True):
     steps: int = 32
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """0 to 1."""
+        """The area is in 0..1."""
         y = perturbation.deletion(subject, subject.heatmaps(explainer), self.steps)
         x = tuple(i / self.steps for i in range(self.steps + 1))
         curves = {"deletion": Curve(x, y, "share of pixels deleted", "probability")}
@@ -90,7 +97,7 @@ class Deletion(Metric, frozen=True):
 
 
 class Insertion(Metric, frozen=True):
-    """Area under the probability as pixels come back into the blurred picture, most relevant first."""
+    """The area under the probability as pixels return to the blurred picture, most relevant first, in `steps` steps."""
 
     name = "insertion"
     source = "Petsiuk et al. 2018, sec. 4.1"
@@ -99,7 +106,7 @@ class Insertion(Metric, frozen=True):
     steps: int = 32
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """0 to 1."""
+        """The area is in 0..1."""
         y = perturbation.insertion(subject, subject.heatmaps(explainer), self.steps)
         x = tuple(i / self.steps for i in range(self.steps + 1))
         curves = {"insertion": Curve(x, y, "share of pixels inserted", "probability")}
@@ -107,7 +114,10 @@ class Insertion(Metric, frozen=True):
 
 
 class Morph(Metric, frozen=True):
-    """Fall in log-odds of A over B when the pixels that speak for A rather than B are erased, on images of class A."""
+    """The fall of the log-odds of A over B when pixels with relevance for A rather than B are erased, on images of A.
+
+    `pairs`: A-B each. `share`: at most this share of the pixels is erased.
+    """
 
     name = "morph"
     source = "Shrikumar et al. 2017, sec. 4.1"
@@ -117,7 +127,7 @@ class Morph(Metric, frozen=True):
     share: float = 0.2
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """A column a pair. Images of another predicted class take no part."""
+        """A column per pair, over the images predicted as A. Raises `UsageError` if there are none."""
         values = {}
         top = subject.outputs().sum(2).argmax(1)
         for pair in self.pairs:
@@ -129,21 +139,21 @@ class Morph(Metric, frozen=True):
                 raise UsageError(f"morph: no image is predicted to be of the first class of {pair!r}")
             own = subject.rows(rows)
             difference = own.with_target(both.index[rows]).heatmaps(explainer)
-            if explainer.method is not None:  # a control has no two classes to tell apart
+            if explainer.method is not None:  # the map of a control is the same for both classes
                 difference = difference - own.with_target(both.minus[rows]).heatmaps(explainer)
             values[pair.replace("-", "→")] = perturbation.morph(own.with_target(pair), difference, self.share)
         return Measured(values)
 
 
 class InsideMask(Metric, frozen=True):
-    """Share of the positive relevance inside the mask."""
+    """The share of the positive relevance inside the mask."""
 
     name = "inside-mask"
     source = "Arras et al. 2022, eq. 5"
     better = {"inside mask": "higher"}
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """0 to 1, of images that have a mask."""
+        """Values in 0..1, of the images that have a mask."""
         own = _masked(subject, self.name)
         return Measured({"inside mask": location.inside_share(own.heatmaps(explainer), own.mask)})
 
@@ -156,20 +166,20 @@ class PointingGame(Metric, frozen=True):
     better = {"pointing game": "higher"}
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """0 or 1, of images that have a mask."""
+        """0 or 1, for the images that have a mask."""
         own = _masked(subject, self.name)
         return Measured({"pointing game": location.pointing(own.heatmaps(explainer), own.mask)})
 
 
 class Randomisation(Metric, frozen=True):
-    """How like the original map stays as layers are randomised: a map of what was learned does not."""
+    """The similarity to the original map as layers are randomised: low if the map shows what the network learned."""
 
     name = "randomisation"
     source = "Adebayo et al. 2018, sec. 3"
     better = dict.fromkeys(("cascading", "cascading, SSIM", "independent", "independent, SSIM", "all random"), "lower")
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """|rank correlation| and SSIM, means over the layers, and with all layers random; curves of each layer."""
+        """|rank correlation| and SSIM: means over the layers, values with all layers random, and curves over layers."""
         cascading = randomisation(subject, explainer, cascading=True, seed=subject.seed)
         alone = randomisation(subject, explainer, cascading=False, seed=subject.seed)
         curves = {**_curves("cascading", cascading), **_curves("independent", alone)}
@@ -178,20 +188,20 @@ class Randomisation(Metric, frozen=True):
 
 
 class Complexity(Metric, frozen=True):
-    """How much the map concentrates: Gini index and entropy."""
+    """How concentrated the map is: Gini index and entropy."""
 
     name = "complexity"
     source = "Chalasani et al. 2020, sec. 3; Bhatt et al. 2020, eq. 1"
     better = {"sparseness": "higher", "entropy": "lower"}
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """Sparseness 0 to 1, entropy in nats."""
+        """The sparseness is in 0..1, the entropy in nats."""
         heatmaps = subject.heatmaps(explainer)
         return Measured({"sparseness": complexity.sparseness(heatmaps), "entropy": complexity.entropy(heatmaps)})
 
 
 class MaxSensitivity(Metric, frozen=True):
-    """Largest relative change of the map under small noise."""
+    """The largest relative change of the map under noise of at most `radius` times the pixels' range, in `draws`."""
 
     name = "max-sensitivity"
     source = "Yeh et al. 2019, def. 2"
@@ -201,12 +211,12 @@ class MaxSensitivity(Metric, frozen=True):
     draws: int = 10
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """From 0."""
+        """The values are at least 0."""
         return Measured({"max sensitivity": robustness.max_sensitivity(subject, explainer, self.radius, self.draws)})
 
 
 class Infidelity(Metric, frozen=True):
-    """Whether the map foretells how the score falls when a random square is removed."""
+    """The error of the map as a prediction of the score's fall when a random square is removed, in `draws` squares."""
 
     name = "infidelity"
     source = "Yeh et al. 2019, def. 1 and sec. 2.1"
@@ -215,7 +225,7 @@ class Infidelity(Metric, frozen=True):
     draws: int = 64
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """Raw, in squared units of the score; and with the best scale, 0 to 1."""
+        """The error in squared units of the score; and with the map scaled as well as possible, in 0..1."""
         raw, scaled = robustness.infidelity(subject, explainer, robustness.squares(subject, self.draws))
         return Measured({"infidelity": raw, "infidelity, scaled": scaled})
 
@@ -230,7 +240,7 @@ METRICS: dict[str, type[Metric]] = {
 
 
 def metric(text: str) -> Metric:
-    """The metric that `NAME[:OPTION=VALUE,…]` names. Raises `UsageError`."""
+    """The metric for `NAME[:OPTION=VALUE,…]`. Raises `UsageError` for unknown names and values."""
     named = Named.parse(text, "NAME[:OPTION=VALUE…]")
     name, options = named.name, dict[str, Any](named.parameters)
     if name not in METRICS:

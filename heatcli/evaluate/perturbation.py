@@ -1,4 +1,4 @@
-"""Metrics that change the picture and watch the score: one mechanism, `curve`; only the order and the fill differ."""
+"""Metrics that change the picture and measure the score. All use `curve`; they differ in the order and the fill."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from heatcli.images.baselines import gaussian_blur
 def curve(subject: Subject, when: Tensor, steps: int, start: Tensor, end: Tensor, chance: bool = False) -> Tensor:
     """The score after each step, float64 [N, steps + 1].
 
-    `when` [N, H, W], int64: the step, from 0, in which a pixel goes from `start` to `end` (both [N, C, H, W]). A
-    sequence has one dimension of places instead of H, W.
+    `when`: the step, from 0, in which a pixel changes from `start` to `end`, int64 [N, H, W]. `start`, `end`:
+    [N, C, H, W]. For sequences a single dimension replaces H, W. `chance`: the probability instead of the score.
     """
     n = len(subject)
     found = []
@@ -26,15 +26,15 @@ def curve(subject: Subject, when: Tensor, steps: int, start: Tensor, end: Tensor
 
 
 def by_pixel(heatmaps: Tensor, steps: int) -> Tensor:
-    """Most relevant pixel first, equally many a step: `when` for `curve`."""
+    """`when` of `curve`, int64 [N, H, W]: the most relevant pixels of [N, H, W] first, equally many in each step."""
     return places(heatmaps) * steps // heatmaps[0].numel()
 
 
 def by_region(heatmaps: Tensor, size: int, least_first: bool = False) -> tuple[Tensor, int]:
-    """One region of size × size a step, the most relevant first; and how many regions there are.
+    """`when` of `curve` for a region of `size` × `size` pixels per step, and the number of regions.
 
-    Regions lie on a grid (Samek et al. 2015, sec. III-B); those at the right and lower edge may be cut, so regions are
-    compared by their mean relevance.
+    Regions lie on a grid (Samek et al. 2015, sec. III-B). They are ordered by mean relevance, not by the sum, because
+    regions at the right and lower edges can be smaller.
     """
     height, width = heatmaps.shape[1:]
     mean = functional.avg_pool2d(heatmaps[:, None].double(), size, ceil_mode=True)[:, 0]
@@ -44,7 +44,7 @@ def by_region(heatmaps: Tensor, size: int, least_first: bool = False) -> tuple[T
 
 
 def places(values: Tensor) -> Tensor:
-    """The place of each value of [N, H, W] in descending order, from 0, int64; of equal ones the first comes first."""
+    """The rank of each value of [N, H, W] in descending order, int64 from 0. Equal values rank by position."""
     flat = values.flatten(1)
     order = flat.argsort(dim=1, descending=True, stable=True)
     position = torch.arange(flat.shape[1], device=values.device).expand_as(order)
@@ -52,43 +52,47 @@ def places(values: Tensor) -> Tensor:
 
 
 def noise(subject: Subject) -> Tensor:
-    """Pixels drawn uniformly from the range of pictures, 0..1, as the network sees them: [N, C, H, W]."""
+    """Pixels drawn uniformly from 0..1 and normalised as the network's input, [N, C, H, W]."""
     drawn = torch.rand(subject.batch.shape, generator=subject.generator(3))
     return subject.model.pictures.normalise(drawn.to(subject.batch.device)).to(subject.batch)
 
 
 def black(subject: Subject) -> Tensor:
-    """Pixels of value 0 before normalisation, [N, C, H, W]."""
+    """Pixels of value 0, normalised as the network's input, [N, C, H, W]."""
     return subject.model.pictures.normalise(torch.zeros_like(subject.batch)).to(subject.batch)
 
 
 def blurred(subject: Subject) -> Tensor:
-    """The pictures blurred, σ a sixteenth of their longer side: [N, C, H, W]."""
+    """The pictures blurred with σ = (longer side)/16, [N, C, H, W]."""
     return gaussian_blur(subject.batch, max(subject.batch.shape[-2:]) / 16)
 
 
 def aopc(scores: Tensor) -> Tensor:
-    """Area over the perturbation curve [N, L + 1]: 1/(L + 1) Σ_k f(x⁰) − f(xᵏ) (Samek et al. 2015, eq. 12), [N]."""
+    """The area over the curve [N, L + 1]: 1/(L + 1) Σ_k f(x⁰) − f(xᵏ) (Samek et al. 2015, eq. 12), [N]."""
     return (scores[:, :1] - scores).mean(1)
 
 
 def area(scores: Tensor) -> Tensor:
-    """Area under the curve [N, L + 1] over 0..1, by trapezoids: [N]."""
+    """The area under the curve [N, L + 1] over 0..1 by the trapezoidal rule, [N]."""
     return (scores[:, 1:] + scores[:, :-1]).mean(1) / 2
 
 
 def pixel_flipping(
     subject: Subject, heatmaps: Tensor, region: int = 9, steps: int = 100, least_first: bool = False
 ) -> Tensor:
-    """The score as regions are replaced by uniform noise (Samek et al. 2015), float64 [N, steps + 1]."""
+    """The score as regions are replaced by uniform noise, float64 [N, steps + 1] (Samek et al. 2015).
+
+    `heatmaps`: [N, H, W]. `region`: the side of a region in pixels. There are at most as many steps as regions.
+    """
     when, regions = by_region(heatmaps, region, least_first)
     return curve(subject, when, min(steps, regions), subject.batch, noise(subject))
 
 
 def of_samek(height: int, width: int, points: int) -> tuple[int, int]:
-    """Samek's experiment for pictures of any size: the side of a region, and the regions a step of `points` steps.
+    """The experiment of Samek et al. 2015 for pictures of any size.
 
-    Regions of 9 pixels in 227, and as many as 100 of them cover at 227 × 227: 16 % of the picture.
+    Returns the side of a region in pixels, and the number of regions per step if there are `points` steps. The paper
+    uses regions of 9 × 9 in 227 × 227 pixels and 100 steps, so that 16 % of the picture is replaced.
     """
     side = max(1, round(min(height, width) * 9 / 227))
     regions = -(-height // side) * -(-width // side)
@@ -96,10 +100,10 @@ def of_samek(height: int, width: int, points: int) -> tuple[int, int]:
 
 
 def falls(subject: Subject, heatmaps: Tensor, points: int = 5) -> tuple[Tensor, Tensor]:
-    """The mean fall of the score, most relevant regions first and least relevant first, each float64 [N].
+    """The mean fall of the score with the most relevant regions first, and with the least relevant first: float64 [N].
 
-    As AOPC with `of_samek`, but the score is taken at `points` places of the curve only, between which it is taken as
-    straight: a tenth of the cost.
+    An AOPC with the sizes of `of_samek`. The score is computed at `points` points of the curve and interpolated
+    linearly between them, which takes a tenth of the time.
     """
     height, width = heatmaps.shape[1:]
     side, each = of_samek(height, width, points)
@@ -107,13 +111,13 @@ def falls(subject: Subject, heatmaps: Tensor, points: int = 5) -> tuple[Tensor, 
     for least_first in (False, True):
         when, regions = by_region(heatmaps, side, least_first)
         steps = min(points, -(-regions // each))
-        later = curve(subject, when // each - 1, steps - 1, subject.batch, fill)  # from the first step on
+        later = curve(subject, when // each - 1, steps - 1, subject.batch, fill)  # without the unchanged pictures
         found.append(fall(torch.cat([unchanged, later], 1)))
     return found[0], found[1]
 
 
 def fall(scores: Tensor) -> Tensor:
-    """The first score less the mean of the curve [N, L + 1], by trapezoids: [N]."""
+    """The first score less the mean of the curve [N, L + 1] by the trapezoidal rule, [N]."""
     return scores[:, 0] - area(scores)
 
 
@@ -123,16 +127,16 @@ def deletion(subject: Subject, heatmaps: Tensor, steps: int = 32) -> Tensor:
 
 
 def insertion(subject: Subject, heatmaps: Tensor, steps: int = 32) -> Tensor:
-    """The probability as pixels come back into the blurred picture, most relevant first: [N, steps + 1]."""
+    """The probability as pixels return to the blurred picture, most relevant first: [N, steps + 1] (ibid.)."""
     return curve(subject, by_pixel(heatmaps, steps), steps, blurred(subject), subject.batch, chance=True)
 
 
 def morph(subject: Subject, difference: Tensor, share: float = 0.2) -> Tensor:
-    """How much the score falls when the pixels that speak for it most turn black, float64 [N].
+    """The fall of the score when the most relevant pixels turn black, float64 [N] (Shrikumar et al. 2017, sec. 4.1).
 
-    `subject` explains the difference of two classes' logits, their log-odds; `difference` [N, H, W] is what speaks
-    for the first class less what speaks for the second. At most `share` of the pixels are erased, and only those
-    where it is positive (Shrikumar et al. 2017, sec. 4.1).
+    `subject`: explains the difference of the logits of two classes, their log-odds. `difference` [N, H, W]: the
+    relevance for the first class less that for the second. At most `share` of the pixels are erased, and only pixels
+    with a positive difference.
     """
     first = places(difference) < int(share * difference[0].numel())
     when = torch.where(first & (difference > 0), 0, 1)

@@ -1,4 +1,4 @@
-"""Curves as pictures."""
+"""The curves of an evaluation as pictures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from heatcli.evaluate.run import CurveRow, Evaluation
 
-CROWD = 10  # more curves than that are shown without their intervals
+CROWD = 10  # more curves than these are drawn without intervals
 
 
 def pictures(evaluation: Evaluation) -> dict[str, bytes]:
-    """File name → PNG: one a metric, its curves side by side, a line a method."""
+    """File name → PNG: a picture per metric, a panel per curve, a line per method."""
     found = {}
     for metric in dict.fromkeys(curve.metric for curve in evaluation.curves):
         found[f"{metric}.png"] = _picture([c for c in evaluation.curves if c.metric == metric])

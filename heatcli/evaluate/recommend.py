@@ -1,8 +1,8 @@
-"""Which method, with which parameters and baseline, ranks the regions of *these* pictures best for *this* model?
+"""Search for the method, parameters and baseline that rank the regions of these pictures best for this model.
 
-Methods first; then parameters and baselines of the two best. The pictures that choose are the pictures that measure, so
-the best one's figure is a little too good; the differences to it are paired, and their intervals account for how many
-are compared.
+First all methods are tried, then other parameters and baselines of the two best. The same pictures choose and measure,
+so the figure of the best is slightly too good. The differences from the best are paired by image, and their intervals
+are widened for the number of comparisons.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ LEVEL = 0.95
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A method in the order of the table.
+    """A row of the ranking.
 
-    `between`: mean area between the orders, in units of the score, with its 95% interval. `behind`: how far the best
-    is above, with its interval at a level that accounts for all comparisons; `decided`: that interval is above 0, and
-    there are enough images that chance could be excluded at that level even if all agreed (2^(1 − M), the sign test).
-    `inside`, `shown`: mean mask mass, and the median share of the score that pixels hold, where there is one.
-    `seconds`: processor time an image.
+    `between`: the mean area between the two orders of regions, in units of the score, with its 95% interval `low`,
+    `high`. `behind`: the mean difference from the best method, with an interval that accounts for all comparisons.
+    `decided`: the interval lies above 0, and there are enough images for the sign test to exclude chance at this level
+    (2^(1 − M) for M images that all agree). `inside`: the mean share of positive relevance inside the masks. `shown`:
+    the median of the share of the score that the pixels hold. Both are None if not defined. `seconds`: processor time
+    per image. `control`: whether this is a control instead of a method.
     """
 
     method: str
@@ -57,10 +58,12 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole result. `best`: the highest area. `undecided`: methods that these pictures do not tell from the best.
+    """The result of a search.
 
-    `command`: the command line that explains by the recommended method. `chance`: the best is not decided against a
-    random map. `words`: all of this in sentences. `skipped`: why a method could not be tried.
+    `best`: the method with the highest area. `recommended`: the best, or the default method if the two are undecided.
+    `command`: the command line that explains with the recommended method. `undecided`: methods whose difference from
+    the best is not decided. `chance`: whether this also holds for a random map. `words`: the result in sentences.
+    `skipped`: method → why it could not be tried.
     """
 
     schema: Literal["heatcli.recommendation/1"] = NAME
@@ -82,7 +85,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class Search:
-    """The search over one subject. `told` hears what is being tried."""
+    """A search over one subject. `told`: called with the name of each method before it is tried."""
 
     subject: Subject
     told: Callable[[str], None] = lambda _: None
@@ -90,10 +93,10 @@ class Search:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, explainers: Sequence[Explainer], command: Sequence[str]) -> Recommendation:
-        """The recommendation among `explainers` and variants of the best. Raises `UsageError` where none can be tried.
+        """Try `explainers` and variants of the best. Raises `UsageError` if no method can be tried.
 
-        The default of `explain` is recommended where these pictures do not decide the best against it. `command`: the
-        command line but for the method.
+        If the difference between the best and the default of `heatcli explain` is not decided, the default is
+        recommended. `command`: the command line without the method.
         """
         for explainer in [*explainers, *map(Explainer.parse, CONTROLS)]:
             self._try(explainer)
@@ -146,7 +149,7 @@ class Search:
 
 
 def _words(found: Recommendation) -> Iterator[str]:
-    """What the table says, in sentences."""
+    """The result in sentences."""
     images = f"{found.images} image{'s' * (found.images != 1)}"
     if found.chance:
         yield f"On {images} no method is decided against a random map. Give more pictures, or other ones."
@@ -162,7 +165,7 @@ def _words(found: Recommendation) -> Iterator[str]:
 
 
 def variants(explainer: Explainer) -> Iterator[Explainer]:
-    """The same method with other values of the parameters of `VARIED`, and against other baselines, one at a time."""
+    """The method with other values of the parameters in `VARIED`, and with other baselines; one change at a time."""
     assert explainer.method is not None
     text, _, baseline = explainer.name.partition("@")
     named = Named.parse(text, "NAME[:PARAMETER=VALUE…][@BASELINE]")
@@ -178,7 +181,7 @@ def variants(explainer: Explainer) -> Iterator[Explainer]:
 
 
 def arguments(explainer: Explainer) -> list[str]:
-    """The options of `heatcli explain` that ask for this method."""
+    """The options of `heatcli explain` for this method."""
     named = Named.parse(explainer.name.partition("@")[0], "NAME[:PARAMETER=VALUE…]")
     found = ["--method", named.name]
     for parameter, value in named.parameters.items():

@@ -1,4 +1,4 @@
-"""How a heatmap changes with the picture, and whether it foretells how the score does (Yeh et al. 2019)."""
+"""How much heatmaps change with the picture, and how well they predict changes of the score (Yeh et al. 2019)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from heatcli.evaluate.subject import Subject
 
 
 def max_sensitivity(subject: Subject, explainer: Explainer, radius: float = 0.02, draws: int = 10) -> Tensor:
-    """Largest ‖Φ(x + δ) − Φ(x)‖ / ‖Φ(x)‖ over uniform noise |δ| ≤ `radius` of the pixels' range (def. 2): [N]."""
+    """The largest ‖Φ(x + δ) − Φ(x)‖ / ‖Φ(x)‖ in `draws` of uniform noise, float64 [N] (def. 2).
+
+    |δ| ≤ `radius` times the range of pixels.
+    """
     generator = subject.generator(4)
     original = subject.relevance(explainer).double().flatten(1)
     worst = original.new_zeros(len(original))
@@ -24,12 +27,12 @@ def max_sensitivity(subject: Subject, explainer: Explainer, radius: float = 0.02
 
 
 def squares(subject: Subject, draws: int, least: float = 0.1, most: float = 0.4) -> Tensor:
-    """Random squares, their sides that part of the picture's shorter one: bool [draws, N, 1, H, W]."""
+    """Random squares, bool [draws, N, 1, H, W]. Their sides are `least` to `most` times the picture's shorter side."""
     n, (height, width) = len(subject), subject.batch.shape[-2:]
     generator, short = subject.generator(5), min(subject.batch.shape[-2:])
 
     def drawn(low: Tensor | float, high: Tensor | float) -> Tensor:
-        """A number between the two for each square, [draws, N, 1]."""
+        """A random number between the two for each square, [draws, N, 1]."""
         return low + (high - low) * torch.rand(draws, n, 1, generator=generator)
 
     side = drawn(least * short, most * short).round().clamp(min=1)
@@ -40,10 +43,10 @@ def squares(subject: Subject, draws: int, least: float = 0.1, most: float = 0.4)
 
 
 def infidelity(subject: Subject, explainer: Explainer, removed: Tensor) -> tuple[Tensor, Tensor]:
-    """E (IᵀΦ − (f(x) − f(x − I)))² (def. 1), and the least of it that scaling Φ reaches over E (f(x) − f(x − I))²: [N].
+    """E (IᵀΦ − (f(x) − f(x − I)))² (def. 1), and its minimum over scales of Φ, divided by E (f(x) − f(x − I))²: [N].
 
-    `removed`, bool [K, N, 1, H, W]: the pixels that each of K perturbations sets to the explainer's reference, or to
-    zero. The second is free of units, 0 for a perfect map and 1 for one that foretells nothing.
+    `removed`, bool [K, N, 1, H, W]: the pixels that each of K perturbations sets to the explainer's reference. The
+    second value has no unit: 0 for a perfect map, 1 for a map that predicts nothing.
     """
     reference = explainer.reference(subject.model, subject.batch)
     relevance = subject.relevance(explainer).double()

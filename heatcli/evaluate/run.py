@@ -1,4 +1,4 @@
-"""Evaluate methods on a folder: every metric of every method, with bootstrap intervals, as one record."""
+"""Evaluation of methods on a folder: every metric of every method, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ RESAMPLES = 2000
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One column of one metric for one method: the mean over `images` with its 95% bootstrap interval, the median.
+    """A column of a metric for a method: mean and median over `images` images, with 95% bootstrap intervals.
 
-    `values`: one an image, in the order of the evaluation's `names` where all images take part.
+    `better`: `higher`, `lower` or empty. `values`: a value per image; in the order of the evaluation's `names` if all
+    images take part.
     """
 
     metric: str
@@ -39,7 +40,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CurveRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A mean curve over the images, with its 95% bootstrap interval at each point."""
+    """The mean curve over the images, with a 95% bootstrap interval at each point."""
 
     metric: str
     curve: str
@@ -53,7 +54,7 @@ class CurveRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole result."""
+    """The result of an evaluation. `names`: of the images. `metrics`: name → the metric with its options."""
 
     schema: Literal["heatcli.evaluation/1"] = NAME
     version: str
@@ -73,7 +74,7 @@ def evaluate(
     metrics: Sequence[Metric],
     told: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Every metric of every explainer. `told` hears what is being worked on. Raises `UsageError`."""
+    """Measure every metric of every explainer. `told`: called with a text before each. Raises `UsageError`."""
     rows: list[Row] = []
     curves: list[CurveRow] = []
     for metric in metrics:
@@ -90,7 +91,7 @@ def evaluate(
 
 
 def with_controls(explainers: Sequence[Explainer]) -> list[Explainer]:
-    """The same, with the controls that are not among them."""
+    """The explainers, and all controls that are not among them."""
     names = {e.name for e in explainers}
     return [*explainers, *(Explainer.parse(name) for name in CONTROLS if name not in names)]
 
@@ -121,7 +122,10 @@ def resampled(
     values: NDArray[np.float64], seed: int = 0, statistic: Callable[..., NDArray[np.float64]] = np.mean,
     times: int = RESAMPLES, level: float = 0.95,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Percentile bootstrap interval of a statistic over the images, the rows of [N, S]: [2, S] (Efron 1979)."""
+    """The percentile bootstrap interval of a statistic over the rows of [N, S]: float64 [2, S] (Efron 1979).
+
+    `times`: the number of resamples. `level`: the confidence level of the interval.
+    """
     draw = np.random.default_rng(seed)
     found = np.stack([statistic(values[draw.integers(len(values), size=len(values))], axis=0) for _ in range(times)])
     edge = (1 - level) / 2
@@ -131,7 +135,7 @@ def resampled(
 def apart(
     a: NDArray[np.float64], b: NDArray[np.float64], seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """The mean of a − b over the same images, [M] each, and its paired bootstrap interval."""
+    """The mean of a − b over the same M images, and the ends of its paired bootstrap interval. `a`, `b`: [M]."""
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     low, high = resampled(difference[:, None], seed, level=level)[:, 0]
     return float(difference.mean()), float(low), float(high)

@@ -1,4 +1,4 @@
-"""How alike two heatmaps are: rank correlation, correlation, structural similarity; each [N, H, W] twice → [N]."""
+"""The similarity of two heatmaps: rank correlation, correlation, SSIM. Each takes two [N, H, W] and returns [N]."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks from 0 along the last dimension of [N, P], float64; equal values share their mean rank."""
+    """The ranks along the last dimension of [N, P], float64 from 0. Equal values get their mean rank."""
     order = values.argsort(dim=1, stable=True)
     ordered = values.gather(1, order)
     fresh = (ordered[:, 1:] != ordered[:, :-1]).long()
@@ -21,7 +21,7 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's; 0 where a map is constant."""
+    """Pearson's correlation, float64 [N]; 0 if a map is constant."""
     a, b = (x.flatten(1).double() for x in (a, b))
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     size = a.norm(dim=1) * b.norm(dim=1)
@@ -29,14 +29,14 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's; 0 where a map is constant."""
+    """Spearman's rank correlation, float64 [N]; 0 if a map is constant."""
     return correlation(ranks(a.flatten(1)), ranks(b.flatten(1)))
 
 
 def ssim(a: Tensor, b: Tensor, sigma: float = 1.5) -> Tensor:
-    """Structural similarity (Wang et al. 2004, eq. 13) of the maps, each divided by its largest |value|: range 2.
+    """The structural similarity (Wang et al. 2004, eq. 13) of maps that are divided by their largest |value|: [N].
 
-    Gaussian window of 11×11, only where it lies within the map.
+    The range of values is 2. The window is Gaussian, 11×11, only at positions where it lies inside the map.
     """
     a, b = (_scaled(x)[:, None] for x in (a, b))
     reach = min(5, (min(a.shape[-2:]) - 1) // 2)
@@ -45,7 +45,7 @@ def ssim(a: Tensor, b: Tensor, sigma: float = 1.5) -> Tensor:
     line = line / line.sum()
 
     def mean(x: Tensor) -> Tensor:
-        """The mean under the window, wherever it lies within the map."""
+        """The weighted mean in the window at each position inside the map."""
         return functional.conv2d(functional.conv2d(x, line.reshape(1, 1, 1, -1)), line.reshape(1, 1, -1, 1))
 
     mean_a, mean_b = mean(a), mean(b)

@@ -1,4 +1,4 @@
-"""How fast methods are on a model: images a second, time beside its own input gradient, peak memory."""
+"""The speed of methods on a model: images per second, time compared with the model's input gradient, peak memory."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _RESET = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Timing:
-    """One contestant: medians over rounds. `ratio`: its time over that of the artifact's own input gradient.
+    """The timing of a method or a peer, medians over rounds.
 
-    `peak`: the most memory above what was in use before, in bytes; None where the system does not say. `refused`: why
-    it did not run; the rest is None then. `note`: what its result says of it.
+    `ratio`: its time divided by that of the artifact's input gradient. `peak`: peak memory in bytes above the memory in
+    use before; None if the system does not measure it. `refused`: why it did not run; the numbers are then None.
+    `note`: a remark on its result.
     """
 
     name: str
@@ -44,9 +45,10 @@ class Timing:
 def bench(
     model: Model, methods: Mapping[str, Method], batch_size: int = 8, repeats: int = 5, peers: bool = False
 ) -> Iterator[Timing]:
-    """Time methods, by the name of their row, on random images (see `timed`).
+    """Time methods on a batch of random images (see `timed`). `methods`: name of the row → method.
 
-    The yardstick is autograd's gradient of the artifact itself by its input. Raises `UsageError` for impossible counts.
+    The time is compared with that of autograd's gradient of the artifact with respect to its input. `peers`: also time
+    Captum's and Zennit's methods. Raises `UsageError` for counts below 1 and models with several inputs.
     """
     if batch_size < 1 or repeats < 1:
         raise UsageError(f"--batch-size {batch_size} and --repeats {repeats} must be at least 1")
@@ -62,7 +64,7 @@ def bench(
 
 
 def _module(model: Model, batch: Tensor) -> Any:
-    """The artifact as a module of its pictures alone, its parameters at rest."""
+    """The artifact as a module of one input, with parameters that require no gradient. Raises `UsageError`."""
     if model.capture.others or model.capture.picture.channels_last:
         raise UsageError(f"{model.path}: bench takes models with one input, channels first")
     module = model.artifact.module_for({model.capture.picture.name: tuple(batch.shape)}).to(model.device)
@@ -81,7 +83,7 @@ def _output(returned: Any) -> Tensor:
 
 
 def own_gradient(module: Any, batch: Tensor) -> Job:
-    """Autograd's gradient of the top scores by the batch."""
+    """A job: autograd's gradient of the highest scores with respect to the batch."""
 
     def run() -> Tensor:
         x = batch.clone().requires_grad_()
@@ -91,7 +93,7 @@ def own_gradient(module: Any, batch: Tensor) -> Job:
 
 
 def peers_of(module: Any, batch: Tensor) -> dict[str, Job]:
-    """Captum's and Zennit's methods on a module, where they are installed."""
+    """Jobs of Captum's and Zennit's methods on a module, if these packages are installed."""
     jobs: dict[str, Job] = {}
     with torch.no_grad():
         top, zero = _output(module(batch)).argmax(1), torch.zeros_like(batch)
@@ -130,10 +132,10 @@ def _zennit(composite: Any, module: Any, batch: Tensor) -> Job:
 
 
 def _silenced(job: Job) -> Job:
-    """The same job, without the warnings in which peers announce their hooks."""
+    """The job without warnings, since peers warn of their own hooks."""
 
     def run() -> object:
-        """What the job returns."""
+        """Run the job."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return job()
@@ -144,10 +146,11 @@ def _silenced(job: Job) -> Job:
 def timed(
     jobs: Mapping[str, Job], images: int, repeats: int, device: torch.device, yardstick: str = GRADIENT, runs: int = 1
 ) -> Iterator[Timing]:
-    """Time jobs on so many images, all in turn in every round; a `ratio` is that to `yardstick`.
+    """Time jobs on `images` images. Each of `repeats` rounds runs every job once, in turn.
 
-    Before, each one runs `runs` times, and once more while memory is measured: what happens once, such as capture, is
-    neither timed nor weighed.
+    `yardstick`: the job that the ratios refer to. Before the rounds each job runs `runs` times, and once more to
+    measure memory, so that work done only once, such as capture, is not measured. A job that raises is reported as
+    refused.
     """
     peaks: dict[str, int | None] = {}
     refused: dict[str, str] = {}
@@ -161,7 +164,7 @@ def timed(
             peaks[name] = peak.most
         except HeatcliError as error:
             refused[name] = str(error)
-        except Exception as error:  # whatever a peer, or the artifact's own code, raises
+        except Exception as error:  # peers and the artifact's own code can raise anything
             refused[name] = f"{type(error).__name__}: {first_line(error, 120)}"
     seconds: dict[str, list[float]] = {name: [] for name in peaks}
     for _ in range(repeats):
@@ -182,13 +185,13 @@ def timed(
 
 
 def _note(result: object, gradient: object) -> str | None:
-    """A peer that hands back the plain gradient has hooked nothing."""
+    """A remark if a result equals the plain gradient: the hooks of a peer did not work."""
     same = isinstance(result, Tensor) and isinstance(gradient, Tensor) and torch.equal(result, gradient)
     return "the plain gradient: its rules never fired" if same else None
 
 
 class Peak:
-    """The most memory in use inside a `with`, above what was in use before it; `most` is None where nobody says."""
+    """The peak memory in a `with` block above the memory in use before it: `most`, in bytes; None if not measurable."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -204,7 +207,7 @@ class Peak:
             try:
                 _RESET.write_text("5", encoding="ascii")
             except OSError:
-                self.device = torch.device("meta")  # nobody says
+                self.device = torch.device("meta")  # so that `__exit__` measures nothing
                 return self
             self._before = resident()
         return self

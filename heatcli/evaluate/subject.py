@@ -1,4 +1,4 @@
-"""What metrics and checks work on: a model, pictures with their masks, and the score of each that is explained."""
+"""What metrics and checks work on: a model, pictures with masks, and the explained score of each picture."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from heatcli.methods.targets import Target
 from heatcli.model.model import Model
 from heatcli.rules.numerics import per_image
 
-PIXELS_AT_ONCE = 2**21  # numbers of input that go through the network together, unless a batch size is given
+PIXELS_AT_ONCE = 2**21  # the elements of a batch, unless a batch size is given
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """N images of one model, and the score of each.
+    """N images of one model, and the explained score of each.
 
-    `batch` [N, C, H, W]; `mask` [N, H, W] in 0..1, the share of each pixel inside, NaN for images without a mask;
-    `target`: chosen on the unchanged images, and kept when they are changed.
+    `batch` [N, C, H, W]. `mask` [N, H, W] in 0..1: the share of each pixel inside; NaN for images without a mask.
+    `target`: chosen on the unchanged images, and kept when the images are changed. `_maps`: the relevance of the
+    unchanged images by explainer.
     """
 
     model: Model
@@ -49,21 +50,21 @@ class Subject:
 
     @property
     def masked(self) -> Tensor:
-        """Indices of the images that have a mask."""
+        """The indices of the images that have a mask, int64."""
         return torch.nonzero(~self.mask.isnan().flatten(1).any(1)).flatten()
 
     def generator(self, salt: int = 0) -> torch.Generator:
-        """Random numbers that are the same at each call."""
+        """A generator of random numbers that are the same at each call with the same `salt`."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + salt)
 
     @property
     def pixel_range(self) -> Tensor:
-        """How much the network's input changes from a pixel of 0 to one of 1, [1, C, 1, 1]."""
+        """The difference of the network's input between pixels of value 1 and of value 0, [1, C, 1, 1]."""
         low, high = self.model.pictures.pixel_range(self.batch)
         return high - low
 
     def rows(self, index: Tensor) -> Subject:
-        """The same for some of the images, int64 [M]; an image may come several times."""
+        """The subject of the images `index`, int64 [M]. An image may occur several times."""
         maps = {explainer: relevance[index] for explainer, relevance in self._maps.items()}
         names = tuple(self.names[i] for i in index.tolist())
         return replace(
@@ -72,17 +73,21 @@ class Subject:
         )  # fmt: skip
 
     def with_target(self, target: Any) -> Subject:
-        """The same images with another score explained."""
+        """The same images with another explained score. `target`: as `heatcli.explain` takes it."""
         return replace(self, target=_target(self.model, self.batch, target, self.batch_size), _maps={})
 
     def outputs(self, batch: Tensor | None = None, chance: bool = False) -> Tensor:
-        """The network's output [M, classes, positions] for any batch: logits, or with `chance` probabilities."""
+        """The network's output [M, classes, positions] for a batch [M, C, H, W], by default the unchanged images.
+
+        Logits, or with `chance` probabilities.
+        """
         return outputs(self.model, self.batch if batch is None else batch, self.batch_size, chance)
 
     def scores(self, batch: Tensor | None = None, index: Tensor | None = None, chance: bool = False) -> Tensor:
-        """The explained score, float64 [M], of `batch` [M, C, H, W], whose rows are versions of the images `index`.
+        """The explained score of `batch` [M, C, H, W], float64 [M].
 
-        `chance`: of the probability after the final activation instead, its mean where there are several positions.
+        `index`: the image that each row of the batch is a version of; None if there are N rows in order. `chance`: the
+        probability after the final activation instead; the mean over positions if there are several.
         """
         out = self.outputs(batch, chance).double()
         target = self.target if index is None else self.target.rows(index)
@@ -90,9 +95,10 @@ class Subject:
         return total / target.region.sum(1).clamp(min=1) if chance else total
 
     def relevance(self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None) -> Tensor:
-        """Relevance [N, C, H, W] of each image's own score, of `batch` (changed images), by `model` (changed weights).
+        """The relevance [N, C, H, W] of each image's score.
 
-        What is asked of the unchanged images is kept.
+        `batch`: changed images. `model`: a model with changed weights. The relevance of the unchanged images and model
+        is computed once.
         """
         if batch is None and model is None and explainer in self._maps:
             return self._maps[explainer]
@@ -108,17 +114,17 @@ class Subject:
         return found
 
     def batches(self) -> Iterator[Tensor]:
-        """Indices of the images that go through the network together, part after part."""
+        """The indices of the images of each batch."""
         yield from torch.split(torch.arange(len(self)), self.batch_size)
 
     def explained(self, explainer: Explainer) -> Iterator[tuple[Tensor, Explanation]]:
-        """The whole explanations of a method (not of a control), some images at a time, with their indices."""
+        """The explanation of each batch by a method, with the indices of its images. A control raises `UsageError`."""
         for rows in self.batches():
             target = _as_argument(self.target.rows(rows))
             yield rows, explainer.explanation(self.model, self.batch[rows], target)
 
     def heatmaps(self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None) -> Tensor:
-        """Relevance summed over channels, [N, H, W]."""
+        """`relevance` summed over channels, [N, H, W]."""
         return self.relevance(explainer, batch, model).sum(1)
 
 
@@ -129,7 +135,7 @@ def subject(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Subject:
-    """The subject that `samples` are; `target` as `heatcli.explain` takes it. Raises `UsageError`."""
+    """The subject of `samples`. `target`: as `heatcli.explain` takes it. Raises `UsageError`."""
     if not samples:
         raise UsageError("no image is left to work on")
     kind = model.pictures.layout.kind
@@ -145,9 +151,9 @@ def subject(
 
 
 def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) -> Tensor:
-    """The network's output [N, classes, positions], some images at a time; with `chance` as probabilities.
+    """The network's output [N, classes, positions], computed in batches; with `chance` as probabilities.
 
-    A single output that ends in no activation is no probability; it stays as it is.
+    A single output without a final activation is not a probability and stays as it is.
     """
 
     def chances(graph: Graph, output: Tensor) -> Tensor:
@@ -169,7 +175,7 @@ def _target(model: Model, batch: Tensor, target: Any, batch_size: int) -> Target
 
 
 def _as_argument(target: Target) -> Any:
-    """The target as `heatcli.explain` takes it: in its words, where they say at which positions."""
+    """The target as an argument of `heatcli.explain`; the object itself if the output has several positions."""
     if target.region.shape[1] > 1:
         return target
     if target.minus is None:

@@ -1,4 +1,4 @@
-"""One method tried on some images: how faithful its maps are, where they lie, how much of the score they show, cost."""
+"""A method tried on some images: faithfulness, location, the share of the score in the map, and cost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from heatcli.evaluate.subject import Subject
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """Each float64 [M], of M images; NaN where a question has no answer.
+    """The result for M images; tensors are float64 [M], NaN if a value is not defined.
 
-    `most`, `least`: the score's mean fall as regions are replaced, most or least relevant first (`falls`).
-    `inside`: share of the positive relevance inside the mask. `shown`: pixels over output − output_baseline, of methods
-    that divide the score. `seconds`: processor time an image.
+    `most`, `least`: the mean fall of the score as regions are replaced, the most or the least relevant first (`falls`).
+    `inside`: the share of the positive relevance inside the mask. `shown`: pixels / (output − output_baseline) for
+    methods that divide the score. `seconds`: processor time per image.
     """
 
     explainer: Explainer
@@ -32,12 +32,12 @@ class Trial:
 
     @property
     def between(self) -> Tensor:
-        """The area between the two orders (Samek et al. 2015): the higher, the better the map ranks the regions."""
+        """The area between the two orders (Samek et al. 2015); higher if the map ranks the regions better."""
         return self.most - self.least
 
 
 def tried(subject: Subject, explainer: Explainer, points: int = 5) -> Trial:
-    """The method on the images of the subject. Raises `UsageError` where the method cannot explain the model."""
+    """Try a method on the images of the subject. Raises `UsageError` if the method cannot explain the model."""
     start = time.process_time()
     heatmaps, shown = maps(subject, explainer)
     seconds = (time.process_time() - start) / len(subject)
@@ -49,7 +49,7 @@ def tried(subject: Subject, explainer: Explainer, points: int = 5) -> Trial:
 
 
 def maps(subject: Subject, explainer: Explainer) -> tuple[Tensor, Tensor]:
-    """Heatmaps [M, H, W]; and the share of the score that they hold [M], NaN where the method does not divide it."""
+    """Heatmaps [M, H, W], and the share of the score in them, float64 [M]; NaN for methods that do not divide it."""
     shown = torch.full((len(subject),), torch.nan, dtype=torch.float64)
     if explainer.method is None:
         return subject.heatmaps(explainer), shown

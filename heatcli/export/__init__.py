@@ -1,1 +1,1 @@
-"""The explanation leaves the tool: forward run, walk and ledger as one artifact that other runtimes run."""
+"""Explained models: forward run, walk and ledger written as one artifact for other runtimes."""

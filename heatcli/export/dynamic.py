@@ -1,8 +1,8 @@
-"""One record for batches of any size, from two records of the same function for two batch sizes.
+"""A record for batches of any size, from two records of the same function for two batch sizes.
 
-As in `heatcli.graph.batch`, every whole number that differs between the two must be a·N + b in the number N of images.
-Everything else must be the same in both, constants too: since both were made on noise of their own, nothing that
-depends on what the example showed can be in the record.
+As in `heatcli.graph.batch`, every integer that differs between the two must be a·N + b in the number N of images.
+Everything else, constants included, must be equal. The two records were made on different noise, so equal constants do
+not depend on the example inputs.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ _ATEN = torch.ops.aten
 
 
 class FrozenError(UsageError):
-    """Something in a record is that of its example."""
+    """A value in a record depends on the example inputs."""
 
 
 def joined(one: GraphModule, other: GraphModule, first: int, second: int) -> GraphModule:
-    """`one`, recorded for `first` images, with the sizes that `other`, for `second`, shows to be those of the batch.
+    """Change `one`, recorded for `first` images, into a record for any number of images, and return it.
 
-    Two records for equally many images must be the same in everything. Raises `FrozenError` where a value or the order
-    of operators depends on the example.
+    `other`: the same function recorded for `second` images. If the two numbers are equal, the records must be equal,
+    and the result is for that number only. Raises `FrozenError` if a value or the order of operators depends on the
+    example inputs.
     """
     nodes, others = list(one.graph.nodes), list(other.graph.nodes)
     if [_kind(n) for n in nodes] != [_kind(n) for n in others]:
@@ -44,7 +45,7 @@ def joined(one: GraphModule, other: GraphModule, first: int, second: int) -> Gra
     known: dict[tuple[int, int], Node] = {}
 
     def number(step: int, rest: int) -> Node:
-        """The node that computes step·N + rest, made once, where all can read it."""
+        """The node that computes step·N + rest; it is made once, before all nodes that read it."""
         if (step, rest) not in known:
             with one.graph.inserting_before(after):
                 found = size if step == 1 else one.graph.call_function(operator.mul, (size, step))
@@ -78,11 +79,11 @@ def joined(one: GraphModule, other: GraphModule, first: int, second: int) -> Gra
         node.args, node.kwargs = pytree.tree_unflatten(
             [leaf(x, y, node) for x, y in zip(leaves, theirs, strict=True)], spec
         )
-    for node in nodes:  # a view fits one layout in memory, and layouts may be others in another runtime
+    for node in nodes:  # a view depends on the memory layout, which may differ in another runtime
         if node.target in (_ATEN.view.default, _ATEN._unsafe_view.default):
             node.target = _ATEN.reshape.default
     (returned,) = nodes[-1].args
-    if isinstance(returned, list):  # heatcli opens no .pt2 that returns another kind of list
+    if isinstance(returned, list):  # heatcli opens .pt2 files that return a tuple, not a list
         nodes[-1].args = (tuple(returned),)
     one.graph.lint()
     one.recompile()

@@ -1,4 +1,4 @@
-"""`heatcli export`: from a model and a method to one artifact, or one line that says why not."""
+"""`heatcli export`: writes a model and a method as one artifact, or raises an error that says why not."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 DEFAULT = ("logits", "heatmap", "relevance", "biases", "ledger")
-_SIZES = (2, 3)  # of the two batches that an explanation of any number of images is recorded for
+_SIZES = (2, 3)  # the two batch sizes of the records that are joined to one for any number of images
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """What is asked for.
+    """What to export.
 
-    `target`: top, an index, a label, A-B or `input`. `rules`: other entries of the method's table, as `--rule` takes
-    them. `outputs`: names of `OUTPUTS`.
+    `path`: of the artifact; its suffix is the format. `target`: top, an index, a label, A-B or `input`. `rules`: other
+    entries of the method's table, as `--rule` takes them. `outputs`: names of `OUTPUTS`. `preprocess`: the artifact
+    takes pictures as uint8 [N, H, W, C]. `u8`: the heatmap also as uint8, with its scale.
     """
 
     path: Path
@@ -58,9 +59,9 @@ class ExportRequest:
 
 
 def export(model: Model, request: ExportRequest) -> Note:
-    """Write the explained model to `request.path`; returns the note in the file. Raises `UsageError`, `ModelError`.
+    """Write the explained model to `request.path`, and return the note in the file.
 
-    Nothing is written unless everything succeeds.
+    Raises `UsageError`, `ModelError`, and then writes nothing.
     """
     write = _writer(model, request)
     written = recording(model, request)
@@ -70,7 +71,11 @@ def export(model: Model, request: ExportRequest) -> Note:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """An explanation as a record for a batch of `size` images, None for any number; `example`: of its inputs."""
+    """An explanation as a record.
+
+    `record`: its graph. `example`: example inputs. `note`: what the artifact says of the explanation. `sidecar`: what
+    it says of its input. `size`: the batch size; None for any.
+    """
 
     record: GraphModule
     example: list[Tensor]
@@ -79,7 +84,7 @@ class Recording:
     size: int | None
 
     def content(self, write: Writer) -> bytes:
-        """As a file. Raises `UsageError` where the format cannot hold the explanation."""
+        """The content of the file. Raises `UsageError` if the explanation cannot be written in the format."""
         inside = {NOTE: self.note.text(), EMBEDDED: self.sidecar}
         return write(
             copy.deepcopy(self.record), self.example, self.note.inputs, self.note.outputs, inside, self.size is None
@@ -97,7 +102,7 @@ def recording(model: Model, request: ExportRequest) -> Recording:
 
 
 def _sidecar(model: Model, request: ExportRequest) -> str:
-    """What the file says of its input, without the baseline, which would name a file beside it."""
+    """The sidecar in the file: its input, without the baseline, which would name another file."""
     text = draft_sidecar(model).partition("\n[baseline]")[0]
     if not request.preprocess:
         return text
@@ -107,7 +112,7 @@ def _sidecar(model: Model, request: ExportRequest) -> str:
 
 
 def _writer(model: Model, request: ExportRequest) -> Writer:
-    """The function that writes a file of that suffix. Raises `UsageError` if the file cannot be written."""
+    """The function that writes the format of the path. Raises `UsageError` if the path cannot be written to."""
     path = request.path
     if path.suffix not in WRITERS:
         raise UsageError(f"{path}: an explained model is a .onnx, .pt2 or .pt file; name it so")
@@ -159,11 +164,11 @@ def _subject(model: Model, request: ExportRequest, images: int) -> Subject:
     )  # fmt: skip
 
 
-_FREE = "output"  # the model's own output, if nothing names it, or its name is an explanation's
+_FREE = "output"  # the name of the model's own output, if it has none, or its name is that of another output
 
 
 def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list[Tensor]]:
-    """The explanation recorded for two batches of those sizes and joined, and an example of its inputs."""
+    """The explanation, recorded for two batch sizes and joined, and example inputs. Raises `UsageError`."""
     found: list[GraphModule] = []
     examples: list[list[Tensor]] = []
     for seed, n in enumerate(sizes):
@@ -173,7 +178,7 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
             found.append(recorded(subject.function(shape), subject.model.graph(shape), inputs, exportable()))
         except HeatcliError:
             raise
-        except Exception as error:  # torch raises several classes where a value decides
+        except Exception as error:  # torch raises several classes if control flow depends on a value
             raise UsageError(
                 f"method {subject.method.name} cannot be written down for this model: {first_line(error, 160)}"
             ) from error
@@ -183,7 +188,7 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
 
 
 def _note(subject: Subject, request: ExportRequest, inputs: Sequence[str], images: int) -> Note:
-    """What the artifact says of itself."""
+    """The note in the artifact: the model, the method, the target, inputs and outputs."""
     model, method = subject.model, subject.method
     graph = model.graph((images, *model.pictures.input_shape))
     reference = subject.reference
@@ -215,7 +220,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _without_folders(details: dict[str, Any]) -> dict[str, Any]:
-    """A baseline's details, a file by its name alone."""
+    """The details of a baseline; a file by its name without folders."""
     return {
         key: Path(value).name if key == "file" and not is_named(str(value)) else value for key, value in details.items()
     }

@@ -1,4 +1,4 @@
-"""What an explained model costs beside the plain one: bytes, and seconds an image on one thread."""
+"""The cost of an explained model compared with the plain one: bytes, and seconds per image on one thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ RUNS = 5
 
 
 def measured(path: Path, model: Model, note: Note) -> dict[str, Any]:
-    """Size and the median time of a few runs on one image, of the explained model and of the plain one."""
+    """The size and the median time of a few runs on one image, of the explained and of the plain model.
+
+    Keys: `bytes`, `plain_bytes`, `seconds`, `plain_seconds`, and `runtime`, the name of the runtime.
+    """
     threads, size = torch.get_num_threads(), model.network.fixed_batch((2, *model.pictures.input_shape)) or 1
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""An explained model in its own runtime."""
+"""Running an explained model in its own runtime."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """An explained model, opened: `name` of its runtime, `note` of what it explains."""
+    """An explained model, ready to run. `name`: of the runtime. `note`: what the model explains."""
 
     name: str
     note: Note
     _call: Any
 
     def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
-        """Its outputs by name, for a batch of any size."""
+        """The outputs by name, for a batch of any size. `inputs`: name → tensor."""
         found: Arrays = self._call(inputs)
         return found
 
 
 def opened(path: Path, only: str | None = None) -> Explained:
-    """The explained model in a file, on one thread; of an ONNX file `only` the output of that name is computed.
+    """Open the explained model in a file; it runs on one thread. `only`: of an ONNX file, compute only this output.
 
-    Raises `UsageError` where the file is none that `heatcli export` wrote.
+    Raises `UsageError` if `heatcli export` did not write the file.
     """
     return {".onnx": _onnx, ".pt2": _pt2, ".pt": _torchscript}[path.suffix](path, only)
 
 
 def inputs_for(note: Note, batch: Tensor) -> dict[str, Tensor]:
-    """A batch, and class 0 where the class is an input, under the names that the model knows; pixels are grey."""
+    """Inputs for an explained model, by name: the batch, or grey pixels of its size; and class 0 if it is an input."""
     n, channels, height, width = batch.shape if batch.dim() == 4 else (*batch.shape, 1)
     found = {"input": batch, "pixels": torch.full((n, height, width, channels), 128, dtype=torch.uint8)}
     return {name: found.get(name, torch.zeros(n, dtype=torch.int64)) for name in note.inputs}

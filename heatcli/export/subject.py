@@ -1,4 +1,4 @@
-"""What is written down: from a batch the model's own output, and what a method makes of it, as one function."""
+"""The function that is recorded: from a batch to the model's own output and the results of a method."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ OUTPUTS = {
 
 
 class WrittenNetwork(Network):
-    """A network whose runs are written down: by the formulas of rules, and all points of a method at once."""
+    """A network whose runs are recorded: by the formulas of rules instead of fast equivalents, in a single batch."""
 
     def forward(
         self, batch: Tensor, rules: Table, baseline: Tensor | Mapping[str, Tensor] | None = None,
         keep: Collection[str] = (), bounds: Bounds | None = None, compiled: bool = True,  # noqa: ARG002
         until: Layer | None = None,
     ) -> Tape:  # fmt: skip
-        """As `Network.forward`; nothing is decided by what values are."""
+        """As `Network.forward`, without control flow that depends on values."""
         tape = forward(self.part(batch.shape, until), batch, baseline, rules=rules, keep=keep, fixed=True, plain=True)
         if bounds is not None:
             tape.bound(*bounds)
         return tape
 
     def batches(self, shape: Sequence[int], most: int | None = None) -> Iterator[tuple[Tensor, int]]:  # noqa: ARG002
-        """All at once: how many go together must not depend on the size of the batch."""
+        """A single batch, since the record must have the same operators for any number of images."""
         yield torch.arange(shape[0], device=self.device), shape[0]
 
 
@@ -58,8 +58,8 @@ class WrittenNetwork(Network):
 class Subject:
     """An explanation as a function of a batch: of `model` by `method`, of `target`, against `reference`.
 
-    `baseline` is the name of a baseline that depends on the image, such as `blur`, else "". `outputs`: names of
-    `OUTPUTS`. `own`: what the model's own output is called.
+    `baseline`: the name of a baseline that depends on the image, such as `blur`; else empty. `outputs`: names of
+    `OUTPUTS`. `own`: the name of the model's own output. `preprocess`: the batch holds pictures, uint8 [N, H, W, C].
     """
 
     model: Model
@@ -72,7 +72,7 @@ class Subject:
     preprocess: bool = False
 
     def example(self, n: int, seed: int) -> list[Tensor]:
-        """Inputs for n images: noise, the same for one seed."""
+        """Example inputs for n images: noise from a seed."""
         shape = (n, *self.model.pictures.input_shape)
         batch = self.model.capture.noise(shape, seed)
         if self.preprocess:
@@ -82,11 +82,14 @@ class Subject:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of what the function returns, in order."""
+        """The names of the function's outputs, in order."""
         return (self.own, *self.outputs)
 
     def function(self, shape: Sequence[int]) -> Callable[..., list[Tensor]]:
-        """For a batch of that shape [N, …] (and where the target is an input, int64 [N]): tensors, as `names` says."""
+        """The function for batches of a shape [N, …]. It returns a list of tensors in the order of `names`.
+
+        If the target is an input, the function has a second argument, int64 [N].
+        """
         known = {f.name: getattr(self.model.network, f.name) for f in fields(Network) if f.init}
         network = WrittenNetwork(**{**known, "compiler": None, "noted": None})
         network._graphs = self.model.network._graphs
@@ -98,7 +101,7 @@ class Subject:
             fixed = self.model.network.values_on(row.expand(tuple(shape)), True) if compares else None
 
         def whole(batch: Tensor, *given: Tensor) -> list[Tensor]:
-            """The run, the target's choice, the method and the ledger."""
+            """Forward run, choice of the target, method and ledger."""
             if self.preprocess:
                 batch = model.pictures.normalise(batch.permute(0, 3, 1, 2).to(model.pictures.dtype) / 255)
             reference = self.reference
@@ -144,14 +147,14 @@ class Subject:
 
 
 def _in_bytes(heatmap: Tensor) -> list[Tensor]:
-    """A map [N, …] as uint8 and its scale [N]: the map is (u8 − 128)·scale/127."""
+    """A map [N, …] as uint8, and its scale [N]: map = (u8 − 128) · scale/127."""
     scale = heatmap.abs().flatten(1).amax(1)
     each = torch.where(scale == 0, 1, scale).reshape(-1, *(1,) * (heatmap.dim() - 1))
     return [(heatmap / each * 127 + 128.5).floor().to(torch.uint8), scale]
 
 
 def _goal(target: str, scores: Tensor, labels: Sequence[str], given: Sequence[Tensor]) -> Target:
-    """The target; without positions nothing in it depends on values but the class."""
+    """The target of scores [N, classes, positions]. `given`: the class, int64 [N], if the target is an input."""
     if target != INPUT:
         return choose(target, scores, labels)
     if scores.shape[2] > 1:

@@ -1,4 +1,4 @@
-"""`heatcli export --web`: a page that runs an explained model in the browser, with onnxruntime-web beside it."""
+"""`heatcli export --web`: a page that runs an explained model in the browser with onnxruntime-web."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MODEL, ABOUT = "explained.onnx", "explained.json"
 
 
 def export_page(model: Model, request: ExportRequest, runtime: Path | None) -> Note:
-    """Write a page into the folder `request.path`; returns the note in its model. Raises `UsageError`, `ModelError`.
+    """Write a page into the folder `request.path`, and return the note in its model.
 
-    `runtime`: the folder of the npm package onnxruntime-web; None: where npm installs it, here or above. Nothing is
-    written unless everything succeeds.
+    `runtime`: the folder of the npm package onnxruntime-web; None looks where npm installs it. Raises `UsageError`,
+    `ModelError`, and then writes nothing.
     """
     folder = request.path
     _check_folder(folder)
@@ -51,7 +51,7 @@ def export_page(model: Model, request: ExportRequest, runtime: Path | None) -> N
 
 
 def _about(model: Model, note: Note) -> dict[str, Any]:
-    """The note, and what the page needs to make pictures the input, and to name the class."""
+    """The data of the page: the note, how pictures become the input, and the class."""
     fit = model.pictures.picture_fit
     index = minus = None
     if note.target not in (TOP, INPUT):
@@ -63,7 +63,7 @@ def _about(model: Model, note: Note) -> dict[str, Any]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise `UsageError` for a place that is no folder, or one that holds anything but such a page."""
+    """Raise `UsageError` if the path is a file, or a folder with other files than those of such a page."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file; a page is a folder, so give -o another name")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).exists():
@@ -71,7 +71,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _runtime(given: Path | None) -> Path:
-    """The folder that holds onnxruntime-web's files. Raises `UsageError` if none does."""
+    """The folder with the files of onnxruntime-web. Raises `UsageError` if there is none."""
     for folder in [given] if given is not None else _installed():
         for place in (folder, folder / "dist"):
             if all((place / name).is_file() for name in RUNTIME):
@@ -84,7 +84,7 @@ def _runtime(given: Path | None) -> Path:
 
 
 def _installed() -> Iterator[Path]:
-    """Where npm may have put the package."""
+    """The folders in which npm may have installed the package."""
     here = Path.cwd()
     yield from (folder / "node_modules" / PACKAGE for folder in (here, *here.parents))
     npm = shutil.which("npm")

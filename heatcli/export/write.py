@@ -1,4 +1,8 @@
-"""A record as a file: ONNX, a torch.export archive or TorchScript, with what it is written inside."""
+"""Writing a record as ONNX, as a torch.export archive or as TorchScript.
+
+The writers share their arguments: `example` inputs, names of `inputs` and `outputs`, texts to store `inside` the file
+by key, and whether the batch may have `any_number` of images.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 OPSET = 18
-_MOST = 1 << 16  # images of a batch, as a bound for torch.export
+_MOST = 1 << 16  # the largest batch, a bound that torch.export needs
 _ATEN = torch.ops.aten
 
 
@@ -28,7 +32,7 @@ def onnx_of(
     record: GraphModule, example: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str],
     inside: Mapping[str, str], any_number: bool,
 ) -> bytes:  # fmt: skip
-    """As ONNX, operators of the standard domain alone, checked. Raises `UsageError`."""
+    """The record as ONNX with operators of the standard domain only, checked by `onnx.checker`. Raises `UsageError`."""
     import onnx
 
     try:
@@ -60,11 +64,11 @@ def onnx_of(
 
 
 def _keep_apart(graph: Any) -> None:
-    """Give products that lay a weight out otherwise than its first user a copy, computed when a runtime loads the file.
+    """Give each weight that two kinds of operators use a copy for the second kind. A workaround for OpenVINO.
 
-    OpenVINO (to 2026.4) keeps one copy of a constant for a convolution and a transposed one, or for a matrix and its
-    transpose, laid out for the one that it meets first, and computes another function where such weights are square.
-    Twice negated, the weights are the same in every bit.
+    OpenVINO (to 2026.4) keeps a single copy of such a constant, in the layout of its first user: a convolution and a
+    transposed one, or a matrix and its transpose. If the weight is square, the other user computes another function.
+    The copy is the weight negated twice, which is exact; the runtime computes it when it loads the file.
     """
     import onnx
 
@@ -88,7 +92,7 @@ def pt2_of(
     record: GraphModule, example: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str],  # noqa: ARG001
     inside: Mapping[str, str], any_number: bool,
 ) -> bytes:  # fmt: skip
-    """As an archive of torch.export. Raises `UsageError`."""
+    """The record as an archive of torch.export (.pt2). Raises `UsageError`."""
     file = io.BytesIO()
     with quiet(), _told("torch.export"):
         torch.export.save(_program(record, example, any_number), file, extra_files=dict(inside))
@@ -99,7 +103,7 @@ def torchscript_of(
     record: GraphModule, example: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str],  # noqa: ARG001
     inside: Mapping[str, str], any_number: bool,  # noqa: ARG001
 ) -> bytes:  # fmt: skip
-    """As TorchScript. Raises `UsageError`."""
+    """The record as TorchScript. Changes the record. Raises `UsageError`."""
     for node in record.graph.nodes:
         if isinstance(node.target, OpOverload):
             node.target = without_overload(node.target)
@@ -123,10 +127,10 @@ def _program(record: GraphModule, example: Sequence[Tensor], any_number: bool) -
 
 @contextmanager
 def _told(form: str) -> Iterator[None]:
-    """What an exporter raises, as one line."""
+    """A block that raises any error of an exporter as a `UsageError` of one line."""
     try:
         yield
-    except Exception as error:  # whatever the exporters raise
+    except Exception as error:  # exporters raise errors of many classes
         causes = [error]
         while causes[-1].__cause__ is not None and isinstance(causes[-1].__cause__, Exception):
             causes.append(causes[-1].__cause__)
@@ -135,7 +139,7 @@ def _told(form: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the exporters say of themselves."""
+    """A block without the exporters' warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

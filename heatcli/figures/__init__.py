@@ -1,1 +1,1 @@
-"""Figures: what is drawn of an explanation, from its picture, its map and the report on both."""
+"""Figures of explanations, drawn from the picture, the map and the report."""

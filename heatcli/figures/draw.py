@@ -1,4 +1,4 @@
-"""The kinds of figures. All are drawn from `View`s alone, so that `heatcli show` draws them again from files."""
+"""The kinds of figures. All are drawn from `View`s only, so that `heatcli show` can draw them again from files."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ from heatcli.images.read import as_mode
 NONE = "none"
 KINDS = ("overlay", "panel", "grid", "heatmap", "parts", "contour", NONE)
 IMAGE, RUN = "image", "run"
-SIDE = 400  # pixels, about, of the longer side of a picture in a figure
-MOST, GRID = 48, 4  # maps in one grid, cells in a row of it
+SIDE = 400  # approximate length in pixels of the longer side of a picture in a figure
+MOST, GRID = 48, 4  # the most maps in a grid, and cells in its row
 _UNSEEN = (222, 222, 222)
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a figure is drawn.
+    """How a figure is drawn. Raises `UsageError` for values that are not valid.
 
-    `kind`: one of `KINDS`. `size`: pixels that the longer side of each picture has, about; None: `SIDE`, and an
-    overlay as large as its picture. `scale`: `image`, `run` for one scale over several maps, or what gets the full
-    colour, in the score's unit a pixel. `clip`: percentile of |relevance| that gets the full colour. `top`: percent of
-    the pixels that `contour` outlines. `backdrop`: of overlays, grey or colour. Raises `UsageError`.
+    `kind`: one of `KINDS`. `size`: the approximate length in pixels of the longer side of each picture; None means
+    `SIDE`, and for an overlay the picture's own size. `scale`: `image`, `run` for one scale over several maps, or the
+    relevance per pixel that gets the full colour, in units of the score. `clip`: the percentile of |relevance| that
+    gets the full colour. `cmap`: a diverging colour map of matplotlib. `opacity`: 0..1, of the strongest relevance.
+    `backdrop`: the picture under an overlay, grey or colour. `top`: the percentage of pixels that `contour` outlines.
     """
 
     kind: str = "overlay"
@@ -72,14 +73,14 @@ class Style:
         colour_map(self.cmap)
 
     def of(self, view: View) -> Scale:
-        """The scale of one map on its own."""
+        """The colour scale of a single map."""
         if isinstance(self.scale, float):
             return Scale(self.scale, self.scale, "given", self.clip)
         return Scale.of(view.relevance, view.divided, self.clip)
 
 
 def draw(views: Sequence[View], style: Style) -> Drawing:
-    """The figure of one view, or the grid of several. Raises `UsageError`."""
+    """The figure of a single view, or the grid of several. Raises `UsageError` for a wrong number of views."""
     if style.kind == "grid":
         if not 1 <= len(views) <= MOST:
             raise UsageError(f"a grid has from 1 to {MOST} maps, and these are {len(views)}")
@@ -93,7 +94,7 @@ def draw(views: Sequence[View], style: Style) -> Drawing:
 
 
 def _plotted(views: Sequence[View], style: Style) -> Drawing:
-    """The figure of signals or tables: one plot a view, and of a single one the ledger and the caption."""
+    """The figure of signals or tables: a plot per view; for a single view also the ledger and the caption."""
     if style.kind in ("parts", "contour"):
         raise UsageError(f"--figure {style.kind} is for pictures and volumes; a signal or a table has panel and grid")
     scales = [view.scale or style.of(view) for view in views]
@@ -109,16 +110,20 @@ def _plotted(views: Sequence[View], style: Style) -> Drawing:
 
 
 def common(scales: Sequence[Scale]) -> Scale:
-    """One scale for several maps: as far as nine of ten of their own scales go, all of them where there are few."""
+    """One scale for several maps: the 0.9 quantile of their own scales, so that a few strong maps do not pale the rest.
+
+    The quantile is rounded up, so that it is the largest scale of up to ten maps.
+    """
     cut = float(np.quantile([scale.cut for scale in scales], 0.9, method="higher"))
     return Scale(cut, cut, RUN, scales[0].clip)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """A view at the size of its place in a figure: drawn at `picture`'s size, then each pixel `times` as wide and high.
+    """A view at its size in a figure: drawn at the size of `picture`, then enlarged `times` times.
 
-    Small pictures are enlarged so, without smoothing.
+    Enlarging repeats pixels, so that small pictures are not smoothed. `box`: the part of `picture` that the network
+    saw, in its pixels.
     """
 
     view: View
@@ -128,7 +133,7 @@ class _Shown:
 
     @classmethod
     def of(cls, view: View, side: int | None) -> _Shown:
-        """The view in about that size; None leaves it."""
+        """The view with a longer side of about `side` pixels; None keeps its size."""
         picture, longer = view.image, max(view.image.size)
         if side is None or longer == side:
             return cls(view, picture, view.box, 1)
@@ -148,20 +153,20 @@ class _Shown:
 
     @property
     def large_box(self) -> Box:
-        """What the network saw, in the figure's pixels."""
+        """The part that the network saw, in the figure's pixels."""
         left, top, right, bottom = (self.times * round(edge) for edge in self.box)
         return left, top, right, bottom
 
     def enlarged(self, picture: Image.Image) -> Image.Image:
-        """A picture of the drawn size at the figure's."""
+        """A picture of the drawn size, enlarged to the size in the figure."""
         return picture if self.times == 1 else picture.resize(self.size, Image.Resampling.NEAREST)
 
     def original(self) -> Image.Image:
-        """The picture itself."""
+        """The picture without a map."""
         return self.boxed(self.enlarged(as_mode(self.picture, "RGB").copy()))
 
     def boxed(self, picture: Image.Image) -> Image.Image:
-        """A picture of the figure's size with the boxes whose score is explained. Changes the picture."""
+        """Draw the explained boxes onto a picture of the size in the figure. Changes and returns the picture."""
         x, y = (drawn / whole for drawn, whole in zip(self.size, self.view.image.size, strict=True))
         boxes = [(x * b.left, y * b.top, x * b.right, y * b.bottom) for b in self.view.report.target.boxes or ()]
         return outlined(picture, boxes)
@@ -174,11 +179,11 @@ class _Shown:
         return self.boxed(hatched(self.enlarged(laid), self.large_box))
 
     def signed(self, relevance: NDArray[np.float64], scale: Scale) -> NDArray[np.float32]:
-        """A map on the drawn picture, −1..1: [height, width]."""
+        """A map at the drawn size, scaled to −1..1: [height, width]."""
         return onto_picture(scale.signed(relevance), self.picture.size, self.box)
 
     def heatmap(self, relevance: NDArray[np.float64], style: Style, scale: Scale) -> Image.Image:
-        """A map in the colours of the colour map, grey and hatched where the network saw nothing."""
+        """A map in colours; the part that the network did not see is grey and hatched."""
         colours = colour_map(style.cmap)(0.5 + self.signed(relevance, scale) / 2)[..., :3]
         picture = self.enlarged(Image.fromarray(np.uint8(np.rint(255 * colours))))
         left, top, right, bottom = self.large_box
@@ -251,7 +256,7 @@ def _contour(views: Sequence[View], style: Style) -> Drawing:
 
 
 def _blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """A plane, Gaussian-smoothed: along columns, then rows, edges repeated."""
+    """An array [H, W] after a Gaussian blur; values at the edges are repeated."""
     reach = int(3 * sigma) + 1
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     weights /= weights.sum()
@@ -262,7 +267,7 @@ def _blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 
 
 def _grid(views: Sequence[View], style: Style) -> Drawing:
-    """The picture, and every map over it, all that divide the score on one scale unless each is to have its own."""
+    """The picture and every map over it. Maps that divide the score share one scale, unless the style says `image`."""
     own = [view.scale or style.of(view) for view in views]
     together = [i for i, view in enumerate(views) if view.divided is not None]
     shared = common([own[i] for i in together]) if style.scale != IMAGE and len(together) > 1 else None
@@ -274,8 +279,8 @@ def _grid(views: Sequence[View], style: Style) -> Drawing:
     same = len({view.report.image.sha256 for view in views}) == 1
     cells = [Cell(first.original(), "picture")] if same else []
     count = len(cells) + len(views)
-    columns = -(-count // -(-count // GRID))  # as many in each row, if that can be
-    row = range(columns - len(cells))  # of maps in the first row of cells, the last of which has the colour bar
+    columns = -(-count // -(-count // GRID))  # so that all rows have nearly equal lengths
+    row = range(columns - len(cells))  # the maps in the first row; the last of them has the colour bar
     barred = None if shared is None else max((i for i in together if i in row), default=together[0])
     alike = len({heading(view) for view in views}) == 1
     for i, (view, scale) in enumerate(zip(views, scales, strict=True)):

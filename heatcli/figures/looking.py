@@ -1,4 +1,4 @@
-"""What an explanation in memory looks like: its figures, reports and files, and itself in a notebook."""
+"""The methods of `Explanation` that show it: figures, reports, files, and its display in a notebook."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from heatcli.system.files import seen_from, write_atomically
 if TYPE_CHECKING:
     from heatcli.explanation import Explanation
 
-MOST = 8  # images that a notebook shows at once
+MOST = 8  # the number of images shown in a notebook
 
 
 def view_of(
     explanation: Explanation, i: int, picture: str | Path | Image.Image | None, folder: Path | None = None
 ) -> View:  # fmt: skip
-    """What a figure of image `i` is drawn from; `picture`: the original, else what the network saw is shown.
+    """The view of image `i`, from which figures are drawn.
 
-    `folder`: where the report goes, which names files from there. Raises `UsageError` for an image that there is not,
-    and for a network that sees no pictures.
+    `picture`: the original picture or its path; None shows the network's input. `folder`: the report's folder, to which
+    paths in the report are relative. Raises `UsageError` for an index out of range, and for a model that takes no
+    pictures.
     """
     model, batch = explanation.model, explanation.batch
     if model is None or batch is None or batch.dim() != 4:
@@ -65,20 +66,20 @@ def view_of(
 
 
 def figure(explanation: Explanation, i: int, picture: Any, **style: Any) -> Drawing:
-    """A figure of image `i`, by default a panel; `style` as `heatcli.figures.draw.Style` has it."""
+    """A figure of image `i`, by default a panel. `style`: the fields of `heatcli.figures.draw.Style`."""
     return draw([view_of(explanation, i, picture)], Style(**{"kind": "panel", **style}))
 
 
 def report(explanation: Explanation, i: int, picture: Any) -> dict[str, Any]:
-    """The report on image `i`, as `heatcli explain` writes it."""
+    """The report on image `i` as a dictionary, as `heatcli explain` writes it."""
     found: dict[str, Any] = json.loads(encode(view_of(explanation, i, picture).report))
     return found
 
 
 def save(explanation: Explanation, path: str | Path, i: int, picture: Any, **style: Any) -> Path:
-    """Write image `i` by the suffix of `path`: a figure, the report (.json), or the map (.npy, .npz).
+    """Write image `i` to `path`, and return the path. The suffix decides: a figure, the report (.json), or the map.
 
-    Raises `UsageError`.
+    The map is float32 [C, H, W] in an .npy, or as `relevance` in an .npz. Raises `UsageError` for other suffixes.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -95,7 +96,7 @@ def save(explanation: Explanation, path: str | Path, i: int, picture: Any, **sty
 
 
 def described(explanation: Explanation) -> str:
-    """An explanation in a line."""
+    """An explanation as one line of text."""
     n, shape = len(explanation.relevance), list(explanation.relevance.shape)
     target, model = explanation.target, explanation.model
     index = int(target.index[0])
@@ -109,7 +110,7 @@ def described(explanation: Explanation) -> str:
 
 
 def as_html(explanation: Explanation) -> str:
-    """The figures of the first images, for notebooks."""
+    """The figures of the first images as HTML, for notebooks."""
     count = min(len(explanation.relevance), MOST)
     parts = [f"<p>{html.escape(described(explanation))}</p>"]
     for i in range(count):

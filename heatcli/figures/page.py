@@ -1,4 +1,4 @@
-"""A figure laid out: pictures, colour bars, the ledger and words, all in pixels, so that pictures keep theirs."""
+"""The layout of a figure: pictures, colour bars, ledger and text. All sizes are in pixels; pictures are not scaled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from heatcli.images.overlay import Scale, colour_map
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A picture or a plot in a figure, what stands above it, and what stands on it or to its right."""
+    """A picture or a plot in a figure, with its title.
+
+    `bar`: the scale and view of a colour bar at its right. `lines`: values [H, W] and the level of contour lines on it.
+    """
 
     picture: Image.Image | Plot
     title: str
@@ -32,14 +35,14 @@ class Cell:
 MARGIN, GAP, BAR, LINE = 18, 20, 106, 16
 _BARS = {"biases": "#9a9a9a", "losses": "#404040"}
 _INK, _PALE, _EDGE, _PAPER = "#202020", "#707070", "#b8b8b8", "white"
-_LEAST = 560  # pixels of width, for what is written
+_LEAST = 560  # the least width in pixels, for the text
 
 
 def figure_of(
     title: str, below: str, cells: Sequence[Cell], sentences: Sequence[str], ledger: View | None, cmap: str,
     columns: int,
 ) -> Any:  # fmt: skip
-    """A matplotlib figure of cells in rows, under a title, over a ledger and sentences."""
+    """A matplotlib figure: a title, a line `below` it, rows of `columns` cells, the ledger of a view, sentences."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -86,24 +89,24 @@ def figure_of(
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """A matplotlib figure with places in pixels from the upper left."""
+    """A matplotlib figure with coordinates in pixels from the upper left corner."""
 
     figure: Any
     width: int
     height: int
 
     def write(self, x: float, y: float, text: str, size: float, **how: Any) -> None:
-        """A line of text whose upper left is there; no mathematics in it."""
+        """Write a line of text with its upper left corner at (x, y). `$` is not read as mathematics."""
         options: dict[str, Any] = {"color": _INK, "va": "top", "ha": "left", "parse_math": False, **how}
         self.figure.text(x / self.width, 1 - y / self.height, text, fontsize=size * 72 / DPI * 1.35, **options)
 
     def axes(self, x: float, y: float, width: float, height: float) -> Any:
-        """Axes whose upper left is there."""
+        """Axes with their upper left corner at (x, y)."""
         place = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(place)
 
     def place(self, cell: Cell, x: float, y: float, cmap: str) -> None:
-        """A cell's picture pixel for pixel, and what belongs to it."""
+        """Draw a cell with its contour lines and its colour bar."""
         width, height = cell.picture.width, cell.picture.height
         if isinstance(cell.picture, Plot):
             cell.picture.draw(self.axes, x, y)
@@ -146,7 +149,7 @@ class Page:
         made.set_label(name, fontsize=8.5, labelpad=1, parse_math=False)
 
     def frame(self, x: float, y: float, width: float, height: float) -> None:
-        """A thin line around a place, which a white map needs."""
+        """Draw a thin frame, so that a white map is visible on the white page."""
         from matplotlib.patches import Rectangle
 
         corner = (x / self.width, 1 - (y + height) / self.height)
@@ -155,7 +158,7 @@ class Page:
         self.figure.add_artist(line)
 
     def strip(self, view: View, y: float, cmap: str) -> None:
-        """The ledger as bars from 0: what pixels, biases and losses took of the score."""
+        """Draw the ledger as bars from 0: the shares of pixels, biases and losses in the score."""
         score, entries = view.divided or 0.0, _entries(view)
         values = [value for _, value in entries]
         low, high = min(0.0, score, *values), max(0.0, score, *values)
@@ -179,7 +182,7 @@ class Page:
 
 
 def _entries(view: View) -> list[tuple[str, float]]:
-    """The ledger's entries that are shown; losses only where they can be seen."""
+    """The entries of the ledger to draw. Losses are left out if they are too small to see."""
     ledger = view.report.ledger
     found = [("pixels", ledger.pixels), ("biases", ledger.biases)]
     lost = ledger.absorbed + ledger.unexplained
@@ -193,14 +196,14 @@ def _strip_height(view: View) -> int:
 
 
 def _fitting(cell: Cell) -> list[str]:
-    """A cell's heading, wrapped to its width."""
+    """The lines of a cell's title, wrapped to its width."""
     return [line for part in cell.title.split("\n") for line in _wrapped(part, cell.picture.width + GAP // 2, 9)]
 
 
 def _wrapped(text: str, width: int, size: float) -> list[str]:
-    """A text in lines that are no wider than that, in characters that the font has."""
+    """A text in lines of at most `width` pixels; characters that the font lacks become `□`."""
     text = "".join(c if _has(c) else "□" for c in printable(text))
-    mean = 0.80 * size  # pixels of a character, about
+    mean = 0.80 * size  # approximate width of a character in pixels
     return textwrap.wrap(text, max(8, int(width / mean)), break_on_hyphens=False) or [""]
 
 
@@ -214,5 +217,5 @@ def _font() -> Any:
 
 @cache
 def _has(character: str) -> bool:
-    """Whether matplotlib's own font can write it."""
+    """Whether matplotlib's default font has a character."""
     return bool(_font().get_char_index(ord(character)))

@@ -1,4 +1,4 @@
-"""Plots of what is no picture: signals as traces coloured by relevance, tables as bars."""
+"""Plots of signals and tables: traces coloured by relevance, and bars."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from heatcli.figures.view import View
 from heatcli.images.overlay import Scale, colour_map
 from heatcli.images.read import Picture
 
-WIDTH, LEAD, BAR, NAMES = 760, 90, 18, 200  # pixels: of a plot, a channel's height, a feature's, its name
-LEADS, FEATURES, POINTS = 24, 24, 3000  # how many are drawn at most
+# In pixels: the width of a plot, the heights of a channel and of a feature, the width of the features' names.
+WIDTH, LEAD, BAR, NAMES = 760, 90, 18, 200
+LEADS, FEATURES, POINTS = 24, 24, 3000  # the most channels, features and samples that are drawn
 _PALE, _INK = "#b8b8b8", "#202020"
 
 Axes = Callable[[float, float, float, float], Any]  # left, top, width, height in pixels
@@ -24,7 +25,7 @@ Axes = Callable[[float, float, float, float], Any]  # left, top, width, height i
 
 @dataclass(frozen=True, eq=False)
 class Plot:
-    """A plot of that size in pixels; `draw` gets the page's `axes`, and the plot's left and top."""
+    """A plot of this size in pixels. `draw`: called with the page's `axes` and the left and top of the plot."""
 
     width: int
     height: int
@@ -32,7 +33,7 @@ class Plot:
 
 
 def plot(view: View, scale: Scale, cmap: str, size: int | None) -> Plot:
-    """The plot of a signal [C, L] or of a table [1, F]; `size`: its width in pixels, `WIDTH` by default."""
+    """The plot of a signal [C, L] or of a table [1, F]. `size`: the width in pixels, by default `WIDTH`."""
     picture, width = view.picture, size or WIDTH
     assert isinstance(picture, Picture)
     assert isinstance(picture.pixels, np.ndarray)
@@ -54,7 +55,7 @@ def plot(view: View, scale: Scale, cmap: str, size: int | None) -> Plot:
 
 
 def names_of(view: View, count: int) -> list[str]:
-    """The names of channels or features, from the file, the sidecar, or their numbers from 0."""
+    """The names of channels or features: from the file, else from the sidecar, else their numbers from 0."""
     picture = view.picture
     own = picture.numbers.names if isinstance(picture, Picture) and picture.numbers is not None else ()
     names = own or tuple(view.report.model.input.get("names") or ())
@@ -68,7 +69,7 @@ def _rate(view: View) -> float | None:
 
 
 def _trace(view: View, lead: int, scale: Scale, cmap: str, axes: Any, last: bool) -> None:
-    """One channel: a grey line, and over it the colour of each sample's relevance, as opaque as that is large."""
+    """Draw a channel: a grey line, and over it coloured segments whose opacity is the relevance of their sample."""
     from matplotlib.collections import LineCollection
 
     assert isinstance(view.picture, Picture)
@@ -95,7 +96,7 @@ def _trace(view: View, lead: int, scale: Scale, cmap: str, axes: Any, last: bool
 
 
 def _thinned(values: NDArray[np.float64], relevance: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The samples that are drawn: all, or of each short stretch the highest, the lowest and the most relevant."""
+    """The indices of the samples to draw: all, or the highest, lowest and most relevant one of each short section."""
     if len(values) <= POINTS:
         return np.arange(len(values))
     edges = np.linspace(0, len(values), POINTS // 3 + 1).astype(int)
@@ -108,7 +109,7 @@ def _thinned(values: NDArray[np.float64], relevance: NDArray[np.float64]) -> NDA
 
 
 def _bars(view: View, order: NDArray[np.int64], cmap: str, axes: Any) -> None:
-    """The features `order` as bars from 0, with names and values."""
+    """Draw the relevance of the features `order` as bars, with their names and values."""
     assert isinstance(view.picture, Picture)
     values, names = np.asarray(view.picture.pixels)[0], names_of(view, view.relevance.shape[1])
     relevance = view.relevance[0][order]

@@ -1,4 +1,4 @@
-"""Reports read again from files, with the picture and the map that they are on: all that a figure is drawn from."""
+"""Reading reports from files, with their picture and map, so that figures can be drawn again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Named(msgspec.Struct, frozen=True):
 
 
 def read_report(path: Path | str) -> Report:
-    """The report in a file. Raises `ImageError` for what is none."""
+    """The report in a file. Raises `ImageError` if the file is not a report."""
     with boundary(path, ImageError, f"is no {NAME} that this version reads"):
         try:
             return _decode(read_regular(path, LONGEST))
@@ -39,7 +39,7 @@ def read_report(path: Path | str) -> Report:
 
 
 def reports_in(folder: Path) -> Iterator[Path]:
-    """The reports in a folder and below, by name; other JSON files are passed over. Raises `UsageError` for none."""
+    """The paths of the reports in a folder and below it, by name. Raises `UsageError` if there are none."""
     count = 0
     for path in sorted(folder.rglob("*.json")):
         try:
@@ -54,11 +54,10 @@ def reports_in(folder: Path) -> Iterator[Path]:
 
 
 def view_of(path: Path | str, pictures: Path | None = None, picture: str | None = None) -> View:
-    """What a figure of the report in a file is drawn from.
+    """The view of the report in a file, from which figures are drawn.
 
-    `pictures`: a folder to look for its picture in; `picture`: where that is, of what has just been explained.
-
-    Raises `ImageError` where the report, its map or its picture cannot be had.
+    `pictures`: a folder that holds the picture; None looks where the report says. `picture`: the path of the picture,
+    if the caller knows it. Raises `ImageError` if the report, its map or its picture cannot be read.
     """
     report = read_report(path)
     if report.image.sequence is not msgspec.UNSET:
@@ -75,13 +74,13 @@ def view_of(path: Path | str, pictures: Path | None = None, picture: str | None 
 
 
 def scale_of(report: Report) -> Scale | None:
-    """The scale that a report's figure was drawn by; None where it has none."""
+    """The colour scale of a report's figure; None if the report has no figure."""
     figure = report.figure
     return Scale(figure.full, figure.cut, figure.by, figure.clip) if isinstance(figure, FigurePart) else None
 
 
 def map_of(path: Path | str, report: Report) -> NDArray[np.float64]:
-    """Relevance a pixel, float64 [H, W], from the report or the array beside it. Raises `ImageError`."""
+    """The relevance of each pixel, float64 [H, W], from the report or the array beside it. Raises `ImageError`."""
     values, shape = report.pixels.values, report.pixels.shape
     if isinstance(values, list):
         with boundary(path, ImageError, "its pixels are no map"):
@@ -104,7 +103,7 @@ def map_of(path: Path | str, report: Report) -> NDArray[np.float64]:
 
 
 def _picture(path: Path, report: Report, pictures: Path | None, known: str | None) -> Picture:
-    """The picture of a report: where its path leads from here, from the report, or by name in `pictures`."""
+    """The picture of a report: in `pictures`, else at `known`, else where the report says. Raises `ImageError`."""
     image, channels = report.image, report.model.input.get("channels") or 3
     name = PurePath(image.path).name
     if pictures is not None:
@@ -128,7 +127,7 @@ def _picture(path: Path, report: Report, pictures: Path | None, known: str | Non
 
 
 def _with_seen(report: Report) -> Report:
-    """The report with what the network saw of the picture, which older ones do not say."""
+    """The report with the part of the picture that the network saw, which older reports lack."""
     if report.image.seen is not msgspec.UNSET:
         return report
     given = msgspec.convert(report.model.input, Input, strict=False)

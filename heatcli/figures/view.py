@@ -1,4 +1,4 @@
-"""What a figure is drawn from, and what it says in words."""
+"""`View`: what a figure is drawn from. And the sentences in a figure."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ UNVERIFIED = "UNVERIFIED: not the model's own function"
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A picture, the map [H, W] on it, and the report on both; `scale`: the map's, where that is known before.
+    """A picture, its map, and their report.
 
-    A signal or a table is no picture, but numbers [C, L], and its map is as large. A volume is a picture of `slices`.
+    `relevance`: float64 [H, W]. `scale`: the colour scale; None if the figure's style decides. For a signal or a table
+    `picture` holds numbers [C, L], and the map has their shape. A volume is shown as a picture of its `slices`.
     """
 
     picture: Image.Image | Picture
@@ -35,37 +36,37 @@ class View:
 
     @property
     def box(self) -> Box:
-        """The part of the picture that the network saw."""
+        """The part of the picture that the network saw: left, top, right, bottom in pixels."""
         seen = self.report.image.seen
         return seen if isinstance(seen, tuple) else (0.0, 0.0, float(self.image.width), float(self.image.height))
 
     @property
     def image(self) -> Image.Image:
-        """The picture, of what is shown as one."""
+        """The picture, for views that have one (not signals and tables)."""
         assert isinstance(self.picture, Image.Image)
         return self.picture
 
     @property
     def element(self) -> str:
-        """What one position of the map is called."""
+        """The name of an element of the map: pixel, sample, feature, …"""
         axes = self.report.model.input.get("axes")
         return Layout(axes).element if axes else "pixel"
 
     @property
     def divides(self) -> str:
-        """As `MethodPart.divides` says; of older reports, by whether the ledger is balanced."""
+        """`MethodPart.divides`; for older reports without it, `whole` if the ledger balances, else `no`."""
         said = self.report.method.divides
         return said if isinstance(said, str) else "whole" if self.report.ledger.relative_error < 1e-3 else "no"
 
     @property
     def divided(self) -> float | None:
-        """output − output_baseline, which the method divides among the pixels; None where it divides nothing."""
+        """output − output_baseline, which the method divides; None if the method does not divide the score."""
         ledger = self.report.ledger
         return None if self.divides == "no" else ledger.output - ledger.output_baseline
 
 
 def view_on(shown: Image.Image | Picture, relevance: NDArray[np.float64], report: Report) -> View:
-    """What a figure is drawn from; `relevance` is as in the report. A volume is shown as slices side by side."""
+    """A view. `relevance`: as in the report. A volume is shown as slices side by side."""
     if isinstance(shown, Image.Image) or relevance.ndim == 2:
         return View(shown, relevance, report)
     assert isinstance(shown.pixels, np.ndarray)
@@ -91,13 +92,13 @@ def heading(view: View) -> str:
 
 
 def through(report: Report) -> str:
-    """The channels whose share the map divides, and that share; empty where the map divides the whole score."""
+    """The channels of `--concept` and their share of the score; empty if the map divides the whole score."""
     name = concept(report)
     return f"; {name} gave {number(report.ledger.output, 4)}" if name else ""
 
 
 def concept(report: Report) -> str:
-    """The channels whose share the map divides, as `--concept` names them; empty where it divides the whole score."""
+    """The layer and channels as in `--concept`; empty if the map divides the whole score."""
     part = report.concept
     if not isinstance(part, ConceptPart):
         return ""
@@ -105,7 +106,7 @@ def concept(report: Report) -> str:
 
 
 def unit(view: View) -> str:
-    """What the score is."""
+    """The name of the score's quantity, such as logit."""
     target = view.report.target
     quantity: str = target.quantity
     if isinstance(target.unit, str) and quantity == "output":
@@ -114,7 +115,7 @@ def unit(view: View) -> str:
 
 
 def means(view: View) -> str:
-    """Method, its parameters and the baseline."""
+    """The method, its parameters and the baseline."""
     method, baseline = view.report.method, view.report.baseline
     values = ", ".join(f"{name}={_short(value)}" for name, value in method.parameters.items())
     against = "no baseline" if baseline.name == "none" else f"against {baseline.name}"
@@ -128,7 +129,7 @@ def _short(value: Any) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as percent, two digits of it, never in powers of ten."""
+    """A share as a percentage with two or three digits, never in powers of ten."""
     if share and abs(share) < 1e-8:
         return "less than 0.000001 %"
     digits = 2 if abs(share) < 1 else 3
@@ -141,7 +142,7 @@ def number(value: float, digits: int, sign: str = "") -> str:
 
 
 def shown(view: View) -> str:
-    """How much of the score the map shows, in a sentence."""
+    """A sentence on the part of the score that the map shows."""
     report, score = view.report, view.divided
     pixels, name = report.pixels, report.method.name
     if score is None:
@@ -155,7 +156,7 @@ def shown(view: View) -> str:
 
 
 def biased(report: Report) -> float | None:
-    """The share of the score that biases took, where that is most of it and a baseline would give it to the pixels."""
+    """The share of the biases in the score if it is more than half and a baseline would avoid it; else None."""
     ledger = report.ledger
     if report.baseline.name != "none" or report.method.divides != "whole" or not ledger.output:
         return None
@@ -164,7 +165,7 @@ def biased(report: Report) -> float | None:
 
 
 def warned(view: View) -> str:
-    """That biases took most of the score, and what to do; empty where they did not."""
+    """A hint if the biases took most of the score; else empty."""
     share = biased(view.report)
     if share is None:
         return ""
@@ -175,7 +176,7 @@ def warned(view: View) -> str:
 
 
 def contrasted(report: Report) -> str:
-    """What a map of predicted less expected shows; empty where it is none."""
+    """A sentence on a map of the predicted less the expected class; empty for other maps."""
     target = report.target
     if not target.expected or target.expected == target.predicted:
         return ""
@@ -183,7 +184,7 @@ def contrasted(report: Report) -> str:
 
 
 def told(scale: Scale, view: View) -> str:
-    """What the full colour is, in a sentence."""
+    """A sentence on the strongest colour of the scale."""
     own = f"percentile {scale.clip:g} of |relevance|"
     why = {"percentile": own, "share": own, "run": "one scale for all", "given": "as asked for"}[scale.by]
     text = f"Strongest colour: ±{scale.cut:.3g} a {view.element} ({why})"
@@ -196,12 +197,12 @@ def told(scale: Scale, view: View) -> str:
 
 
 def _held(view: View) -> float:
-    """Which share of the score |relevance| is in all; more than 1 where for and against cancel."""
+    """Σ|relevance| / |score|; more than 1 if positive and negative relevance cancel."""
     return float(np.abs(view.relevance).sum()) / abs(view.divided) if view.divided else 1.0
 
 
 def hidden(view: View) -> str:
-    """What of the picture the network never saw, or saw and the picture does not show; empty where nothing."""
+    """Sentences on the parts of the picture that the network did not see, on padding, and on slices; or empty."""
     if view.slices:
         return f"Shown are slices {', '.join(map(str, view.slices))}, counted from 0."
     if not isinstance(view.picture, Image.Image):
@@ -223,7 +224,7 @@ def hidden(view: View) -> str:
 
 
 def caption(view: View, scale: Scale) -> list[str]:
-    """All sentences under a figure."""
+    """The sentences below a figure."""
     lines = [contrasted(view.report), shown(view), warned(view), told(scale, view), hidden(view)]
     verified = view.report.model.verified
     if verified is not None and not verified.agrees:
@@ -232,5 +233,5 @@ def caption(view: View, scale: Scale) -> list[str]:
 
 
 def text_of(view: View, scale: Scale) -> str:
-    """All that a figure says as plain text."""
+    """The text of a figure as plain text, for readers who cannot see the figure."""
     return f"{Path(view.report.image.path).name}: {heading(view)}; {means(view)}. {' '.join(caption(view, scale))}"

@@ -1,1 +1,1 @@
-"""The gallery: one page of all explanations in a folder, and pages of the same make for results of other commands."""
+"""The gallery: an HTML page of all explanations in a folder, and similar pages for the results of other commands."""

@@ -1,4 +1,4 @@
-"""One page of all explanations in a folder."""
+"""Building the page of all explanations in a folder."""
 
 from __future__ import annotations
 
@@ -32,13 +32,18 @@ from heatcli.version import __version__
 
 MEGABYTE = 1_000_000
 PAGE = "report.html"
-FAILURES = 50  # that a page lists
+FAILURES = 50  # the most failures in the list of a page
 UNDER_WAY = 16  # explanations that are read at once
 
 
 @dataclass(frozen=True)
 class GalleryRequest:
-    """`output`: the page; None is `report.html` in `folder`. `max_mb`: above it, thumbnails go to a folder beside."""
+    """What to show.
+
+    `folder`: of the explanations. `output`: the path of the page; None is `report.html` in `folder`. `against`: the
+    folder of a second run to show side by side. `expected`: a label for all pictures, or a file of labels. `masks`: a
+    folder of masks. `max_mb`: if the page would be larger, the thumbnails go into a folder beside it.
+    """
 
     folder: Path
     output: Path | None = None
@@ -50,7 +55,7 @@ class GalleryRequest:
 
 @dataclass(frozen=True)
 class Built:
-    """What was written. `beside`: the folder of thumbnails that the page needs; None where it holds them itself."""
+    """The page that was written. `beside`: the folder of its thumbnails; None if the page contains them."""
 
     path: Path
     explanations: int
@@ -63,7 +68,10 @@ Advance = Callable[[Iterable[Any]], Iterator[Any]]
 
 
 def build(request: GalleryRequest, say: Say, advance: Advance = iter) -> Built:
-    """Write the page. `say` is told what is missing; `advance` counts what passes. Raises `UsageError`."""
+    """Write the page. `say`: called with notes on what is missing. `advance`: counts the explanations for progress.
+
+    Raises `UsageError`.
+    """
     folder = Folder.open(request.folder)
     other = None if request.against is None else Folder.open(request.against)
     expected = Expected.parse(request.expected)
@@ -86,7 +94,7 @@ def build(request: GalleryRequest, say: Say, advance: Advance = iter) -> Built:
 
 
 class _Page:
-    """A page in the making."""
+    """A page while it is built."""
 
     def __init__(self, request: GalleryRequest, folder: Folder, other: Folder | None, store: Store) -> None:
         self._request, self._folder, self._other, self._store = request, folder, other, store
@@ -98,7 +106,7 @@ class _Page:
         self._other_report: Report | None = None
 
     def read(self, look: Look, say: Say, advance: Advance) -> None:
-        """Every explanation, into the store."""
+        """Read every explanation into the store. Raises `UsageError` if there are none, or the runs do not match."""
         others = {} if self._other is None else _by_picture(self._other, say)
         sides = 1 if self._other is None else 2
         matched = 0
@@ -133,7 +141,7 @@ class _Page:
             raise UsageError(f"{self._request.expected}: names none of the pictures in {self._folder.path}")
 
     def told(self, say: Say) -> None:
-        """Notes on what is missing."""
+        """Call `say` with notes on missing pictures, maps, masks and links."""
         texts = {
             "picture": "pictures are not where their reports say, or are others now; the page shows their maps alone, "
             "so make it where heatcli explain ran",
@@ -146,13 +154,13 @@ class _Page:
                 say(f"{len(found):,} {text} (first: {found[0]})")
 
     def write(self, output: Path) -> Built:
-        """The page, whole or not at all, and the folder beside it where it would be too large."""
+        """Write the page atomically, and the folder beside it if the page would be too large."""
         large = self._store.bytes > self._request.max_mb * MEGABYTE
         beside = output.with_name(f"{output.stem}-files") if large else None
         if beside is not None:
             make_folder(beside)
             for old in beside.glob("*.webp"):
-                if old.stem.isdecimal():  # an earlier page's
+                if old.stem.isdecimal():  # a thumbnail of an earlier page
                     old.unlink()
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
         with writing(output):
@@ -196,7 +204,7 @@ class _Page:
         )  # fmt: skip
 
     def _titles(self, own: summary.Facts) -> list[str]:
-        """Of the runs side by side: what differs between them."""
+        """The titles of the runs: for two runs, what differs between them."""
         if self._other is None:
             return [own.method]
         there = summary.facts(self._other, self._other_report, [], [])
@@ -213,7 +221,7 @@ Key = tuple[str | None, int | None]
 
 
 def _keys(item: Item) -> list[Key]:
-    """What a picture's explanation is found by in another run: its name, or else its content."""
+    """The keys by which the explanation of the same picture is found in another run: the name, then the hash."""
     return [(item.row.image, item.row.rank), (item.row.sha256, item.row.rank)]
 
 
@@ -227,7 +235,7 @@ def _by_picture(folder: Folder, say: Say) -> dict[Key, Item]:
 
 
 def _side_by_side(work: Iterable[Callable[[], Entry]]) -> Iterator[Entry]:
-    """What each piece of work returns, in order, a few of them at once: most of it is decoding pictures."""
+    """The results of functions that run in threads, in order. Most of the work is decoding, without Python's lock."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="heatcli") as pool:
         under_way: deque[Future[Entry]] = deque()
         try:
@@ -252,13 +260,13 @@ def _own(name: str) -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a script element: no text in it ends the element."""
+    """JSON for a script element: `<`, `>` and `&` are escaped, so that no text in it ends the element."""
     text = msgspec.json.encode(value).decode("utf-8")
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def template(name: str) -> jinja2.Template:
-    """A template of this room: everything that is put into it is text, but for its own style sheet and script."""
+    """A template of this folder. Values are escaped as text, except the page's own style sheet and script."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

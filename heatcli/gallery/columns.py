@@ -1,4 +1,4 @@
-"""What a page holds of each explanation: one list a quantity, and beside it the small picture and the biases."""
+"""The data of a page: a list per quantity with a value per explanation, thumbnails and biases."""
 
 from __future__ import annotations
 
@@ -26,14 +26,18 @@ from heatcli.images.expected import Expected
 from heatcli.images.read import MAX_PIXELS
 from heatcli.report.schema import LedgerPart
 
-GRID = 24  # cells a side of the mean map
-MOST_UP = 2  # folders that a link climbs
+GRID = 24  # cells in a row of the mean map
+MOST_UP = 2  # the most `..` in a link
 LEDGER = ("output", "output_baseline", "pixels", "biases", "absorbed", "unexplained")
 
 
 @dataclass
 class Entry:
-    """All that a page holds of one explanation. `mass`: where |relevance| lies, float64 [GRID, GRID], its sum 1."""
+    """The data of an explanation.
+
+    `values`: quantity → value. `biases`: the totals per bias, of each run. `mass`: the distribution of |relevance|,
+    float64 [GRID, GRID] with sum 1. `remarks`: kind → what is missing.
+    """
 
     values: dict[str, Any]
     biases: list[dict[str, float]]
@@ -44,7 +48,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Look:
-    """How explanations become entries. `page`: the folder that links start from. `predicts`: top class explained."""
+    """Makes entries of explanations.
+
+    `page`: the page's folder, to which links are relative. `predicts`: whether the explained class is the predicted
+    one; None if the run does not say. `edge`: the longer side of a thumbnail in pixels. `masks`: a folder of masks.
+    """
 
     page: Path
     expected: Expected
@@ -53,7 +61,7 @@ class Look:
     masks: Path | None = None
 
     def entry(self, item: Item, other: Item | None, sides: int) -> Entry:
-        """The entry of an explanation, and of the same picture's in another run where there are two `sides`."""
+        """The entry of an explanation. `other`: that of the same picture in the second run, if `sides` is 2."""
         path = item.picture()
         picture = picture_of(item)
         image = None if picture is None else picture.shown()
@@ -102,7 +110,7 @@ class Look:
         }
 
     def _predicted(self, item: Item) -> str | None:
-        """The class that the network puts first, where that is known."""
+        """The predicted class; None if it is not known."""
         if item.row.predicted is not None:
             return item.row.predicted
         if self.predicts is False:
@@ -112,7 +120,7 @@ class Look:
         return item.first.label or str(item.first.index)
 
     def _link(self, path: Path | None) -> str | None:
-        """A file as seen from the page; None for one so far from it that the link would tell of this machine."""
+        """A link to a file, relative to the page; None if the path would reveal folders of this machine."""
         if path is None:
             return None
         start, end = self.page.absolute(), path.absolute()
@@ -126,7 +134,7 @@ class Look:
         return "./" + quote("/".join(parts), errors="surrogateescape")
 
     def _mask(self, item: Item, path: Path, size: tuple[int, ...]) -> tuple[float | None, dict[str, str]]:
-        """The share of the positive relevance that lies inside the picture's mask; None where there is none."""
+        """The share of the positive relevance inside the picture's mask, None without a mask; and remarks."""
         file, fit = mask_file(path, self.masks), fit_of(item)
         if file is None or fit is None or item.pixels is None:
             return None, {}
@@ -138,7 +146,7 @@ class Look:
         return _short(float(share)), {}
 
     def _against(self, item: Item, other: Item | None) -> dict[str, Any]:
-        """The other run's numbers, and how far apart the two are."""
+        """The numbers of the other run, and the difference and correlation of the two."""
         names = ("labelB", "scoreB", "probabilityB", "mapB", "reportB", "difference", "correlation")
         if other is None:
             return dict.fromkeys(names) | _books(None, {}, "B")
@@ -158,13 +166,13 @@ class Look:
 
 
 def _sequence(item: Item) -> str:
-    """What names a sequence among those of its file; empty for a picture."""
+    """The name of a sequence in its file; empty for a picture."""
     sequence = msgspec.UNSET if item.report is None else item.report.image.sequence
     return "" if sequence is msgspec.UNSET else f" {sequence.name}"
 
 
 def shown(names: Iterable[str]) -> list[str]:
-    """Names of pictures as a page shows them: absolute ones without the folder that all lie in."""
+    """The names of pictures in a page: absolute paths lose the folder that they have in common."""
     found = list(names)
     if not any(map(os.path.isabs, found)):
         return found
@@ -176,7 +184,7 @@ def shown(names: Iterable[str]) -> list[str]:
 
 
 def share_of(pixels: float, biases: dict[str, float]) -> float | None:
-    """Σ|bias total| / (|pixel total| + Σ|bias total|), as `heatcli check` has it; None where nothing is booked."""
+    """Σ|bias total| / (|pixel total| + Σ|bias total|), as in `heatcli check`; None if both are 0."""
     booked = sum(map(abs, biases.values()))
     whole = abs(pixels) + booked
     return booked / whole if whole else None
@@ -191,7 +199,7 @@ def _books(ledger: LedgerPart | None, biases: dict[str, float], side: str) -> di
 
 
 def _short(value: float | None) -> float | None:
-    """Seven digits: float32 has no more."""
+    """A number with seven digits, the precision of float32; None if it is not finite."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.7g}")
 
 

@@ -1,4 +1,4 @@
-"""A page's own data: on disk until the page is written, then compressed text that the page's script opens."""
+"""The data in a page: kept on disk until the page is written, then compressed to text that the script decodes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import numpy as np
 from heatcli.gallery.columns import Entry
 from heatcli.system.files import write_atomically
 
-ROWS = 64  # explanations a block
-FULL = 32767  # of int16: the largest bias of an image
+ROWS = 64  # explanations in a block
+FULL = 32767  # the largest int16, which stands for the largest |bias| of an image
 
 
 def packed(content: bytes) -> str:
-    """Compressed, as text that needs no escape in a page."""
+    """Content compressed (gzip) and encoded (Base64) as text for an HTML page."""
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii")
 
 
 class Store:
-    """Entries in, blocks out. Of each entry, memory holds its numbers alone; the rest waits in a temporary file.
+    """Collects entries and returns blocks. Memory holds only the numbers of an entry, a temporary file the rest.
 
-    A block is, for up to `ROWS` entries: a table uint32 [n, 1 + sides] of lengths in bytes; the WebPs; then each side's
-    biases, int16, as shares of `FULL` of the entry's largest |bias|, which is the column `scale`.
+    A block of up to `ROWS` entries is: a table of lengths in bytes, uint32 [n, 1 + sides]; the WebPs; the biases of
+    each side, int16. A bias is (its value) · scale / `FULL`, where `scale` is the entry's largest |bias|, a column.
     """
 
     def __init__(self, sides: int) -> None:
@@ -42,7 +42,7 @@ class Store:
         return len(self._lengths)
 
     def close(self) -> None:
-        """Give the temporary file up."""
+        """Delete the temporary file."""
         self._file.close()
 
     def add(self, entry: Entry) -> None:
@@ -71,15 +71,15 @@ class Store:
 
     @property
     def bytes(self) -> int:
-        """About what the page's data takes as text."""
+        """The approximate size of the page's data as text."""
         return (sum(map(sum, self._lengths)) + len(msgspec.json.encode(self.columns)) // 4) * 4 // 3
 
     def table(self) -> str:
-        """The columns: those of few values as numbers of the values, packed."""
+        """The columns as packed JSON."""
         return packed(msgspec.json.encode(self.columns))
 
     def blocks(self, beside: Path | None = None) -> Iterator[str]:
-        """Every block, packed. `beside`: a folder that the WebPs go to instead, `NUMBER.webp`."""
+        """The packed blocks. `beside`: a folder for the WebPs, `NUMBER.webp`, which are then not in the blocks."""
         self._file.seek(0)
         for start in range(0, len(self), ROWS):
             lengths: Sequence[tuple[int, ...]] = self._lengths[start : start + ROWS]

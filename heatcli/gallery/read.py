@@ -1,4 +1,4 @@
-"""What lies in a folder that `heatcli explain` wrote: its explanations one by one, its record, results of checks."""
+"""Reading a folder of `heatcli explain`: its explanations one by one, its record, and results of checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _named = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 @dataclass(frozen=True)
 class Item:
-    """One explanation. `first`: the row of its picture's first rank. `folder` is what its files' names start from."""
+    """An explanation. `folder`: the names of its files are relative to it. `first`: the row of the picture's rank 1."""
 
     row: Row
     folder: Path
@@ -36,7 +36,7 @@ class Item:
 
     @cached_property
     def report(self) -> Report | None:
-        """Its report; None where that is missing or damaged."""
+        """The report; None if it is missing or damaged."""
         content = self.content("report")
         if content is None:
             return None
@@ -46,12 +46,12 @@ class Item:
             return None
 
     def path(self, what: str) -> Path | None:
-        """Where one of its files is: its `overlay`, its `report`, its `pixels`."""
+        """The path of a file by its role: `overlay`, `report`, `pixels`; None if there is none."""
         entry = self.row.files.get(what)
         return None if entry is None else self.folder / entry.name
 
     def content(self, what: str) -> bytes | None:
-        """What a file holds; None where there is none, or another than the one that was written."""
+        """The content of a file by its role; None if it is missing, or its checksum is wrong."""
         entry, path = self.row.files.get(what), self.path(what)
         if entry is None or path is None:
             return None
@@ -63,7 +63,7 @@ class Item:
 
     @cached_property
     def pixels(self) -> Map | None:
-        """Relevance a pixel of the network's input, [H, W]; None where nothing was kept of it."""
+        """The relevance of each pixel, float64 [H, W]; None if the run did not keep it, or the file is damaged."""
         if self.report is None:
             return None
         values = self.report.pixels.values
@@ -80,7 +80,10 @@ class Item:
             return None
 
     def picture(self) -> Path | None:
-        """Where the picture is: its name may start from the report's folder, from here, or from the index's folder."""
+        """The path of the picture, relative to the report's folder, the working directory or the index's folder.
+
+        None if it is not there.
+        """
         name = self.row.image
         report = self.path("report")
         starts = [self.folder if report is None else report.parent, Path(), self.folder]
@@ -91,14 +94,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of explanations. `record`: the parameters of the run; None where there is none."""
+    """A folder of explanations. `record`: the parameters of the run; None if there is no record."""
 
     path: Path
     record: Record | None
 
     @classmethod
     def open(cls, path: Path) -> Folder:
-        """Raises `UsageError` where it is no folder."""
+        """The folder at `path`. Raises `UsageError` if it is not a folder on this machine."""
         if is_url(str(path).replace(":/", "://", 1)):
             raise UsageError(f"{path}: a gallery is made from files on this machine; copy the folder here first")
         if not is_folder(path):
@@ -107,9 +110,9 @@ class Folder:
         return cls(path, read_record(record) if record.is_file() else None)
 
     def items(self, say: Callable[[str], None] = lambda _: None) -> Iterator[Item | Row]:
-        """Each explanation, in the order of the index, one at a time; the row alone of an image that failed.
+        """The explanations in the order of the index, one at a time; for an image that failed, its row.
 
-        Without an index, of every report in the folder and below. `say` is told of damage.
+        Without an index, the explanations of all reports in the folder and below. `say`: called with notes on damage.
         """
         index = self.path / INDEX
         if not index.is_file():
@@ -123,7 +126,7 @@ class Folder:
             say(note)
 
     def count(self) -> int:
-        """How many lines or reports there are, about."""
+        """The approximate number of explanations."""
         index = self.path / INDEX
         if index.is_file():
             with index.open("rb") as file:
@@ -149,7 +152,7 @@ class Folder:
             yield Item(row, self.path, row)
 
     def checks(self) -> list[Result]:
-        """What `heatcli check` found, from files here: `--junit` as `.xml`, `--json` as `.jsonl`, under any name."""
+        """Results of `heatcli check` in this folder: files of `--junit` (.xml) and `--json` (.jsonl), with any name."""
         return [result for file in sorted(self.path.iterdir()) for result in _results(file)]
 
 

@@ -1,4 +1,4 @@
-"""Pages of the gallery's make for the results of `check`, `compare` and `evaluate`: tables, and curves."""
+"""Pages for the results of `check`, `compare` and `evaluate`: tables and curves in the style of the gallery."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from heatcli.version import __version__
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table; `bad`: it is what the reader should see first."""
+    """A row of a table. `bad`: whether the row is highlighted."""
 
     cells: tuple[str, ...]
     bad: bool = False
@@ -28,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """`numbers`: which columns hold numbers. `picture`: a PNG above the table."""
+    """A table. `numbers`: the indices of columns with numbers. `text`: above the table. `png`: a picture above it."""
 
     title: str
     columns: tuple[str, ...]
@@ -39,18 +39,18 @@ class Table:
 
     @property
     def picture(self) -> str | None:
-        """The PNG as an address."""
+        """The PNG as a `data:` URL."""
         return None if self.png is None else "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
 def names_of(images: Iterable[str | None]) -> dict[str | None, str]:
-    """What a page calls each picture; None is all of them."""
+    """The name of each picture in a page; None stands for all pictures."""
     found = sorted({image for image in images if image})
     return {None: "all"} | dict(zip(found, shown(found), strict=True))
 
 
 def checked_name(path: Path | None) -> None:
-    """Before the work: that a page can be written there. Raises `UsageError`."""
+    """Check that a page can be written to `path`, and make its folder. Raises `UsageError`."""
     if path is None:
         return
     if path.suffix.lower() not in (".html", ".htm"):
@@ -59,7 +59,7 @@ def checked_name(path: Path | None) -> None:
 
 
 def write(path: Path, command: str, title: str, lead: str, tables: Iterable[Table]) -> None:
-    """Write a page. Raises `UsageError`."""
+    """Write a page of tables. `command`: the heatcli command. `lead`: the first sentence. Raises `UsageError`."""
     text = template("sheet.html.j2").render(
         version=__version__, command=command, title=title, lead=lead, tables=list(tables)
     )
@@ -67,7 +67,7 @@ def write(path: Path, command: str, title: str, lead: str, tables: Iterable[Tabl
 
 
 def of_checks(path: Path, model: Path, results: Sequence[Result]) -> None:
-    """The page of a check."""
+    """Write the page of a check. Raises `UsageError`."""
     names = names_of(result.image for result in results)
     count = Counter(result.status for result in results)
     failed = [result for result in results if result.status == "failed"]
@@ -100,7 +100,7 @@ def _result(result: Result, names: Mapping[str | None, str], *first: str) -> Lin
 
 
 def of_comparison(path: Path, found: Comparison) -> None:
-    """The page of a comparison."""
+    """Write the page of a comparison. Raises `UsageError`."""
     columns = (
         "image",
         "A says",
@@ -138,7 +138,7 @@ def of_comparison(path: Path, found: Comparison) -> None:
 
 
 def of_evaluation(path: Path, found: Evaluation, pictures: Mapping[str, bytes]) -> None:
-    """The page of an evaluation; `pictures`: its curves, PNGs by file name."""
+    """Write the page of an evaluation. `pictures`: its curves, file name → PNG. Raises `UsageError`."""
     marks = {"higher": " ↑", "lower": " ↓", "": ""}
     tables = []
     for metric in found.metrics:

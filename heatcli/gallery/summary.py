@@ -1,4 +1,4 @@
-"""What the first screen of a page answers: what does the model look at, and can I trust it?"""
+"""The first screen of a page: what the model looks at, and whether its explanations can be trusted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from heatcli.gallery.read import Folder
 from heatcli.methods.table import method as find_method
 from heatcli.report.schema import Report
 
-CLOSED = Ledger().most  # relative error of a ledger that balances: what `heatcli check` requires
+CLOSED = Ledger().most  # the largest relative error of a balanced ledger, as in `heatcli check`
 WORST = 3
 
 Mark = Literal["good", "bad", "open"]
@@ -30,7 +30,7 @@ Mark = Literal["good", "bad", "open"]
 
 @dataclass(frozen=True)
 class Answer:
-    """One line of "can I trust it?": how it stands, in a word or number and in a sentence; `state` filters the page."""
+    """A line of "can I trust it?": a title, a short value and a sentence. `state`: a link that filters the page."""
 
     mark: Mark
     title: str
@@ -41,7 +41,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run says of itself."""
+    """Facts of a run.
+
+    `explained`: a sentence on the target. `predicts`: whether the explained class is the predicted one; None if not
+    known. `conserves`: whether the method divides the whole score. `command`: the command line of the run.
+    """
 
     model: str
     method: str
@@ -56,7 +60,7 @@ Columns = dict[str, list[Any]]
 
 
 def facts(folder: Folder, report: Report | None, images: list[str], methods: list[str]) -> Facts:
-    """From the run's record, and from one of its reports."""
+    """The facts of a run, from its record and one of its reports. `images`, `methods`: the names in the index."""
     given = folder.record.parameters if folder.record is not None else {}
     name = str(given.get("method") or (report.method.name if report else methods[0] if methods else "?"))
     own = (given.get("param") if given else report.method.parameters if report else {}) or {}
@@ -101,7 +105,7 @@ def _explained(target: str) -> str:
 
 
 def _inputs(images: list[str]) -> str:
-    """The folder that all images lie in, or the only image."""
+    """The common folder of all images, or the only image."""
     if len(images) == 1:
         return images[0]
     try:
@@ -121,7 +125,7 @@ def _default(name: str, parameter: str | None) -> Any:
 
 
 def _conserves(name: str, report: Report | None) -> bool:
-    """Whether the method divides the whole score: as its report says, or as the method of that name does."""
+    """Whether the method divides the whole score: from the report, else from the method of this name."""
     if report is not None and report.method.divides:
         return report.method.divides == "whole"
     try:
@@ -131,7 +135,7 @@ def _conserves(name: str, report: Report | None) -> bool:
 
 
 def answers(own: Facts, columns: Columns, report: Report | None, checks: list[Result], failed: int) -> list[Answer]:
-    """The lines of "can I trust it?"."""
+    """The lines of "can I trust it?". `failed`: the number of pictures that were not explained."""
     found = [_ledger(own, columns)]
     if own.conserves:
         found.append(_shares(own, columns))
@@ -214,13 +218,13 @@ def _checks(checks: list[Result]) -> Answer:
 
 
 def median(values: list[float | None]) -> float | None:
-    """Of those that are known."""
+    """The median of the values that are known; None if there are none."""
     known = [value for value in values if value is not None]
     return float(np.median(known)) if known else None
 
 
 def parts(columns: Columns) -> list[tuple[str, float]]:
-    """How the sizes of what is booked divide, the mean over pictures: pixels, biases, losses; their sum is 1."""
+    """The shares of pixels, biases and losses in what is booked, means over the pictures; their sum is 1."""
     sizes = np.zeros(3)
     for pixels, share, *lost in zip(*(columns[n] for n in ("pixels", "share", "absorbed", "unexplained")), strict=True):
         if pixels is None or share is None:
@@ -233,14 +237,14 @@ def parts(columns: Columns) -> list[tuple[str, float]]:
 
 
 def worst(columns: Columns) -> list[tuple[int, str, float]]:
-    """Number, name and remainder of the explanations whose ledgers are the least closed."""
+    """Index, name and relative error of the explanations with the largest errors of the ledger."""
     errors = [(-1.0 if e is None else e) for e in columns["remainder"]]
     order = sorted(range(len(errors)), key=errors.__getitem__, reverse=True)[:WORST]
     return [(i, columns["name"][i], errors[i]) for i in order if errors[i] >= 0]
 
 
 def mean_map(mass: NDArray[np.float64]) -> str:
-    """Where |relevance| lies, the mean over pictures, as an address with a picture in it."""
+    """The mean distribution of |relevance|, float64 [GRID, GRID], as a picture in a `data:` URL."""
     top = float(mass.max()) or 1.0
     shade = np.sqrt(np.clip(mass / top, 0, 1))[..., None]
     low, high = np.array([244, 241, 236]), np.array([154, 32, 54])

@@ -1,4 +1,4 @@
-"""The small pictures of a page: each explanation's picture and maps side by side in one WebP."""
+"""The thumbnails of a page: the picture and the maps of an explanation side by side in one WebP."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from heatcli.images.preprocess import Fit, seen_box
 from heatcli.images.read import Picture, Reader
 
 QUALITY = 60
-EFFORT = 3  # of WebP's 0..6: above it, little is gained
-EDGES = ((500, 200), (3000, 144))  # up to so many explanations: pixels of a thumbnail's longer side
-SMALLEST = 104
+EFFORT = 3  # of WebP's 0..6; higher values save little
+EDGES = ((500, 200), (3000, 144))  # (up to this number of explanations, longer side of a thumbnail in pixels)
+SMALLEST = 104  # the longer side for more explanations
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A WebP of `tiles` pictures in a row, each width × height: the picture, then a map a run."""
+    """A WebP of pictures in a row, each `width` × `height`: the picture, then the map of each run."""
 
     webp: bytes
     width: int
@@ -32,12 +32,12 @@ class Thumbnail:
 
 
 def edge_of(count: int) -> int:
-    """The longer side of a thumbnail on a page of so many explanations."""
+    """The longer side in pixels of a thumbnail on a page of `count` explanations."""
     return next((edge for most, edge in EDGES if count <= most), SMALLEST)
 
 
 def picture_of(item: Item) -> Picture | None:
-    """The picture that was explained; None where it is not found, or another one has its name now."""
+    """The picture that was explained; None if it is missing, or its hash has changed."""
     path = item.picture()
     if path is None or item.report is None:
         return None
@@ -50,7 +50,7 @@ def picture_of(item: Item) -> Picture | None:
 
 
 def fit_of(item: Item) -> Fit | None:
-    """How the picture was made to fit the network; None where the report does not say."""
+    """How the picture was fitted to the network's input; None if the report does not say."""
     if item.report is None:
         return None
     given, shape = _input(item), item.report.pixels.shape
@@ -69,7 +69,10 @@ def _channels(given: Input) -> int:
 
 
 def map_of(item: Item, picture: Image.Image | None) -> Image.Image | None:
-    """The map over its picture, as it was written; drawn anew where the file is missing or of another shape."""
+    """The overlay that the run wrote; drawn anew if the file is missing or has another shape than the picture.
+
+    None if it cannot be drawn either.
+    """
     content = item.content("overlay")
     if content is not None:
         try:
@@ -89,7 +92,7 @@ def _alike(a: Image.Image, b: Image.Image) -> bool:
 
 
 def thumbnail(pictures: list[Image.Image | None], edge: int) -> Thumbnail:
-    """The pictures side by side, each brought to the first one's shape; a missing one is left blank."""
+    """The pictures side by side, each resized to the shape of the first; the place of a missing one is grey."""
     first = next((p for p in pictures if p is not None), None)
     if first is None:
         return Thumbnail(b"", 0, 0)
@@ -100,6 +103,6 @@ def thumbnail(pictures: list[Image.Image | None], edge: int) -> Thumbnail:
         if one is not None:
             whole.paste(one.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=2), (i * size[0], 0))
     buffer = io.BytesIO()
-    small = max(size) < 64  # few pixels: each counts
+    small = max(size) < 64  # a picture of few pixels needs a higher quality
     whole.save(buffer, "WEBP", quality=90 if small else QUALITY, method=EFFORT)
     return Thumbnail(buffer.getvalue(), *size)

@@ -1,1 +1,1 @@
-"""Looking inside a network: feature maps, filters, and the pictures that excite a channel."""
+"""The inside of a network: feature maps, filters, and the pictures that excite a channel."""

@@ -1,4 +1,4 @@
-"""Feature maps of any layer, and what each channel contributed to the score."""
+"""Feature maps of any layer, and the contribution of each channel to the score."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ CONVOLUTIONS = ("*convolution*",)
 
 @dataclass(frozen=True, eq=False)
 class FeatureMaps:
-    """What one layer said of N images: `values` and `relevance`, each [N, C, …].
+    """The values of a layer on N images, and their relevance: each [N, C, …].
 
-    Relevance is m·(z − z0) with the walk's multiplier m; for a method that answers in multipliers (gradient) it is m.
+    Relevance is m·(z − z0) with the multiplier m of the walk; for a method that returns multipliers (gradient) it is m.
     """
 
     layer: Layer
@@ -36,13 +36,13 @@ class FeatureMaps:
     relevance: Tensor
 
     def strengths(self, by: By) -> Tensor:
-        """One number a channel, [N, C]: its largest activation, or its relevance summed over positions."""
+        """A number per channel, [N, C]: the largest activation, or the relevance summed over positions."""
         if by == "activation":
             return self.values.flatten(2).amax(2) if self.values.dim() > 2 else self.values
         return self.relevance.flatten(2).sum(2) if self.relevance.dim() > 2 else self.relevance
 
     def ranked(self, i: int, by: By) -> list[int]:
-        """Channels of image `i`, the most active first, or those of the largest |relevance|."""
+        """The channels of image `i`, by activation or by |relevance|, the largest first."""
         strengths = self.strengths(by)[i]
         return (strengths if by == "activation" else strengths.abs()).argsort(descending=True, stable=True).tolist()
 
@@ -55,9 +55,10 @@ def activations(
     target: Any = None,
     baseline: str | Tensor | None = None,
 ) -> tuple[list[FeatureMaps], Target]:
-    """The feature maps of the layers named (names or globs) on `batch` [N, C, H, W], and whose score was walked back.
+    """The feature maps of layers (names or globs) on `batch` [N, C, H, W], and the explained target.
 
-    `target` and `baseline` as in `heatcli.explain`. Raises `UsageError`, `ModelError`.
+    `method`: by default lrp-eps. `target`, `baseline`: as in `heatcli.explain`. Raises `UsageError` for unknown layers
+    and for methods of several walks, `ModelError`.
     """
     chosen = method or METHODS["lrp-eps"]
     batch = batch.to(model.device, model.pictures.dtype)

@@ -16,21 +16,21 @@ from heatcli.model.model import Model
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """The kernels of one convolution: float32 [outputs, inputs a group, …]."""
+    """The kernels of a convolution, float32 [outputs, inputs per group, …]."""
 
     layer: Layer
     weight: NDArray[np.float32]
 
     @property
     def order(self) -> list[int]:
-        """Filters by their norm, the largest first."""
+        """The indices of the filters by norm, the largest first."""
         norms = np.linalg.norm(self.weight.reshape(len(self.weight), -1), axis=1)
         return [int(i) for i in np.argsort(-norms, kind="stable")]
 
 
 def filters(model: Model, wanted: Sequence[str]) -> list[Kernels]:
-    """The kernels of the convolutions named (names or globs; none: all of them). Raises `UsageError`, `ModelError`."""
-    # a BatchNorm folded in would change the kernels
+    """The kernels of convolutions. `wanted`: names or globs; empty for all. Raises `UsageError`, `ModelError`."""
+    # Without graph passes, because folding a BatchNorm into a convolution changes the kernels.
     network = replace(model.network, capture=replace(model.capture, passes=()))
     graph = network.graph((model.batch_size or 1, *model.pictures.input_shape))
     layers = find_layers(graph, wanted, model.path) if wanted else layers_of(graph)
@@ -40,7 +40,7 @@ def filters(model: Model, wanted: Sequence[str]) -> list[Kernels]:
         if constant is None:
             continue
         weight = constant.value.detach().float().cpu()
-        if layer.operator.arg(6):  # a transposed one has its outputs in the second dimension
+        if layer.operator.arg(6):  # the outputs of a transposed convolution are in the second dimension
             weight = weight.transpose(0, 1)
         found.append(Kernels(layer, weight.numpy()))
     if not found:
@@ -49,7 +49,7 @@ def filters(model: Model, wanted: Sequence[str]) -> list[Kernels]:
 
 
 def draw(kernels: Kernels, top: int) -> Block:
-    """Its `top` largest filters: in colour where the inputs are three, else the kernels of the largest inputs."""
+    """Draw the `top` largest filters: in colour for three inputs, else the kernel of each filter's strongest input."""
     weight, layer = kernels.weight, kernels.layer
     inputs, flat = weight.shape[1], weight.ndim == 3
     name = layer.parameters[0] if layer.parameters else layer.name
@@ -65,7 +65,7 @@ def draw(kernels: Kernels, top: int) -> Block:
         norm = np.linalg.norm(kernel)
         if inputs == 3 and not flat:
             tiles.append(Tile(picture_of(0.5 + kernel / (2 * scale)), f"{o}\n‖{norm:.3g}‖"))
-        elif flat:  # inputs × width, as a motif is drawn
+        elif flat:  # a convolution over a sequence: inputs × width
             tiles.append(Tile(coloured(kernel, -scale, scale, "bwr"), f"{o}\n‖{norm:.3g}‖"))
         else:
             strongest = int(np.argmax(np.linalg.norm(kernel.reshape(inputs, -1), axis=1)))

@@ -24,7 +24,11 @@ COLUMNS = 8
 
 @dataclass(frozen=True)
 class ActivationsRequest:
-    """Which pictures, which layers, how many channels of each, in which order, and where the sheets go."""
+    """What to show.
+
+    `layers`: names or globs. `out`: the folder of the sheets. `top`: the number of channels per layer. `by`: what is
+    shown and sorted by. `method`, `target`, `baseline`: of the relevance, as in `heatcli.explain`.
+    """
 
     images: tuple[Path, ...]
     layers: tuple[str, ...]
@@ -38,7 +42,7 @@ class ActivationsRequest:
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """What was found for one picture; `record` is ready for JSON."""
+    """The result for a picture: its path, the path of its sheet, and a record for JSON."""
 
     path: Path
     sheet: Path
@@ -46,7 +50,10 @@ class Looked:
 
 
 def planned(request: ActivationsRequest, ends: Collection[str] = SUFFIXES) -> list[tuple[Path, Path]]:
-    """(picture, its sheet) for every picture. Refuses sheets that collide, overwrite a picture, and wrong numbers."""
+    """Pairs (picture, path of its sheet). `ends`: suffixes of pictures in a folder.
+
+    Raises `UsageError` for wrong values, for sheets that collide, and for sheets that would overwrite a picture.
+    """
     if request.by not in ("activation", "relevance"):
         raise UsageError(f"--by {request.by} is not known; use activation, relevance")
     if request.top < 1:
@@ -68,7 +75,10 @@ def planned(request: ActivationsRequest, ends: Collection[str] = SUFFIXES) -> li
 
 
 def run(model: Model, request: ActivationsRequest) -> Iterator[Looked | ImageError]:
-    """A sheet and an `.npz` for each picture, in order; one that cannot be read does not stop the others."""
+    """Write a sheet and an `.npz` for each picture, in order. A picture that cannot be read yields an `ImageError`.
+
+    Raises `UsageError` before any work if the request is not valid, `ModelError`.
+    """
     plan = planned(request, model.pictures.suffixes)
     make_folder(request.out)
     for path, out in plan:
@@ -92,7 +102,7 @@ def run(model: Model, request: ActivationsRequest) -> Iterator[Looked | ImageErr
 
 
 def draw(maps: FeatureMaps, top: int, by: By) -> Block:
-    """The `top` channels of the first picture, each with its largest activation and its relevance."""
+    """Draw the `top` channels of the first picture, with the largest activation and the relevance of each."""
     order = maps.ranked(0, by)[:top]
     shown = (maps.values if by == "activation" else maps.relevance)[0].float().cpu().numpy()
     active, relevant = (maps.strengths(name)[0].tolist() for name in ("activation", "relevance"))
@@ -106,7 +116,7 @@ def draw(maps: FeatureMaps, top: int, by: By) -> Block:
 
 
 def _arrays(maps: list[FeatureMaps]) -> bytes:
-    """`.npz`: LAYER and LAYER.relevance, float32 [C, …]."""
+    """An `.npz` with the arrays LAYER and LAYER.relevance of each layer, float32 [C, …]."""
     arrays = {}
     for m in maps:
         arrays[m.layer.name] = m.values[0].float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""The pictures of a folder of any size that excite a channel most, and where on them."""
+"""The pictures of a folder of any size that excite a channel most, and the parts of them that do."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from heatcli.images.sheet import Tile
 from heatcli.methods.table import METHODS
 from heatcli.model.model import Model
 
-TRIMMED = 0.01  # of the gradient's absolute mass at either side of the crop: gates reach the whole picture, faintly
+TRIMMED = 0.01  # share of |gradient| cut off at each side of a crop: through gates it reaches the whole picture weakly
 
 
 @dataclass(order=True, frozen=True)
 class Hit:
-    """A picture, how far it excites the channel, at which flat position of the map, and the crop it looks at.
+    """A picture that excites the channel.
 
-    `box`: left, top, right, bottom in the picture's own pixels.
+    `activation`: the largest one. `position`: its index in the flat map. `box`: the part of the picture that it depends
+    on: left, top, right, bottom in the picture's pixels.
     """
 
     activation: float
@@ -42,10 +43,10 @@ def top_images(
     model: Model, paths: Iterable[Path], wanted: str, channel: int, n: int, failed: list[HeatcliError],
     batch_size: int = 16,
 ) -> tuple[Layer, list[Hit]]:  # fmt: skip
-    """The `n` pictures whose largest activation of `channel` in layer `wanted` is largest, best first, and the layer.
+    """The layer `wanted`, and the `n` pictures with the largest activations of its `channel`, best first.
 
-    Only `batch_size` pictures and `n` hits are held at a time. Unreadable pictures are appended to `failed`.
-    Raises `UsageError` for a layer or channel that there is not.
+    In memory are `batch_size` pictures and `n` hits. The errors of pictures that cannot be read are appended to
+    `failed`. Raises `UsageError` for an unknown layer or channel, and if no picture can be read.
     """
     layer = one_layer(model.graph((model.batch_size or 1, *model.shape)), wanted, model.path)
     shape = layer.operator.shape
@@ -84,7 +85,7 @@ def _batched(paths: Iterable[Path], model: Model, size: int, failed: list[Heatcl
 
 
 def _channel(model: Model, batch: Tensor, layer: Layer, channel: int) -> Tensor:
-    """The channel's map of each picture, flat: [N, positions]."""
+    """The flat map of the channel for each picture, [N, positions]."""
     graph = cut_at(model.graph(batch.shape), layer)
     value = values_of(graph, batch)[layer.name]
     value = value[: len(value) // graph.copies]
@@ -92,7 +93,7 @@ def _channel(model: Model, batch: Tensor, layer: Layer, channel: int) -> Tensor:
 
 
 def _cropped(model: Model, hit: Hit, layer: Layer, channel: int) -> Hit:
-    """The hit with its crop: where the gradient of that one activation lies, but for `TRIMMED` at either side."""
+    """The hit with its box: the part of the picture that holds the gradient of the activation, without `TRIMMED`."""
     picture = model.pictures.reader.picture(hit.path)
     batch = model.preprocess([picture])
     index, _ = next(model.network.batches(batch.shape))
@@ -112,7 +113,7 @@ def _cropped(model: Model, hit: Hit, layer: Layer, channel: int) -> Hit:
 
 
 def _extent(mass: Tensor) -> tuple[int, int]:
-    """First and one past the last index of `mass` [L], its outermost `TRIMMED` parts left off; all of it where 0."""
+    """The range of indices (start, end) of `mass` [L] without `TRIMMED` of it at each side; all if the mass is 0."""
     total = float(mass.sum())
     if total == 0:
         return 0, len(mass)
@@ -123,7 +124,7 @@ def _extent(mass: Tensor) -> tuple[int, int]:
 
 
 def tiles(model: Model, hits: Iterable[Hit]) -> list[Tile]:
-    """Each hit as its crop, with the picture's name and the activation."""
+    """A tile per hit: the part of the picture, the picture's name and the activation."""
     found = []
     for hit in hits:
         shown = model.pictures.reader.picture(hit.path).shown()

@@ -1,1 +1,1 @@
-"""Prototypes: the picture that a class stands for, found by gradient ascent under a prior."""
+"""Prototypes: pictures with the highest score of a class, found by gradient ascent under a prior."""

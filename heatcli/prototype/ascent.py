@@ -1,4 +1,4 @@
-"""Activation maximisation: gradient ascent on a class's score under a prior."""
+"""Activation maximisation: gradient ascent on the score of a class under a prior (Simonyan et al. 2013, sec. 2)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from heatcli.model.model import Model
 from heatcli.prototype.priors import Objective, Prior, run
 
 STARTS = ("noise", "zeros", "mean", "mean:FILE")
-NOISE = 0.1  # deviation of noise to start from, in units of the network's input
+NOISE = 0.1  # standard deviation of the noise at the start, in units of the network's input
 
 
 @dataclass(frozen=True)
 class Search:
-    """How to search; all regularisers are off unless asked for.
+    """The parameters of a search. All regularisers are off by default.
 
-    `objective`: None is the prior's own. `restarts`: searches for a class from noise of their own, side by side, of
-    which the best is kept; None is the prior's own number. `rate`: Adam's first step, in units of the network's input
-    (or of the code); it falls to zero by a cosine. `tv`: weight of total variation; `jitter`: pixels that the picture
-    is shifted by at random before each step; `blur`: standard deviation in pixels of a blur after every `blur_every`
-    steps; `scales`: the search starts at 1/2^(scales−1) of the size; `clip`: keep pixels in 0..1.
+    `objective`: what is maximised; None for the prior's default. `restarts`: the number of searches per class, each
+    from other noise, of which the best is kept; None for the prior's default. `rate`: the first step of Adam, in units
+    of the network's input (or of the code); the rate falls to zero by a cosine. `start`: where the search starts.
+    `tv`: the weight of total variation. `jitter`: the picture is shifted at random by at most this many pixels before
+    each step. `blur`: the standard deviation in pixels of a blur after every `blur_every` steps. `scales`: the search
+    starts at 1/2^(scales − 1) of the size. `clip`: keep pixels in 0..1.
     """
 
     objective: Objective | None = None
@@ -49,10 +50,10 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where the search is after `step` steps; every tensor has a row a class.
+    """The state of N searches after `step` steps.
 
-    `picture` [N, C, H, W], the network's input; `score`, `log_probability`, `prior` (its weighted log density),
-    `norm` (of the picture) and `goal` (what is maximised), each [N].
+    `picture` [N, C, H, W]: the network's input. `score`, `log_probability`, `prior` (the weighted log density), `norm`
+    (of the picture) and `goal` (what is maximised): each [N].
     """
 
     step: int
@@ -65,9 +66,10 @@ class State:
 
 
 def ascend(model: Model, targets: Tensor, prior: Prior, how: Search) -> Iterator[State]:
-    """The state at the start and after every step, for classes `targets` [N], searched for side by side.
+    """Search for the classes `targets`, int64 [N], at once. Yields the state at the start and after every step.
 
-    Raises `UsageError` for a search that makes no sense, `ModelError` if it diverges or the classes have positions.
+    Raises `UsageError` for parameters that are not valid, `ModelError` if the search diverges or the model's output has
+    several positions.
     """
     validate(model, prior, how)
     free = start(model, targets, prior, how)
@@ -98,7 +100,7 @@ def _evaluate(
     model: Model, free: Tensor, targets: Tensor, prior: Prior, how: Search, objective: Objective,
     dice: torch.Generator | None, step: int,
 ) -> tuple[State, Tensor]:  # fmt: skip
-    """The state at `free`, and what is maximised there: [N]. Without `dice` the picture is not shifted."""
+    """The state at `free`, and the differentiable goal [N]. Without `dice` the picture is not shifted."""
     whole = _at_scale(model, free, 0) if prior.searches == "picture" else free
     picture = prior.picture(whole)
     seen = picture
@@ -121,7 +123,10 @@ def _evaluate(
 
 
 def log_probability(model: Model, output: Tensor, targets: Tensor, n: int) -> Tensor:
-    """log p(c|x) [N] by the artifact's own final activation, softmax where it ends in none; differentiable."""
+    """log p(c|x) [N], differentiable: by the artifact's final activation, or softmax if there is none.
+
+    `output`: [N, classes]. `targets`: int64 [N]. `n`: the batch size.
+    """
     graph = model.graph((model.batch_size or n, *model.shape))
     if quantity(graph) == "probability":
         chances = output.clamp_min(torch.finfo(output.dtype).tiny).log()
@@ -133,13 +138,13 @@ def log_probability(model: Model, output: Tensor, targets: Tensor, n: int) -> Te
 
 
 def total_variation(pixels: Tensor) -> Tensor:
-    """Σ |differences of neighbours| of pictures [N, C, H, W]: [N]."""
+    """The sum of |differences of neighbouring pixels| of pictures [N, C, H, W]: [N]."""
     down, across = pixels.diff(dim=-2), pixels.diff(dim=-1)
     return down.abs().flatten(1).sum(1) + across.abs().flatten(1).sum(1)
 
 
 def validate(model: Model, prior: Prior, how: Search) -> None:
-    """Raises `UsageError` for numbers out of range, and for what a search in codes cannot do."""
+    """Raise `UsageError` for values out of range, and for options that a search in codes does not have."""
     numbers = (
         ("steps", how.steps, 1), ("scales", how.scales, 1), ("jitter", how.jitter, 0), ("blur", how.blur, 0),
         ("blur-every", how.blur_every, 1), ("tv", how.tv, 0),
@@ -162,9 +167,9 @@ def validate(model: Model, prior: Prior, how: Search) -> None:
 
 
 def start(model: Model, targets: Tensor, prior: Prior, how: Search) -> Tensor:
-    """The free variable to start from, a row a target; for one that occurs again, other noise.
+    """The free variable at the start: pictures [N, C, H, W] or codes [N, d]. Raises `UsageError`.
 
-    It is the same for a class whichever others are searched for.
+    Noise depends on the seed, the class, and how often the class occurred before, but not on the other classes.
     """
     n, device = len(targets), model.device
     shape = model.shape if prior.searches == "picture" else (prior.size,)  # type: ignore[attr-defined]
@@ -184,7 +189,7 @@ def start(model: Model, targets: Tensor, prior: Prior, how: Search) -> Tensor:
 
 
 def _picture(model: Model, text: str) -> Tensor:
-    """Pixels [1, C, H, W] of the mean image or of an image file."""
+    """The pixels [1, C, H, W] of the mean image or of an image file. Raises `UsageError`."""
     name, _, file = text.partition(":")
     if name == "mean":
         path = Path(file) if file else model.pictures.mean_file
@@ -201,13 +206,13 @@ def _picture(model: Model, text: str) -> Tensor:
 
 
 def _shared(steps: int, scales: int) -> list[int]:
-    """Steps at each scale, the rest at the last."""
+    """The number of steps at each scale; the last scale has the remainder."""
     each = steps // scales
     return [*[each] * (scales - 1), steps - each * (scales - 1)]
 
 
 def _at_scale(model: Model, free: Tensor, halvings: int) -> Tensor:
-    """A picture resized to the network's size, halved so many times; codes [N, d] stay as they are."""
+    """Pictures resized to the network's size divided by 2^halvings; codes [N, d] stay as they are."""
     if free.dim() < 4:
         return free
     size = [side >> halvings for side in model.shape[1:]]

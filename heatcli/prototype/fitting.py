@@ -25,7 +25,11 @@ SAMPLES = 30
 
 @dataclass(frozen=True)
 class FitRequest:
-    """Which pictures, the shape (channels, height, width) of what is learnt, and whether that is `whole` pictures."""
+    """What to learn, and from which pictures.
+
+    `output`: the path of the expert, an `.npz`. `shape`: (channels, height, width) of a picture or a patch. `whole`:
+    whole pictures instead of patches. `limit`: the most pictures or patches. `how`: the parameters of the training.
+    """
 
     folder: Path
     output: Path
@@ -37,9 +41,10 @@ class FitRequest:
 
 
 def fit(request: FitRequest, failed: list[HeatcliError]) -> Iterator[Epoch]:
-    """Train, an epoch at a time; then write the expert and, beside it, a sheet of its samples and of pictures.
+    """Train an expert, one epoch per step; then write the expert, and a sheet of its samples beside it.
 
-    Pictures that cannot be read are appended to `failed`. Raises `UsageError` where there is too little to learn from.
+    The errors of pictures that cannot be read are appended to `failed`. Raises `UsageError` for values that are not
+    valid, for too few pictures, and if the training diverges.
     """
     _validate(request)
     pictures = gather(request, failed)
@@ -67,7 +72,10 @@ def _validate(request: FitRequest) -> None:
 
 
 def gather(request: FitRequest, failed: list[HeatcliError]) -> Tensor:
-    """Whole pictures resized to the shape, or random patches of that shape, [N, C, H, W] in 0..1."""
+    """Whole pictures resized to the shape, or random patches of the shape: float32 [N, C, H, W] in 0..1.
+
+    Errors are appended to `failed`. Raises `UsageError` for fewer than 20 pictures or patches.
+    """
     channels, height, width = request.shape
     paths = list(image_files(request.folder, request.recursive))
     dice = np.random.default_rng(request.how.seed)
@@ -99,7 +107,7 @@ def gather(request: FitRequest, failed: list[HeatcliError]) -> Tensor:
 
 
 def shown(expert: Expert, pictures: Tensor, seed: int) -> Image.Image:
-    """A sheet: samples of the expert above, pictures that it learnt from below."""
+    """A sheet: samples of the expert above, pictures of the training set below."""
 
     def block(title: str, pixels: Tensor) -> Block:
         return Block(title, [Tile(picture_of(p.numpy())) for p in pixels])

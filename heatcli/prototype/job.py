@@ -1,4 +1,4 @@
-"""Prototypes of one class or all: a picture, its trace as JSON and as a plot, an animation if asked for, a sheet."""
+"""Prototypes of one class or all classes, and their files: picture, trace as JSON and plot, animation, sheet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Steps = Callable[[Iterator[State]], Iterator[State]]
 
 @dataclass(frozen=True)
 class PrototypeRequest:
-    """Which class (or `all`), by which search, and where the files go. `animate`: a GIF, too."""
+    """What to search for. `target`: a class or `all`. `out`: the folder of the files. `animate`: also write a GIF."""
 
     target: str
     search: Search
@@ -42,9 +42,10 @@ class PrototypeRequest:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Prototypes of classes `targets` [N], the best of `restarts` each: pixels [N, C, H, W], and how they came about.
+    """The prototypes of the classes `targets` [N], each the best of `restarts` searches.
 
-    `last`: the state they ended in; `trace`: [N, steps + 1] of each number of the state; `frames`: pixels on the way.
+    `last`: the final state. `pixels`: [N, C, H, W] before normalisation. `trace`: name → [N, steps + 1], each number of
+    the states. `frames`: pixels [N, C, H, W] at some steps.
     """
 
     targets: Tensor
@@ -56,7 +57,7 @@ class Found:
 
 
 def classes(model: Model, target: str) -> Tensor:
-    """The classes that `target` names, an index, a label or `all`: int64 [N]. Raises `UsageError`."""
+    """The classes for `target` (an index, a label or `all`), int64 [N]. Raises `UsageError`."""
     graph = settled(model.graph((model.batch_size or 1, *model.shape)), model.path)
     count = graph.output_shape[1] if len(graph.output_shape) > 1 else 1
     if target == "all":
@@ -68,7 +69,7 @@ def classes(model: Model, target: str) -> Tensor:
 
 
 def search(model: Model, targets: Tensor, prior: Prior, how: Search, steps: Steps = iter) -> Found:
-    """Run the whole search; `steps` sees every state pass, to show progress."""
+    """Run the whole search. `steps`: a function through which all states pass, to show progress. Raises as `ascend`."""
     restarts = how.restarts or (prior.restarts if how.start == "noise" else 1)
     n = len(targets)
     states: dict[str, list[Tensor]] = {name: [] for name in TRACED}
@@ -88,7 +89,7 @@ def search(model: Model, targets: Tensor, prior: Prior, how: Search, steps: Step
 
 
 def write(model: Model, request: PrototypeRequest, prior: Prior, found: Found) -> Iterator[dict[str, Any]]:
-    """Write the files of every class, then the sheet of all; the record of each class, as it lies in its JSON file."""
+    """Write the files of every class, then the sheet of all classes. Yields the record in the JSON of each class."""
     make_folder(request.out)
     stem = f"{model.stem}.{{}}.{prior.name}"
     for i, target in enumerate(found.targets.tolist()):
@@ -111,21 +112,21 @@ def write(model: Model, request: PrototypeRequest, prior: Prior, found: Found) -
 
 
 def safe(label: str) -> str:
-    """A label as a part of a file's name."""
+    """A label as a part of a file name: characters other than letters, digits, `-` and `_` become `-`."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in label) or "-"
 
 
 def as_shown(pixels: Tensor) -> tuple[Image.Image, float, float]:
-    """Pixels [C, H, W] as a picture, and the values that black and white stand for.
+    """Pixels [C, H, W] as a picture, and the values that are shown as black and white.
 
-    0 and 1 where nothing lies beyond them, else stretched to hold every value: nothing is cut off unseen.
+    These are 0 and 1, or the smallest and largest value if they lie outside 0..1, so that no value is cut off.
     """
     low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))
     return picture_of(((pixels - low) / (high - low)).cpu().numpy()), low, high
 
 
 def overview(model: Model, found: Found, title: str, columns: int = 10) -> Image.Image:
-    """A sheet of all prototypes, each with its class and the network's probability."""
+    """A sheet of all prototypes, with the class and the network's probability of each."""
     tiles = []
     for i, target in enumerate(found.targets.tolist()):
         chance = float(found.last.log_probability[i].exp())
@@ -150,7 +151,7 @@ def _record(model: Model, request: PrototypeRequest, prior: Prior, found: Found,
 
 
 def plot(found: Found, i: int, title: str) -> bytes:
-    """Score, log-probability, prior and norm by step, as a PNG."""
+    """A plot of score, log-probability, prior and norm over the steps, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -167,7 +168,7 @@ def plot(found: Found, i: int, title: str) -> bytes:
 
 
 def animation(frames: list[Tensor]) -> bytes:
-    """A GIF of the search [C, H, W] a frame, on one scale, at least 112 pixels wide."""
+    """A GIF of frames [C, H, W] on one scale, at least 112 pixels wide."""
     low = min(0.0, *(float(f.min()) for f in frames))
     high = max(1.0, *(float(f.max()) for f in frames))
     pictures = [picture_of(((f - low) / (high - low)).cpu().numpy()) for f in frames]

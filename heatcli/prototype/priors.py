@@ -1,7 +1,7 @@
-"""Priors: what a prototype should look like besides exciting its class, and in which space it is searched for.
+"""Priors: how likely a picture is, and in which space the search runs.
 
-A prior turns the free variable of the search (a picture, or a code) into the network's input, and says how likely it
-is. Everything is ordinary torch code, so the gradient of the whole objective is one backward pass.
+A prior maps the free variable of the search (a picture, or a code) to the network's input, and computes its log
+density. All of it is differentiable torch code, so the gradient of the objective is one backward pass.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Objective = Literal["score", "log-probability"]
 
 
 class Prior(Protocol):
-    """`searches`: what the free variable is; `objective`, `restarts`: what is done where nobody says otherwise."""
+    """The interface of priors. `searches`: the free variable. `objective`, `restarts`: the defaults of the search."""
 
     name: ClassVar[str]
     searches: ClassVar[Literal["picture", "code"]]
@@ -35,17 +35,17 @@ class Prior(Protocol):
         ...
 
     def log_density(self, free: Tensor, picture: Tensor) -> Tensor:
-        """How likely, but for a constant, times `weight`: [N]."""
+        """The log density without its constant, times `weight`: [N]."""
         ...
 
     def details(self) -> dict[str, Any]:
-        """What it was made with, for the record."""
+        """The parameters of the prior, for the record."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class L2:
-    """−λ‖I‖² of the network's input I, which is the picture less its mean: Simonyan et al. 2013, eq. 1."""
+    """−λ‖I‖² for the network's input I, which is the normalised picture (Simonyan et al. 2013, eq. 1)."""
 
     weight: float
     name: ClassVar[str] = "l2"
@@ -62,13 +62,13 @@ class L2:
         return -self.weight * picture.square().flatten(1).sum(1)
 
     def details(self) -> dict[str, Any]:
-        """λ."""
+        """The name and λ."""
         return {"name": self.name, "weight": self.weight}
 
 
 @dataclass(frozen=True, eq=False)
 class RBM:
-    """λ·log p(x) of an expert, x the pixels in 0..1: Montavon et al. 2018, sec. 3.1."""
+    """λ·log p(x) of an expert, for pixels x in 0..1 (Montavon et al. 2018, sec. 3.1)."""
 
     weight: float
     expert: rbm.Expert
@@ -94,9 +94,9 @@ class RBM:
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """−λ‖z‖² of the code z whose decoded picture g(z) the network sees: Nguyen et al. 2016, eq. 2.
+    """−λ‖z‖² of a code z; the network's input is the decoded picture g(z) (Nguyen et al. 2016, eq. 2).
 
-    With λ = ½ this is the log density of a standard normal code, as adversarial autoencoders have it.
+    With λ = ½ this is the log density of a standard normal code, the code distribution of adversarial autoencoders.
     """
 
     weight: float
@@ -118,7 +118,7 @@ class Decoder:
         return -self.weight * free.square().sum(1)
 
     def details(self) -> dict[str, Any]:
-        """λ, the decoder's file, and how long its codes are."""
+        """λ, the decoder's file, and the length of its codes."""
         return {"name": self.name, "weight": self.weight, "file": str(self.decoder.path), "code": self.size}
 
 
@@ -127,7 +127,7 @@ FORMS = "l2, rbm:FILE, decoder:ARTIFACT"
 
 
 def run(model: Model, batch: Tensor) -> Tensor:
-    """The graph's output for `batch`, differentiable, as many rows at once as the artifact takes."""
+    """The graph's differentiable output for `batch`, computed in the batch sizes that the artifact takes."""
     parts = []
     for index, n in model.network.batches(batch.shape):
         rows = batch[index]
@@ -136,10 +136,10 @@ def run(model: Model, batch: Tensor) -> Tensor:
 
 
 def prior(model: Model, text: str, weight: float | None = None, code: int | None = None) -> Prior:
-    """The prior that `text` names: `l2`, `rbm:FILE` or `decoder:ARTIFACT`; `weight` is λ, `code` the length of codes.
+    """The prior for `l2`, `rbm:FILE` or `decoder:ARTIFACT`. `weight`: λ. `code`: the length of the decoder's codes.
 
-    Raises `UsageError` for an unknown one or one whose shape does not fit `model`, `ModelError` for a decoder that
-    cannot be used.
+    Raises `UsageError` for an unknown prior and for one with another shape than the model's input, `ModelError` for a
+    decoder that cannot be loaded.
     """
     name, _, file = text.partition(":")
     if name not in WEIGHTS or bool(file) != (name != "l2"):
@@ -173,7 +173,7 @@ def _fitting(expert: rbm.Expert, model: Model, path: Path) -> rbm.Expert:
 
 
 def _decoder(model: Model, path: Path, weight: float, code: int | None) -> Decoder:
-    passes = tuple(name for name in DEFAULT if name != "logit")  # a sigmoid at its end makes the pixels
+    passes = tuple(name for name in DEFAULT if name != "logit")  # keeps a final sigmoid, which makes the pixels
     decoder = load(path, device=str(model.device), passes=passes, cache=model.capture.cache is not None)
     shape = decoder.pictures.declared
     size = code or (shape[1] if shape is not None and len(shape) == 2 else None) or decoder.input.channels

@@ -28,8 +28,8 @@ from heatcli.system.files import read_regular, write_atomically
 class Expert:
     """An RBM of pictures or patches of `shape` (channels, height, width).
 
-    `weight` [V, H], `visible` [V], `hidden` [H], V the product of `shape`; `whole`: it judges whole pictures, else
-    patches of larger ones.
+    `weight` W [V, H], `visible` b [V], `hidden` c [H], where V is the product of `shape`. `whole`: the RBM is of whole
+    pictures, else of patches.
     """
 
     shape: tuple[int, int, int]
@@ -40,9 +40,10 @@ class Expert:
     hidden: Tensor
 
     def log_density(self, pixels: Tensor) -> Tensor:
-        """log p of pictures [N, C, H, W] in 0..1, but for log Z: [N]; differentiable.
+        """log p + log Z of pictures [N, C, H, W] in 0..1: [N], differentiable.
 
-        For patches: the sum over all of them, a patch apart by a quarter of its size, over how often a pixel is in one.
+        For patches: the sum over patches at a stride of a quarter of their size, divided by the number of patches that
+        cover a pixel.
         """
         if self.whole:
             return -self._free_energy(pixels.flatten(1))
@@ -53,15 +54,15 @@ class Expert:
         return -energies.sum(1) * (stride[0] * stride[1]) / (height * width)
 
     def _free_energy(self, v: Tensor) -> Tensor:
-        """−log Σ_h exp(−E(v, h)) of v [N, V]: [N]."""
+        """−log Σ_h exp(−E(v, h)) for v [N, V]: [N]."""
         weight, visible, hidden = (t.to(v) for t in (self.weight, self.visible, self.hidden))
         quadratic = (v - visible).square().sum(1) / (2 * self.sigma**2)
         return quadratic - functional.softplus(hidden + v @ weight / self.sigma).sum(1)
 
     def gibbs(self, v: Tensor, steps: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`steps` of block Gibbs sampling from v [N, V]: the last visible sample and its mean, each [N, V].
+        """Run `steps` of block Gibbs sampling from v [N, V]. Returns the last visible sample and its mean, each [N, V].
 
-        Raises `UsageError` for numbers that are not finite.
+        Raises `UsageError` if a value is not finite.
         """
         mean = v
         for _ in range(steps):
@@ -74,7 +75,7 @@ class Expert:
         return v, mean
 
     def samples(self, n: int, seed: int = 0, steps: int = 1000) -> Tensor:
-        """Means of the last step of `n` chains from noise around b: [n, C, H, W]."""
+        """The visible means after `steps` steps of `n` chains that start from noise around b: [n, C, H, W]."""
         source = torch.Generator().manual_seed(seed)
         start = self.visible + 0.3 * torch.randn(n, len(self.visible), generator=source)
         return self.gibbs(start, steps, source)[1].reshape(n, *self.shape)
@@ -82,10 +83,10 @@ class Expert:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch of training saw: means over pictures.
+    """The measures of an epoch of training, means over pictures.
 
-    `error`: squared error of one-step reconstruction a pixel; `gap`: free energy of held-out pictures less that of as
-    many training pictures, which grows when the expert learns by heart.
+    `error`: the squared error per pixel of a one-step reconstruction. `gap`: the free energy of held-out pictures less
+    that of as many training pictures; the gap grows when the expert overfits.
     """
 
     number: int
@@ -95,9 +96,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Training:
-    """How an expert is trained: `cd` Gibbs steps of contrastive divergence, `sigma` the width, `rate` of learning.
+    """The parameters of a training. `hidden`: the number of hidden units.
 
-    `persistent`: the chains go on from step to step (Tieleman 2008) instead of starting at the pictures.
+    `cd`: the Gibbs steps of contrastive divergence. `persistent`: keep the chains from one step to the next (Tieleman
+    2008) instead of starting them at the pictures. `sigma`: the width σ. `rate`: of learning. `batch`: the number of
+    pictures in a step. `decay`: of the weights.
     """
 
     hidden: int = 256
@@ -112,7 +115,7 @@ class Training:
 
 
 def untrained(pictures: Tensor, whole: bool, how: Training) -> Expert:
-    """An expert for pictures like `pictures` [N, C, H, W] that knows their mean alone."""
+    """An expert before training for `pictures` [N, C, H, W]: b is their mean, the weights are small and random."""
     channels, height, width = pictures.shape[1:]
     source = torch.Generator().manual_seed(how.seed)
     weight = 0.01 * torch.randn(channels * height * width, how.hidden, generator=source)
@@ -121,10 +124,10 @@ def untrained(pictures: Tensor, whole: bool, how: Training) -> Expert:
 
 
 def train(expert: Expert, pictures: Tensor, how: Training) -> Iterator[Epoch]:
-    """Contrastive divergence (Hinton 2002) on `pictures` [N, C, H, W] in 0..1: changes `expert` epoch by epoch.
+    """Train `expert` in place by contrastive divergence (Hinton 2002) on `pictures` [N, C, H, W] in 0..1.
 
-    A tenth of the pictures, at most 1000, is held out. Momentum 0.9 after the first epoch at 0.5; the rate falls
-    linearly to zero. Raises `UsageError` where it diverges.
+    A tenth of the pictures, at most 1000, is held out. The momentum is 0.5 in the first epoch, then 0.9; the rate falls
+    linearly to zero. Raises `UsageError` if the training diverges.
     """
     source = torch.Generator().manual_seed(how.seed)
     data = pictures.flatten(1)[torch.randperm(len(pictures), generator=source)]
@@ -148,7 +151,7 @@ def _update(
     expert: Expert, v: Tensor, chains: Tensor | None, how: Training, rate: float, momentum: float,
     moving: list[Tensor], source: torch.Generator,
 ) -> Tensor:  # fmt: skip
-    """One step of CD-k on v [N, V], which moves `chains` on if there are any; the mean squared reconstruction error."""
+    """One step of CD-k on v [N, V]; advances `chains` if given. Returns the mean squared reconstruction error."""
     sigma, n = how.sigma, len(v)
     up = torch.sigmoid(expert.hidden + v @ expert.weight / sigma)
     error = (expert.visible + sigma * up @ expert.weight.T - v).square().mean()
@@ -158,7 +161,7 @@ def _update(
     down = torch.sigmoid(expert.hidden + fantasy @ expert.weight / sigma)
     gradients = (
         (v.T @ up / n - fantasy.T @ down / len(fantasy)) / sigma - how.decay * expert.weight,
-        (v.mean(0) - fantasy.mean(0)) / sigma,  # times σ: its curvature is 1/σ²
+        (v.mean(0) - fantasy.mean(0)) / sigma,  # the gradient times σ, since its curvature is 1/σ²
         up.mean(0) - down.mean(0),
     )
     for parameter, motion, gradient in zip((expert.weight, expert.visible, expert.hidden), moving, gradients,
@@ -169,14 +172,14 @@ def _update(
 
 
 def write(path: Path, expert: Expert) -> None:
-    """Write an expert as an `.npz`, numbers in half precision."""
+    """Write an expert as an `.npz` in half precision."""
     arrays = {name: getattr(expert, name).numpy().astype(np.float16) for name in ("weight", "visible", "hidden")}
     shape, sigma = np.array(expert.shape), np.float32(expert.sigma)
     write_atomically(path, npz(arrays | {"shape": shape, "sigma": sigma, "whole": np.bool_(expert.whole)}))
 
 
 def read(path: Path) -> Expert:
-    """The expert in a file that `heatcli fit-expert` wrote. Raises `UsageError`."""
+    """The expert in a file of `heatcli fit-expert`. Raises `UsageError`."""
     with boundary(path, UsageError, "is no expert, such as heatcli fit-expert FOLDER -o FILE writes"):
         try:
             file = read_npz(read_regular(path, MOST_BYTES))

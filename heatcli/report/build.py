@@ -1,4 +1,4 @@
-"""From an explanation to reports, one an image."""
+"""The reports of an explanation, one per image."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from heatcli.report import schema
 from heatcli.system.compress import npy, npz
 from heatcli.version import __version__
 
-STRONGEST = 10  # channels of a layer that a report lists
+STRONGEST = 10  # the number of channels of a layer in a report
 ALL, TOTALS, NONE = BIASES = ("all", "totals", "none")
 
 
 class Reports:
-    """The reports on the images of one explanation; what they have in common is made once."""
+    """The reports on the images of an explanation. The parts that all images share are made once."""
 
     def __init__(self, model: Model, explanation: Explanation) -> None:
         self.explanation, target = explanation, explanation.target
@@ -59,14 +59,14 @@ class Reports:
         self._biases = _Biases(explanation) if explanation.biases else None
 
     def pixels(self, i: int) -> NDArray[np.float64]:
-        """Relevance of image `i` a pixel, summed over channels: float64 [H, W], [1, L] for a sequence.
+        """The relevance of each pixel of image `i`, summed over channels: float64 [H, W]; [1, L] for a sequence.
 
-        Of other inputs as `heatcli.report.schema.PixelsPart` has it.
+        For other inputs the shape is that of `heatcli.report.schema.PixelsPart`.
         """
         return np.atleast_2d(self._pixels[i])
 
     def array(self, i: int, suffix: str = ".npz") -> bytes:
-        """Relevance of image `i`, float32 [C, H, W], as an `.npy`, or as `relevance` in an `.npz`."""
+        """The relevance of image `i`, float32 [C, H, W], as an `.npy` file, or as `relevance` in an `.npz`."""
         relevance = self._relevance[i].astype(np.float32, copy=False)
         return npy(relevance) if suffix == ".npy" else npz({"relevance": relevance})
 
@@ -74,9 +74,10 @@ class Reports:
         self, i: int, image: schema.ImagePart, files: schema.FilesPart, seconds: schema.SecondsPart, inline: bool,
         biases: str = ALL,
     ) -> schema.Report:  # fmt: skip
-        """The report on image `i` of the batch; `inline`: with every pixel's relevance in it.
+        """The report on image `i` of the batch.
 
-        `biases`: `all` with every element's share, `totals` with the sums of each bias, `none` without.
+        `inline`: whether the report holds the relevance of every pixel. `biases`: `all` for every element of every
+        bias, `totals` for the sums of each bias, `none` to leave them out.
         """
         pixels = self.pixels(i)
         values: Any = pixels.astype(self._relevance.dtype) if inline else msgspec.UNSET
@@ -137,7 +138,7 @@ class Reports:
         )  # fmt: skip
 
     def _of_box(self, i: int, number: int, of: int) -> tuple[str, float]:
-        """What a box is called, and its probability: that of its class, or of none for a coordinate."""
+        """The name of an explained box, and its probability: that of its class; NaN if a coordinate is explained."""
         name, index, boxes = self._labels(of) or f"class {of}", self._index[i], self.explanation.boxes
         if index == of or boxes is None:
             return name, float(self._probabilities[i, index])
@@ -145,7 +146,7 @@ class Reports:
         return f"{coordinate} of box {number} ({name})", math.nan
 
     def _boxes(self, i: int, image: schema.ImagePart) -> list[schema.BoxPart] | msgspec.UnsetType:
-        """The boxes whose score is explained, in the picture's pixels."""
+        """The explained boxes, in the picture's pixels."""
         target = self.explanation.target
         if target.corners is None:
             return msgspec.UNSET
@@ -158,7 +159,7 @@ class Reports:
 
 
 def image_part(model: Model, path: str, sha256: str, size: tuple[int, ...]) -> schema.ImagePart:
-    """What was explained; `size`: width and height of a picture, with the depth of a volume behind, or a length."""
+    """The report's part on the image. `size`: (width, height), (width, height, depth) of a volume, or (length,)."""
     fit = model.pictures.fit
     if isinstance(fit, Fit):
         return schema.ImagePart(path=path, sha256=sha256, width=size[0], height=size[1], seen=seen_box(size, fit))
@@ -171,7 +172,7 @@ def image_part(model: Model, path: str, sha256: str, size: tuple[int, ...]) -> s
 
 
 def figure_part(kind: str, scale: Scale) -> schema.FigurePart:
-    """How a figure was drawn."""
+    """The report's part on the figure: its kind and its colour scale."""
     return schema.FigurePart(kind=kind, full=scale.full, cut=scale.cut, by=scale.by, clip=scale.clip)
 
 
@@ -191,7 +192,7 @@ def _model_part(model: Model, explanation: Explanation) -> schema.ModelPart:
 
 
 class _Biases:
-    """Every bias of a batch, side by side: most networks have many small ones."""
+    """All biases of a batch in one array, because most networks have many small ones."""
 
     def __init__(self, explanation: Explanation) -> None:
         self._named = [(name, explanation.operators[name]) for name in explanation.biases]
@@ -203,7 +204,7 @@ class _Biases:
         self._sums = _sums(self._values.astype(np.float64), starts)
 
     def parts(self, i: int, each: bool) -> list[schema.BiasPart]:
-        """Those of image `i`; `each`: with the values of their elements."""
+        """The biases of image `i`; with `each`, the values of their elements."""
         values: Any = self._values[i]
         return [
             schema.BiasPart(
@@ -217,12 +218,12 @@ class _Biases:
 
 
 def _array(values: Tensor) -> NDArray[Any]:
-    """As numpy has it, whose sums start no threads: half precision as float32."""
+    """A tensor as a numpy array, half precision as float32. Sums in numpy do not start threads, unlike torch's."""
     own = values.detach().cpu()
     return (own if own.dtype.itemsize > 2 else own.float()).numpy()
 
 
 def _sums(values: NDArray[np.float64], starts: NDArray[np.intp]) -> list[list[list[float]]]:
-    """Total, positive and negative sum of each image of [N, size], of each stretch that starts there."""
+    """The total, positive and negative sums of each image of [N, size], over the spans that begin at `starts`."""
     parts = (values, np.maximum(values, 0), np.minimum(values, 0))
     return [np.add.reduceat(part, starts, axis=1).tolist() for part in parts]

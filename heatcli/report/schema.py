@@ -1,4 +1,4 @@
-"""The report, `heatcli.report/1`: one JSON object an image. Its JSON Schema ships beside this file."""
+"""The report, `heatcli.report/1`: a JSON object per image. The JSON Schema lies beside this file."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ NAME: Literal["heatcli.report/1"] = "heatcli.report/1"
 
 
 class SequencePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One sequence of a file: its name, and its letters, N where unknown."""
+    """A sequence of a file: its name and its letters; an unknown letter is N."""
 
     name: str
     letters: str
 
 
 class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The picture as it lay on disk; width and height after EXIF rotation.
+    """The picture file. `width` and `height` are those after EXIF rotation.
 
-    `path` is relative to the report's folder, or the file's name alone where the two lie far apart.
-    For a sequence: the file, as wide as the sequence has letters and 1 high.
-    `kind`: what it is where it is no picture. A signal or a table is as wide as it is long and 1 high; a volume has a
-    `depth`, its first axis.
-    `seen`: the part that the network saw: left, top, right, bottom in the picture's pixels. What lies beyond the
-    picture is padding.
+    `path`: relative to the report's folder; the name alone if the two are far apart.
+    `sequence`: for a sequence of a file; `width` is then the number of letters, and `height` is 1.
+    `kind`: for inputs other than pictures. The `width` of a signal or a table is its length, and its `height` is 1. A
+    volume also has a `depth`, its first axis.
+    `seen`: the part that the network saw: left, top, right, bottom in the picture's pixels. Values outside the picture
+    mean padding.
     """
 
     path: str
@@ -40,10 +40,10 @@ class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class VerifiedPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the explained graph compares with the artifact on its own runtime, `against`, on inputs it was not made on.
+    """The comparison of the explained graph with the artifact in its own runtime, `against`, on fresh inputs.
 
-    `error`: the largest difference of an output, as a share of the largest; null for one that is infinite. `agrees`:
-    whether that is rounding; where it is false, the report explains another function than the artifact's.
+    `error`: the largest difference of an output, divided by the largest output; null if it is infinite. `agrees`:
+    whether the difference is only rounding. If false, the report explains another function than the artifact's.
     """
 
     against: str
@@ -52,10 +52,9 @@ class VerifiedPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ModelPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The artifact, `path` as that of the image; `input` is how pixels became its input.
+    """The model file. `path`: as that of the image. `input`: how pixels become the network's input.
 
-    `passes` are the rewrites its graph went through. `verified` is null where the artifact's own runtime
-    cannot run it here.
+    `passes`: the rewrites of the graph. `verified`: null if the artifact's own runtime cannot run it on this machine.
     """
 
     path: str
@@ -69,9 +68,9 @@ class ModelPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class MethodPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The method and all its parameters.
 
-    `rules`: the table that ran, where it is not the method's own.
-    `divides`: whether it divides the score: the `whole` of it, among pixels, biases and losses; a `part`, among pixels
-    alone; or `no`, so that relevance has no unit.
+    `rules`: the table of rules, if it differs from the method's own.
+    `divides`: whether the method divides the score: `whole`, among pixels, biases and losses; `part`, among pixels
+    only; `no`, and relevance has no unit.
     """
 
     name: str
@@ -81,7 +80,7 @@ class MethodPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class BaselinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the image was compared with: `none`, or a baseline and what it was made with; `pool`: several `images`."""
+    """The baseline that the image is compared with: `none`, or its name and parameters. `images`: of a `pool`."""
 
     name: str
     sigma: float | msgspec.UnsetType = msgspec.UNSET
@@ -101,18 +100,18 @@ class BoxPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The score explained. For a difference A-B, `minus` is B, and score and probability are differences.
+    """The explained score. For a difference A-B, `minus` is B, and `score` and `probability` are differences.
 
-    `probability` is null for a single output that ends in no activation (a regression).
-
-    `quantity` is `logit` where a final softmax, log-softmax or sigmoid was left out, `centred-logit` where the
-    mean over classes was subtracted too, `probability` where it was kept, and `output` where there was none.
-    `path`: the sum of the best score of each position, not of class `index`, which wins most often. `nowhere`: the
-    class wins at no position of a dense output; its score is that of the one position where it is highest.
-    `expected`: the label that should come first, and `predicted`, the one that does, where somebody said so; where they
-    differ, predicted less expected is explained.
-    `unit`: of a regression. `boxes`: of a detector, those whose score is explained, and `box` the number of a single
-    one, the best being 0. `quantity` is `coordinate` where the score is one of its numbers, as the model returns it.
+    `probability`: null for a single output without a final activation (a regression).
+    `quantity`: `logit` if a final softmax, log-softmax or sigmoid was left out; `centred-logit` if the mean over the
+    classes was also subtracted; `probability` if the activation was kept; `output` if there was none; `coordinate` if
+    the score is a coordinate of a box, as the model returns it.
+    `path`: the score is the sum of the best score of each position; `index` is the class that wins most often.
+    `nowhere`: the class wins at no position of a dense output; its score is that of the position where it is highest.
+    `expected`: the label that the user expects, and `predicted`, the label that the model gives. If they differ, the
+    score is that of `predicted` less that of `expected`.
+    `unit`: of a regression. `boxes`: the explained boxes of a detector. `box`: the number of a single explained box;
+    0 is the best one.
     """
 
     index: int
@@ -133,7 +132,7 @@ class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class LedgerPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """output − output_baseline = pixels + biases + absorbed + unexplained.
 
-    `output` is the score, or of a map of some channels their share of it.
+    `output`: the score; for a map of some channels, their share of the score.
     """
 
     output: float
@@ -146,17 +145,17 @@ class LedgerPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class ChannelPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A channel of a layer, and its share of the score."""
+    """A channel of a layer and its share of the score."""
 
     channel: int
     relevance: float
 
 
 class ConceptPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The map shows what flows through `channels` of `layer` alone; the ledger divides their share of the score.
+    """The map shows only relevance that flows through `channels` of `layer`; the ledger divides their share.
 
-    `channels`: empty for all. `layer_relevance`: the share of all channels of the layer, without what passes it by.
-    `strongest`: the channels with the largest shares, for or against.
+    `channels`: empty for all. `layer_relevance`: the share of all channels of the layer. Relevance that bypasses the
+    layer does not count. `strongest`: the channels with the largest shares, positive or negative.
     """
 
     layer: str
@@ -166,7 +165,7 @@ class ConceptPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class BiasPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One bias of the network: what each of its elements took; `values` are left out of reports that keep totals."""
+    """The relevance of a bias of the network. `values`: of each element; left out if the report keeps only totals."""
 
     name: str
     operator: str
@@ -178,10 +177,10 @@ class BiasPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class PixelsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Relevance a pixel of the network's input, summed over channels: here, in `file`, or in neither.
+    """The relevance of each pixel of the network's input, summed over channels: in `values`, in `file`, or in neither.
 
-    Of a signal each channel has its own: [channels, samples]. Of a table: [1, features]. Of a volume: [depth, height,
-    width].
+    Shape: [height, width]; [channels, samples] for a signal, [1, features] for a table, [depth, height, width] for a
+    volume.
     """
 
     shape: tuple[int, ...]
@@ -193,9 +192,9 @@ class PixelsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class FilesPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Names of the files written beside the report.
+    """The names of the files beside the report.
 
-    `overlay`: the figure, of whatever kind, where there is one. `arrays`: the map alone, float32 [C, H, W].
+    `overlay`: the figure, of any kind. `pixels`: an `.npz` with the map. `arrays`: the map alone, float32 [C, H, W].
     """
 
     overlay: str | msgspec.UnsetType = msgspec.UNSET
@@ -204,10 +203,11 @@ class FilesPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class FigurePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the figure was drawn: its kind, which relevance of a pixel gets the full colour, and where it is cut off.
+    """The kind of the figure and its colour scale, in relevance per pixel.
 
-    `by`: why it is that: `percentile` `clip` of |relevance|; `share`: more, because |relevance| is less than 1 % of the
-    score in all; `run`: one scale for several maps; `given`.
+    `full`: the relevance of the full colour. `cut`: the relevance from which colours do not change.
+    `by`: what decided `full`: `percentile`, the percentile `clip` of |relevance|; `share`, more than the percentile,
+    because the sum of |relevance| is less than 1 % of the score; `run`, one scale for several maps; `given`, the user.
     """
 
     kind: str
@@ -218,7 +218,7 @@ class FigurePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class SecondsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Time taken: load once a run; forward and backward of the batch, divided by its images; write of this image."""
+    """Times in seconds: `load` of the model; `forward` and `backward` of the batch per image; `write` of this image."""
 
     load: float
     forward: float
@@ -252,9 +252,9 @@ def json_schema() -> dict[str, Any]:
 
 
 def _numbers(array: NDArray[Any]) -> msgspec.Raw:
-    """An array as lists; a report has a number a pixel, and orjson writes them several times as fast.
+    """An array as lists, written by orjson, which is several times as fast. A report has a number per pixel.
 
-    Raises `TypeError` for anything else that msgspec does not know.
+    Raises `TypeError` for other types that msgspec does not know.
     """
     return msgspec.Raw(orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY))
 
@@ -263,7 +263,7 @@ _encoded = msgspec.json.Encoder(enc_hook=_numbers).encode_lines
 
 
 def encode(report: Report) -> bytes:
-    """The report as one line of JSON, newline at the end; its lists may be arrays, C-contiguous."""
+    """The report as a line of JSON with a final line break. Its lists may also be C-contiguous numpy arrays."""
     return _encoded([report])
 
 

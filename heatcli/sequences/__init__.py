@@ -1,1 +1,1 @@
-"""Sequences: one-hot letters in place of pixels, logos in place of overlays."""
+"""Explanations of sequences: one-hot letters instead of pixels, logos instead of overlays."""

@@ -1,4 +1,4 @@
-"""The main job for sequences: a logo and a report for each."""
+"""Explaining sequences: a logo and a report for each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from heatcli.system.files import make_folder, seen_from, write_atomically
 
 @dataclass(frozen=True)
 class SequencesRequest:
-    """Which sequences to explain, how, and what to write."""
+    """Which sequences to explain, how, and what to write; fields as in `heatcli.run.work.request.Request`."""
 
     inputs: tuple[Path, ...]
     out: Path
@@ -36,7 +36,7 @@ class SequencesRequest:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """A sequence that was explained: its report, and where report and logo are."""
+    """A sequence that was explained: its report, and the paths of report and logo."""
 
     report: Report
     report_path: Path
@@ -44,9 +44,9 @@ class Done:
 
 
 def run(model: Model, request: SequencesRequest, load_seconds: float) -> Iterator[Done | ImageError]:
-    """A logo and a report for each sequence of every file, in order; a file that fails does not stop the others.
+    """Write a logo and a report for each sequence of every file, in order. `load_seconds`: for the reports.
 
-    Raises `UsageError` before any work if the request makes no sense.
+    A file that cannot be read yields an `ImageError`. Raises `UsageError` before any work if the request is not valid.
     """
     if request.pixels not in ("json", "npz", "none"):
         raise UsageError(f"--pixels {request.pixels} is not known; use json, npz, none")
@@ -74,7 +74,10 @@ def _read(model: Model, request: SequencesRequest) -> tuple[list[Sequence], list
 
 
 def _planned(request: SequencesRequest, found: list[Sequence]) -> list[tuple[Sequence, Path]]:
-    """Each sequence and the stem of its outputs: FILE.METHOD, or FILE.NAME.METHOD where the file holds several."""
+    """Each sequence with the stem of its outputs: FILE.METHOD, or FILE.NAME.METHOD if the file holds several.
+
+    Raises `UsageError` if two sequences have the same stem.
+    """
     taken: dict[Path, Sequence] = {}
     for one in found:
         name = "".join(c if c.isalnum() or c in "-_" else "-" for c in one.name)

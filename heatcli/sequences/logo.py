@@ -1,4 +1,4 @@
-"""The sequence logo: each letter as high as its relevance."""
+"""The sequence logo: the height of each letter is its relevance."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ROW = 100  # letters
+ROW = 100  # letters in a row
 COLOURS = {"A": "#109648", "C": "#255c99", "G": "#f7b32b", "T": "#d62839", "U": "#d62839"}
 OTHER = "#555555"
 
 
 def logo(letters: str, relevance: NDArray[np.float64], title: str) -> bytes:
-    """A PNG of `letters` with heights `relevance` [L]; below the line and upside down where negative.
+    """A PNG of `letters` with heights `relevance`, float64 [L]. Negative letters are below the line, upside down.
 
-    Rows of 100 letters, all on one scale.
+    All rows have one scale.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def logo(letters: str, relevance: NDArray[np.float64], title: str) -> bytes:
 
 
 def _letters(letter: str, letters: str, relevance: NDArray[np.float64], first: int) -> Any:
-    """All places of `letter` in a row as one path; None where its relevance is 0 everywhere."""
+    """All positions of `letter` in a row as one path; None if its relevance is 0 everywhere."""
     from matplotlib.path import Path
 
     shape = _glyph(letter)
@@ -59,7 +59,7 @@ def _letters(letter: str, letters: str, relevance: NDArray[np.float64], first: i
 
 @cache
 def _glyph(letter: str) -> Any:
-    """The letter's outline in the unit square."""
+    """The outline of a letter, scaled to the unit square."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.path import Path
     from matplotlib.textpath import TextPath

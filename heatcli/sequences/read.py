@@ -18,14 +18,15 @@ from heatcli.system.files import is_folder, read_regular
 FASTA = frozenset(".fa .fasta .fna .ffn .faa .txt".split())
 SUFFIXES = FASTA | {".npy"}
 UNKNOWN = "N"
-LARGEST = 1 << 28  # bytes of a file: whole chromosomes, and no more than memory holds one-hot
+LARGEST = 1 << 28  # bytes of a file: enough for a chromosome, and its one-hot form still fits in memory
 
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """One sequence of a file: its name, its letters (N where unknown) and itself as float32 [letters, length].
+    """A sequence of a file.
 
-    An unknown letter has equal shares of all. `alone`: the file holds no other.
+    `letters`: an unknown letter is N. `onehot`: float32 [letters of the alphabet, length]; the column of an unknown
+    letter has equal values. `alone`: whether the file holds a single sequence.
     """
 
     path: Path
@@ -37,9 +38,9 @@ class Sequence:
 
 
 def read_sequences(path: Path, alphabet: str, length: int | None = None) -> list[Sequence]:
-    """The sequences in a FASTA file, or in an `.npy` of shape [A, L], [L, A] or [N, A, L]. Raises `ImageError`.
+    """The sequences in a FASTA file, or in an `.npy` of shape [A, L], [L, A] or [N, A, L].
 
-    `length`: the only one that the model takes.
+    `alphabet`: the letters of the model. `length`: the length that the model takes; None for any. Raises `ImageError`.
     """
     with boundary(path, ImageError):
         if not is_text(str(path)):
@@ -64,7 +65,7 @@ def _sequences(path: Path, content: bytes, alphabet: str, length: int | None) ->
 
 
 def sequence_files(given: Path) -> list[Path]:
-    """The file itself, or the sequence files of a folder by name. Raises `UsageError` where there are none."""
+    """The file itself, or the sequence files of a folder by name. Raises `UsageError` if there are none."""
     if not is_folder(given):
         return [given]
     with boundary(given, UsageError, "cannot be listed"):
@@ -75,7 +76,7 @@ def sequence_files(given: Path) -> list[Path]:
 
 
 def onehot(letters: str, alphabet: str) -> NDArray[np.float32]:
-    """float32 [A, L]: 1 at each letter, equal shares where it is not in the alphabet."""
+    """Letters as float32 [A, L]: 1 at each letter; equal values for a letter outside the alphabet."""
     codes = np.array([alphabet.find(letter) for letter in letters], dtype=np.int64)
     hot = np.concatenate([np.eye(len(alphabet)), np.full((1, len(alphabet)), 1 / len(alphabet))])
     return np.ascontiguousarray(hot[codes].T, dtype=np.float32)
@@ -101,7 +102,7 @@ def _records(path: Path, content: bytes, alphabet: str) -> Iterator[tuple[str, s
 
 
 def _arrays(path: Path, content: bytes, alphabet: str) -> NDArray[np.float32]:
-    """[N, A, L]."""
+    """The arrays in an `.npy` as float32 [N, A, L]. Raises `ImageError`."""
     with boundary(path, ImageError, "is no array of numbers"):
         array = read_array(content)
     n = len(alphabet)
@@ -119,7 +120,7 @@ def _arrays(path: Path, content: bytes, alphabet: str) -> NDArray[np.float32]:
 
 
 def _of_array(array: NDArray[np.float32], alphabet: str) -> tuple[str, NDArray[np.float32]]:
-    """Its letters, N where a position is no single one, and the array [A, L] itself."""
+    """The letters of an array [A, L], and the array. A position without a single 1 is N."""
     single = (array.max(0) == 1) & (array.sum(0) == 1)
     letters = (alphabet[i] if sure else UNKNOWN for i, sure in zip(array.argmax(0), single, strict=True))
     return "".join(letters), array

@@ -1,4 +1,4 @@
-"""What a sequence is compared with: nothing, zeros, the background's letter frequencies, shuffles of itself."""
+"""Baselines of sequences: none, zeros, the letter frequencies of the background, shuffles of the sequence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHUFFLES = 10
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """A baseline's name, how it was made, and its tensors, each [N, A, L] or [1, A, L]; None for the method's own."""
+    """A baseline: its name, its tensors (each [N, A, L] or [1, A, L]), and its parameters for the report."""
 
     name: str
     batches: list[Tensor]
@@ -32,7 +32,7 @@ class References:
 
 
 def references(model: Model, batch: Tensor, baseline: str, seed: int = 0) -> References:
-    """The references that `baseline` names for one-hot sequences [N, A, L]. Raises `UsageError`."""
+    """The references for one-hot sequences [N, A, L] by the name of a baseline. Raises `UsageError`."""
     name, _, argument = baseline.partition(":")
     if name == "zero" and not argument:
         return References(name, [torch.zeros_like(batch[:1])], {})
@@ -63,10 +63,10 @@ def _frequencies(model: Model, argument: str, letters: int) -> list[float]:
 
 
 def shuffled(onehot: NDArray[np.float32], dice: np.random.Generator) -> NDArray[np.float32]:
-    """A one-hot sequence [A, L] shuffled so that it has the same pairs of neighbours as often.
+    """A one-hot sequence [A, L] shuffled with the same counts of dinucleotides.
 
-    A random Euler path through the letters: each letter's successors are shuffled, the last one stays the last
-    (Altschul and Erickson 1985; the shuffle of DeepLIFT's genomics examples).
+    The result is a random Euler path through the letters: the successors of each letter are shuffled, except the last
+    one (Altschul and Erickson 1985; the shuffle of DeepLIFT's genomics examples).
     """
     columns, codes = np.unique(onehot, axis=1, return_inverse=True)
     codes = codes.reshape(-1)
@@ -87,9 +87,9 @@ def shuffled(onehot: NDArray[np.float32], dice: np.random.Generator) -> NDArray[
 def explain_sequences(
     model: Model, batch: Tensor, method: Method, target: Any = None, baseline: str | None = None, seed: int = 0
 ) -> Explanation:
-    """`heatcli.explain` for one-hot sequences [N, A, L]; against several shuffles, the mean of all.
+    """`heatcli.explain` for one-hot sequences [N, A, L]; with several shuffles, the mean of their explanations.
 
-    The ledger stays exact, being linear: output_baseline is the mean output of the shuffles. Raises `UsageError`.
+    The ledger is linear, so it stays exact: output_baseline is the mean output of the shuffles. Raises `UsageError`.
     """
     name = method.baseline if baseline is None else baseline
     if name in (None, "none") or (baseline is not None and method.baseline is None):

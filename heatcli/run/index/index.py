@@ -1,7 +1,7 @@
-"""The index of a folder: one line of JSON an image, appended as it finishes, whole after any interruption.
+"""The index of a folder: one line of JSON per image, appended when the image is done. Interruptions leave it intact.
 
-A line holds the checksums of its image's files, so that `--resume` finds out what a power cut has left of them. That
-takes 0.04 ms an image to read, and nothing to write; to sync files before their line takes a write to the disk each.
+A line holds the checksums of the image's files, so that `--resume` notices files that a power cut has damaged. Checking
+them takes 0.04 ms per image. The alternative, to sync every file before its line, takes a disk write per image.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from heatcli.system.compress import crc32
 from heatcli.system.files import is_url, joined, locked, read, reading, size, write_all, writing
 
 INDEX = "index.jsonl"
-PARTS = "index.part-"  # of names of its parts behind a URL
+PARTS = "index.part-"  # prefix of the names of an index's parts behind a URL
 NAME: Literal["heatcli.index/1"] = "heatcli.index/1"
-Content = bytes  # which in `FileEntry` is a field
-LONGEST = 1 << 24  # bytes of a line; what is longer is damaged
+Content = bytes  # in `FileEntry`, `bytes` is the name of a field
+LONGEST = 1 << 24  # bytes of a line; a longer line is damaged
 WAY_OUT = "give another folder, or --overwrite to explain everything anew"
 
 
 class FileEntry(msgspec.Struct, frozen=True):
-    """A file that was written for an image: its name below the index's folder, its bytes, and their checksum."""
+    """A file that was written for an image: its name below the index's folder, its size in bytes, and its checksum."""
 
     name: str
     bytes: int
@@ -38,11 +38,14 @@ class FileEntry(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, name: str, content: Content) -> FileEntry:
-        """The entry of a file with that content."""
+        """The entry of a file with this content."""
         return cls(name, len(content), crc32(content))
 
     def is_in(self, folder: str) -> bool:
-        """Whether the file is there as it was written; without a checksum, as long as that. Raises `UsageError`."""
+        """Whether the file exists with this checksum, or with this size if there is no checksum.
+
+        Raises `UsageError` if the file cannot be read.
+        """
         name = joined(folder, self.name)
         with reading(name, "file of a run", "try again, or leave --resume out"):
             if self.crc32 is None:
@@ -57,12 +60,12 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One image; or, with the target `top:K`, one of its K classes, in the order of `rank`.
+    """An image, or one class of an image. With the target `top:K` an image has K rows, in the order of `rank`.
 
-    `stem` is what the names of its files begin with, below the index's folder; `biases` is the total of every bias of
-    the network. `cut`: beyond which relevance of a pixel colours are the same. `expected`, `predicted`: labels, as the
-    report's target has them. `run`: the record of its parameters is `run.RUN.json`; that of None is `run.json`. `error`
-    says why there is nothing else.
+    `stem`: the stem of the image's files, below the index's folder. `of`: the number of the image's rows. `biases`:
+    the total relevance of each bias. `cut`: the relevance per pixel at which the colour scale ends. `expected`,
+    `predicted`: labels, as in the report's target. `run`: the parameters are in `run.RUN.json`; None means `run.json`.
+    `error`: why the image was not explained; the other fields are then empty.
     """
 
     image: str
@@ -93,7 +96,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Named(msgspec.Struct, frozen=True):
-    """What every line of any version has."""
+    """The field that lines of every version have."""
 
     schema: str
 
@@ -104,7 +107,7 @@ _decode = msgspec.json.Decoder(Row).decode
 def row_of(
     report: Report, stem: str, rank: int | None, of: int, files: dict[str, FileEntry], image: str = ""
 ) -> Row:  # fmt: skip
-    """The line that stands for a report; `image`: the picture's name as it was given, by default the report's."""
+    """The row for a report. `image`: the picture's path as the user gave it; by default the path in the report."""
     target = report.target
     return Row(
         image=image or report.image.path, stem=stem, sha256=report.image.sha256, rank=rank, of=of,
@@ -117,7 +120,7 @@ def row_of(
 
 
 def line_of(row: Row) -> bytes:
-    """A row as a line; what is no Unicode in a name is written as an escape."""
+    """A row as a line of JSON. Bytes of names that are not Unicode are escaped."""
     try:
         return msgspec.json.encode(row) + b"\n"
     except UnicodeEncodeError:
@@ -127,10 +130,11 @@ def line_of(row: Row) -> bytes:
 
 
 def images(path: Path, damaged: list[int] | None = None) -> Iterator[list[tuple[Row, bytes]]]:
-    """The rows of each image in an index with their lines; a damaged line, or one whose image lacks rows, is left out.
+    """The rows of each image in an index, with their lines, without damaged lines and images that lack rows.
 
-    `damaged`: a list that their numbers are added to. The end of the last line may be missing, as an interrupted write
-    leaves it: that is no damage. Raises `UsageError` for what cannot be read, or is of another version.
+    `damaged`: a list to which the numbers of left-out lines are added. An incomplete last line does not count as
+    damaged, because an interrupted write leaves one. Raises `UsageError` if the index cannot be read, or is of another
+    version.
     """
     rows: list[tuple[Row, bytes]] = []
     numbers: list[int] = []
@@ -160,11 +164,11 @@ def images(path: Path, damaged: list[int] | None = None) -> Iterator[list[tuple[
 
 
 def _row(path: Path, line: bytes) -> Row | None:
-    """The row of a line; None for a damaged one. Raises `UsageError` for one of another version."""
+    """The row of a line; None if the line is damaged. Raises `UsageError` for a line of another version."""
     if not line.endswith(b"\n"):
         return None
     try:
-        line.decode()  # which msgspec leaves out for fields that it skips
+        line.decode()  # msgspec does not check the encoding of fields that it skips
         return _decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
@@ -178,7 +182,7 @@ def _row(path: Path, line: bytes) -> Row | None:
 
 
 def told(path: str, damaged: list[int]) -> str:
-    """A note on damaged lines; empty where there are none."""
+    """A note on damaged lines; empty if there are none."""
     if not damaged:
         return ""
     some = ", ".join(map(str, damaged[:5])) + (", …" if len(damaged) > 5 else "")
@@ -187,23 +191,23 @@ def told(path: str, damaged: list[int]) -> str:
 
 
 def number_of(name: str) -> int:
-    """64 bits of a name that are the same in every process and on every machine."""
+    """A 64-bit hash of a name that is the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
 class Index:
-    """The index in `folder` that several runs may append to at once: whole images, each under the folder's `lock`.
+    """The index in `folder`. Several runs may append to it at once, each holding the file lock `lock`.
 
-    `files` is the folder that its files are in; `damaged` the lines that were found so, by number.
+    `files`: the folder of the images' files. `damaged`: the numbers of the damaged lines.
     """
 
     def __init__(self, folder: Path, lock: Path, files: str) -> None:
         self.path, self._lock, self._files = folder / INDEX, lock, files
-        self._size: int | None = 0  # None: others have appended, too
+        self._size: int | None = 0  # bytes; None if another run has appended to the index
         self.damaged: list[int] = []
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Write the rows of one or more images. Raises `UsageError`; then the index is as it was."""
+        """Write all rows of one or more images. Raises `UsageError`, and leaves the index as it was."""
         content = b"".join(map(line_of, rows))
         with writing(self.path), locked(self._lock), self.path.open("ab+", buffering=0) as file:
             before = os.fstat(file.fileno()).st_size
@@ -216,16 +220,17 @@ class Index:
 
     @staticmethod
     def _ending(file: IO[bytes], end: int) -> bytes:
-        """What ends the last line, where a process that was killed has not."""
+        """A line break if the last line has none, as after a process that was killed; else nothing."""
         if not end:
             return b""
         file.seek(end - 1)
         return b"" if file.read(1) == b"\n" else b"\n"
 
     def keep(self, wanted: Callable[[list[Row]], bool]) -> None:
-        """Keep only images whose rows are `wanted`, and the later of two lines for one. Constant memory but for stems.
+        """Keep only images whose rows are `wanted`, and only the later of two entries of an image.
 
-        Raises `UsageError` where it cannot be read or written.
+        In memory are one image's rows and the hashes of all stems. Raises `UsageError` if the index cannot be read or
+        written.
         """
         with writing(self.path), locked(self._lock):
             if self.path.exists():
@@ -243,7 +248,7 @@ class Index:
         for number, rows in enumerate(images(self.path)) if twice else ():
             key = hash(rows[0][0].stem)
             if key in twice and self.is_there([row for row, _ in rows]):
-                best[key] = number  # of two runs, the one whose files are there
+                best[key] = number  # of two entries, the later one whose files exist
         temporary = self.path.with_name(f".{INDEX}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as kept:
@@ -258,16 +263,16 @@ class Index:
                 temporary.unlink()
 
     def is_there(self, rows: list[Row]) -> bool:
-        """Whether all files of an image are there as its rows say."""
+        """Whether all files of an image exist with the checksums in its rows. Raises `UsageError`."""
         return all(file.is_in(self._files) for row in rows for file in row.files.values())
 
     def close(self) -> None:
-        """Where other runs have appended meanwhile, leave one line of each image."""
+        """If other runs have appended to the index, remove double entries. Raises `UsageError`."""
         if self._size is None:
             self.keep(bool)
 
     def rows(self) -> Iterator[list[Row]]:
-        """Every image's rows."""
+        """The rows of each image. Raises `UsageError`."""
         if self.path.exists():
             for rows in images(self.path):
                 yield [row for row, _ in rows]

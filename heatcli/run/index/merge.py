@@ -1,4 +1,4 @@
-"""Joining the indexes of several folders, or of the shards of one run."""
+"""Merging the indexes of several folders, such as the shards of one run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from heatcli.system.files import make_folder, writing
 
 
 def merge(folders: Sequence[Path], output: Path, say: Callable[[str], None] = lambda _: None) -> int:
-    """Write the rows of all folders' indexes into one, and return how many images it holds.
+    """Write the rows of all folders' indexes into the index `output`, and return its number of images.
 
-    File names become relative to the new index. An image that several folders have is taken once, explained rather
-    than failed. `say` is told of damaged lines. Raises `UsageError` for a folder without an index, for runs with
-    different parameters, and for images that differ under one name.
+    File names become relative to the new index. If several folders have an image, its last entry without an error
+    counts. `say`: called with a sentence on damaged lines. Raises `UsageError` for a folder without an index, for runs
+    with different parameters, and for different images with the same name.
     """
     _check(folders)
     best = _chosen(folders, say)
@@ -49,14 +49,14 @@ def _check(folders: Sequence[Path]) -> None:
             raise UsageError(f"{folder}: has no {INDEX}; heatcli explain FOLDER --out DIR writes one")
         record = folder / RECORD
         if not record.is_file():
-            continue  # an index that was joined before
+            continue  # a merged index has no record
         found = read_record(record)
         first = first or found
         agree(first, found, str(record), "holds a run with other parameters than the folders before it")
 
 
 def _chosen(folders: Sequence[Path], say: Callable[[str], None]) -> set[int]:
-    """Numbers of the images to take: the last of each that was explained, or else that failed."""
+    """The numbers of the entries to take: for each image the last one that was explained, else the last failed one."""
     best: dict[int, tuple[bool, int]] = {}
     shas: dict[int, str | None] = {}
     for number, (_, rows) in enumerate(_all(folders, say)):
@@ -79,7 +79,7 @@ def _all(folders: Sequence[Path], say: Callable[[str], None] = lambda _: None) -
 
 
 def _moved(row: Row, folder: str) -> Row:
-    """The same row, its files' names seen from another folder."""
+    """The row with file names relative to another folder."""
     if folder == ".":
         return row
     files = {what: msgspec.structs.replace(file, name=f"{folder}/{file.name}") for what, file in row.files.items()}

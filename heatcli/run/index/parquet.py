@@ -1,4 +1,4 @@
-"""The index as Parquet (extra `parquet`): one row an image, or one a class of `top:K`."""
+"""The index as Parquet (extra `parquet`): one row per image, or per class with `top:K`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = ("overlay", "report", "pixels")
 
 
 def require() -> Any:
-    """pyarrow. Raises `UsageError` where it is not installed."""
+    """The module `pyarrow`. Raises `UsageError` if it is not installed."""
     try:
         import pyarrow
     except ImportError as error:
@@ -27,7 +27,10 @@ def require() -> Any:
 
 
 def write_parquet(index: Path) -> Path:
-    """Write `index.jsonl` as `index.parquet` beside it: columns as the rows' fields, the ledger's and files' flat."""
+    """Write `index.parquet` beside `index.jsonl`, and return its path. Raises `UsageError`.
+
+    The columns are the fields of `Row`; ledger and files have one column per entry.
+    """
     pyarrow = require()
     from pyarrow import parquet
 

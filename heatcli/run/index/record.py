@@ -1,6 +1,7 @@
-"""What a folder's index was made with: `run.json`, written by the first run.
+"""The record of a run's parameters: `run.json`, written by the first run into a folder.
 
-Each run with other parameters writes a `run.RUN.json`; RUN, from a hash of them, is in every line of its images.
+A run with other parameters writes `run.RUN.json`. RUN is a hash of the parameters, and also stands in the run's lines
+of the index.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ OTHERS = "run.*.json"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters that results depend on, each under the name of its option."""
+    """The parameters that the results depend on, by the name of the option."""
 
     schema: str = NAME
     version: str = __version__
@@ -33,7 +34,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_record(path: Path, name: str = "") -> Record:
-    """The record in a file; `name`: what the user knows the file as. Raises `UsageError`."""
+    """The record in a file. `name`: the file's name for messages. Raises `UsageError`."""
     name = name or str(path)
     with reading(name, "record of a run", _ANEW):
         found = msgspec.json.decode(path.read_bytes(), type=Record)
@@ -43,17 +44,17 @@ def read_record(path: Path, name: str = "") -> Record:
 
 
 def name_of(run: str | None) -> str:
-    """The name of the file that holds the record of a run."""
+    """The name of a run's record: `run.json` for None, else `run.RUN.json`."""
     return RECORD if run is None else f"run.{run}.json"
 
 
 def is_like(own: Record, other: Record) -> bool:
-    """Whether two records are of the same parameters."""
+    """Whether two records hold the same parameters."""
     return not _different(own, other)
 
 
 def run_of(record: Record) -> str:
-    """What stands for the parameters of a record."""
+    """The mark of a record's parameters: 12 hexadecimal digits of their SHA-256."""
     plain = msgspec.json.encode(_plain(record), order="deterministic")
     return hashlib.sha256(plain).hexdigest()[:12]
 
@@ -68,7 +69,10 @@ def _different(own: Record, other: Record) -> list[str]:
 
 
 def agree(own: Record, other: Record, where: str, otherwise: str = "holds a run with other parameters") -> None:
-    """Check that a folder's record is like this run's. Raises `UsageError`, naming what differs."""
+    """Check that a folder's record `other` has the parameters of `own`. Raises `UsageError` with the differences.
+
+    `where`: the record's path. `otherwise`: the message, before the differences.
+    """
     if different := _different(own, other):
         here, there = _plain(own), _plain(other)
         pairs = [(name, *_apart(there.get(name), here.get(name))) for name in different[:3]]
@@ -78,14 +82,17 @@ def agree(own: Record, other: Record, where: str, otherwise: str = "holds a run 
 
 
 def claim(folder: Path, own: Record, run: str | None = None) -> Path:
-    """The record in `folder`, written if there is none. Raises `UsageError` if it is of a run with other parameters."""
+    """Write the record into `folder` unless it is there, and return its path.
+
+    Raises `UsageError` if the record there has other parameters.
+    """
     path = folder / name_of(run)
     temporary = folder / f".{RECORD}.{os.getpid()}.tmp"
     try:
         with writing(path):
             synced(temporary, msgspec.json.format(msgspec.json.encode(own), indent=1) + b"\n")
             try:
-                path.hardlink_to(temporary)  # fails if it exists, also where another run makes it at this moment
+                path.hardlink_to(temporary)  # fails if the path exists, even if another run creates it at this moment
             except FileExistsError:
                 agree(own, read_record(path), str(path))
             sync_folder(folder)
@@ -105,7 +112,7 @@ def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _apart(a: Any, b: Any) -> tuple[Any, Any]:
-    """Two values that differ; of lists of names, what only one of them has."""
+    """Two values that differ; of two lists of names, the names that only one list has."""
     lists = all(isinstance(x, list) and all(isinstance(item, str) for item in x) for x in (a, b))
     if not lists or set(a) == set(b):
         return a, b

@@ -1,7 +1,7 @@
-"""The index of a folder behind a URL. Object stores cannot append: a journal here, parts there, joined at the end.
+"""The index of a folder behind a URL. Object stores cannot append, so an index is written in parts.
 
-Parts stay where they are: of two runs that end at the same moment, one may join without the other's last part, and the
-next run into that folder then finds it.
+Lines go into a local file; new lines are uploaded as a part every minute. The end of a run joins all parts. The parts
+are not deleted: of two runs that end at the same moment, one may miss the other's last part, which the next run finds.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from heatcli.run.index.record import OTHERS, RECORD, Record, name_of
 from heatcli.run.index.runindex import RunIndex
 from heatcli.system.files import joined, persistent, read, reading, remote, size, write
 
-EVERY = 60.0  # seconds between parts: what a killed run may have to do again
+EVERY = 60.0  # seconds between parts; a killed run loses the lines since the last part
 
 
 class RemoteIndex(RunIndex):
-    """As `RunIndex`, for an output folder behind a URL."""
+    """As `RunIndex`, for an output folder behind a URL. Raises `UsageError` if the folder cannot be read."""
 
     def __init__(self, out: str, record: Record, resume: bool = False) -> None:
         self._out, folder = out, Path(tempfile.mkdtemp(prefix="heatcli-"))
         self._fresh, self._sent, self._part = bytearray(), time.monotonic(), 0
-        # parts sort by when their run began, so that of two lines on an image the later run's counts
+        # Parts are sorted by the start of their run, because the later of two entries of an image counts.
         self._unique = f"{time.time_ns():020}-{uuid.uuid4().hex[:12]}"
         self._folder = folder
         try:
@@ -47,7 +47,7 @@ class RemoteIndex(RunIndex):
             raise
 
     def _all_parts(self) -> bytes:
-        """Every line that any run has left there, the joined index first."""
+        """All lines behind the URL, of the joined index first."""
         system, path = remote(self._out)
         system.invalidate_cache()
         base = path.rstrip("/")
@@ -57,14 +57,14 @@ class RemoteIndex(RunIndex):
         return b"".join(part if part.endswith(b"\n") else part + b"\n" for part in parts if part)
 
     def claim(self) -> None:
-        """The record, here and there."""
+        """Write the record, locally and behind the URL. Raises `UsageError`."""
         if not self._claimed:
             super().claim()
             name = name_of(self.run)
             write(joined(self._out, name), (self._folder / name).read_bytes())
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Into the journal; what is new goes there as a part every minute."""
+        """Append rows to the local file, and upload new lines as a part every `EVERY` seconds. Raises `UsageError`."""
         rows = list(rows)
         super().append(rows)
         self._fresh += b"".join(map(line_of, rows))
@@ -79,14 +79,14 @@ class RemoteIndex(RunIndex):
         self._sent = time.monotonic()
 
     def close(self) -> None:
-        """Send what is left, also after an interrupt."""
+        """Upload the remaining lines, also after an interrupt, and delete the local file."""
         try:
             self._send()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def finish(self, parquet: bool) -> None:
-        """Join all parts into one index there. `close` comes after it."""
+        """Join all parts into one index behind the URL. Call it before `close`. Raises `UsageError`."""
         self._send()
         with reading(self.name, "index", "the same with --resume goes on"):
             self.path.write_bytes(self._all_parts())

@@ -1,4 +1,4 @@
-"""The index as one run uses it: with the record of its parameters, and whole images only."""
+"""The index as a run uses it: with the record of the run's parameters, and complete images only."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from heatcli.system.files import joined
 
 
 class Outcome(Protocol):
-    """What came of one image: its row; `last`: no further row of the same image comes."""
+    """The outcome of an image, or of one of its classes."""
 
     @property
     def row(self) -> Row:
-        """The line in the index."""
+        """The outcome's line in the index."""
         ...
 
     @property
     def last(self) -> bool:
-        """Whether the image is done."""
+        """Whether this is the last outcome of the image."""
         ...
 
 
 class RunIndex(Index):
-    """A folder's index, and the record of the parameters that a run's lines are made with.
+    """A folder's index, and the record of a run's parameters.
 
-    `run`: what its lines are marked with, None for those of the folder's first run.
+    `run`: the mark of the run's lines in the index; None for the parameters of the folder's first run.
     """
 
     def __init__(self, out: str, record: Record, folder: Path, resume: bool = False) -> None:
-        """`out`: where the files of images are; `folder`: where the index is.
+        """`out`: the folder of the images' files, or its URL. `folder`: the folder of the index.
 
-        Raises `UsageError` where a run that is to be resumed was made with other parameters.
+        Raises `UsageError` if `resume` and the folder's run has other parameters, or an index has no record.
         """
         self._folder, path = folder, folder / RECORD
         super().__init__(folder, path, out)
         self.name = joined(out, INDEX)
-        has_lines = self.path.exists()  # asked first: another run writes its record before its first line
+        has_lines = self.path.exists()  # checked before the record, which another run writes before its first line
         self._record, self._there = record, path.exists()
         self._claimed, self.run = False, None if not self._there else self._run(path, out, resume)
         self._open: dict[str, list[Row]] = {}
@@ -51,7 +51,7 @@ class RunIndex(Index):
             raise UsageError(f"{self.name}: has no {RECORD} beside it, which says how it was made; {WAY_OUT}")
 
     def _run(self, path: Path, out: str, resume: bool) -> str | None:
-        """What marks the lines of this run in a folder that holds runs already."""
+        """The mark of this run's lines in a folder that already holds a run. Raises `UsageError` as `__init__`."""
         first = read_record(path, joined(out, RECORD))
         if is_like(self._record, first):
             return None
@@ -64,7 +64,7 @@ class RunIndex(Index):
         return run_of(self._record)
 
     def claim(self) -> None:
-        """Write the record, if no run with these parameters has done so."""
+        """Write the record, unless a run with these parameters has written it. Raises `UsageError`."""
         if self._claimed:
             return
         if self.run is None and (self._folder / RECORD).exists():  # another run may have written it meanwhile
@@ -73,7 +73,7 @@ class RunIndex(Index):
         self._claimed = True
 
     def enter(self, outcomes: Iterable[Outcome]) -> None:
-        """Write the lines of each image whose last outcome is here."""
+        """Keep outcomes until the last one of their image, then write the image's lines. Raises `UsageError`."""
         finished = list[Row]()
         for outcome in outcomes:
             row = outcome.row
@@ -85,20 +85,20 @@ class RunIndex(Index):
             self.append(msgspec.structs.replace(row, run=self.run) if self.run else row for row in finished)
 
     def take_over(self, wanted: Callable[[list[Row]], bool]) -> None:
-        """Keep what earlier runs have left where it is `wanted`."""
+        """Keep the images of earlier runs whose rows are `wanted`; drop the others. Raises `UsageError`."""
         if self._there:
             self.keep(wanted)
 
     def remarks(self) -> str:
-        """What is wrong with what earlier runs have left; empty where nothing is."""
+        """A note on a missing or damaged index of earlier runs; empty if there is no damage."""
         if self._there and not self._size and not self.damaged:
             return f"{self.name}: is not there or empty; every image counts as not done"
         return told(self.name, self.damaged)
 
     def finish(self, parquet: bool) -> None:
-        """The run is over."""
+        """End the index of a run; `parquet`: also write it as Parquet. Raises `UsageError`."""
         self.claim()
-        self.append([])  # so that there is an index of no images, too
+        self.append([])  # a run without images also has an index
         Index.close(self)
         if parquet:
             write_parquet(self.path)

@@ -1,4 +1,4 @@
-"""The same pipeline on a Ray cluster (extra `ray`): names go out in blocks, lines of the index come back."""
+"""The pipeline on a Ray cluster (extra `ray`): blocks of names go out, lines of the index come back."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from heatcli.run.work.shipping import Recipe, packed, unpacked
 from heatcli.system.files import is_url, scratch, stamp
 from heatcli.system.memory import keep_freed
 
-BATCHES = 4  # of the network in one block: what is done again if its actor is lost
+BATCHES = 4  # in a block, which is explained again if its actor is lost
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-WAVE = 100_000  # images whose names are with Ray at once
+WAVE = 100_000  # the number of names that Ray holds at once
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """A model as it travels to another machine: its recipe, and its files' bytes by their names.
+    """A model as it is sent to another machine: its recipe, and the content of its files by name.
 
-    `files`: the artifact, and the files of weights beside it, if any.
+    `files`: the artifact, and any files of weights beside it. `mean`: name and content of the mean image.
     """
 
     recipe: Recipe
@@ -43,9 +43,9 @@ class Shipped:
 
     @classmethod
     def of(cls, model: Model, device: str) -> Shipped:
-        """Everything that another machine needs to have the same model. `device` is for that machine to resolve.
+        """Everything that another machine needs for the same model. That machine resolves `device`.
 
-        Raises `ModelError` where a file of weights beside the artifact was changed since it was read.
+        Raises `ModelError` if a file of weights beside the artifact was changed since it was read.
         """
         mean = model.pictures.mean_file
         found = (mean.name, mean.read_bytes()) if mean is not None and mean.is_file() else None
@@ -56,9 +56,9 @@ class Shipped:
         return cls(replace(Recipe.of(model), cached=False), files, found, device)
 
     def model(self) -> Model:
-        """The model, loaded here."""
+        """Write the files into a temporary folder and load the model from there."""
         own = Path(self.recipe.path)
-        made = Path(tempfile.mkdtemp(prefix="heatcli-"))  # goes with the machine; the mean is read later
+        made = Path(tempfile.mkdtemp(prefix="heatcli-"))  # not deleted, because the mean image is read later
         folder = cached_in(made) if is_named(own) else made
         for name, content in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -72,23 +72,23 @@ class Shipped:
 
 
 class Explainer:
-    """An actor: one model on one slot, explaining block after block."""
+    """A Ray actor: one model on one slot, which explains blocks of images."""
 
     def __init__(self, shipped: Any, request: Request, folder: str) -> None:
-        """`shipped`: where Ray keeps a `Shipped`."""
+        """`shipped`: Ray's reference to a `Shipped`. `folder`: the driver's working directory."""
         import ray
 
         if Path(folder).is_dir():
-            os.chdir(folder)  # so that paths mean what they do for the driver
+            os.chdir(folder)  # relative paths are the driver's
         keep_freed()
         started = time.perf_counter()
         self._model: Model = ray.get(shipped).model()
         self._request = replace(request, workers=request.workers or 2, progress=None)
         self._load_seconds = time.perf_counter() - started
-        self._pipeline: Pipeline | None = None  # kept from block to block, with the baseline that it has read
+        self._pipeline: Pipeline | None = None  # kept between blocks, so that the baseline is read once
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Columns `path` and `part` in, a column of one entry out: their packed outcomes."""
+        """Explain a block with the columns `path` and `part`. Returns a column of one entry: the packed outcomes."""
         out = str(self._request.out)
         jobs = [Job(str(path), out, str(part)) for path, part in zip(block["path"], block["part"], strict=True)]
         return {"outcomes": np.array([packed(self._outcomes(jobs, out), self._model.notes)], dtype=object)}
@@ -101,9 +101,12 @@ class Explainer:
 
 
 class Cluster:
-    """Runs jobs on Ray: an actor a GPU if the cluster has any, or else a CPU. Same use as `Pipeline`."""
+    """Runs jobs on Ray: one actor per GPU if the cluster has GPUs, else one per CPU. Used like `Pipeline`.
 
-    lost = 0  # Ray starts its own again
+    Raises `UsageError` if Ray is not installed, `ModelError` if the model's files were changed.
+    """
+
+    lost = 0  # Ray itself replaces lost actors
 
     def __init__(self, model: Model, request: Request) -> None:
         self.left: list[list[Outcome]] = []
@@ -111,10 +114,10 @@ class Cluster:
         self._ray = require()
         if not self._ray.is_initialized():
             self._ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-        self._shipped = self._ray.put(Shipped.of(model, request.device))  # kept, for actors that start again
+        self._shipped = self._ray.put(Shipped.of(model, request.device))  # kept for actors that Ray restarts
 
     def run(self, jobs: Iterable[Job]) -> Generator[list[Outcome], None, None]:
-        """As `Pipeline.run`, in blocks; those of lost actors are explained again."""
+        """As `Pipeline.run`, by blocks. The blocks of lost actors are explained again. Raises `ModelError`."""
         source = iter(jobs)
         while wave := list(islice(source, WAVE)):
             for content in self._wave(wave):
@@ -150,7 +153,7 @@ class Cluster:
 
 
 def require() -> Any:
-    """Ray. Raises `UsageError` where it is not installed."""
+    """The module `ray`. Raises `UsageError` if Ray is not installed."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:

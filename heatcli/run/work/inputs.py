@@ -1,4 +1,4 @@
-"""From what was given to the names of images: folders, patterns, lists, URLs; and shards of them."""
+"""Inputs of a run (folders, patterns, lists, URLs) resolved to the names of images, and shards of the names."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from heatcli.system.files import is_folder, is_there, is_url, read_regular, remo
 
 STDIN = "-"
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"\x93NUMPY", b"PK\x03\x04")
-LEVELS = 3  # of names of outputs, see `Found.stem`
+LEVELS = 3  # lengths of an output's name, see `Found.stem`
 LISTS = (".txt", ".list", ".lst")
 LONGEST = 1 << 32  # bytes of a list: tens of millions of names
 
 
 class Names:
-    """Many strings in little memory: their bytes, and where each ends."""
+    """A list of strings in little memory: one buffer of bytes, and the end of each string in it."""
 
     def __init__(self) -> None:
         self._text, self._ends = bytearray(), array("Q")
 
     def append(self, name: str) -> None:
-        """One more."""
+        """Add a name."""
         self._text += os.fsencode(name)
         self._ends.append(len(self._text))
 
@@ -41,9 +41,9 @@ class Names:
 
 
 def stem_of(part: str, mirror: bool) -> str:
-    """A name without its suffix; without its folders, too, unless outputs `mirror` them. Slashes on any system.
+    """A name without its suffix, and without its folders unless `mirror`. The separator is `/` on every system.
 
-    Bytes that are no UTF-8 are escaped, so that the index can hold the stem of what failed for them.
+    Bytes that are not UTF-8 are escaped, because the index holds the stems of such images as failed.
     """
     path = PurePath(part.partition("://")[2] or part)
     folders = [name for name in path.parts[:-1] if name not in ("..", path.anchor)] if mirror else []
@@ -51,18 +51,18 @@ def stem_of(part: str, mirror: bool) -> str:
 
 
 class Found:
-    """The images a run is asked for, by name: each one's path, and the stem of its outputs.
+    """The images of a run: the path of each, and the stem of its outputs.
 
-    A shard is of those stems, so that images whose outputs collide meet in one.
+    Shards divide the stems, not the paths, so that images whose outputs collide are in the same shard.
     """
 
     def __init__(self, mirror: bool, shard: tuple[int, int] | None = None) -> None:
         self._names, self._mirror, self._shard = Names(), mirror, shard
-        self._starts, self._roots = [0], [0]  # from which number on how many characters are the folder's own
-        self.empty = list[str]()  # what was given and holds no images, in words
+        self._starts, self._roots = [0], [0]  # images from number `start` on begin with `root` characters of a folder
+        self.empty = list[str]()  # a sentence for each input that holds no images
 
     def add(self, names: Iterable[str], root: str = "") -> int:
-        """Names that all begin with `root`; the number of those in any shard."""
+        """Add names that begin with `root`, those of the shard only. Returns the number of names in all shards."""
         self._starts.append(len(self._names))
         self._roots.append(len(root))
         count = 0
@@ -79,13 +79,14 @@ class Found:
         return len(self._names)
 
     def path(self, i: int) -> str:
-        """The path of image `i`, as given."""
+        """The path of image `i`, as the user gave it."""
         return self._names[i]
 
     def stem(self, i: int, level: int = 0) -> str:
-        """What the names of its outputs begin with, below the output folder.
+        """The stem of image `i`'s outputs, below the output folder.
 
-        `level`: how much of its own name the stem holds: 0 as little as need be, 1 its suffix, 2 its folders, too.
+        `level`: how much of the image's name the stem holds: 0 the name without its suffix, 1 also the suffix, 2 also
+        the folders.
         """
         name = self._names[i]
         part = name[self._roots[bisect_right(self._starts, i) - 1] :] if level < LEVELS - 1 else name
@@ -101,9 +102,10 @@ def find(
     out: str,
     suffixes: Collection[str] = SUFFIXES,
 ) -> Found:
-    """The images that `inputs` stand for, in their order, each folder's by name. Raises `UsageError` for none.
+    """The images that `inputs` stand for, in the order of `inputs`; the images of a folder are sorted by name.
 
-    What lies in `out` is left out where folders are searched recursively.
+    `suffixes`: of images, lower case. A recursive search leaves out the folder `out`. Raises `UsageError` if there is
+    no image, or a list or a folder cannot be read.
     """
     found, named, ends = Found(recursive, shard), False, tuple(suffixes)
     for given in map(str, inputs):
@@ -132,7 +134,7 @@ def find(
 
 
 def is_many(given: Path | str) -> bool:
-    """Whether an input stands for any number of images: a folder, a pattern or a list."""
+    """Whether an input can stand for several images: a folder, a pattern or a list."""
     name = str(given)
     return name == STDIN or name.endswith(LISTS) or _is_folder(name) or _is_pattern(name)
 
@@ -149,7 +151,7 @@ def _is_folder(name: str) -> bool:
 
 
 def _listed(given: str) -> Iterator[str]:
-    """The names in a list, one a line, or separated by NUL where there is one."""
+    """The names in a list: separated by NUL if the list contains one, else one per line."""
     with boundary("stdin" if given == STDIN else given, UsageError, "cannot be read as a list of images"):
         try:
             content = sys.stdin.buffer.read() if given == STDIN else read_regular(given, LONGEST)
@@ -185,10 +187,10 @@ def _below(name: str, folder: str) -> bool:
 
 
 def _scan(folder: str, root: str, recursive: bool, out: str, ends: tuple[str, ...]) -> Iterator[str]:
-    """What has an image's suffix and is no folder, by name; then, one by one, the folders below.
+    """The files with an image's suffix, by name; then the same of each folder below.
 
-    A link that leads nowhere, a FIFO, a folder below that cannot be listed: each is named like an image, so that it
-    fails like one when it is read.
+    A broken link, a FIFO, and a folder below that cannot be listed count as images: reading them fails, and the run
+    reports the failure with their name.
     """
     with boundary(folder, UsageError, "cannot be listed"), os.scandir(folder) as entries:
         files, folders = [], []

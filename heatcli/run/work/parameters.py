@@ -1,4 +1,4 @@
-"""The parameters of a run that its results depend on, as the record beside its index holds them."""
+"""The parameters that the results of a run depend on, as the record beside the index holds them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from heatcli.run.work.request import Request
 
 
 def record_of(model: Model, request: Request) -> Record:
-    """Everything that what is written depends on, but for the images."""
+    """Everything that the written files depend on, except the images. Files count by the SHA-256 of their content."""
     parameters = {
         "model": model.sha256,
         "input": msgspec.to_builtins(model.input),
@@ -47,7 +47,7 @@ def record_of(model: Model, request: Request) -> Record:
 
 
 def _looks(request: Request) -> dict[str, Any]:
-    """What of the figures' style is not the default: records of older runs have none of it."""
+    """The parts of the style that differ from the default. Records of older runs do not have the other parts."""
     style, default = msgspec.to_builtins(request.style), msgspec.to_builtins(Style())
     found = {name: style[name] for name in style if style[name] != default[name] and name not in ("cmap", "opacity")}
     return {**({"figure": found} if found else {}), **({"arrays": request.arrays} if request.arrays else {})}
@@ -58,7 +58,7 @@ def _named(baseline: str | Reference | None) -> str | None:
 
 
 def _with_content(text: str | None, model: Model | None = None) -> Any:
-    """An option that may name a file, and that file's hash."""
+    """The value of an option; if the value names a file, also the SHA-256 of the file."""
     name = (text or "").partition(":")[2] or text or ""
     path = Path(name)
     if text == "mean" and model is not None and model.pictures.mean_file is not None:

@@ -1,4 +1,4 @@
-"""Batches side by side: a thread, or a process, explains and writes each; in order, a bounded number under way."""
+"""Several batches at once: a thread or a process explains and writes each. Outcomes keep the order of the jobs."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ from heatcli.run.work.worker import Worker
 
 
 class Turns:
-    """Which threads may use the network: `most` at once, each on its share of torch's threads; a lone batch on all.
+    """Limits how many Python threads run the network at once, and divides torch's threads between them.
 
-    One thread a batch makes more of two cores than two threads for one, and does not wait for a core that writes.
+    A single batch gets all of torch's threads. Two batches on one thread each use two cores better than one batch on
+    two threads, which waits whenever one of the cores is busy writing.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.threads = most, torch.get_num_threads()
-        self.batches: set[int] = set()  # those under way, by number
+        self.batches: set[int] = set()  # the numbers of the batches in progress
         self._free = Semaphore(most)
 
     @contextmanager
     def take(self) -> Iterator[None]:
-        """Hold the network for a batch."""
+        """A context in which a batch may run the network."""
         with self._free:
             share = max(1, self.threads // max(1, min(self.most, len(self.batches))))
-            if torch.get_num_threads() != share:  # torch keeps the number for each thread of Python's
+            if torch.get_num_threads() != share:  # the number is kept per Python thread
                 torch.set_num_threads(share)
             yield
 
 
 class Pipeline:
-    """Jobs in, outcomes out, in the order of the jobs.
+    """Explains jobs on several threads; outcomes come in the order of the jobs.
 
-    `request.threads` threads take a batch each, so reading and writing keep one core busy while the network runs on
-    others; where it repays, they hand them to as many `processes`. A bounded number of batches is under way, so memory
-    does not grow with the number of jobs. Closed early, by an interrupt too, it finishes what is being written, and
-    `left` holds the last batch that was given, if any, and those that were not. Raises `UsageError` for a baseline
-    that cannot be read.
+    Each of `request.threads` threads takes a batch, so that reading and writing overlap with the network. If processes
+    are faster, the threads hand their batches to them. The number of batches in progress is bounded, so memory does
+    not grow with the number of jobs. If `run` is closed early, as by an interrupt, the files in progress are finished,
+    and `left` holds the outcomes of the batch that was yielded last and of all batches after it. Raises `UsageError`
+    for a baseline that cannot be read.
     """
 
     def __init__(self, model: Model, request: Request, load_seconds: float) -> None:
@@ -54,19 +55,20 @@ class Pipeline:
         self._stopped = Event()
         self.worker = Worker(model, request, load_seconds, self._stopped.is_set)
         self.processes = Processes(request, self.worker, self._stopped.is_set)
-        alone = model.device.type != "cpu" or request.progress is not None  # a bar shows the passes of one batch
+        alone = model.device.type != "cpu" or request.progress is not None  # the progress bar shows a single batch
         self._turns = Turns(1 if alone else min(request.threads, torch.get_num_threads()))
         self._request = request
 
     @property
     def lost(self) -> int:
-        """How many processes died."""
+        """The number of worker processes that died."""
         return self.processes.lost
 
     def run(self, jobs: Plan | list[Job]) -> Generator[list[Outcome], None, None]:
-        """Explain all jobs; what came of each batch, as a list.
+        """Explain all jobs; yields a list of outcomes per batch.
 
-        Raises `ModelError` if the model can explain none of the first batch, `UsageError`.
+        Raises `ModelError` if the model explains no image of the first batch, `UsageError` if outputs cannot be
+        written.
         """
         self._stopped.clear()
         batches = enumerate(_batched(jobs, self._request.batch_size))
@@ -75,7 +77,7 @@ class Pipeline:
         done = 0
         try:
             while True:
-                # the first batch shows that the model works; then every thread has one, and one to go on with
+                # First one batch, which shows that the model works; then one per thread and one waiting for each.
                 most = 2 * self._request.threads if self.worker.proven else 1
                 for number, batch in islice(batches, most - len(under_way)):
                     outcomes = list[Outcome]()
@@ -88,7 +90,7 @@ class Pipeline:
                 future, outcomes = under_way[0]
                 future.result()
                 yield outcomes
-                under_way.popleft()  # what came of it is known to the caller now
+                under_way.popleft()  # after the yield: an interrupted caller has not seen these outcomes
                 done += sum(outcome.last for outcome in outcomes)
                 self.processes.consider(done, len(jobs) - done)
         finally:
@@ -98,10 +100,10 @@ class Pipeline:
                 self.left = [outcomes for _, outcomes in under_way]
             finally:
                 self.processes.end()
-            torch.set_num_threads(self._turns.threads)  # for threads that are yet to start
+            torch.set_num_threads(self._turns.threads)  # threads that start later inherit the number
 
     def _batch(self, jobs: list[Job], outcomes: list[Outcome]) -> None:
-        """All that is done for a batch; what comes of each image goes to `outcomes`."""
+        """Explain and write a batch; append the outcome of each image to `outcomes`."""
         outcomes.extend(self.processes.explain(jobs) or self.worker.explain(jobs, self._turns.take))
 
 

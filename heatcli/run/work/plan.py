@@ -1,4 +1,4 @@
-"""The plan of a run: which image writes where. Names only, so that millions fit."""
+"""The plan of a run: which image writes which files. It holds names only, so that millions of images fit in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from heatcli.system.files import is_folder, is_url
 
 
 class Plan:
-    """One job an image, in order; those that an earlier run has done can be taken off it."""
+    """One job per image, in order, without the images that an earlier run has explained.
+
+    If two images would write the same files, the names of both outputs get longer until they differ
+    (`Found.stem`).
+    """
 
     def __init__(self, found: Found, request: Request) -> None:
         self._found, self._out, self._method = found, str(request.out), request.method.name
@@ -40,7 +44,7 @@ class Plan:
         self._sorted = numbers[self._order]
 
     def __len__(self) -> int:
-        """How many are still to be done."""
+        """The number of images still to explain."""
         return self._done.count(0)
 
     def __iter__(self) -> Iterator[Job]:
@@ -51,11 +55,11 @@ class Plan:
         return Job(self._found.path(i), self._out, self._part(i))
 
     def _part(self, i: int) -> str:
-        """What the names of its outputs begin with, below the output folder; longer where two would be the same."""
+        """The stem of image `i`'s outputs, below the output folder."""
         return f"{self._found.stem(i, self._levels[i]) if self._file is None else self._file}.{self._method}"
 
     def find(self, stem: str) -> int | None:
-        """The number of the image with the outputs of that stem of an index; None where it is not in the plan."""
+        """The number of the image whose outputs have this stem in an index; None if the plan has no such image."""
         value = np.uint64(number_of(stem))
         at = int(np.searchsorted(self._sorted, value))
         while at < len(self._sorted) and self._sorted[at] == value:
@@ -66,20 +70,20 @@ class Plan:
 
     @property
     def empty(self) -> list[str]:
-        """What was given and holds no images, in words."""
+        """A sentence for each input that holds no images."""
         return self._found.empty
 
     def take_off(self, i: int) -> None:
-        """Image `i` is done."""
+        """Mark image `i` as done."""
         self._done[i] = 1
 
     def collisions(self) -> Iterator[tuple[Job, Job]]:
-        """Pairs of images that would write the same files, the earlier first."""
+        """Pairs of images that would write the same files, the earlier image first."""
         for one, other in self._pairs():
             yield self.job(one), self.job(other)
 
     def _pairs(self) -> Iterator[tuple[int, int]]:
-        """The numbers of those images."""
+        """The numbers of the images of `collisions`."""
         for at in np.flatnonzero(self._sorted[1:] == self._sorted[:-1]):
             one, other = sorted((int(self._order[at]), int(self._order[at + 1])))
             if self._part(one) == self._part(other):
@@ -87,7 +91,7 @@ class Plan:
 
 
 def plan_outputs(request: Request, suffixes: Collection[str] = SUFFIXES) -> Plan:
-    """One job an image. Raises `UsageError` for outputs that collide or would overwrite an input."""
+    """The plan for a request. Raises `UsageError` for outputs that collide or would overwrite an input."""
     out = str(request.out)
     found = find(request.inputs, request.recursive, request.glob, request.shard, out, suffixes)
     made = Plan(found, request)
@@ -107,7 +111,7 @@ def plan_outputs(request: Request, suffixes: Collection[str] = SUFFIXES) -> Plan
 
 
 def _overwritten(made: Plan, request: Request) -> Iterator[str]:
-    """Overlays that are inputs, too."""
+    """Paths of figures that are also inputs."""
 
     def numbers(name: Callable[[Job], str]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
         names = (os.path.abspath(name(job)) for job in made)  # noqa: PTH100  (links stay, and no file is touched)
@@ -119,7 +123,7 @@ def _overwritten(made: Plan, request: Request) -> Iterator[str]:
 
 
 def same_folder(given: Path | str, out: Path | str) -> bool:
-    """Whether outputs would land among the inputs of a folder."""
+    """Whether an input folder is also the output folder."""
     return (
         not is_url(given) and not is_url(out) and is_folder(given) and os.path.realpath(given) == os.path.realpath(out)
     )

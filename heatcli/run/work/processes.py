@@ -1,4 +1,4 @@
-"""Worker processes of a run: they take batches where the threads of one process would wait for Python's lock."""
+"""Worker processes of a run: they take over the batches if threads would wait for the global interpreter lock."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from heatcli.run.work.shipping import Recipe, packed, unpacked
 from heatcli.run.work.worker import StoppedError, Worker
 from heatcli.system.memory import keep_freed
 
-WATCHED = 3.0  # seconds of a run before it is judged
-FAST = 20.0  # images a second; below, torch holds the threads, not Python's lock
-LONG = 30.0  # seconds that are left at that rate; starting takes a few, of all cores
-ASKED = 0.05  # seconds between two looks whether the run is to stop
+WATCHED = 3.0  # seconds for which the rate of a run is measured
+FAST = 20.0  # images per second; in slower runs the time goes to torch, which releases the interpreter lock
+LONG = 30.0  # seconds that must be left at that rate, since starting the processes takes a few seconds of all cores
+ASKED = 0.05  # seconds between two checks whether the run was stopped
 
 
 @dataclass(eq=False)
 class _Child:
-    """A process, and this end of the pipe to it."""
+    """A process, and this process's end of the pipe to it."""
 
     process: Any
     pipe: Connection
@@ -39,10 +39,11 @@ class _Child:
 
 @dataclass(eq=False)
 class Processes:
-    """As many worker processes as the request has threads, once `consider` finds that they repay.
+    """One worker process per thread of the request, started once `consider` finds that processes are faster.
 
-    Each has the model and one share of torch's threads. One that dies costs nothing: its batch is left to the caller.
-    `worker` is this process's own; `stopped`: whether the run is to end; `lost`: how many processes died.
+    Each loads the model and gets its share of torch's threads. If a process dies, the caller explains its batch.
+    `worker`: the worker of this process. `stopped`: tells whether the run was stopped. `lost`: the number of processes
+    that died.
     """
 
     request: Request
@@ -57,12 +58,15 @@ class Processes:
     _judged: bool = False
 
     def consider(self, done: int, left: int) -> None:
-        """Start them if that repays: `done` images are, `left` are to come. Asked after every batch."""
+        """Start the processes if the run is long and fast enough. Called after every batch, until decided.
+
+        `done`: the number of images explained. `left`: the number of images still to explain.
+        """
         if self._judged:
             return
         compiler = self.worker.model.network.compiler
         compiled = 0 if compiler is None else compiler.made
-        if self._since is None or compiled != self._compiled:  # what was compiled took time that is not taken again
+        if self._since is None or compiled != self._compiled:  # the time of compiling does not count for the rate
             self._since, self._compiled = (time.monotonic(), done), compiled
         seconds, images = time.monotonic() - self._since[0], done - self._since[1]
         wanted = self.request.processes and self.request.progress is None and self.request.threads > 1
@@ -84,16 +88,16 @@ class Processes:
             try:
                 with _uninterrupted():
                     process.start()
-            except OSError:  # no memory for another; the run goes on with those that there are
+            except OSError:  # not enough memory for another process; the run continues with those that started
                 break
-            theirs.close()  # so that the end of the process is the end of the pipe
+            theirs.close()  # the process holds the only other end, so that its death closes the pipe
             self._children.append(_Child(process, ours))
         self._free.extend(self._children)
 
     def explain(self, jobs: list[Job]) -> Iterable[Outcome] | None:
-        """What came of a batch in a process; None where none is free, or it died. Raises as `Worker.explain` does.
+        """The outcomes of a batch, from a process; None if no process is free, or the process died.
 
-        Told to stop, the process finishes the image that it is at.
+        Raises the errors of `Worker.explain`. If the run is stopped, the process finishes its current image.
         """
         child = self._take()
         if child is None:
@@ -113,7 +117,7 @@ class Processes:
         return unpacked(content, str(self.request.out), self.worker.model.notes)
 
     def _take(self) -> _Child | None:
-        """A process that waits for work; those that have just loaded the model have said so."""
+        """A process that waits for work: it has loaded the model and said so through its pipe."""
         with self._lock:
             for _ in range(len(self._free)):
                 child = self._free.popleft()
@@ -121,13 +125,13 @@ class Processes:
                     if child.ready or child.pipe.poll():
                         child.ready = child.ready or child.pipe.recv()
                         return child
-                except (EOFError, OSError):  # it could not load the same model
+                except (EOFError, OSError):  # the process could not load the same model
                     continue
                 self._free.append(child)
         return None
 
     def end(self) -> None:
-        """End them all; nothing is under way in any."""
+        """Kill all processes. None may have a batch at this time."""
         for child in self._children:
             child.process.kill()
             child.pipe.close()
@@ -138,7 +142,7 @@ class Processes:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Processes started meanwhile never see the Ctrl-C of a terminal, which goes to all: their parent ends them."""
+    """Processes that start in this block ignore Ctrl-C, which a terminal sends to all of them: the parent ends them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -150,9 +154,10 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def serve(pipe: Connection, order: bytes) -> None:
-    """What a process does: batches come in, packed outcomes go out, until the pipe ends, as it does with its parent.
+    """The main function of a worker process: receive batches and send packed outcomes, until the pipe closes.
 
-    Whatever goes wrong, the parent finds out as the pipe ends, and does the batch itself: it can say what it is.
+    `order`: a pickled recipe, request, scratch folder and number of torch's threads. On any error the process exits;
+    the parent then explains the batch itself and reports the error.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -1,4 +1,4 @@
-"""The second drawing of a run: all its figures once more, on one scale."""
+"""`--scale run`: all figures of a run are drawn again at its end, on one colour scale."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from heatcli.system.files import joined, locked, write_atomically, writing
 
 
 def redraw(folder: Path, lock: Path, style: Style, run: str | None) -> Scale:
-    """Draw every figure that a run has in `folder` on one scale, which it returns; reports and index say so.
+    """Draw every figure of a run in `folder` on one scale, and write the scale into reports and index.
 
-    Raises `UsageError` where there are none, or one cannot be drawn again; figures until there are on the new scale.
+    `run`: the mark of the run's rows in the index. Returns the scale. Raises `UsageError` if there are no figures, or
+    one cannot be drawn again; the figures before that one keep the new scale.
     """
     index = folder / INDEX
     with locked(lock):
@@ -45,7 +46,7 @@ def redraw(folder: Path, lock: Path, style: Style, run: str | None) -> Scale:
 
 
 def _redrawn(folder: Path, row: Row, scale: Scale, style: Style) -> Row:
-    """The row of an image whose figure and report were written again."""
+    """Write an image's figure and report again; returns the image's new row."""
     if row.error is not None:
         return row
     names = {what: joined(str(folder), row.files[what].name) for what in ("report", "overlay")}

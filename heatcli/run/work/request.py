@@ -1,4 +1,4 @@
-"""What a run is asked for, and what comes of each image."""
+"""The arguments of a run (`Request`), and the outcome of each image (`Done`, `Failed`, `Empty`)."""
 
 from __future__ import annotations
 
@@ -26,23 +26,29 @@ PIXELS = ("json", "npz", "none")
 ARRAYS = ("npy", "npz", "nii", "nii.gz")
 INDEXES = ("jsonl", "parquet")
 ENGINES = ("local", "ray")
-WORKERS = 4  # as many batches of activations are in memory
+WORKERS = 4  # each worker holds the activations of one batch in memory
 
 
 @dataclass(frozen=True)
 class Request:
     """What to explain, how, and what to write.
 
-    `inputs`: images, folders, patterns, text files with a list, `-` for a list on stdin. `recursive`: folders below,
-    too, and the outputs mirror the tree. `glob`: which files of a folder. `shard`: (k, n), the k-th of n parts, by
-    name. `resume`: go on where an earlier run into `out` ended; `overwrite`: forget what earlier runs into it were.
-    `index`: `jsonl`, or `parquet` besides; None keeps an index where a folder, a pattern or a list is given. `workers`:
-    threads, each with a batch that it reads, explains and writes; None is one a core, from 2 to `WORKERS`. `processes`:
-    whether as many processes may take the batches over (`heatcli.run.work.processes`), which import the program's main
-    module again. `engine`: `local`, or `ray` for the cluster's slots, whose models go to `device`. `progress` is told
-    of the passes of methods that make many. `expected`: the labels that should come first; where another does, the
-    difference of the two is explained. `style`: how figures are drawn. `arrays`: the suffix of the map alone, float32
-    [C, H, W], where that is written. `file`: where the figure of the only image goes, instead of beside its report.
+    `inputs`: images, folders, patterns, text files with a list of names, `-` for a list on stdin.
+    `target`, `baseline`, `region`: as `heatcli.explain` takes them, `region` as text (`heatcli.images.region`).
+    `recursive`: include the folders below; the outputs then mirror the tree. `glob`: a pattern for the files of a
+    folder. `shard`: (k, n) selects the k-th of n parts, by a hash of the names, k from 1.
+    `resume`: continue an earlier run into `out`. `overwrite`: delete the index of earlier runs into `out`.
+    `index`: `jsonl`, or `parquet` for both files; None writes `jsonl` if an input is a folder, a pattern or a list.
+    `pixels`: where the report keeps relevance per pixel: `json`, `npz` or `none`. `biases`: `all`, or another value of
+    `heatcli.report.build.BIASES`.
+    `workers`: the number of threads, each of which reads, explains and writes a batch; None is one per core, between 2
+    and `WORKERS`. `processes`: whether as many processes may take over the batches (`heatcli.run.work.processes`);
+    they import the program's main module again. `engine`: `local`, or `ray` for a Ray cluster. `device`: the device of
+    the cluster's models.
+    `progress`: called after each pass of a method that makes many. `expected`: the labels that the user expects; if
+    the predicted class is another one, the difference of the two scores is explained.
+    `style`: how figures are drawn. `arrays`: the suffix of a file with the map alone, float32 [C, H, W]; None writes
+    none. `file`: the path of the figure of a single image; None puts the figure beside its report.
     """
 
     inputs: tuple[Path | str, ...]
@@ -71,7 +77,7 @@ class Request:
     progress: Progress | None = None
 
     def validate(self) -> None:
-        """Raises `UsageError` for what no run could do."""
+        """Raises `UsageError` for unknown values and for options that exclude each other."""
         if self.pixels not in PIXELS:
             raise UsageError(f"--pixels {self.pixels} is not known; use {', '.join(PIXELS)}")
         if self.biases not in BIASES:
@@ -97,24 +103,24 @@ class Request:
             raise UsageError(f"target {self.target!r} is out of range: top:K takes K from 1 to the number of classes")
 
     def _validate_scale(self) -> None:
-        """What drawing a second time needs, on one scale for all."""
+        """Check that all figures can be drawn again on one scale at the end. Raises `UsageError`."""
         if is_url(self.out) or self.shard is not None:
             raise UsageError("--scale run needs all images in one folder here; run without, then heatcli show DIR")
         if self.style.kind == NONE or self.pixels == "none":
             raise UsageError("--scale run needs figures and pixels; leave --figure none and --pixels none out")
 
     def figure(self, stem: str) -> str:
-        """Where the figure of the outputs with that stem goes."""
+        """The path of the figure for outputs with this stem."""
         return self.file or f"{stem}.png"
 
     @property
     def threads(self) -> int:
-        """How many batches are read, explained or written at once, each in its thread."""
+        """The number of worker threads: one batch each."""
         return self.workers or max(2, min(WORKERS, os.cpu_count() or 2))
 
     @property
     def boxes(self) -> bool:
-        """Whether each of the boxes that are found is explained: the targets `detections` and `box:N`."""
+        """Whether boxes of a detector are explained: the targets `detections` and `box:N`."""
         return is_of_boxes(self.target)
 
     @property
@@ -124,14 +130,14 @@ class Request:
 
     @property
     def classes(self) -> int:
-        """How many classes of each image are explained: the K of the target `top:K`, 1 for any other target."""
+        """The number of classes explained per image: K for the target `top:K`, 1 for any other target."""
         name, colon, count = (self.target or "").partition(":")
         return int(count) if name == "top" and colon else 1
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image, and the stem of its outputs: `out` with the part below it."""
+    """One image: its path, the output folder `out`, and `part`, the stem of the image's outputs below `out`."""
 
     path: str
     out: str
@@ -139,20 +145,21 @@ class Job:
 
     @cached_property
     def stem(self) -> str:
-        """What the names of its outputs begin with."""
+        """The stem of the image's outputs, including the output folder."""
         return joined(self.out, self.part)
 
     def ranked(self, rank: int | None, boxes: bool = False) -> Job:
-        """The same image for its class of that rank from 1, or its box from 0 (None: for its only one)."""
+        """The job for one class or one box of the image, by rank from 1; None if there is only one."""
         name = f"box{(rank or 1) - 1}" if boxes else f"top{rank}"
         return self if rank is None else Job(self.path, self.out, f"{self.part}.{name}")
 
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """An image that was explained: its line in the index, and where report and overlay are.
+    """An image that was explained: its line in the index, and the paths of its report and its figure.
 
-    `report` is None where another machine wrote it. `last`: no further class of the same image comes.
+    `report` is None if another process or machine wrote it. `unexplained`: operator → relevance, of operators without
+    a rule. `last`: this is the last outcome of the image.
     """
 
     job: Job
@@ -166,7 +173,7 @@ class Done:
 
 @dataclass(frozen=True, eq=False)
 class Unwritten:
-    """An image without a report. `first`, `last`: no other outcome of the same image comes before it, or after it."""
+    """An image without a report. `first`, `last`: whether this is the first, or the last, outcome of the image."""
 
     job: Job
     first: bool = field(default=True, kw_only=True)
@@ -174,25 +181,28 @@ class Unwritten:
 
     @property
     def row(self) -> Row:
-        """Its name, as a line of the index has it."""
+        """A line of the index with the image's name only."""
         return Row(image=printable(self.job.path), stem=self.job.part)
 
 
 @dataclass(frozen=True, eq=False)
 class Failed(Unwritten):
-    """An image that was not explained, and why."""
+    """An image that was not explained, and the reason."""
 
     error: HeatcliError
 
     @property
     def row(self) -> Row:
-        """Its line in the index."""
+        """The image's line in the index, with the error."""
         return msgspec.structs.replace(super().row, error=str(self.error))
 
 
 @dataclass(frozen=True, eq=False)
 class Empty(Unwritten):
-    """An image in which a detector finds no box, and what the best one is; not in the index, since it has no report."""
+    """An image in which a detector finds no box. It has no report and no line in the index.
+
+    `said`: a sentence on the box with the highest score.
+    """
 
     said: str
 

@@ -1,4 +1,4 @@
-"""One run: its plan, what an earlier one has done already, and its index."""
+"""A run: its plan, the images that an earlier run has explained, and the index."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """Explains everything that a request names; iterate over it once.
+    """Explains all images of a request; iterate over it once.
 
-    `total`: how many images are left to do; `before`: how many an earlier run has done. Raises `UsageError` before any
-    work if the request makes no sense, or if `out` holds a run with other parameters.
+    `total`: the number of images to explain. `before`: the number that an earlier run has explained. `load_seconds`:
+    the time that loading the model took, for the reports. Raises `UsageError` before any work if the request is not
+    valid, or if `out` holds a run with other parameters.
     """
 
     def __init__(self, model: Model, request: Request, load_seconds: float = 0.0) -> None:
@@ -46,9 +47,9 @@ class Run:
         for empty in self.plan.empty:
             model.notes.add(empty)
         self.before = 0
-        self.lost = 0  # worker processes that died; what they had was explained again
+        self.lost = 0  # worker processes that died; their images were explained again
         self.index: RunIndex | None = None
-        self._entered: list[Outcome] | None = None  # the last ones
+        self._entered: list[Outcome] | None = None  # the batch that was entered into the index last
         for given in request.inputs:
             if is_many(given) and same_folder(given, request.out):
                 raise UsageError(f"{given}: is both the input and --out; give another --out folder")
@@ -65,16 +66,19 @@ class Run:
 
     @property
     def index_path(self) -> str:
-        """Where its index is."""
+        """The path of the run's index."""
         return joined(str(self.request.out), INDEX)
 
     def _take_over(self, index: RunIndex) -> int:
-        """Take off the plan what the index has of a run like this, with `resume`; else, and for images that failed,
-        drop those lines."""
+        """With `resume`: take the images that the index already has off the plan, and return their number.
+
+        The lines of all other images of the plan are dropped, because this run writes them anew. Raises `UsageError`
+        if a line is of another picture than the one in the plan.
+        """
         count = 0
 
         def wanted(rows: list[Row]) -> bool:
-            """Whether an image's lines stay."""
+            """Whether to keep the rows of an image."""
             nonlocal count
             i = self.plan.find(rows[0].stem)
             if i is None:
@@ -101,7 +105,11 @@ class Run:
         return self.outcomes()
 
     def outcomes(self) -> Generator[Outcome, None, None]:
-        """What comes of each image, in order; close it to end the run early."""
+        """The outcome of each image, in order. Closing the generator ends the run early.
+
+        Raises `ModelError` if the model explains no image of the first batch, `UsageError` if outputs cannot be
+        written.
+        """
         with ExitStack() as stack:
             pipeline = self._pipeline(stack)
             if self.index is not None:
@@ -132,22 +140,22 @@ class Run:
         return pipeline
 
     def _enter_left(self, index: RunIndex, pipeline: Pipeline | Cluster) -> None:
-        """What was finished while an interrupt was on its way."""
+        """Enter the outcomes that were finished while an interrupt was being handled."""
         for outcomes in pipeline.left:
             if outcomes is not self._entered:
                 _enter(index, outcomes)
 
 
 def _enter(index: RunIndex, outcomes: Sequence[Outcome]) -> None:
-    """Enter the outcomes that have a line in the index."""
+    """Enter outcomes into the index, except those of images without boxes."""
     index.enter([one for one in outcomes if not isinstance(one, Empty)])
 
 
 def same_picture(before: str, sha256: str | None, now: str) -> bool:
-    """Whether the picture that was `before`, and had that hash, is the one that is named `now`.
+    """Whether two paths, of an earlier run and of this one, are of the same picture.
 
-    A name may have become absolute, or lead through a link; one that leads nowhere was seen from another folder, or
-    its folder has moved.
+    The paths can differ: one may be absolute, or lead through a link. If the earlier path does not exist any more, the
+    hash decides: the earlier run had another working directory, or the folder has moved.
     """
     if before == now:
         return True
@@ -160,8 +168,8 @@ def same_picture(before: str, sha256: str | None, now: str) -> bool:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the block, so that it is done whole."""
-    if threading.current_thread() is not threading.main_thread():  # no other is ever interrupted
+    """A block that Ctrl-C and SIGTERM do not interrupt: the signals are raised at its end."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is interrupted by signals
         yield
         return
     came = list[int]()
@@ -176,7 +184,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def open_index(out: str, record: Record, resume: bool) -> RunIndex:
-    """The index in a folder, here or behind a URL. Raises `UsageError` where what is resumed had other parameters."""
+    """The index in a folder, local or behind a URL. Raises `UsageError` if a resumed run had other parameters."""
     if not is_url(out):
         return RunIndex(out, record, Path(out), resume)
     from heatcli.run.index.remote import RemoteIndex
@@ -185,7 +193,7 @@ def open_index(out: str, record: Record, resume: bool) -> RunIndex:
 
 
 def forget(out: str) -> None:
-    """Remove the index and the records of earlier runs from a folder; their figures and reports stay."""
+    """Delete the index and the records of earlier runs in a folder. Figures and reports stay."""
     patterns = (INDEX, f"{PARTS}*.jsonl", RECORD, OTHERS)
     if is_url(out):
         system, path = remote(out)

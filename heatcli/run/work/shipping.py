@@ -1,4 +1,4 @@
-"""What travels between processes: what a model was made of, and what came of each image."""
+"""What is sent between processes: the recipe of a model, and the outcomes of images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from heatcli.run.work.request import Done, Empty, Failed, Job, Outcome
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a model was made of, to make the same one elsewhere: its file's hash, its settings and options."""
+    """What another process needs to load the same model: the path and SHA-256 of its file, settings and options."""
 
     path: str
     sha256: str
@@ -51,9 +51,9 @@ class Recipe:
         )
 
     def model(self, device: str, path: Path | None = None, mean_file: Path | None = None) -> Model:
-        """The model on a device; `path`, `mean_file`: copies of its files, where it has moved.
+        """Load the model onto a device. `path`, `mean_file`: copies of its files on this machine, if any.
 
-        Raises `ModelError` where the file is not the same any more.
+        Raises `ModelError` if the file is no longer the same.
         """
         import torch
 
@@ -71,7 +71,7 @@ class Recipe:
 
 
 class Returned(msgspec.Struct, frozen=True):
-    """What comes back of an outcome; with `status`, of what ended the whole run; or the notes, with their keys."""
+    """An outcome as it is sent; or, with `status`, an error that ends the run; or the model's notes with their keys."""
 
     path: str = ""
     part: str = ""
@@ -89,9 +89,9 @@ _decode = msgspec.msgpack.Decoder(list[Returned]).decode
 
 
 def packed(outcomes: Iterable[Outcome], notes: Notes) -> bytes:
-    """Outcomes as they travel, without their reports, and the model's notes.
+    """Outcomes without their reports, and the model's notes, as bytes (MessagePack).
 
-    What ends the run, raised between two of them, is the last.
+    An error that `outcomes` raises becomes the last entry.
     """
     returned = list[Returned]()
     try:
@@ -106,7 +106,7 @@ def packed(outcomes: Iterable[Outcome], notes: Notes) -> bytes:
 
 
 def unpacked(content: bytes, out: str, notes: Notes) -> Iterable[Outcome]:
-    """The outcomes that `packed` made these bytes of; adds the notes. Raises what ended the run where it did."""
+    """The outcomes in bytes of `packed`; adds the notes to `notes`. Raises the error that ended the run, if any."""
     told, *found = _decode(content)
     for key, text in told.notes:
         notes.add(text, key)

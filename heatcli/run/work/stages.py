@@ -1,4 +1,4 @@
-"""What is done for each image: read it, explain it with its batch, write its figure and its report."""
+"""The stages of each image: read it, explain it with its batch, write its figure and its report."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from heatcli.run.work.request import Done, Empty, Failed, Job, Request
 from heatcli.system.files import remove, seen_from, write
 from heatcli.system.memory import is_out_of_memory, release
 
-RESULTS = 64  # explanations of one image that are held at once
-LARGE = 1 << 24  # pixels of a picture that is not held from reading to writing
+RESULTS = 64  # the most explanations in memory at once
+LARGE = 1 << 24  # pixels; a larger picture is read again for its figure instead of being kept in memory
 UNEXPECTED = "it cannot be explained; run it alone with --debug"
 _MAPS = {"pixels", "arrays"}
 Turn = Callable[[], AbstractContextManager[None]]
@@ -51,11 +51,11 @@ Turn = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A job's picture: its hash, its size (width, height), and what is still needed of it.
+    """A job's picture: its SHA-256, its size (width, height), and what the later stages need of it.
 
-    `shown`: what the heatmap is laid over, the file's numbers where it is no picture; None where it is so large that it
-    is read again. `pixels`: as they go into
-    the network, float32 [C, H, W] before normalisation. `region`: bool [H, W], None where none is asked for.
+    `shown`: what the figure shows behind the heatmap: the picture, or the numbers of a file without a picture; None
+    for a large picture, which is read again. `pixels`: the network's input before normalisation, float32 [C, H, W].
+    `region`: bool [H, W]; None if no region was requested.
     """
 
     job: Job
@@ -68,9 +68,10 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """An explained image that is still to be written: image `i` of a batch's reports, `rank` of `of` classes.
+    """An explained image that is not written yet: image `i` of a batch's reports, `rank` of `of` classes.
 
-    `said`: the expected label and the predicted one, where one was expected. `boxes`: `rank` counts boxes.
+    `rank`: from 1; None if the image has one class only. `said`: the expected and the predicted label, if a label was
+    expected. `boxes`: whether `rank` counts boxes instead of classes.
     """
 
     loaded: Loaded
@@ -83,14 +84,14 @@ class Ready:
 
     @property
     def first(self) -> bool:
-        """Whether it is the image's first class."""
+        """Whether this is the image's first class."""
         return self.rank in (None, 1)
 
 
 def read_job(model: Model, job: Job, request: Request) -> Loaded | Failed:
-    """Read and fit a job's picture; whatever goes wrong is that picture's failure.
+    """Read a job's picture and fit it to the network's input. Any error becomes the picture's `Failed`.
 
-    Raises `UsageError` for a region that is none.
+    Raises `UsageError` for a region that is not valid.
     """
     try:
         with boundary(job.path, ImageError):
@@ -104,7 +105,7 @@ def read_job(model: Model, job: Job, request: Request) -> Loaded | Failed:
 
 
 def _shown(picture: Picture, request: Request) -> Image.Image | Picture:
-    """The picture as figures need it: an overlay on grey needs no colours."""
+    """The picture as figures need it: in grey if the figure shows no colours, to save memory."""
     if picture.numbers is not None:
         return picture
     grey = request.style.kind == "overlay" and request.style.backdrop == GREY
@@ -118,23 +119,23 @@ def _region(text: str, job: Job, size: tuple[int, ...], model: Model) -> NDArray
         raise ImageError(f"{job.path}: {error}") from error
 
 
-Explained = Ready | Failed | Empty  # what comes of an image before it is written
+Explained = Ready | Failed | Empty  # the outcome of an image before writing
 
 
 @dataclass
 class Room:
-    """How many images go through the network at once: fewer with many classes, half as many once memory runs out."""
+    """The number of images that run through the network at once. It is halved when memory runs out."""
 
     images: int
 
     @classmethod
     def of(cls, request: Request) -> Room:
-        """As much as the request says."""
+        """The request's batch size; less for many classes, so that at most `RESULTS` explanations are in memory."""
         return cls(min(request.batch_size, max(1, RESULTS // request.classes)))
 
     def halve(self, model: Model, images: int) -> None:
-        """So many were too many. Adds a note to the model's."""
-        self.images = min(self.images, images // 2)  # threads that had as many say so, too
+        """Halve the number after `images` at once ran out of memory. Adds a note to the model's notes."""
+        self.images = min(self.images, images // 2)  # several threads may report the same number
         model.notes.add(
             f"memory is too small for {images} images at once; on with {self.images} (--batch-size {self.images})"
         )
@@ -144,15 +145,16 @@ def explain_all(
     model: Model, request: Request, loaded: Sequence[Loaded], proven: bool, turn: Turn = nullcontext,
     room: Room | None = None,
 ) -> Iterator[Explained]:  # fmt: skip
-    """Explain a batch, as many images at once as there is `room` for.
+    """Explain a batch, `room.images` at once.
 
-    Where the model fails on several, they are explained one by one, so that one image does not take others with it.
-    `proven`: the model has explained an image before. `turn`: held while the network runs.
-    Raises what the model raises if it never has, and fails on all of these and on a grey picture; `UsageError`.
+    If the model fails on several images, they are explained one by one, so that one image does not fail the others.
+    `proven`: whether the model has explained an image before. `turn`: a context that is entered while the network
+    runs. Raises `UsageError`. Raises the model's error if the model is not proven and fails on all images of the batch
+    and on a grey picture.
     """
     room = room or Room.of(request)
     waiting, alone = deque(loaded), 0
-    failed: list[tuple[Loaded, Exception]] = []  # by a model that has explained nothing yet
+    failed: list[tuple[Loaded, Exception]] = []  # while the model has explained nothing yet
     while waiting:
         some = [waiting.popleft()]
         most = 1 if alone else room.images
@@ -182,7 +184,7 @@ def explain_all(
 def _tried(
     model: Model, request: Request, loaded: Sequence[Loaded], turn: Turn
 ) -> tuple[Sequence[Explained], Exception | None]:
-    """Some images explained together, or why not. What an error of memory holds is given back."""
+    """Images explained together, or the error. After an error of memory, unused memory is released."""
     try:
         return _explained(model, request, loaded, turn), None
     except UsageError:
@@ -196,7 +198,7 @@ def _tried(
 
 
 def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: Turn) -> Sequence[Explained]:
-    """Image by image, the classes of each together."""
+    """Explain a batch at once. The results are ordered by image, then by class."""
     with turn():
         batch = model.pictures.stack([one.pixels for one in loaded])
         regions = [one.region for one in loaded if one.region is not None]
@@ -214,7 +216,7 @@ def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: T
 
 
 def _boxed(model: Model, request: Request, loaded: Sequence[Loaded], batch: Tensor) -> list[Explained]:
-    """The boxes of each image that the target names, `RESULTS` of them at a time, each with a score of its own."""
+    """Explain the boxes that the target names, image by image, at most `RESULTS` boxes at once."""
     target, graph = request.target or "", settled(model.graph(batch.shape), model.path)
     if graph.boxes is None:
         raise no_detector(model, target)
@@ -249,7 +251,7 @@ def _boxed(model: Model, request: Request, loaded: Sequence[Loaded], batch: Tens
 def _contrasted(
     model: Model, request: Request, expected: Expected, loaded: Sequence[Loaded], batch: Tensor, region: Tensor | None
 ) -> list[Ready]:
-    """Each image's first class, or where another one is expected, how much more the model says it than that."""
+    """Explain the predicted class; if another one is expected, the score of the predicted less that of the expected."""
     scores = explain(model, batch, None if model.explained else "gradient").outputs
     top, classes = scores.argmax(1), scores.shape[1]
     wanted = [expected.of(one.job.path, Path(one.job.path)) for one in loaded]
@@ -276,8 +278,8 @@ def _contrasted(
 
 
 def _explains_grey(model: Model, request: Request, shape: tuple[int, ...], turn: Turn) -> bool:
-    """Whether the model explains a grey picture of that shape: what it does not explain is the pictures' fault then."""
-    own = replace(model, notes=Notes())  # nobody asked about grey
+    """Whether the model explains a grey picture of that shape. If so, the pictures are at fault, not the model."""
+    own = replace(model, notes=Notes())  # notes on the grey picture are of no use to the user
     try:
         with turn():
             batch = own.pictures.stack([np.full(shape, 0.5, np.float32)])
@@ -288,7 +290,7 @@ def _explains_grey(model: Model, request: Request, shape: tuple[int, ...], turn:
 
 
 def _of_image(loaded: Loaded, error: Exception) -> HeatcliError:
-    """What went wrong while one image was explained, with the image's name."""
+    """An error that came while one image was explained, with the image's name."""
     path = loaded.job.path
     if not isinstance(error, HeatcliError):
         found: HeatcliError = ImageError(f"{path}: {UNEXPECTED}: {reason(error)}")
@@ -301,7 +303,7 @@ def _of_image(loaded: Loaded, error: Exception) -> HeatcliError:
 
 
 def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[int | None, Any]]:
-    """The request's target; for `top:K` the K best classes of each image, with their rank."""
+    """Pairs (rank, target): the request's target with rank None; for `top:K` the K best classes of each image."""
     if request.classes == 1 and request.target != "top:1":
         return [(None, request.target)]
     scores = explain(model, batch, None if model.explained else "gradient").outputs
@@ -312,9 +314,10 @@ def _targets(model: Model, request: Request, batch: Tensor) -> Sequence[tuple[in
 
 
 def write_ready(model: Model, request: Request, ready: Ready, load_seconds: float, scratch: Path | None) -> Done:
-    """Write figure, arrays and report of an explained image.
+    """Write the figure, the arrays and the report of an explained image.
 
-    Raises `UsageError` where they cannot be written, `ImageError` where the picture cannot be read again.
+    `scratch`: a folder for files that are not complete yet. Raises `UsageError` if they cannot be written,
+    `ImageError` if a large picture cannot be read again.
     """
     started = time.perf_counter()
     loaded, reports, i, result = ready.loaded, ready.reports, ready.i, ready.reports.explanation
@@ -340,7 +343,7 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
         drawing = draw([view_on(shown, reports.pixels(i), report)], request.style)
         contents[named["overlay"]] = drawing.content(PurePath(named["overlay"]).suffix)
         report = replace_fields(report, figure=figure_part(request.style.kind, drawing.scales[0]))
-    with ExitStack() as undo:  # a figure without its report is nothing
+    with ExitStack() as undo:  # if the report cannot be written, the other files are removed
         for name, content in contents.items():
             write(name, content, scratch)
             undo.callback(remove, name)
@@ -358,7 +361,7 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
 
 
 def _volume(model: Model, request: Request, ready: Ready, name: str) -> bytes:
-    """The map of a NIfTI volume in its own voxels. Raises `ImageError` for anything else."""
+    """The map of a NIfTI volume, in the volume's voxels, as a file. Raises `ImageError` for any other picture."""
     path = ready.loaded.job.path
     found = ready.loaded.shown or _shown(model.pictures.reader.picture(path), request)
     if not isinstance(found, Picture) or found.numbers is None or found.numbers.affine is None:
@@ -368,7 +371,7 @@ def _volume(model: Model, request: Request, ready: Ready, name: str) -> bytes:
 
 
 def _names(request: Request, job: Job) -> dict[str, str]:
-    """The files that are written for a job, by what they are."""
+    """The paths of the files that are written for a job, by their role."""
     named = {"report": f"{job.stem}.json"}
     if request.style.kind not in (NONE, "grid"):
         named["overlay"] = request.figure(job.stem)

@@ -1,4 +1,4 @@
-"""A worker: reads, explains and writes the images of one batch after another."""
+"""A worker reads, explains and writes the images of a batch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from heatcli.system.files import is_own_fault
 
 
 class StoppedError(BaseException):
-    """Nobody wants the outcomes any more: no error of any image, so that no boundary holds it."""
+    """The run was stopped. Not an `Exception`, so that no `except Exception` takes it for the failure of an image."""
 
 
 class Worker:
-    """A model, a request and its baseline, read once. Threads may share it, each with a batch of its own.
+    """A model, a request and its baseline, which is read once. Threads may share a worker, each with its own batch.
 
-    `stopped` is asked between two images, and between two passes of a method that makes many; an image of which one
-    class is written is written whole. `scratch`: a folder for half-written files. `proven`: whether the model has
-    explained an image. Raises `UsageError` for a baseline that cannot be read.
+    `stopped` tells whether to stop. It is called between images, and between the passes of a method that makes many;
+    the remaining classes of an image are written first. `scratch`: a folder for files that are not complete yet.
+    `proven`: whether the model has explained an image. Raises `UsageError` for a baseline that cannot be read.
     """
 
     def __init__(self, model: Model, request: Request, load_seconds: float, stopped: Callable[[], bool]) -> None:
@@ -39,13 +39,14 @@ class Worker:
     def explain(
         self, jobs: Iterable[Job], turn: Callable[[], AbstractContextManager[None]] = nullcontext
     ) -> Iterator[Outcome]:
-        """What comes of each image of a batch, in order, as it is written; `turn` is held while the network runs.
+        """Explain and write a batch; yields the outcome of each image, in order.
 
-        Raises `StoppedError`; `ModelError` if the model is not proven and can explain none of them, `UsageError`.
+        `turn`: a context that is entered while the network runs. Raises `StoppedError`, `UsageError` if outputs cannot
+        be written, and `ModelError` if the model is not proven and explains none of the images.
         """
         read = [self._read(job) for job in jobs]
         loaded = [one for one in read if isinstance(one, Loaded)]
-        lost: Job | None = None  # one whose files could not all be written
+        lost: Job | None = None  # the job whose files could not be written; its further classes are left out
         explained = explain_all(self.model, self.request, loaded, self.proven, turn, self._room)
         for outcome in _in_order(read, explained):
             if outcome.first:
@@ -71,7 +72,7 @@ class Worker:
         try:
             with boundary(job.path, ImageError, "its outputs cannot be made"):
                 return write_ready(self.model, self.request, ready, self._load_seconds, self.scratch)
-        except ImageError as error:  # such as a large picture, which is read again and has gone
+        except ImageError as error:  # for example, a large picture is read again but was deleted
             return Failed(job, error, first=ready.first)
         except UsageError as error:
             if not is_own_fault(error.__cause__):
@@ -83,14 +84,14 @@ class Worker:
             raise StoppedError
 
     def _progress(self, done: int, total: int) -> None:
-        """Between two passes of a method that takes many."""
+        """Called between two passes of a method that makes many. Raises `StoppedError`."""
         self._check()
         if self._told is not None:
             self._told(done, total)
 
 
 def _in_order(read: list[Loaded | Failed], explained: Iterable[Explained]) -> Iterator[Explained]:
-    """What was explained, with what could not be read at its place between."""
+    """Explained images, and between them those that could not be read, in the order of `read`."""
     waiting = deque(read)
     for outcome in explained:
         while outcome.first and isinstance(one := waiting.popleft(), Failed):
