@@ -23,9 +23,10 @@ def command(
     load: options.Load,
 ) -> None:
     """Show what an artifact contains: its input, its operators and which have rules, its biases, its parameters."""
-    from heatcli.errors import MissingError
+    from heatcli.errors import MissingError, UsageError
     from heatcli.model.inspection import draft_sidecar, inspect
     from heatcli.model.inspection import layers as layers_of
+    from heatcli.model.named import is_named
 
     try:
         loaded = load(model)
@@ -43,6 +44,8 @@ def command(
             _print_layers(listed)
         return
     if write_sidecar:
+        if is_named(loaded.path):
+            raise UsageError(f"{loaded.path}: takes no sidecar; its weights say how pictures go in, and their labels")
         _write(loaded.path.with_suffix(".toml"), draft_sidecar(loaded))
         return
     try:

@@ -70,7 +70,7 @@ def view_of(path: Path | str, pictures: Path | None = None, picture: str | None 
         shown = found.shown()
     if shown.size != (report.image.width, report.image.height):
         raise ImageError(f"{path}: its picture is {shown.width}×{shown.height}, the report says otherwise")
-    return View(shown, relevance, _with_seen(report))
+    return View(shown, relevance, with_seen(report))
 
 
 def scale_of(report: Report) -> Scale | None:
@@ -126,7 +126,7 @@ def _picture(path: Path, report: Report, pictures: Path | None, known: str | Non
     return found
 
 
-def _with_seen(report: Report) -> Report:
+def with_seen(report: Report) -> Report:
     """The report with the part of the picture that the network saw, which older reports lack."""
     if report.image.seen is not msgspec.UNSET:
         return report

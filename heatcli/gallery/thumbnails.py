@@ -11,9 +11,11 @@ from PIL import Image
 from heatcli.artifact.layout import PICTURES
 from heatcli.artifact.sidecar import Input
 from heatcli.errors import HeatcliError
+from heatcli.figures.draw import Style, draw
+from heatcli.figures.reading import scale_of, with_seen
+from heatcli.figures.view import View
 from heatcli.gallery.read import Item
-from heatcli.images.overlay import overlay
-from heatcli.images.preprocess import Fit, seen_box
+from heatcli.images.preprocess import Fit
 from heatcli.images.read import Picture, Reader
 
 QUALITY = 60
@@ -71,6 +73,8 @@ def _channels(given: Input) -> int:
 def map_of(item: Item, picture: Image.Image | None) -> Image.Image | None:
     """The overlay that the run wrote; drawn anew if the file is missing or has another shape than the picture.
 
+    The colour scale is that of the figure that the report describes.
+
     None if it cannot be drawn either.
     """
     content = item.content("overlay")
@@ -81,10 +85,9 @@ def map_of(item: Item, picture: Image.Image | None) -> Image.Image | None:
                 return found
         except (HeatcliError, OSError, ValueError, Image.DecompressionBombError):
             pass
-    fit = fit_of(item)
-    if picture is None or fit is None or item.pixels is None:
+    if picture is None or fit_of(item) is None or item.pixels is None or item.report is None:
         return None
-    return overlay(picture, item.pixels, seen_box(picture.size, fit), "bwr", 0.9)
+    return draw([View(picture, item.pixels, with_seen(item.report), scale_of(item.report))], Style()).image
 
 
 def _alike(a: Image.Image, b: Image.Image) -> bool:

@@ -126,8 +126,7 @@ def _mean(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
     path = Path(argument) if argument else pictures.mean_file
     if path is None:
         raise UsageError(
-            f"{pictures.path.with_suffix('.toml').name} names no mean image; "
-            "give mean:FILE, made by heatcli mean FOLDER -o FILE"
+            f"{pictures.path}: its sidecar names no mean image; give mean:FILE, made by heatcli mean FOLDER -o FILE"
         )
     mean, layout = torch.from_numpy(read_mean(path)).to(batch), pictures.layout_of(batch)
     wanted = layout.first(batch).shape[1:]

@@ -194,7 +194,7 @@ def _picture(model: Model, text: str) -> Tensor:
     if name == "mean":
         path = Path(file) if file else model.pictures.mean_file
         if path is None:
-            raise UsageError(f"{model.path.with_suffix('.toml').name} names no mean image; give --start mean:FILE")
+            raise UsageError(f"{model.path}: its sidecar names no mean image; give --start mean:FILE")
         mean = torch.from_numpy(read_mean(path))[None]
         if mean.shape[1] != model.shape[0]:
             raise UsageError(f"{path}: the mean image has {mean.shape[1]} channels, the model takes {model.shape[0]}")

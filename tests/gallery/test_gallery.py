@@ -102,6 +102,24 @@ def test_small_pictures_are_the_picture_and_its_map(cli: Cli, runs: Any) -> None
         assert np.abs(other - whole).mean() > 16
 
 
+def test_a_map_that_is_drawn_anew_is_as_strong_as_its_figure(cli: Cli, runs: Any) -> None:
+    """A map of little of the score is pale in its figure, and no stronger on the page when the figure is gone."""
+    cli("explain", "pictures/cow.png", "--method", "lrp-epsilon-plus", "--baseline", "none", "--figure", "overlay",
+        "--scale", "5", "--out", "pale", "--index", "jsonl", "-q")  # fmt: skip
+    figure = runs.folder / "pale" / "cow.lrp-epsilon-plus.png"
+    found = []
+    for _ in range(2):
+        cli("gallery", "pale")
+        page = see(runs.folder / "pale" / "report.html")
+        found.append(np.asarray(Image.open(io.BytesIO(page.pictures[0])).convert("RGB"), float))
+        figure.unlink(missing_ok=True)
+    assert np.abs(found[0] - found[1]).mean() < 1
+    report = json.loads((runs.folder / "pale" / "cow.lrp-epsilon-plus.json").read_text())
+    assert report["figure"]["by"] == "given"
+    drawn = found[1][:, found[1].shape[1] // 2 :]
+    assert np.ptp(drawn, axis=-1).mean() < 2, "nearly grey"
+
+
 def test_expected_labels_say_what_is_wrong(cli: Cli, runs: Any) -> None:
     cli("gallery", "a", "--expected", "labels.csv")
     page = see(runs.a / "report.html")

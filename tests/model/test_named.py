@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,37 @@ def test_inspect_tells_where_the_preprocessing_is_from(cli: Cli) -> None:
     assert found["path"] == f"{NAME}:IMAGENET1K_V1"
     assert found["input"]["told_by"] == f"the weights of {NAME}:IMAGENET1K_V1"
     assert found["output"]["classes"] == 1000
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", NAME, WOLF, "--methods", "gradient", "--spec", "spec.toml"),
+        ("compare", NAME, NAME, WOLF, "--method", "gradient"),
+        ("bench", NAME, "--methods", "gradient", "--repeats", "1", "--batch-size", "1"),
+        ("mean", WOLF.parent / "digits", "-o", "mean.npz", "--model", NAME),
+        ("activations", WOLF, "--model", NAME),
+        ("filters", NAME),
+        ("export", NAME, "-o", "explained.onnx", "--method", "gradient"),
+        ("evaluate", WOLF, "--model", NAME, "--methods", "gradient", "--metric", "deletion:steps=4"),
+        ("prototype", NAME, "--target", "3", "--steps", "2"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_takes_a_name(command: tuple[Any, ...], cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text('methods = ["gradient"]\n[ledger]\nmost = 1e-4\n')
+    ran = cli(*command)
+    assert ran.status == 0, ran.err
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_name_takes_no_sidecar(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("inspect", NAME, "--write-sidecar")
+    assert (ran.status, ran.out) == (2, "")
+    assert "takes no sidecar" in ran.err
+    assert not list(tmp_path.glob("*.toml"))
 
 
 def test_workers_and_other_machines_have_the_same_model(weights: Path) -> None:
