@@ -116,6 +116,10 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     background: tuple[float, ...] = ()
 
 
+# Names of channels: layer, as `--layer` takes it → channel → name.
+Concepts = dict[str, dict[int, str]]
+
+
 class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file. `input` is None if the file has no `[input]`."""
 
@@ -123,6 +127,7 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     output: Output = Output()
     labels: Labels = Labels()
     baseline: Baseline = Baseline()
+    concepts: Concepts = msgspec.field(default_factory=dict)
 
 
 def read_sidecar(artifact: Path, embedded: str) -> Sidecar:
@@ -133,6 +138,15 @@ def read_sidecar(artifact: Path, embedded: str) -> Sidecar:
         text = read_regular(path, TEXT).decode("utf-8") if beside else embedded
     with boundary(path if beside else artifact, ModelError, "bad sidecar"):
         return msgspec.toml.decode(text, type=Sidecar)
+
+
+def read_concepts(path: Path) -> Concepts:
+    """Names of channels from a TOML file with a table per layer: `["features.28"]`, `17 = "snow"`.
+
+    Raises `UsageError`.
+    """
+    with boundary(path, UsageError, "the names of concepts cannot be read"):
+        return msgspec.toml.decode(read_regular(path, TEXT).decode("utf-8"), type=Concepts, strict=False)
 
 
 def overridden(given: Input, flags: dict[str, Any]) -> Input:

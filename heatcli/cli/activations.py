@@ -92,7 +92,7 @@ def _top(
     write_atomically(path, png(sheet([Block(f"{found.title}, channel {channel}", tiles(loaded, hits))], 8)))
     for hit in hits:
         if json:
-            options.print_json({"image": str(hit.path), "activation": hit.activation, "box": list(hit.box)})
+            options.print_json({"image": str(hit.path), "activation": hit.strength, "box": list(hit.box)})
     say.line(f"wrote {path}")
     if failed:
         raise typer.Exit(1)

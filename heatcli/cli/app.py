@@ -14,6 +14,7 @@ from heatcli.cli import (
     bench,
     check,
     compare,
+    concepts,
     config,
     discover,
     evaluate,
@@ -49,7 +50,7 @@ app = typer.Typer(
 )
 for file in (
     explain, export, show, gallery, discover, methods, inspect, mean, bench, check, compare, evaluate, merge,
-    activations, filters, prototype, fit_expert, config, help,
+    activations, concepts, filters, prototype, fit_expert, config, help,
 ):  # fmt: skip
     app.command(file.__name__.rpartition(".")[2].replace("_", "-"), cls=Command)(options.common(file.command))
 

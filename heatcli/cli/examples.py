@@ -28,6 +28,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "heatcli discover heatmaps --class wolf --out clusters",
         "heatcli discover heatmaps --json",
     ),
+    "concepts": (
+        "heatcli concepts photos/ --layer layer4",
+        "heatcli concepts photos/ --model net.onnx --layer layer4 --below layer3 --channel 17,41",
+        "heatcli concepts photos/ --target wolf --concept-names names.toml",
+    ),
     "methods": ("heatcli methods", "heatcli methods --json", "heatcli methods | less"),
     "inspect": (
         "heatcli inspect net.onnx",

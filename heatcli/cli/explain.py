@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from heatcli.run import Request
 
 
-@options.loads("output", "with_passes", "without_passes", *options.INPUT, "compiled", "amp")
+@options.loads("output", "with_passes", "without_passes", *options.INPUT, "concept_names", "compiled", "amp")
 def command(
     images: Annotated[
         list[str],

@@ -160,6 +160,10 @@ class Load:
         int | None, typer.Option(metavar="N", help="The largest picture that is read. Default: 178,956,970 pixels.")
     ] = None
     labels: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of class names, one a line.")] = None
+    concept_names: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help='Names of channels: a table a layer, in it CHANNEL = "name".'),
+    ] = None
     preset: Annotated[
         str | None,
         typer.Option(
@@ -215,7 +219,8 @@ class Load:
             "size": sides(self.size), "axes": self.axes, "rate": _positive("--sample-rate", self.sample_rate),
             "channels": self.channels, "mean": _numbers("--mean", self.mean),
             "std": _numbers("--std", self.std), "resize": self.resize, "order": _order(self.channels_order),
-            "range": self.range, "labels": self.labels, "preset": self.preset, "max_pixels": self.max_pixels,
+            "range": self.range, "labels": self.labels, "preset": self.preset,
+            "max_pixels": self.max_pixels, "concept_names": self.concept_names,
         }  # fmt: skip
         limits = {"max_seconds": _positive("--max-seconds", self.max_seconds), "max_memory": _bytes(self.max_memory)}
         self._limits: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
@@ -474,6 +479,16 @@ def at_least_one(flag: str, value: int) -> int:
     if value < 1:
         raise UsageError(f"{flag} {value} is not allowed; it is at least 1")
     return value
+
+
+def integers(flag: str, text: str | None) -> tuple[int, ...]:
+    """Whole numbers from 0, separated by commas; () for None. Raises `UsageError`."""
+    from heatcli.errors import UsageError
+
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) < 10 for part in parts):
+        raise UsageError(f"{flag} {text} is not a list of numbers; give such as 3 or 3,17")
+    return tuple(map(int, parts))
 
 
 def shard(text: str | None) -> tuple[int, int] | None:

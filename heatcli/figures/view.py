@@ -98,11 +98,12 @@ def through(report: Report) -> str:
 
 
 def concept(report: Report) -> str:
-    """The layer and channels as in `--concept`; empty if the map divides the whole score."""
+    """The layer and channels as in `--concept`, names before numbers; empty if the map divides the whole score."""
     part = report.concept
     if not isinstance(part, ConceptPart):
         return ""
-    return f"{part.layer}:{','.join(map(str, part.channels))}" if part.channels else part.layer
+    names = {one.channel: one.name for one in part.strongest if isinstance(one.name, str)}
+    return f"{part.layer}:{','.join(names.get(c, str(c)) for c in part.channels)}" if part.channels else part.layer
 
 
 def unit(view: View) -> str:

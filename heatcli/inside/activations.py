@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,26 +77,37 @@ def activations(
 def _maps(
     model: Model, batch: Tensor, wanted: Sequence[str], method: Method, target: Any, baseline: str | Tensor | None
 ) -> tuple[list[FeatureMaps], Target]:
-    if not isinstance(method.procedure, OneWalk):
-        raise UsageError(f"method {method.name} is not one walk back, so it says nothing of layers; use another")
-    graph = model.graph(batch.shape)
-    layers = find_layers(graph, wanted, model.path)
-    method.fits(graph)
-    origin = method.reference(baseline, model.pictures, batch)
-    references = model.network.values_on(origin.batch, origin.shared)
-    if isinstance(references, Tensor):
-        references = values_of(graph, references)
+    layers = find_layers(model.graph(batch.shape), wanted, model.path)
     names = [layer.name for layer in layers]
-    tape = model.forward(batch, method.rules, references, names)
-    settled(graph, model.path)
-    goal = choose_for(model, graph, target, laid_out(tape.output))
-    question = Question(
-        model=model, graph=graph, batch=batch, reference=origin, goal=goal, tape=tape, score=score_of(goal, tape.output)
-    )
+    question, references = asked(model, batch, method, target, baseline, names)
     walked = question.walk_batch(method.rules, books=False, keep=names)
     found = []
     for layer in layers:
         value, multiplier = walked.values[layer.name], walked.multipliers[layer.name]
         difference = value if references is None else value - references[layer.name][: len(value)]
         found.append(FeatureMaps(layer, value, method.read(multiplier, difference).detach()))
-    return found, goal
+    return found, question.goal
+
+
+def asked(
+    model: Model, batch: Tensor, method: Method, target: Any, baseline: str | Tensor | None, keep: Sequence[str] = ()
+) -> tuple[Question, Mapping[str, Tensor] | None]:
+    """The question for a batch [N, …] that the network takes at once, and every value on the baseline.
+
+    `keep`: names of values that the walk is to keep. Raises `UsageError` for methods of several walks.
+    """
+    if not isinstance(method.procedure, OneWalk):
+        raise UsageError(f"method {method.name} is not one walk back, so it says nothing of layers; use another")
+    graph = model.graph(batch.shape)
+    method.fits(graph)
+    origin = method.reference(baseline, model.pictures, batch)
+    references = model.network.values_on(origin.batch, origin.shared)
+    if isinstance(references, Tensor):
+        references = values_of(graph, references)
+    tape = model.forward(batch, method.rules, references, keep)
+    settled(graph, model.path)
+    goal = choose_for(model, graph, target, laid_out(tape.output))
+    question = Question(
+        model=model, graph=graph, batch=batch, reference=origin, goal=goal, tape=tape, score=score_of(goal, tape.output)
+    )
+    return question, references

@@ -7,22 +7,28 @@ ordinary map where nothing passes the layer by.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from heatcli.engine.ledger import Books
+from heatcli.engine.tape import Tape
 from heatcli.engine.walk import walk
 from heatcli.errors import UsageError
 from heatcli.graph.layers import Layer, one_layer
+from heatcli.graph.operator import Graph
 from heatcli.methods.method import ANY, Answer, Concept, Method, OneWalk
 from heatcli.methods.question import Question
 from heatcli.rules.numerics import per_image, wide
 from heatcli.rules.parameters import Parameters, text
 
-FORM = "LAYER[:CHANNEL,CHANNEL…], such as features.28:3,17"
+if TYPE_CHECKING:
+    from heatcli.model.model import Model
+
+FORM = "LAYER[:CHANNEL,…] with numbers or names of channels, such as features.28:3,17"
 
 
 @dataclass(frozen=True)
@@ -42,26 +48,77 @@ class Through(Parameters):
 
     def __call__(self, question: Question, method: Method) -> Answer:
         """The map of the chosen channels; the score is their relevance. Raises `UsageError`."""
-        name, chosen = parsed(self.concept)
+        name, wanted = parsed(self.concept)
         layer = one_layer(question.graph, name, question.model.path, "--concept")
+        names = names_of(question.model, question.graph, layer)
+        chosen = channels_of(wanted, layer, names)
+        flow = Flow.through(question, method, layer, chosen)
+        books = Books.open(flow.tape.graph, flow.tape.input)
+        at_input = walk(flow.tape, method.rules, flow.seed, books if method.books else None).contiguous()
+        pixels = method.relevance(at_input, question.difference, books)
+        found = Concept(layer.name, chosen, flow.relevance, question.score, names)
+        return Answer(pixels, books, score=flow.share, concept=found)
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """What flows through channels of a layer, before the walk below it.
+
+    `tape`: a forward run that ends at the layer. `seed`: the multiplier of the layer's value, 0 outside of the chosen
+    channels. `relevance`: of all channels, float64 [N, C]. `share`: of the chosen channels together, float64 [N].
+    """
+
+    tape: Tape
+    seed: Tensor
+    relevance: Tensor
+    share: Tensor
+
+    @staticmethod
+    def through(
+        question: Question, method: Method, layer: Layer, chosen: tuple[int, ...], keep: tuple[str, ...] = ()
+    ) -> Flow:
+        """Walk to the layer, and run forward to it again. `chosen`: channels; () for all. `keep`: values to keep.
+
+        Raises `UsageError` for a channel that there is not.
+        """
         multiplier = _multiplier(question, method, layer, chosen)
-        origin, model = question.reference, question.model
-        start = model.network.values_on(origin.batch, origin.shared)
-        tape = model.forward(question.batch, method.rules, start, compiled=False, until=layer)
+        tape = question.model.forward(
+            question.batch, method.rules, question.references, keep, compiled=False, until=layer
+        )  # fmt: skip
         value, reference = tape.output.detach(), tape.reference_output
         difference = value if reference is None else value - reference
         seed = torch.zeros_like(value)
         seed[: len(multiplier)] = multiplier
-        relevance = wide(seed * difference)[: len(multiplier)].flatten(2).sum(2)
+        relevance = by_channel(seed * difference)[: len(multiplier)]
         if chosen:
             kept = torch.zeros(value.shape[1], dtype=torch.bool, device=value.device)
             kept[list(chosen)] = True
             seed = seed * kept.reshape(1, -1, *[1] * (value.dim() - 2))
-        share = per_image(wide(seed * difference))[: len(multiplier)]
-        books = Books.open(tape.graph, tape.input)
-        at_input = walk(tape, method.rules, seed, books if method.books else None).contiguous()
-        pixels = method.relevance(at_input, question.difference, books)
-        return Answer(pixels, books, score=share, concept=Concept(layer.name, chosen, relevance, question.score))
+        return Flow(tape, seed, relevance, per_image(wide(seed * difference))[: len(multiplier)])
+
+
+def sources(
+    question: Question, method: Method, layer: Layer, chosen: tuple[int, ...], lower: Layer
+) -> Tensor:  # fmt: skip
+    """The relevance of each channel of `lower` that goes on to the chosen channels of `layer`, float64 [N, channels].
+
+    These are edges of the attribution graph (Achtibat et al. 2023).
+    Raises `UsageError` if `lower` is not below `layer`.
+    """
+    flow = Flow.through(question, method, layer, chosen, (lower.name,))
+    step = next((one for one in flow.tape.steps if one.operator.name == lower.name), None)
+    if step is None or lower.name == layer.name:
+        raise UsageError(f"layer {lower.title} is not below {layer.title}, so nothing flows from it there")
+    value = step.output.detach()
+    difference = value if step.reference_output is None else value - step.reference_output
+    kept = {lower.name: torch.zeros_like(value)}
+    walk(flow.tape, method.rules, flow.seed, None, kept)
+    return by_channel(kept[lower.name] * difference)[: len(question.batch)]
+
+
+def by_channel(relevance: Tensor) -> Tensor:
+    """Relevance [N, C, …] summed over positions: float64 [N, C]."""
+    return wide(relevance).reshape(*relevance.shape[:2], -1).sum(2)
 
 
 def _multiplier(question: Question, method: Method, layer: Layer, chosen: tuple[int, ...]) -> Tensor:
@@ -76,23 +133,49 @@ def _multiplier(question: Question, method: Method, layer: Layer, chosen: tuple[
     return question.walk_batch(method.rules, books=False, keep=(layer.name,)).multipliers[layer.name]
 
 
-def parsed(concept: str) -> tuple[str, tuple[int, ...]]:
-    """A layer's name and numbers of its channels; () for all. Raises `UsageError`."""
-    name, colon, numbers = concept.rpartition(":")
+def parsed(concept: str) -> tuple[str, tuple[str, ...]]:
+    """A layer's name, and channels by number or name; () for all. Raises `UsageError`."""
+    name, colon, channels = concept.rpartition(":")
     if not colon:
         return concept, ()
-    each = numbers.split(",")
-    if not name or not all(number.isdecimal() and len(number) < 10 for number in each):
+    each = tuple(channel.strip() for channel in channels.split(","))
+    if not name or not all(each):
         raise UsageError(f"--concept {concept} is not of the form {FORM}")
-    return name, tuple(dict.fromkeys(map(int, each)))
+    return name, each
+
+
+def names_of(model: Model, graph: Graph, layer: Layer) -> dict[int, str]:
+    """The names of a layer's channels, as the sidecar or `--concept-names` has them. Raises `UsageError`."""
+    found: dict[int, str] = {}
+    for name, channels in model.settings.concepts.items():
+        if one_layer(graph, name, model.path, "concepts").name == layer.name:
+            found |= channels
+    return found
+
+
+def channels_of(wanted: tuple[str, ...], layer: Layer, names: Mapping[int, str]) -> tuple[int, ...]:
+    """Channels by number or name as numbers, each once. Raises `UsageError`."""
+    by_name = {name: channel for channel, name in names.items()}
+    found = []
+    for one in wanted:
+        if not one.isdecimal() and one not in by_name:
+            known = f"; known: {', '.join(by_name)}" if by_name else "; names come from --concept-names FILE"
+            raise UsageError(f"--concept: layer {layer.name} has no channel called {one}{known}")
+        found.append(by_name[one] if one in by_name else int(one[:9]))
+    return tuple(dict.fromkeys(found))
 
 
 def restricted(method: Method, concept: str) -> Method:
     """A method of one walk that divides the score, restricted to a concept `LAYER[:CHANNEL,…]`. Raises `UsageError`."""
-    if not isinstance(method.procedure, OneWalk) or method.divides == "no":
-        raise UsageError(
-            f"method {method.name} does not divide the score in one walk; --concept takes methods that do, such as "
-            "lrp-epsilon-plus"
-        )
+    divided(method)
     parsed(concept)
     return replace(method, procedure=Through(concept))
+
+
+def divided(method: Method) -> None:
+    """Raise `UsageError` for a method that does not divide the score in one walk, which gives channels no shares."""
+    if not isinstance(method.procedure, OneWalk) or method.divides == "no":
+        raise UsageError(
+            f"method {method.name} does not divide the score in one walk; concepts need a method that does, such as "
+            "lrp-epsilon-plus"
+        )

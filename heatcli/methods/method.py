@@ -30,13 +30,14 @@ TAKES = {ANY: "an image or none", ONE: "an image", POOL: "an image or a folder",
 class Concept:
     """What the channels of `layer` gave to the class's `score`, float64 [N]: `relevance`, float64 [N, channels].
 
-    `chosen`: the channels that the map shows; () for all.
+    `chosen`: the channels that the map shows; () for all. `names`: of channels that have one.
     """
 
     layer: str
     chosen: tuple[int, ...]
     relevance: Tensor
     score: Tensor
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

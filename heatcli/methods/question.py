@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -91,6 +91,11 @@ class Question:
         return self.layout.first(self.batch).shape[1]
 
     @property
+    def references(self) -> Tensor | Mapping[str, Tensor] | None:
+        """The baseline argument of a forward run on the batch."""
+        return self.model.network.values_on(self.reference.batch, self.reference.shared)
+
+    @property
     def difference(self) -> Tensor:
         """The batch minus its reference."""
         return self.batch if self.reference.batch is None else self.batch - self.reference.batch
@@ -99,8 +104,7 @@ class Question:
         """Walk the batch and its reference back by `rules`. The forward run that chose the target is used once."""
         tape, self.tape = self.tape, None
         if tape is None or not tape.serves(rules, keep):
-            start = None if tape is None else tape.reference
-            tape = self.model.forward(self.batch, rules, start, keep=keep)
+            tape = self.model.forward(self.batch, rules, self.references, keep=keep)
         return self._walk(tape, self.goal, rules, books, keep)
 
     def values(self, name: str) -> Tensor:

@@ -182,7 +182,8 @@ def load(
     `sandbox`: open and capture the artifact in a child process, with at most `max_seconds` for opening and for each
     capture, and at most `max_memory` bytes beside ten times the size of the file (`heatcli.artifact.sandbox`). `flags`
     override the sidecar's `[input]`: size, channels, mean, std, resize, interpolation, order, range, axes, rate, names.
-    `preset` sets several of them (`heatcli.model.presets`), `labels` is a file of labels, `max_pixels` the largest
+    `preset` sets several of them (`heatcli.model.presets`), `labels` is a file of labels,
+    `concept_names` one of names of channels (`heatcli.artifact.sidecar.read_concepts`), `max_pixels` the largest
     picture to read.
     Raises `ModelError` if the artifact cannot be used, `UsageError` for an invalid flag.
     """
@@ -193,11 +194,13 @@ def load(
         raise UsageError(f"{name}: a model in memory has no cache and needs no sandbox; leave them out")
     if sandbox and not AVAILABLE:
         raise UsageError("a model can be opened in a child process with limits on Linux only; leave --sandbox out")
-    labels, named, max_pixels = (flags.pop(name, None) for name in ("labels", "preset", "max_pixels"))
+    labels, named, max_pixels, concepts = (
+        flags.pop(name, None) for name in ("labels", "preset", "max_pixels", "concept_names")
+    )
     if max_pixels is not None and max_pixels < 1:
         raise UsageError(f"--max-pixels {max_pixels} is not allowed; it is at least 1")
     output = {"axis": class_axis, "kind": kind, "confidence": confidence, "overlap": overlap}
-    said = Flags(input=flags, output=output, preset=named, labels=labels, max_pixels=max_pixels)
+    said = Flags(input=flags, output=output, preset=named, labels=labels, max_pixels=max_pixels, concepts=concepts)
     options = Options(
         device=device, passes=tuple(passes), inputs=dict(inputs or {}), head=head, cache=cache, compiled=compiled,
         example=example, unverified=unverified, limits=Limits(max_seconds, max_memory) if sandbox else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,17 @@ from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
 from heatcli.artifact.layout import AXES, PICTURES, Layout, layout_of
-from heatcli.artifact.sidecar import KINDS, Input, Labels, Output, overridden, read_labels, read_sidecar
+from heatcli.artifact.sidecar import (
+    KINDS,
+    Concepts,
+    Input,
+    Labels,
+    Output,
+    overridden,
+    read_concepts,
+    read_labels,
+    read_sidecar,
+)
 from heatcli.errors import MissingError, ModelError, UsageError, unknown_name
 from heatcli.model.preprocessing import checked, told_by
 from heatcli.model.presets import preset
@@ -24,7 +34,7 @@ class Settings:
 
     `input`: how a picture becomes its input. `told_by`: who says so, "" for nobody. `labels`: in index order.
     `mean_file`: the mean image. `background`: the frequency of each letter. `output`: what the user says about the
-    explained output. `max_pixels`: the largest picture to read, None for the default.
+    explained output. `max_pixels`: the largest picture to read, None for the default. `concepts`: names of channels.
     """
 
     input: Input
@@ -34,13 +44,15 @@ class Settings:
     background: tuple[float, ...]
     output: Output
     max_pixels: int | None
+    concepts: Concepts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
     """The user's flags: `input` overrides the sidecar's `[input]`, `output` its `[output]`.
 
-    `preset` sets several of `input`. `labels`: a file of labels. `max_pixels`: as in `Settings`.
+    `preset` sets several of `input`. `labels`: a file of labels. `concepts`: a file of names of channels.
+    `max_pixels`: as in `Settings`.
     """
 
     input: Mapping[str, Any]
@@ -48,6 +60,7 @@ class Flags:
     preset: str | None
     labels: str | Path | None
     max_pixels: int | None
+    concepts: str | Path | None = None
 
     def settings(self, path: Path, artifact: Artifact, picture: InputInfo) -> Settings:
         """The settings of the artifact `path`, whose input `picture` is explained. Raises `UsageError`, `ModelError`.
@@ -79,6 +92,7 @@ class Flags:
             background=sidecar.baseline.background,
             output=replace_fields(sidecar.output, **said),
             max_pixels=self.max_pixels,
+            concepts=sidecar.concepts if self.concepts is None else read_concepts(Path(self.concepts)),
         )
 
 

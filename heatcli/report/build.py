@@ -104,11 +104,11 @@ class Reports:
         found = self.explanation.concept
         if found is None:
             return msgspec.UNSET
-        shares = found.relevance[i].tolist()
+        shares, names = found.relevance[i].tolist(), found.names.get
         order = sorted(range(len(shares)), key=lambda c: -abs(shares[c]))[:STRONGEST]
         return schema.ConceptPart(
             layer=found.layer, channels=list(found.chosen), layer_relevance=sum(shares),
-            strongest=[schema.ChannelPart(channel=c, relevance=shares[c]) for c in order],
+            strongest=[schema.ChannelPart(channel=c, relevance=shares[c], name=names(c, msgspec.UNSET)) for c in order],
         )  # fmt: skip
 
     def _target(self, i: int, image: schema.ImagePart) -> schema.TargetPart:

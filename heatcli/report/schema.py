@@ -145,10 +145,11 @@ class LedgerPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class ChannelPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A channel of a layer and its share of the score."""
+    """A channel of a layer, its share of the score, and its name if it has one."""
 
     channel: int
     relevance: float
+    name: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ConceptPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

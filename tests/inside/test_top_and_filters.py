@@ -60,7 +60,7 @@ def test_the_brightest_spots_win_and_the_crop_is_around_them(spots: Path, tmp_pa
         assert left <= x < right
         assert top <= y < bottom
         assert max(right - left, bottom - top) <= 4
-        assert hit.activation == pytest.approx((40 + 5 * i) / 255 * 12, rel=1e-5)
+        assert hit.strength == pytest.approx((40 + 5 * i) / 255 * 12, rel=1e-5)
 
 
 def test_the_crop_is_in_the_pictures_own_pixels(tmp_path: Path) -> None:

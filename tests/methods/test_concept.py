@@ -94,12 +94,23 @@ def test_images_of_a_batch_are_apart(tmp_path: Path) -> None:
         torch.testing.assert_close(together.relevance[i : i + 1], through(model, x[i : i + 1], "filters:0").relevance)
 
 
+def test_a_baseline_that_images_share() -> None:
+    """A batch with one black baseline for all: each image as alone."""
+    model = heatcli.load(MODELS / "animals.pt")
+    batch = model.preprocess([WOLF, SAMPLES / "cow-on-grass.png"])
+    together = through(model, batch, "stage3:36", baseline="black")
+    for i in range(2):
+        alone = through(model, batch[i : i + 1], "stage3:36", baseline="black")
+        torch.testing.assert_close(together.relevance[i : i + 1], alone.relevance, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("concept", "said"),
     [
         ("filters:2", "layer convolution_0 has channels 0 to 1, not 2"),
         ("filter:0", "unknown layer of"),
-        ("filters:a", "is not of the form LAYER"),
+        ("filters:a", "layer convolution_0 has no channel called a; names come from --concept-names FILE"),
+        ("filters:1,", "is not of the form LAYER"),
         (":1", "is not of the form LAYER"),
     ],
 )

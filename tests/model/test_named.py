@@ -91,7 +91,7 @@ def test_inspect_tells_where_the_preprocessing_is_from(cli: Cli) -> None:
         ("activations", WOLF, "--model", NAME),
         ("filters", NAME),
         ("export", NAME, "-o", "explained.onnx", "--method", "gradient"),
-        ("evaluate", WOLF, "--model", NAME, "--methods", "gradient", "--metric", "deletion:steps=4"),
+        ("evaluate", NAME, WOLF, "--methods", "gradient", "--metric", "deletion:steps=4"),
         ("prototype", NAME, "--target", "3", "--steps", "2"),
     ],
     ids=lambda command: command[0],
