@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,7 +17,7 @@ from heatcli.images.overlay import SHARE, Scale
 from heatcli.images.preprocess import Box
 from heatcli.images.read import Picture
 from heatcli.images.volumes import chosen, grey_sheet, onto_volume, sheet_of, upright
-from heatcli.report.schema import ConceptPart, Report
+from heatcli.report.schema import ConceptPart, FilesPart, PairPart, Report
 
 UNVERIFIED = "UNVERIFIED: not the model's own function"
 
@@ -25,6 +27,7 @@ class View:
     """A picture, the map [H, W] on it, and the report on both; `scale`: the map's, where that is known before.
 
     A signal or a table is no picture, but numbers [C, L], and its map is as large. A volume is a picture of `slices`.
+    `pair`: the other picture of a pair, with its map.
     """
 
     picture: Image.Image | Picture
@@ -32,6 +35,7 @@ class View:
     report: Report
     scale: Scale | None = None
     slices: tuple[int, ...] = ()
+    pair: View | None = None
 
     @property
     def box(self) -> Box:
@@ -74,6 +78,18 @@ def view_on(shown: Image.Image | Picture, relevance: NDArray[np.float64], report
     share = upright(onto_volume(relevance, shown.pixels.shape[1:]).astype(np.float64), scanner)
     slices = chosen(share)
     return View(grey_sheet(own[slices], slices), sheet_of(share[slices]), report, None, tuple(slices))
+
+
+def of_other(report: Report) -> Report:
+    """The report of a pair as seen from the other picture."""
+    part = report.pair
+    assert isinstance(part, PairPart)
+    files = FilesPart(pixels=report.files.pair_pixels, arrays=report.files.pair_arrays)
+    target = replace(report.target, label=f"with {Path(report.image.path).name}")
+    return replace(
+        report, image=part.image, pixels=part.pixels, biases=part.biases, ledger=part.ledger, target=target,
+        files=files, pair=UNSET,
+    )  # fmt: skip
 
 
 def heading(view: View) -> str:
@@ -224,13 +240,20 @@ def hidden(view: View) -> str:
 
 def caption(view: View, scale: Scale) -> list[str]:
     """All sentences under a figure."""
-    lines = [contrasted(view.report), shown(view), warned(view), told(scale, view), hidden(view)]
+    own = [shown(view)]
+    if view.pair is not None:
+        own = [f"{_name(each)}: {shown(each)}" for each in (view, view.pair)]
+    lines = [contrasted(view.report), *own, warned(view), told(scale, view), hidden(view)]
     verified = view.report.model.verified
     if verified is not None and not verified.agrees:
         lines.insert(0, UNVERIFIED + ".")
     return [line for line in lines if line]
 
 
+def _name(view: View) -> str:
+    return Path(view.report.image.path).name
+
+
 def text_of(view: View, scale: Scale) -> str:
     """All that a figure says as plain text."""
-    return f"{Path(view.report.image.path).name}: {heading(view)}; {means(view)}. {' '.join(caption(view, scale))}"
+    return f"{_name(view)}: {heading(view)}; {means(view)}. {' '.join(caption(view, scale))}"

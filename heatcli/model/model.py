@@ -29,8 +29,8 @@ from heatcli.graph.heads import Thresholds
 from heatcli.graph.kinds import FIRST
 from heatcli.graph.layers import Layer
 from heatcli.graph.operator import Graph
-from heatcli.graph.outputs import Wanted
-from heatcli.graph.passes import DEFAULT, PASSES
+from heatcli.graph.outputs import EMBEDDING, Wanted
+from heatcli.graph.passes import DEFAULT, KEEPING_OUTPUT, PASSES
 from heatcli.images.pictures import Pictures
 from heatcli.model.cache import Cache
 from heatcli.model.capture import Capture
@@ -67,6 +67,7 @@ class Model:
     settings: Settings
     notes: Notes = field(default_factory=Notes, repr=False)
     explained: Note | None = None
+    _embedding: Model | None = field(default=None, init=False, repr=False)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -120,6 +121,22 @@ class Model:
     def stem(self) -> str:
         """What names of files made of the model begin with."""
         return str(self.path).replace(":", "-") if is_named(self.path) else self.path.stem
+
+    def as_embedding(self, shape: Sequence[int]) -> Model:
+        """The model whose explained output, for inputs of that shape, is an embedding as the artifact returns it.
+
+        Of a classifier that is the output itself, not the logits before it.
+        """
+        reading = self.graph(shape).reading
+        if reading is not None and reading.kind == EMBEDDING and self.graph(shape).final is None:
+            return self
+        if self._embedding is None:
+            passes = tuple(name for name in self.capture.passes if name in KEEPING_OUTPUT)
+            capture = replace(self.capture, passes=passes, contained=None)
+            wanted = replace(self.network.wanted, kind=EMBEDDING)
+            network = replace(self.network, capture=capture, wanted=wanted, noted=None)
+            self._embedding = replace(self, capture=capture, network=network)
+        return self._embedding
 
     def __repr__(self) -> str:
         shape, labels = self.pictures.input.shape, len(self.labels)

@@ -113,13 +113,14 @@ class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     differ, predicted less expected is explained.
     `unit`: of a regression. `boxes`: of a detector, those whose score is explained, and `box` the number of a single
     one, the best being 0. `quantity` is `coordinate` where the score is one of its numbers, as the model returns it.
+    Of a pair, `quantity` is the similarity of the two embeddings, `cosine` or `dot`, and the report has a `pair`.
     """
 
     index: int
     label: str | None
     score: float
     probability: float | None
-    quantity: Literal["logit", "centred-logit", "probability", "output", "coordinate"]
+    quantity: Literal["logit", "centred-logit", "probability", "output", "coordinate", "cosine", "dot"]
     minus: int | msgspec.UnsetType = msgspec.UNSET
     path: bool | msgspec.UnsetType = msgspec.UNSET
     nowhere: bool | msgspec.UnsetType = msgspec.UNSET
@@ -196,11 +197,14 @@ class FilesPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Names of the files written beside the report.
 
     `overlay`: the figure, of whatever kind, where there is one. `arrays`: the map alone, float32 [C, H, W].
+    `pair_pixels`, `pair_arrays`: the same of the other picture of a pair.
     """
 
     overlay: str | msgspec.UnsetType = msgspec.UNSET
     pixels: str | msgspec.UnsetType = msgspec.UNSET
     arrays: str | msgspec.UnsetType = msgspec.UNSET
+    pair_pixels: str | msgspec.UnsetType = msgspec.UNSET
+    pair_arrays: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class FigurePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -226,6 +230,18 @@ class SecondsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     write: float
 
 
+class PairPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The other picture of a pair, and the same similarity divided on it: its own pixels, biases and ledger.
+
+    The embedding of the report's `image` is a constant here, as this picture's embedding is there.
+    """
+
+    image: ImagePart
+    ledger: LedgerPart
+    biases: list[BiasPart]
+    pixels: PixelsPart
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole report."""
 
@@ -243,6 +259,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seconds: SecondsPart
     figure: FigurePart | msgspec.UnsetType = msgspec.UNSET
     concept: ConceptPart | msgspec.UnsetType = msgspec.UNSET
+    pair: PairPart | msgspec.UnsetType = msgspec.UNSET
 
 
 def json_schema() -> dict[str, Any]:

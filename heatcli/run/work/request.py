@@ -20,6 +20,7 @@ from heatcli.methods.table import Method
 from heatcli.report.build import ALL, BIASES
 from heatcli.report.schema import Report
 from heatcli.run.index.index import Row
+from heatcli.run.work.pair import Other
 from heatcli.system.files import is_url, joined
 
 PIXELS = ("json", "npz", "none")
@@ -41,7 +42,8 @@ class Request:
     whether as many processes may take the batches over (`heatcli.run.work.processes`), which import the program's main
     module again. `engine`: `local`, or `ray` for the cluster's slots, whose models go to `device`. `progress` is told
     of the passes of methods that make many. `expected`: the labels that should come first; where another does, the
-    difference of the two is explained. `style`: how figures are drawn. `arrays`: the suffix of the map alone, float32
+    difference of the two is explained. `pair`: a picture that each is compared with; the `similarity` of their
+    embeddings is explained, on both. `style`: how figures are drawn. `arrays`: the suffix of the map alone, float32
     [C, H, W], where that is written. `file`: where the figure of the only image goes, instead of beside its report.
     """
 
@@ -69,6 +71,8 @@ class Request:
     engine: str = "local"
     device: str = "auto"
     progress: Progress | None = None
+    pair: str | Other | None = None
+    similarity: str | None = None
 
     def validate(self) -> None:
         """Raises `UsageError` for what no run could do."""
@@ -82,6 +86,10 @@ class Request:
             raise UsageError(f"--engine {self.engine} is not known; use {', '.join(ENGINES)}")
         if self.expected is not None and self.target not in (None, "top"):
             raise UsageError("--expected explains what the model says less what is expected; leave --target out")
+        if self.pair is None and self.similarity is not None:
+            raise UsageError("--similarity is that of a pair; give the other picture with --pair")
+        if self.pair is not None and (self.target or self.region or self.expected):
+            raise UsageError("the score of a pair is its similarity; leave --target, --region and --expected out")
         if self.overwrite and self.resume:
             raise UsageError("--resume keeps what is there, --overwrite does not; give one of them")
         if self.batch_size < 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from heatcli.errors import ImageError, UsageError, boundary, is_text
 from heatcli.model.model import Model
+from heatcli.run.work.pair import read_other
 from heatcli.run.work.request import Empty, Failed, Job, Outcome, Request, Unwritten
 from heatcli.run.work.stages import Explained, Loaded, Ready, Room, explain_all, read_job, write_ready
 from heatcli.system.files import is_own_fault
@@ -24,7 +25,7 @@ class Worker:
 
     `stopped` is asked between two images, and between two passes of a method that makes many; an image of which one
     class is written is written whole. `scratch`: a folder for half-written files. `proven`: whether the model has
-    explained an image. Raises `UsageError` for a baseline that cannot be read.
+    explained an image. Raises `UsageError` for a baseline, or another picture of pairs, that cannot be read.
     """
 
     def __init__(self, model: Model, request: Request, load_seconds: float, stopped: Callable[[], bool]) -> None:
@@ -32,7 +33,8 @@ class Worker:
         baseline = request.method.read_once(named, model.pictures) if isinstance(named, str) else None
         self.model, self.proven = model, False
         self.scratch: Path | None = None
-        self.request = replace(request, progress=self._progress, baseline=baseline or request.baseline)
+        other = read_other(model, request.pair) if isinstance(request.pair, str) else request.pair
+        self.request = replace(request, progress=self._progress, baseline=baseline or request.baseline, pair=other)
         self._room = Room.of(request)
         self._load_seconds, self._told, self._stopped = load_seconds, request.progress, stopped
 
