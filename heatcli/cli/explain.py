@@ -187,9 +187,7 @@ def command(
         batch_size, style, arrays, None if kind == "grid" else file, recursive, glob, part, resume, overwrite, index,
         workers, True, engine, load.device, bar, pair=pair, similarity=similarity,
     )  # fmt: skip
-    if pair is not None:  # the embedding is what the model returns, not a logit before it
-        load = replace(load, output="probability", output_kind=load.output_kind or "embedding")
-    loaded = load(model, told=False)
+    loaded = load(model, told=False, pair=pair is not None)
     if loaded.explained is not None:
         request = replace(request, baseline=baseline)
         if not (method or param or rules or layer or smooth or concept):

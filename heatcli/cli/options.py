@@ -217,8 +217,8 @@ class Load:
         self._limits: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
         self._fresh = "torch" not in sys.modules  # so it has run nothing
 
-    def __call__(self, path: str | Path | None, told: bool = True) -> Model:
-        """The model; what there is to note of it goes to stderr, unless `told` is off."""
+    def __call__(self, path: str | Path | None, told: bool = True, pair: bool = False) -> Model:
+        """The model; what there is to note of it goes to stderr, unless `told` is off. `pair`: pairs are explained."""
         from heatcli.artifact.sandbox import AVAILABLE, fresh
         from heatcli.model.model import load
 
@@ -229,7 +229,7 @@ class Load:
         loaded = load(
             path, device=self.device, passes=passes, inputs=_arrays(self.inputs), head=self.head,
             cache=not self.no_cache, compiled=self.compiled, class_axis=self.class_axis, unverified=self.unverified,
-            kind=self.output_kind, confidence=self.confidence, overlap=self.overlap,
+            kind=self.output_kind, confidence=self.confidence, overlap=self.overlap, pair=pair,
             sandbox=AVAILABLE if self.sandbox is None else self.sandbox, **self._limits, **self._input,
         )  # fmt: skip
         if told:

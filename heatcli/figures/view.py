@@ -17,7 +17,7 @@ from heatcli.images.overlay import SHARE, Scale
 from heatcli.images.preprocess import Box
 from heatcli.images.read import Picture
 from heatcli.images.volumes import chosen, grey_sheet, onto_volume, sheet_of, upright
-from heatcli.report.schema import ConceptPart, FilesPart, PairPart, Report
+from heatcli.report.schema import ConceptPart, FilesPart, LedgerPart, PairPart, Report
 
 UNVERIFIED = "UNVERIFIED: not the model's own function"
 
@@ -85,11 +85,11 @@ def of_other(report: Report) -> Report:
     part = report.pair
     assert isinstance(part, PairPart)
     files = FilesPart(pixels=report.files.pair_pixels, arrays=report.files.pair_arrays)
+    seen = replace(report, image=part.image, pixels=part.pixels, files=files, pair=UNSET)
+    if not isinstance(part.ledger, LedgerPart):
+        return seen
     target = replace(report.target, label=f"with {Path(report.image.path).name}")
-    return replace(
-        report, image=part.image, pixels=part.pixels, biases=part.biases, ledger=part.ledger, target=target,
-        files=files, pair=UNSET,
-    )  # fmt: skip
+    return replace(seen, biases=part.biases or [], ledger=part.ledger, target=target)
 
 
 def heading(view: View) -> str:
@@ -190,6 +190,17 @@ def warned(view: View) -> str:
     )
 
 
+MOST = 6  # values of inputs beside the picture that are named under a figure
+
+
+def beside(report: Report) -> str:
+    """What the values of inputs beside the picture gave, the largest first; empty where there are none."""
+    values = [value for one in report.inputs or () for value in one.values]
+    strongest = sorted(values, key=lambda value: -abs(value.relevance))[:MOST]
+    listed = ", ".join(f"{value.name} {number(value.relevance, 3, '+')}" for value in strongest)
+    return f"Beside the picture: {listed}." if listed else ""
+
+
 def contrasted(report: Report) -> str:
     """What a map of predicted less expected shows; empty where it is none."""
     target = report.target
@@ -243,7 +254,7 @@ def caption(view: View, scale: Scale) -> list[str]:
     own = [shown(view)]
     if view.pair is not None:
         own = [f"{_name(each)}: {shown(each)}" for each in (view, view.pair)]
-    lines = [contrasted(view.report), *own, warned(view), told(scale, view), hidden(view)]
+    lines = [contrasted(view.report), *own, beside(view.report), warned(view), told(scale, view), hidden(view)]
     verified = view.report.model.verified
     if verified is not None and not verified.agrees:
         lines.insert(0, UNVERIFIED + ".")

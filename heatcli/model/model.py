@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from msgspec.structs import replace as replace_fields
 from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
@@ -19,6 +20,7 @@ from heatcli.artifact.formats import recognise
 from heatcli.artifact.held import Example, Held, held, with_example
 from heatcli.artifact.layout import PICTURES
 from heatcli.artifact.notes import Notes
+from heatcli.artifact.paired import side_by_side
 from heatcli.artifact.recognise import Format
 from heatcli.artifact.sandbox import AVAILABLE, MEMORY, SECONDS, Limits
 from heatcli.artifact.sidecar import Input
@@ -177,6 +179,7 @@ def load(
     kind: str | None = None,
     confidence: float | None = None,
     overlap: float | None = None,
+    pair: bool = False,
     unverified: bool = False,
     sandbox: bool = False,
     max_seconds: float = SECONDS,
@@ -193,7 +196,8 @@ def load(
     picture, [1, …] or [N, …], if the artifact takes several inputs. `head`: the index of the floating-point output to
     explain, from 0. `class_axis`: the axis of the classes in that output. `kind`: what the output is
     (`heatcli.artifact.sidecar.Output`). `confidence`, `overlap`: what counts as a box
-    (`heatcli.graph.heads.Thresholds`). `cache`: keep graphs in the user's cache
+    (`heatcli.graph.heads.Thresholds`). `pair`: pairs of pictures are explained: the two inputs of a network that takes
+    two, else the embeddings that it returns (`heatcli.explain`). `cache`: keep graphs in the user's cache
     folder and reuse them (`heatcli.model.cache`). `compiled`: compile repeated walks (`heatcli.engine.compiled`).
     `unverified`: explain even a graph that differs from the artifact in its own runtime (`heatcli.model.verification`).
     `sandbox`: open and capture the artifact in a child process, with at most `max_seconds` for opening and for each
@@ -217,7 +221,7 @@ def load(
     said = Flags(input=flags, output=output, preset=named, labels=labels, max_pixels=max_pixels)
     options = Options(
         device=device, passes=tuple(passes), inputs=dict(inputs or {}), head=head, cache=cache, compiled=compiled,
-        example=example, unverified=unverified, limits=Limits(max_seconds, max_memory) if sandbox else None,
+        example=example, unverified=unverified, pair=pair, limits=Limits(max_seconds, max_memory) if sandbox else None,
         memory=max_memory,
     )  # fmt: skip
     model = assembled(file, options, partial(said.settings, name))
@@ -239,6 +243,7 @@ class Options:
     cache: bool = False
     compiled: bool = False
     unverified: bool = False
+    pair: bool = False
     limits: Limits | None = None
     memory: int = MEMORY
 
@@ -272,7 +277,7 @@ def assembled(file: Path | Held, options: Options, tell: Tell, path: Path | None
     except MissingError as error:
         error.opened = kind, artifact
         raise
-    settings = tell(artifact, picture)
+    settings = _settings(options, artifact, tell(artifact, picture))
     pictures = _pictures(path, picture, settings, options.device, notes)
     capture = _capture(path, artifact, picture, pictures, settings, options, cache, contained)
     network = Network(
@@ -299,8 +304,19 @@ def _told(path: Path, artifact: Artifact, options: Options) -> tuple[Artifact, O
         artifact = as_explained(artifact, note)
         classes = {name: torch.zeros(1, dtype=torch.int64) for name in note.inputs[1:]}
         options = replace(options, inputs={**classes, **options.inputs})
+    if options.pair:
+        artifact = side_by_side(path, artifact, options.inputs)
+        if not artifact.paired:  # the embedding is what the artifact returns, not a logit before it
+            options = replace(options, passes=tuple(name for name in options.passes if name in KEEPING_OUTPUT))
     artifact, inputs = with_example(artifact, options.inputs, options.example)
     return artifact, replace(options, inputs=inputs), note
+
+
+def _settings(options: Options, artifact: Artifact, told: Settings) -> Settings:
+    """The settings, in which the output of a network whose pairs are explained is an embedding."""
+    if not options.pair or artifact.paired or told.output.kind is not None:
+        return told
+    return replace(told, output=replace_fields(told.output, kind=EMBEDDING))
 
 
 def _pictures(path: Path, picture: InputInfo, settings: Settings, device: str, notes: Notes) -> Pictures:
@@ -318,6 +334,7 @@ def _capture(
         path=path, artifact=artifact, picture=picture, others=options.inputs, pictures=pictures,
         passes=_known(options.passes), head=options.head, unverified=options.unverified, memory=options.memory,
         cache=cache, contained=contained, output=settings.output, labels=len(settings.labels),
+        walked=tuple(settings.inputs),
     )  # fmt: skip
 
 
@@ -325,7 +342,7 @@ def _capture_in_child(path: Path, options: Options, tell: Tell, artifact: Artifa
     """The function that captures graphs in the child process, on the CPU."""
     artifact, options, _ = _told(path, artifact, options)
     picture = explained_input(path, artifact, options.inputs)
-    settings = tell(artifact, picture)
+    settings = _settings(options, artifact, tell(artifact, picture))
     pictures = _pictures(path, picture, settings, "cpu", Notes())
     return _capture(path, artifact, picture, pictures, settings, options).here
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
 from heatcli.artifact.layout import AXES, PICTURES, Layout, layout_of
-from heatcli.artifact.sidecar import KINDS, Input, Labels, Output, overridden, read_labels, read_sidecar
+from heatcli.artifact.sidecar import KINDS, Input, Labels, Named, Output, overridden, read_labels, read_sidecar
 from heatcli.errors import MissingError, ModelError, UsageError, unknown_name
 from heatcli.model.preprocessing import checked, told_by
 from heatcli.model.presets import preset
@@ -24,7 +24,8 @@ class Settings:
 
     `input`: how a picture becomes its input. `told_by`: who says so, "" for nobody. `labels`: in index order.
     `mean_file`: the mean image. `background`: the frequency of each letter. `output`: what the user says about the
-    explained output. `max_pixels`: the largest picture to read, None for the default.
+    explained output. `max_pixels`: the largest picture to read, None for the default. `inputs`: those beside the
+    picture that get relevance.
     """
 
     input: Input
@@ -34,6 +35,7 @@ class Settings:
     background: tuple[float, ...]
     output: Output
     max_pixels: int | None
+    inputs: Mapping[str, Named] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,16 @@ class Flags:
             background=sidecar.baseline.background,
             output=replace_fields(sidecar.output, **said),
             max_pixels=self.max_pixels,
+            inputs=_named(path, artifact, sidecar.inputs),
         )
+
+
+def _named(path: Path, artifact: Artifact, named: Mapping[str, Named]) -> Mapping[str, Named]:
+    """The sidecar's `[inputs]`. Raises `UsageError` for an input that there is not."""
+    for name in named:
+        if name not in [i.name for i in artifact.inputs]:
+            raise unknown_name(f"input of {path.name}", name, [i.name for i in artifact.inputs])
+    return named
 
 
 def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor]) -> InputInfo:
@@ -97,7 +108,7 @@ def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor])
     if len(left) != 1:
         raise MissingError(
             f"{path}: takes {len(names)} inputs ({', '.join(names)}); "
-            "give all but the picture, each with --input NAME=FILE.npy"
+            "give all but the picture, each with --input NAME=FILE.npy; --pair gives a second picture"
         )
     if not left[0].dtype.is_floating_point:
         raise ModelError(f"{path}: its input {left[0].name} is of {left[0].dtype}, not floating-point pixels")

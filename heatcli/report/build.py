@@ -35,6 +35,7 @@ class Reports:
         self.explanation, target = explanation, explanation.target
         self._model, self._labels = _model_part(model, explanation), model.label
         self._unit = model.settings.output.unit
+        self._named, self._others = model.settings.inputs, model.capture.others
         method = explanation.method
         table = {key: written(rule) for key, rule in method.rules.items()} if method.changed else msgspec.UNSET
         self._method = schema.MethodPart(
@@ -96,7 +97,21 @@ class Reports:
             seconds=seconds,
             concept=self._concept(i),
             pair=self._pair(i, other, files, inline, biases),
+            inputs=self._inputs(i),
         )
+
+    def _inputs(self, i: int) -> list[schema.InputPart] | msgspec.UnsetType:
+        """The values of inputs that the sidecar names, and their relevance."""
+        found = []
+        for name, told in self._named.items():
+            relevance = self.explanation.biases.get(name)
+            values = self._others[name].reshape(len(self._others[name]), -1)
+            if relevance is not None:
+                row = values[i if len(values) > 1 else 0].tolist(), relevance[i].tolist()
+                names = told.names or tuple(str(number) for number in range(len(row[0])))
+                parts = [schema.ValuePart(name=n, value=v, relevance=r) for n, v, r in zip(names, *row, strict=True)]
+                found.append(schema.InputPart(name=name, values=parts))
+        return found or msgspec.UNSET
 
     def _bias_parts(self, i: int, biases: str) -> list[schema.BiasPart]:
         return [] if self._biases is None or biases == NONE else self._biases.parts(i, biases == ALL)
@@ -114,9 +129,11 @@ class Reports:
     ) -> schema.PairPart | msgspec.UnsetType:
         if self.pair is None or other is None:
             return msgspec.UNSET
+        own = self.pair.explanation.ledger is not self.explanation.ledger
         return schema.PairPart(
-            image=other, ledger=self.pair._ledger[i], biases=self.pair._bias_parts(i, biases),
-            pixels=self.pair._pixels_part(i, inline, files.pair_pixels),
+            image=other, pixels=self.pair._pixels_part(i, inline, files.pair_pixels),
+            ledger=self.pair._ledger[i] if own else msgspec.UNSET,
+            biases=self.pair._bias_parts(i, biases) if own else msgspec.UNSET,
         )  # fmt: skip
 
     def _concept(self, i: int) -> schema.ConceptPart | msgspec.UnsetType:
@@ -130,7 +147,7 @@ class Reports:
             strongest=[schema.ChannelPart(channel=c, relevance=shares[c]) for c in order],
         )  # fmt: skip
 
-    def _target(self, i: int, image: schema.ImagePart, other: schema.ImagePart | None) -> schema.TargetPart:
+    def _target(self, i: int, image: schema.ImagePart, pair: schema.ImagePart | None) -> schema.TargetPart:
         probability, index = self._probabilities[i], self._index[i]
         label, chance = self._labels(index), float(probability[index])
         minus: int | msgspec.UnsetType = msgspec.UNSET
@@ -145,7 +162,7 @@ class Reports:
         if path:
             label, chance = PATH, math.nan
         if target.weights is not None:
-            label, chance = "a pair" if other is None else f"with {PurePath(other.path).name}", math.nan
+            label, chance = "a pair" if pair is None else f"with {PurePath(pair.path).name}", math.nan
         return schema.TargetPart(
             index=index, label=label, score=self._scores[i],
             probability=None if math.isnan(chance) else chance,

@@ -230,15 +230,31 @@ class SecondsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     write: float
 
 
+class ValuePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One number of an input beside the picture, and its relevance."""
+
+    name: str
+    value: float
+    relevance: float
+
+
+class InputPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An input beside the picture whose values the sidecar names; `biases` book its relevance under its name."""
+
+    name: str
+    values: list[ValuePart]
+
+
 class PairPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The other picture of a pair, and the same similarity divided on it: its own pixels, biases and ledger.
 
-    The embedding of the report's `image` is a constant here, as this picture's embedding is there.
+    The embedding of the report's `image` is a constant here, as this picture's embedding is there. Of a network that
+    takes two pictures, the report has one ledger for both, whose `pixels` are those of both, and biases once.
     """
 
     image: ImagePart
-    ledger: LedgerPart
-    biases: list[BiasPart]
+    ledger: LedgerPart | msgspec.UnsetType = msgspec.UNSET
+    biases: list[BiasPart] | msgspec.UnsetType = msgspec.UNSET
     pixels: PixelsPart
 
 
@@ -260,6 +276,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     figure: FigurePart | msgspec.UnsetType = msgspec.UNSET
     concept: ConceptPart | msgspec.UnsetType = msgspec.UNSET
     pair: PairPart | msgspec.UnsetType = msgspec.UNSET
+    inputs: list[InputPart] | msgspec.UnsetType = msgspec.UNSET
 
 
 def json_schema() -> dict[str, Any]:

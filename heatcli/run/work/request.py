@@ -88,8 +88,8 @@ class Request:
             raise UsageError("--expected explains what the model says less what is expected; leave --target out")
         if self.pair is None and self.similarity is not None:
             raise UsageError("--similarity is that of a pair; give the other picture with --pair")
-        if self.pair is not None and (self.target or self.region or self.expected):
-            raise UsageError("the score of a pair is its similarity; leave --target, --region and --expected out")
+        if self.pair is not None and (self.region or self.expected or self.boxes or self.classes > 1):
+            raise UsageError("a pair has one score; leave --region, --expected, top:K and boxes out")
         if self.overwrite and self.resume:
             raise UsageError("--resume keeps what is there, --overwrite does not; give one of them")
         if self.batch_size < 1:

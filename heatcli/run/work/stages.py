@@ -253,7 +253,7 @@ def _boxed(model: Model, request: Request, loaded: Sequence[Loaded], batch: Tens
 def _paired(model: Model, request: Request, other: Other, loaded: Sequence[Loaded], batch: Tensor) -> list[Ready]:
     """The similarity of each image with the other one, explained on both."""
     found = explain(
-        model, batch, request.method, None, request.baseline, None, request.progress,
+        model, batch, request.method, request.target, request.baseline, None, request.progress,
         pair=model.pictures.stack([other.pixels]), similarity=request.similarity or COSINE,
     )  # fmt: skip
     reports = Reports(model, found)
