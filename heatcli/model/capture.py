@@ -15,6 +15,7 @@ from torch import Tensor
 from heatcli.artifact.artifact import Artifact, InputInfo
 from heatcli.artifact.contained import Contained
 from heatcli.artifact.sidecar import Output
+from heatcli.engine.values import output_of
 from heatcli.errors import DiffersError, ModelError, NotComparedError, first_line
 from heatcli.graph import heads
 from heatcli.graph.capture import floating, record, scores
@@ -172,6 +173,8 @@ class Capture:
 
         def run(x: Tensor) -> Tensor:
             """The explained output in the artifact's runtime."""
+            if graph.before:
+                return self._raw(graph, x)
             returned = runtime(self._inputs(x))
             if graph.boxes is not None:
                 return heads.joined(floating(returned), graph.boxes)
@@ -188,6 +191,13 @@ class Capture:
         if not verified.agrees and not self.unverified:
             raise self._differs(verified, graph, batches[-1])
         return verified, time.perf_counter() - started
+
+    def _raw(self, graph: Graph, batch: Tensor) -> Tensor:
+        """What goes into the artifact's choice: of its nodes in its runtime, else of another run of its module."""
+        told = None if self.artifact.of_nodes is None else self.artifact.of_nodes(self._inputs(batch), graph.raw)
+        if told is None or [x.shape for x in told] != [one.shape for one in graph.returned]:
+            return output_of(self._recorded(batch), batch)
+        return told[0] if graph.boxes is None else heads.joined(told, graph.boxes)
 
     def _differs(self, verified: Verified, graph: Graph, batch: Tensor) -> DiffersError:
         """The error for a graph that differs from the artifact on a batch."""

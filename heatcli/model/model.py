@@ -415,7 +415,7 @@ def _note_graph(
         )
     if note is not None:
         notes.add(f"{name} explains itself, by {note.method.name}, and was made of {note.source.name}")
-    elif head is None and len(heads) > 1:
+    elif head is None and len(heads) > 1 and graph.boxes is None:
         shapes = ", ".join(f"{i} {list(returned.shape)}" for i, returned in enumerate(heads))
         notes.add(f"{name} returns {len(heads)} outputs ({shapes}); the first is explained, --head says which")
     if labels and reading is not None and not reading.unclear and reading.classes != len(labels):
