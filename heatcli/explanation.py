@@ -16,12 +16,13 @@ from heatcli.engine.ledger import Books, Ledger, total
 from heatcli.errors import ModelError, OtherBranchError, UsageError
 from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.outputs import probabilities, quantity, settled
-from heatcli.images.baselines import Reference
+from heatcli.images.baselines import Reference, beside
 from heatcli.methods.concept import restricted
 from heatcli.methods.detections import choose_for
 from heatcli.methods.exported import answer, asked, own_target, reference
 from heatcli.methods.growth import grows_at
 from heatcli.methods.method import Concept, OneWalk
+from heatcli.methods.pairs import COSINE, goals
 from heatcli.methods.question import Progress, Question, laid_out, score_of
 from heatcli.methods.table import DEFAULT, DEFAULT_BASELINE, Method
 from heatcli.methods.table import method as find_method
@@ -97,6 +98,7 @@ class Explanation:
     `notes`: what a reader of the maps should know, as `model.notes` has it. `model`, `batch`: what was explained, for
     figures and reports; `pictures`: the originals, where `explain` was given them. `boxes`: how the output is boxes,
     None where it is none. `concept`: the channels whose map this is, None where it is the map of the whole score.
+    `pair`: of a pair of pictures, the explanation of the same similarity on the other picture.
 
     Each field's metadata say how it is joined where a batch goes through the network in parts.
     """
@@ -121,6 +123,7 @@ class Explanation:
     pictures: tuple[Any, ...] = field(metadata=_SAME, default=())
     boxes: Boxes | None = field(metadata=_SAME, default=None)
     concept: Concept | None = field(metadata={"join": concepts}, default=None)
+    pair: Explanation | None = field(metadata=_SAME, default=None)
 
     def figure(
         self, kind: str = "panel", i: int = 0, picture: str | Path | Image | None = None, **style: Any
@@ -173,6 +176,8 @@ def explain(
     region: Tensor | None = None,
     progress: Progress | None = None,
     concept: str | None = None,
+    pair: Any = None,
+    similarity: str = COSINE,
     **parameters: Any,
 ) -> Explanation:
     """Attribute one score of each image to its pixels and to the network's biases.
@@ -187,12 +192,18 @@ def explain(
     against the batch, or a `Reference` that was read before. `region`: for outputs [N, classes, h, w], the part of the
     input, [H, W] or [N, H, W], whose positions are summed over; None is where the class wins. `progress` is told how
     many passes are done and of how many, where a method takes many. `concept`: `LAYER:CHANNEL,CHANNEL…`, for the map of
-    what flows through these channels, or `LAYER` through all. `parameters` are the method's, such as `epsilon`.
+    what flows through these channels, or `LAYER` through all. `pair`: a picture to compare with each image, or one an
+    image, as `images` has them; the score is the `similarity` of their embeddings, cosine or dot
+    (`heatcli.methods.pairs`), and the result's `pair` has the maps of the other pictures. `parameters` are the
+    method's, such as `epsilon`.
     Raises `UsageError`, `ModelError`.
     """
     if not isinstance(model, Model):
         given = images if isinstance(images, Tensor) and images.is_floating_point() else None
         model = load(model, example=given)
+    if pair is not None:
+        how = _How(method, baseline, progress, concept, parameters)
+        return _of_pair(model, images, pair, similarity, how, (target, region))
     note = model.explained
     chosen = find_method(method or DEFAULT, **parameters) if note is None else asked(model, note, method, parameters)
     if concept is not None:
@@ -209,19 +220,91 @@ def explain(
         origin = chosen.reference(baseline, model.pictures, batch)
     else:
         origin, target = reference(model, note, baseline), own_target(note, target)
+    if model.artifact.paired:
+        raise UsageError(f"{model.path}: takes two pictures; give the other one as pair (--pair)")
+    return replace(_in_parts(model, batch, chosen, target, origin, region, progress), pictures=pictures)
+
+
+def _in_parts(
+    model: Model, batch: Tensor, chosen: Method, target: Any, origin: Reference, region: Tensor | None,
+    progress: Progress | None,
+) -> Explanation:  # fmt: skip
+    """The explanation of a batch, as many images at once as the artifact takes."""
     if model.network.sample is None:
         model.network.sample = batch[:1].detach()
     parts = list(model.network.batches(batch.shape))
     if len(parts) == 1 and len(parts[0][0]) == len(batch):
-        whole = _retried(model, batch, chosen, target, origin, region, progress)
-        return replace(whole, pictures=pictures) if pictures else whole
+        return _retried(model, batch, chosen, target, origin, region, progress)
     found, counts = [], []
     for index, n in parts:
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
         own = _of(target, index)
         found.append(_retried(model, batch[index], chosen, own, origin.rows(index), area, progress))
         counts.append(n)
-    return replace(joined_parts(found, counts), pictures=pictures)
+    return joined_parts(found, counts)
+
+
+@dataclass(frozen=True, eq=False)
+class _How:
+    """What `explain` was told besides the pictures and the score."""
+
+    method: str | Method | None
+    baseline: str | Tensor | Reference | None
+    progress: Progress | None
+    concept: str | None
+    parameters: dict[str, Any]
+
+    def explain(self, model: Model, batch: Tensor, goal: Target) -> Explanation:
+        """The explanation of a score of a batch."""
+        return explain(
+            model, batch, self.method, goal, self.baseline, None, self.progress, self.concept, **self.parameters
+        )
+
+
+def _of_pair(
+    model: Model, images: Any, pair: Any, similarity: str, how: _How, others: tuple[Any, Tensor | None]
+) -> Explanation:
+    """The similarity of each image with the other one of its pair, explained on both. Raises `UsageError`."""
+    if not model.artifact.paired and (others[0] is not None or others[1] is not None):
+        raise UsageError("the score of a pair is its similarity; leave target and region out")
+    if model.explained is not None:
+        raise UsageError(f"{model.path}: explains itself, and not pairs; explain {model.explained.source.name}")
+    (batch, pictures), (other, seconds) = (model.pictures.batch(given) for given in (images, pair))
+    if len(other) not in (1, len(batch)):
+        raise UsageError(f"{len(batch)} images have {len(other)} others; give one for all, or one an image")
+    batch, other = (x.to(model.device, model.pictures.dtype) for x in (batch, other))
+    seconds = seconds * (len(batch) if len(seconds) == 1 else 1)
+    other = other.expand(len(batch), *other.shape[1:])
+    if model.artifact.paired:
+        first, second = _of_two(model, batch, other, how, others[0])
+        return replace(first, pictures=pictures, pair=replace(second, pictures=seconds))
+    if model.network.sample is None:
+        model.network.sample = batch[:1].detach()
+    embedding = model.as_embedding(batch.shape)
+    first, second = (
+        replace(how.explain(embedding, x, goal), quantity=similarity)
+        for x, goal in zip((batch, other), goals(embedding, batch, other, similarity), strict=True)
+    )
+    return replace(first, pictures=pictures, pair=replace(second, pictures=seconds))
+
+
+def _of_two(model: Model, batch: Tensor, other: Tensor, how: _How, target: Any) -> tuple[Explanation, Explanation]:
+    """One score of a network that takes two pictures: its relevance on the first and on the second ones."""
+    chosen = find_method(how.method or DEFAULT, **how.parameters)
+    chosen = chosen if how.concept is None else restricted(chosen, how.concept)
+    if chosen.kind == "cam":
+        raise UsageError(f"{model.path}: takes two pictures, whose layers {chosen.name} cannot tell apart; use another")
+    baseline = DEFAULT_BASELINE if how.method is None and how.baseline is None else how.baseline
+    origins = [chosen.reference(baseline, model.pictures, x) for x in (batch, other)]
+    width, whole = batch.shape[3], torch.cat([batch, other], 3)
+    found = _in_parts(model, whole, chosen, target, beside(*origins), None, how.progress)
+
+    def half(left: bool) -> Explanation:
+        """The part of one picture."""
+        x, relevance = (v[..., :width] if left else v[..., width:] for v in (whole, found.relevance))
+        return replace(found, relevance=relevance.contiguous(), batch=x, reference=origins[0 if left else 1])
+
+    return half(True), half(False)
 
 
 def _retried(model: Model, batch: Tensor, *rest: Any) -> Explanation:

@@ -46,7 +46,9 @@ class Artifact:
     `external_data`: the artifact's other files, relative to its folder, with their stamps before they were read.
     `remarks`: notes for the user, each a sentence without its subject. `runtime`: runs the artifact as deployed, on
     inputs in the order of `inputs`, and returns all outputs. `against`: the name of that runtime. `differs`: the first
-    node whose value differs in the runtime, in words, or None.
+    node whose value differs in the runtime, in words, or None. `of_nodes`: what nodes
+    of given names return in the runtime. `paired`: the explained input holds two pictures side by
+    side (`heatcli.artifact.paired`).
     """
 
     module_for: Callable[[Shapes], Any]
@@ -60,6 +62,8 @@ class Artifact:
     runtime: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
     against: str = ""
     differs: Callable[[Sequence[Tensor]], str | None] | None = None
+    of_nodes: Callable[[Sequence[Tensor], Sequence[str]], list[Tensor] | None] | None = None
+    paired: bool = False
 
     def names(self, module: Any) -> dict[str, Tensor]:
         """Parameters and buffers of `module` under the artifact's own names."""

@@ -120,10 +120,17 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 Concepts = dict[str, dict[int, str]]
 
 
+class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An input beside the picture that gets relevance; the names of its values, in order, () for their numbers."""
+
+    names: tuple[str, ...] = ()
+
+
 class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file. `input` is None if the file has no `[input]`."""
+    """The whole file. `input` is None if the file has no `[input]`. `inputs`: others that get relevance."""
 
     input: Input | None = None
+    inputs: dict[str, Named] = {}
     output: Output = Output()
     labels: Labels = Labels()
     baseline: Baseline = Baseline()

@@ -63,6 +63,20 @@ _TRAINING = (
     "was saved in training mode, where batch norm and dropout depend on chance and company; it is explained as after "
     "model.eval()"
 )
+
+
+def _parsed(content: bytes) -> Any:
+    """The module. Operators of torchvision, such as its suppression, are there once torchvision is imported."""
+    try:
+        return torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    import torchvision  # noqa: F401  (two seconds, so only where an operator is needed)
+
+    return torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
+
+
 _TRAINED = ("aten::batch_norm", "aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::rrelu")
 
 
@@ -71,7 +85,7 @@ def _opened(path: Path, content: bytes) -> tuple[Any, bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, which its users know
         try:
-            module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
+            module = _parsed(content)
         except Exception as error:  # torch's parser raises several classes
             raise ModelError(f"{path}: TorchScript cannot load it: {first_line(error)}") from error
     training = bool(getattr(module, "training", False))

@@ -116,7 +116,8 @@ def _passes(context: typer.Context, incomplete: str) -> list[str]:
 
 _NAMED: dict[str, Complete] = {
     "method": _methods, "methods": _methods, "target": _labels, "expected": _labels, "layer": _layers,
-    "concept": _layers, "below": _layers, "cmap": _colours, "model": _models, "with_passes": _passes, "without_passes": _passes,
+    "concept": _layers, "below": _layers, "cmap": _colours, "model": _models,
+    "with_passes": _passes, "without_passes": _passes,
 }  # fmt: skip
 
 

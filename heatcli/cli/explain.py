@@ -78,6 +78,17 @@ def command(
             help="For outputs with positions: sum the scores in this region, not where the class wins.",
         ),
     ] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Another picture: the similarity of its embedding and each image's is explained, on both. Of a "
+            "network that takes two pictures, the second one.",
+        ),
+    ] = None,
+    similarity: Annotated[
+        str | None, typer.Option(metavar="cosine|dot", help="The similarity of a pair. Default: cosine.")
+    ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where figures and reports go. Default: heatmaps.")
     ] = None,
@@ -173,9 +184,9 @@ def command(
     request = Request(
         tuple(images), folder, chosen[0], target, wanted, baseline_of(baseline, named), region, pixels, biases,
         batch_size, style, arrays, None if kind == "grid" else file, recursive, glob, part, resume, overwrite, index,
-        workers, True, engine, load.device, bar,
+        workers, True, engine, load.device, bar, pair=pair, similarity=similarity,
     )  # fmt: skip
-    loaded = load(model, told=False)
+    loaded = load(model, told=False, pair=pair is not None)
     if loaded.explained is not None:
         request = replace(request, baseline=baseline)
         if not (method or param or rules or layer or smooth or concept):
@@ -184,8 +195,8 @@ def command(
         from heatcli.cli import sequences
         from heatcli.sequences.job import SequencesRequest
 
-        if len(chosen) > 1 or figure or file or arrays or show or expected:
-            others = "several --method, --figure, -o, --arrays, --show, --expected"
+        if len(chosen) > 1 or figure or file or arrays or show or expected or pair:
+            others = "several --method, --figure, -o, --arrays, --show, --expected, --pair"
             raise UsageError(f"a sequence has a logo; {others} are for pictures")
         loaded.notes.tell(say.note)
         against = baseline_of(baseline, named, sequences=True)

@@ -127,6 +127,8 @@ def _output(output: dict[str, Any]) -> str:
     kind = words.get(kind, kind)
     what = ", ".join(filter(None, [kind, "" if kind and output["classes"] == 1 else classes]))
     axis = "" if output["axis"] is None else f" on axis {output['axis']} ({output['why']})"
+    if output["before"]:
+        axis += f", before {', '.join(output['before'])}"
     ends = f", ends in {output['ends']}" + (" (logits are explained)" if output["final"] else "")
     return str(what) + axis + (ends if output["ends"] else "") + ", explained"
 

@@ -226,8 +226,10 @@ class Load:
         self._limits: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
         self._fresh = "torch" not in sys.modules  # torch has run nothing yet, see `heatcli.artifact.sandbox`
 
-    def __call__(self, path: str | Path | None, told: bool = True) -> Model:
+    def __call__(self, path: str | Path | None, told: bool = True, pair: bool = False) -> Model:
         """Load the model at `path`; None is the embedded one. With `told`, print its notes on stderr.
+
+        `pair`: pairs of pictures are explained.
 
         Raises `UsageError`, `ModelError`.
         """
@@ -241,7 +243,7 @@ class Load:
         loaded = load(
             path, device=self.device, passes=passes, inputs=_arrays(self.inputs), head=self.head,
             cache=not self.no_cache, compiled=self.compiled, class_axis=self.class_axis, unverified=self.unverified,
-            kind=self.output_kind, confidence=self.confidence, overlap=self.overlap,
+            kind=self.output_kind, confidence=self.confidence, overlap=self.overlap, pair=pair,
             sandbox=AVAILABLE if self.sandbox is None else self.sandbox, **self._limits, **self._input,
         )  # fmt: skip
         say.detail(f"opened {loaded.path}: {loaded.format}, on {loaded.device}")

@@ -21,6 +21,7 @@ from heatcli.images.overlay import (
     CLIP,
     GREY,
     Scale,
+    beside,
     colour_map,
     hatched,
     onto_picture,
@@ -193,10 +194,32 @@ class _Shown:
         return self.boxed(hatched(whole, self.large_box))
 
 
+def _scale(view: View, style: Style) -> Scale:
+    """The scale of a map; of a pair, that of the map with more relevance a pixel, for both."""
+    return view.scale or max((style.of(each) for each in _both(view)), key=lambda scale: scale.cut)
+
+
+def _both(view: View) -> list[View]:
+    """A view; of a pair, the other picture's view, too."""
+    return [view] if view.pair is None else [view, view.pair]
+
+
+def _cells(view: View, cells_of: Callable[[View], list[Cell]]) -> list[Cell]:
+    """The cells of a view; of a pair, those of both pictures, each with its name."""
+    found = list[Cell]()
+    for each in _both(view):
+        first, *others = cells_of(each)
+        name = "" if view.pair is None else f"{Path(each.report.image.path).name}\n"
+        found += [replace(first, title=f"{name}{first.title}"), *others]
+    return found
+
+
 def _overlay(views: Sequence[View], style: Style) -> Drawing:
     view = views[0]
-    scale = view.scale or style.of(view)
-    picture = _Shown.of(view, style.size).overlay(style, scale)
+    scale = _scale(view, style)
+    both = _both(view)
+    size = max(max(each.image.size) for each in both) if style.size is None and len(both) > 1 else style.size
+    picture = beside([_Shown.of(each, size).overlay(style, scale) for each in both])
     verified = view.report.model.verified
     if verified is not None and not verified.agrees:
         picture = stamped(picture, UNVERIFIED)
@@ -204,55 +227,70 @@ def _overlay(views: Sequence[View], style: Style) -> Drawing:
 
 
 def _panel(views: Sequence[View], style: Style) -> Drawing:
-    view = views[0]
-    scale = view.scale or style.of(view)
-    at = _Shown.of(view, style.size or SIDE)
-    cells = [
-        Cell(at.original(), "picture"),
-        Cell(at.heatmap(view.relevance, style, scale), _relevance_title(view), (scale, view)),
-        Cell(at.overlay(style, scale), "relevance over the picture"),
-    ]
-    return _drawn(view, scale, cells, style)
+    scale = _scale(views[0], style)
+
+    def cells_of(view: View) -> list[Cell]:
+        """The picture, its map, and the map over the picture."""
+        at = _Shown.of(view, style.size or SIDE)
+        return [
+            Cell(at.original(), "picture"),
+            Cell(at.heatmap(view.relevance, style, scale), _relevance_title(view), (scale, view)),
+            Cell(at.overlay(style, scale), "relevance over the picture"),
+        ]
+
+    return _drawn(views[0], scale, _cells(views[0], cells_of), style)
 
 
 def _heatmap(views: Sequence[View], style: Style) -> Drawing:
-    view = views[0]
-    scale = view.scale or style.of(view)
-    at = _Shown.of(view, style.size or SIDE)
-    cell = Cell(at.heatmap(view.relevance, style, scale), _relevance_title(view), (scale, view))
-    return _drawn(view, scale, [cell], style)
+    scale = _scale(views[0], style)
+
+    def cells_of(view: View) -> list[Cell]:
+        """The map alone."""
+        at = _Shown.of(view, style.size or SIDE)
+        return [Cell(at.heatmap(view.relevance, style, scale), _relevance_title(view), (scale, view))]
+
+    return _drawn(views[0], scale, _cells(views[0], cells_of), style)
 
 
 def _parts(views: Sequence[View], style: Style) -> Drawing:
-    view = views[0]
-    scale = view.scale or style.of(view)
-    at, pixels = _Shown.of(view, style.size or SIDE), view.report.pixels
-    cells = [Cell(at.original(), "picture")]
-    halves = ("for", np.maximum, pixels.positive), ("against", np.minimum, pixels.negative)
-    for name, half, total in halves:
-        part = half(view.relevance, 0.0)
-        bar = (scale, view) if name == "against" else None
-        cells.append(Cell(at.heatmap(part, style, scale), f"{name}: {number(total, 3)} in all", bar))
-    return _drawn(view, scale, cells, style)
+    scale = _scale(views[0], style)
+
+    def cells_of(view: View) -> list[Cell]:
+        """The picture, what speaks for the score, and what speaks against it."""
+        at, pixels = _Shown.of(view, style.size or SIDE), view.report.pixels
+        cells = [Cell(at.original(), "picture")]
+        halves = ("for", np.maximum, pixels.positive), ("against", np.minimum, pixels.negative)
+        for name, half, total in halves:
+            bar = (scale, view) if name == "against" else None
+            part = half(view.relevance, 0.0)
+            cells.append(Cell(at.heatmap(part, style, scale), f"{name}: {number(total, 3)} in all", bar))
+        return cells
+
+    return _drawn(views[0], scale, _cells(views[0], cells_of), style)
 
 
 def _contour(views: Sequence[View], style: Style) -> Drawing:
-    view = views[0]
-    at = _Shown.of(view, style.size or SIDE)
-    blur = max(1.0, 0.015 * max(at.size))
-    scale = view.scale or style.of(view)
-    left, top, right, bottom = at.large_box
-    strongest = float(np.abs(view.relevance).max()) or 1.0
-    smooth = _blurred(onto_picture(view.relevance / strongest, at.size, at.large_box), blur)
-    seen = np.abs(smooth[max(0, int(top)) : int(bottom), max(0, int(left)) : int(right)])
-    level = float(np.percentile(seen, 100 - style.top)) if seen.any() else 0.0
-    lines = None if level == 0 else (smooth, level)
-    cell = Cell(hatched(at.original(), at.large_box), f"the top {style.top:g} % of |relevance|", lines=lines)
+    scale, blurs = _scale(views[0], style), list[float]()
+
+    def cells_of(view: View) -> list[Cell]:
+        """The picture with the outline of what matters most."""
+        at = _Shown.of(view, style.size or SIDE)
+        blurs.append(max(1.0, 0.015 * max(at.size)))
+        left, top, right, bottom = at.large_box
+        strongest = float(np.abs(view.relevance).max()) or 1.0
+        smooth = _blurred(onto_picture(view.relevance / strongest, at.size, at.large_box), blurs[-1])
+        seen = np.abs(smooth[max(0, int(top)) : int(bottom), max(0, int(left)) : int(right)])
+        level = float(np.percentile(seen, 100 - style.top)) if seen.any() else 0.0
+        lines = None if level == 0 else (smooth, level)
+        return [Cell(hatched(at.original(), at.large_box), f"the top {style.top:g} % of |relevance|", lines=lines)]
+
+    view, cells = views[0], _cells(views[0], cells_of)
     note = (
-        f"Outlined: {style.top:g} % of what the network saw, solid for, dashed against; smoothed by {blur:.0f} pixels."
+        f"Outlined: {style.top:g} % of what the network saw, solid for, dashed against; smoothed by {blurs[0]:.0f} "
+        "pixels."
     )
     sentences = [line for line in caption(view, scale) if not line.startswith("Strongest colour")]
-    return _drawn(view, scale, [cell], style, [note, *sentences])
+    return _drawn(view, scale, cells, style, [note, *sentences])
 
 
 def _blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -268,6 +306,7 @@ def _blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 
 def _grid(views: Sequence[View], style: Style) -> Drawing:
     """The picture and every map over it. Maps that divide the score share one scale, unless the style says `image`."""
+    views = [each for view in views for each in _both(view)]
     own = [view.scale or style.of(view) for view in views]
     together = [i for i, view in enumerate(views) if view.divided is not None]
     shared = common([own[i] for i in together]) if style.scale != IMAGE and len(together) > 1 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from heatcli.errors import UsageError
 from heatcli.figures.draw import Style, draw
-from heatcli.figures.view import View
+from heatcli.figures.view import View, of_other
 from heatcli.images.drawing import SUFFIXES, Drawing
 from heatcli.images.preprocess import seen_box
 from heatcli.images.read import Picture
@@ -42,6 +43,24 @@ def view_of(
     if not -len(batch) <= i < len(batch):
         raise UsageError(f"there is no image {i}: the explanation has {len(batch)}")
     i %= len(batch)
+    (shown, image), other, second = _pictured(explanation, i, picture, folder), None, None
+    if explanation.pair is not None:
+        second, other = _pictured(explanation.pair, i, None, folder)
+    reports = Reports(model, explanation)
+    seconds = SecondsPart(load=0.0, write=0.0, **explanation.seconds)
+    view = View(shown, reports.pixels(i), reports.report(i, image, FilesPart(), seconds, inline=True, other=other))
+    if reports.pair is None or second is None:
+        return view
+    return replace(view, pair=View(second, reports.pair.pixels(i), of_other(view.report)))
+
+
+def _pictured(
+    explanation: Explanation, i: int, picture: str | Path | Image.Image | None, folder: Path | None
+) -> tuple[Image.Image, ImagePart]:
+    """Image `i` as it is shown, and what a report says of it."""
+    model, batch = explanation.model, explanation.batch
+    assert model is not None
+    assert batch is not None
     if picture is None and explanation.pictures:
         picture = explanation.pictures[i]
     path, sha256 = f"image {i}", ""
@@ -59,10 +78,7 @@ def view_of(
         if picture is None
         else seen_box(shown.size, model.pictures.picture_fit)
     )
-    reports = Reports(model, explanation)
-    image = ImagePart(path=path, sha256=sha256, width=shown.width, height=shown.height, seen=seen)
-    seconds = SecondsPart(load=0.0, write=0.0, **explanation.seconds)
-    return View(shown, reports.pixels(i), reports.report(i, image, FilesPart(), seconds, inline=True))
+    return shown, ImagePart(path=path, sha256=sha256, width=shown.width, height=shown.height, seen=seen)
 
 
 def figure(explanation: Explanation, i: int, picture: Any, **style: Any) -> Drawing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import msgspec
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from heatcli.artifact.layout import PICTURES
 from heatcli.artifact.sidecar import Input
 from heatcli.errors import ImageError, UsageError, boundary
-from heatcli.figures.view import View, view_on
+from heatcli.figures.view import View, of_other, view_on
 from heatcli.images.overlay import Scale
 from heatcli.images.preprocess import Fit, seen_box
 from heatcli.images.read import Picture, Reader
@@ -62,7 +63,15 @@ def view_of(path: Path | str, pictures: Path | None = None, picture: str | None 
     report = read_report(path)
     if report.image.sequence is not msgspec.UNSET:
         raise ImageError(f"{path}: is on a sequence; figures are of pictures")
-    found = _picture(Path(path), report, pictures, picture)
+    view = _view(Path(path), report, pictures, picture)
+    if report.pair is msgspec.UNSET:
+        return view
+    return replace(view, pair=_view(Path(path), of_other(report), pictures, None))
+
+
+def _view(path: Path, report: Report, pictures: Path | None, picture: str | None) -> View:
+    """One picture of a report, with its map."""
+    found = _picture(path, report, pictures, picture)
     relevance = map_of(path, report)
     if found.numbers is not None:
         return view_on(found, relevance, report)

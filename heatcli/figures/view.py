@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,7 +17,7 @@ from heatcli.images.overlay import SHARE, Scale
 from heatcli.images.preprocess import Box
 from heatcli.images.read import Picture
 from heatcli.images.volumes import chosen, grey_sheet, onto_volume, sheet_of, upright
-from heatcli.report.schema import ConceptPart, Report
+from heatcli.report.schema import ConceptPart, FilesPart, LedgerPart, PairPart, Report
 
 UNVERIFIED = "UNVERIFIED: not the model's own function"
 
@@ -26,6 +28,7 @@ class View:
 
     `relevance`: float64 [H, W]. `scale`: the colour scale; None if the figure's style decides. For a signal or a table
     `picture` holds numbers [C, L], and the map has their shape. A volume is shown as a picture of its `slices`.
+    `pair`: the other picture of a pair, with its map.
     """
 
     picture: Image.Image | Picture
@@ -33,6 +36,7 @@ class View:
     report: Report
     scale: Scale | None = None
     slices: tuple[int, ...] = ()
+    pair: View | None = None
 
     @property
     def box(self) -> Box:
@@ -75,6 +79,18 @@ def view_on(shown: Image.Image | Picture, relevance: NDArray[np.float64], report
     share = upright(onto_volume(relevance, shown.pixels.shape[1:]).astype(np.float64), scanner)
     slices = chosen(share)
     return View(grey_sheet(own[slices], slices), sheet_of(share[slices]), report, None, tuple(slices))
+
+
+def of_other(report: Report) -> Report:
+    """The report of a pair as seen from the other picture."""
+    part = report.pair
+    assert isinstance(part, PairPart)
+    files = FilesPart(pixels=report.files.pair_pixels, arrays=report.files.pair_arrays)
+    seen = replace(report, image=part.image, pixels=part.pixels, files=files, pair=UNSET)
+    if not isinstance(part.ledger, LedgerPart):
+        return seen
+    target = replace(report.target, label=f"with {Path(report.image.path).name}")
+    return replace(seen, biases=part.biases or [], ledger=part.ledger, target=target)
 
 
 def heading(view: View) -> str:
@@ -176,6 +192,17 @@ def warned(view: View) -> str:
     )
 
 
+MOST = 6  # values of inputs beside the picture that are named under a figure
+
+
+def beside(report: Report) -> str:
+    """What the values of inputs beside the picture gave, the largest first; empty where there are none."""
+    values = [value for one in report.inputs or () for value in one.values]
+    strongest = sorted(values, key=lambda value: -abs(value.relevance))[:MOST]
+    listed = ", ".join(f"{value.name} {number(value.relevance, 3, '+')}" for value in strongest)
+    return f"Beside the picture: {listed}." if listed else ""
+
+
 def contrasted(report: Report) -> str:
     """A sentence on a map of the predicted less the expected class; empty for other maps."""
     target = report.target
@@ -226,13 +253,20 @@ def hidden(view: View) -> str:
 
 def caption(view: View, scale: Scale) -> list[str]:
     """The sentences below a figure."""
-    lines = [contrasted(view.report), shown(view), warned(view), told(scale, view), hidden(view)]
+    own = [shown(view)]
+    if view.pair is not None:
+        own = [f"{_name(each)}: {shown(each)}" for each in (view, view.pair)]
+    lines = [contrasted(view.report), *own, beside(view.report), warned(view), told(scale, view), hidden(view)]
     verified = view.report.model.verified
     if verified is not None and not verified.agrees:
         lines.insert(0, UNVERIFIED + ".")
     return [line for line in lines if line]
 
 
+def _name(view: View) -> str:
+    return Path(view.report.image.path).name
+
+
 def text_of(view: View, scale: Scale) -> str:
     """The text of a figure as plain text, for readers who cannot see the figure."""
-    return f"{Path(view.report.image.path).name}: {heading(view)}; {means(view)}. {' '.join(caption(view, scale))}"
+    return f"{_name(view)}: {heading(view)}; {means(view)}. {' '.join(caption(view, scale))}"

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from heatcli.errors import ModelError, UsageError, first_line
+from heatcli.graph import suppression
 from heatcli.graph.heads import joined
 from heatcli.graph.kinds import classify
 from heatcli.graph.operator import Boxes, Constant, Graph, Operator, Ref, Returned, needed_for
@@ -55,13 +56,47 @@ def record(
         ) from error
     every = [recorder.value_of(x) for x in floating(returned)]
     told = None if boxes is None or head is not None else boxes(every, example.shape)
+    choice = None
+    if told is None and head is None:
+        leaves = [recorder.value_of(x) for x in pytree.tree_leaves(returned) if isinstance(x, Tensor)]
+        choice = suppression.found(recorder.calls, example, leaves)
+    if choice is not None:
+        returned, told = _before(recorder, choice, example, boxes, where)
     with torch.no_grad(), recorder:
         output = scores(returned, head or 0, where) if told is None else joined(floating(returned), told)
     output = recorder.value_of(output)
-    graph = replace(classify(_flatten(recorder.calls, example, output, names, where)), boxes=told)
+    calls = recorder.calls
+    if choice is not None:
+        calls = [call for call in calls if id(call) not in choice.after]
+    graph = replace(classify(_flatten(calls, example, output, names, where)), boxes=told)
+    if choice is not None:
+        nodes = tuple(next((c.node for c in calls if x is c.output), "") for x in floating(returned))
+        graph = replace(graph, before=choice.operators, raw=nodes)
     known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
     standardised = [known.get(_address(mean), "without a name") for mean in recorder.standardised]
     return replace(graph, returned=_returned(returned), remarks=remarks(graph, standardised))
+
+
+def _before(
+    recorder: Recorder, choice: suppression.Choice, example: Tensor,
+    boxes: Callable[[Sequence[Tensor], Sequence[int]], Boxes | None] | None, where: str,
+) -> tuple[list[Tensor], Boxes | None]:  # fmt: skip
+    """What goes into a choice, as raw outputs: boxes where they are some, else the values of the first operator."""
+    with torch.no_grad(), recorder:
+        ways = [] if boxes is None else list(suppression.forms(list(recorder.calls), choice, len(example)))
+    for raw in ways:
+        told = None if boxes is None else boxes(raw, example.shape)
+        if told is not None:
+            if told.ends == "softmax" and told.background is None and choice.suppresses:
+                told = replace(told, background=0)  # as torchvision's detectors have it
+            return raw, told
+    if choice.suppresses:
+        shapes = ", ".join(str(list(x.shape)) for x in choice.roots[:4])
+        raise ModelError(
+            f"{where}: ends in {' and '.join(choice.operators)}, and what goes in ({shapes}) is no boxes and scores "
+            "that heatcli reads; export it without"
+        )
+    return [choice.roots[0]], None
 
 
 def _cause(error: Exception, failed: Exception | None) -> str:

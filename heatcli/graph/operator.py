@@ -252,6 +252,8 @@ class Graph:
     `verified`: comparison with the artifact, or None. `returned`: all floating-point tensors that the artifact returns.
     `remarks`: notes for the user. `reading`: how the output is interpreted, once decided. `copies`: how many copies of
     the image the operators work on (`heatcli.graph.passes.single`). `boxes`: how the output is boxes, or None.
+    `before`: titles of the operators by which the artifact chooses among these scores, which are left out
+    (`heatcli.graph.suppression`); `raw`: the artifact's nodes that make what goes in, "" where nodes have no names.
     """
 
     input: str
@@ -269,6 +271,8 @@ class Graph:
     reading: Reading | None = None
     copies: int = 1
     boxes: Boxes | None = None
+    before: tuple[str, ...] = ()
+    raw: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:

@@ -24,4 +24,9 @@ def remarks(graph: Graph, standardised: Sequence[str]) -> tuple[str, ...]:
             f"decides by the picture (operator {graph.guards[0][0].output}); each picture is explained by the branch "
             "that it takes"
         )
+    if graph.before:
+        sentences.append(
+            f"chooses among its own scores at the end ({', '.join(graph.before)}); these scores are explained, as they "
+            "are before that"
+        )
     return tuple(sentences)

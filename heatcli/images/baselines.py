@@ -42,6 +42,17 @@ class Reference:
         return self if self.batch is None else replace(self, batch=self.batch[index])
 
 
+def beside(one: Reference, other: Reference) -> Reference:
+    """The baseline of pictures side by side, from those of the left and of the right ones."""
+
+    def joined(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+        return None if left is None or right is None else torch.cat([left, right], 3)
+
+    return replace(
+        one, batch=joined(one.batch, other.batch), pool=joined(one.pool, other.pool), shared=one.shared and other.shared
+    )
+
+
 def is_named(baseline: str) -> bool:
     """Whether the baseline is one of `BASELINES`, rather than a file or folder."""
     return baseline.partition(":")[0] in BASELINES

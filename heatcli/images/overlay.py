@@ -27,6 +27,7 @@ CLIP = 98.5  # percentile of |relevance| with the full colour, so that single la
 SHARE = 0.01  # of the score: maps with less Σ|relevance| are paler, by the square root of the ratio
 GREY, COLOUR = "grey", "colour"
 BACKDROPS = (GREY, COLOUR)
+BETWEEN = 8  # pixels between two pictures
 HATCH = 8  # pixels between hatching lines outside the network's input
 
 
@@ -137,6 +138,18 @@ def hatched(picture: Image.Image, box: Box, step: int = HATCH) -> Image.Image:
             part[lines] = np.where(darker.max(1, keepdims=True) > 35, darker, darker + 110)
             picture.paste(Image.fromarray(part), (x0, y0))
     return picture
+
+
+def beside(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures side by side, on white; a single one as it is."""
+    if len(pictures) == 1:
+        return pictures[0]
+    width = sum(picture.width + BETWEEN for picture in pictures) - BETWEEN
+    whole, x = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white"), 0
+    for picture in pictures:
+        whole.paste(picture, (x, 0))
+        x += picture.width + BETWEEN
+    return whole
 
 
 def outlined(picture: Image.Image, boxes: Sequence[Box]) -> Image.Image:

@@ -31,6 +31,8 @@ class Target:
     position of its highest score.
     Of a detector: `box` int64 [N], the number of the box; `label_of` int64 [N], its class, which `index` is not where a
     coordinate is explained; `corners` [N, positions, 4], every box in the input's pixels.
+    `weights` [N, classes, positions]: the score is this weighted sum of the whole output, whatever the rest says, such
+    as the similarity with another embedding (`heatcli.methods.pairs`).
     """
 
     index: Tensor
@@ -41,6 +43,7 @@ class Target:
     box: Tensor | None = None
     label_of: Tensor | None = None
     corners: Tensor | None = None
+    weights: Tensor | None = None
 
     def rows(self, index: Tensor) -> Target:
         """The targets of the images `index`, int64 [M], repeated as often as an image is named."""
@@ -63,6 +66,8 @@ class Target:
     def seed(self, output: Tensor) -> Tensor:
         """The multiplier of the output [N, classes, positions] that selects the score."""
         n, _, positions = output.shape
+        if self.weights is not None:
+            return self.weights.to(output)
         region = self.region.to(output)[:, None]
         index = self.index[:, None].expand(n, positions) if self.path is None else self.path
         seed = torch.where(_is(index, output.shape[1]).movedim(-1, 1), region, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from heatcli.artifact.artifact import Artifact, InputInfo
 from heatcli.artifact.contained import Contained
 from heatcli.artifact.sidecar import Output
+from heatcli.engine.values import output_of
 from heatcli.errors import DiffersError, ModelError, NotComparedError, first_line
 from heatcli.graph import heads
 from heatcli.graph.capture import floating, record, scores
@@ -32,9 +33,9 @@ class Capture:
     `picture`: the input that is explained. `others`: the values of the other inputs. `passes`: the graph passes to
     apply. `head`: the index of the explained output (None: not chosen, the first). `unverified`: accept graphs that
     compute another function than the artifact. `output`: what the user says of the output; `labels`: how many class
-    names there are. `memory`: the most bytes of one value in a graph. `cache`: of graphs, or
-    None. `contained`: the child process that captures, None for this process. `compared_in`: seconds spent comparing
-    with the artifact's runtime.
+    names there are. `walked`: the other inputs that get relevance. `memory`: the most bytes of one value in a graph.
+    `cache`: of graphs, or None. `contained`: the child process that captures, None for this process. `compared_in`:
+    seconds spent comparing with the artifact's runtime.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Capture:
     memory: int
     output: Output = field(default_factory=Output)
     labels: int = 0
+    walked: Collection[str] = ()
     cache: Cache | None = None
     contained: Contained | None = None
     compared_in: float = field(default=0.0, init=False)
@@ -63,7 +65,8 @@ class Capture:
         others = {name: (tuple(value.shape), str(value.dtype), _sha256(value)) for name, value in self.others.items()}
         about = {
             "shape": shape, "others": others, "passes": self.passes, "head": self.head,
-            "output": repr(self.output), "labels": self.labels,
+            "output": repr(self.output), "labels": self.labels, "paired": self.artifact.paired,
+            "walked": sorted(self.walked),
             "device": str(self.pictures.device), "dtype": str(torch.get_default_dtype()),
         }  # fmt: skip
         return self.cache.graph(about, lambda: self._captured(shape, None, sample))
@@ -109,8 +112,16 @@ class Capture:
         values = self._inputs(batch)
         shapes = {i.name: tuple(v.shape) for i, v in zip(self.artifact.inputs, values, strict=True)}
         module = self.artifact.module_for(shapes).to(self.pictures.device)
-        names = {**self.artifact.names(module), **self._given(len(batch))}
-        return record(lambda x: module(*self._inputs(x)), batch, names, str(self.path), self.head, self._boxes)
+        given = self._given(len(batch))
+        names = {**self.artifact.names(module), **given}
+        return record(
+            lambda x: module(*self._inputs(x, self._walked(x, given))),
+            batch,
+            names,
+            str(self.path),
+            self.head,
+            self._boxes,
+        )
 
     def _boxes(self, returned: Sequence[Tensor], shape: Sequence[int]) -> Boxes | None:
         """The boxes that all outputs together are, as far as the user does not say otherwise."""
@@ -119,9 +130,20 @@ class Capture:
             return None
         return heads.found(returned, shape, said.kind, said.background, self.labels, said.boxes)
 
-    def _inputs(self, batch: Tensor) -> list[Tensor]:
+    def _walked(self, x: Tensor, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The values of the other inputs. To those that get relevance a zero is added that depends on the image `x`.
+
+        So each is the offset of an operator on the walk's way, and is booked there, value by value, under its name.
+        """
+        nothing = x.flatten(1).sum(1).mul(0)  # no layout of the image, so what follows is no first layer
+        return {
+            name: value + nothing.reshape(-1, *(1,) * (value.dim() - 1)) if name in self.walked else value
+            for name, value in given.items()
+        }
+
+    def _inputs(self, batch: Tensor, given: Mapping[str, Tensor] | None = None) -> list[Tensor]:
         """The values of all inputs, in the artifact's order."""
-        given = self._given(len(batch))
+        given = self._given(len(batch)) if given is None else given
         x = batch.permute(0, 2, 3, 1) if self.picture.channels_last else batch
         return [x if i is self.picture else given[i.name] for i in self.artifact.inputs]
 
@@ -151,6 +173,8 @@ class Capture:
 
         def run(x: Tensor) -> Tensor:
             """The explained output in the artifact's runtime."""
+            if graph.before:
+                return self._raw(graph, x)
             returned = runtime(self._inputs(x))
             if graph.boxes is not None:
                 return heads.joined(floating(returned), graph.boxes)
@@ -167,6 +191,13 @@ class Capture:
         if not verified.agrees and not self.unverified:
             raise self._differs(verified, graph, batches[-1])
         return verified, time.perf_counter() - started
+
+    def _raw(self, graph: Graph, batch: Tensor) -> Tensor:
+        """What goes into the artifact's choice: of its nodes in its runtime, else of another run of its module."""
+        told = None if self.artifact.of_nodes is None else self.artifact.of_nodes(self._inputs(batch), graph.raw)
+        if told is None or [x.shape for x in told] != [one.shape for one in graph.returned]:
+            return output_of(self._recorded(batch), batch)
+        return told[0] if graph.boxes is None else heads.joined(told, graph.boxes)
 
     def _differs(self, verified: Verified, graph: Graph, batch: Tensor) -> DiffersError:
         """The error for a graph that differs from the artifact on a batch."""

@@ -106,7 +106,7 @@ def inspect(model: Model) -> dict[str, Any]:
                 "name": one.name,
                 "shape": list(one.shape),
                 "dtype": str(one.dtype)[6:],
-                "explained": number == (model.capture.head or 0),
+                "explained": graph.boxes is not None or number == (model.capture.head or 0),
             }
             for number, one in enumerate(graph.returned)
         ],
@@ -115,6 +115,7 @@ def inspect(model: Model) -> dict[str, Any]:
             "axis": reading.axis,
             "why": reading.why,
             "kind": reading.kind,
+            "before": list(graph.before),
             "unclear": reading.unclear or None,
             "labels": list(model.labels),
             "ends": reading.ends.lstrip("_") or None,

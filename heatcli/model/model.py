@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from msgspec.structs import replace as replace_fields
 from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
@@ -19,6 +20,7 @@ from heatcli.artifact.formats import recognise
 from heatcli.artifact.held import Example, Held, held, with_example
 from heatcli.artifact.layout import PICTURES
 from heatcli.artifact.notes import Notes
+from heatcli.artifact.paired import side_by_side
 from heatcli.artifact.recognise import Format
 from heatcli.artifact.sandbox import AVAILABLE, MEMORY, SECONDS, Limits
 from heatcli.artifact.sidecar import Input
@@ -29,8 +31,8 @@ from heatcli.graph.heads import Thresholds
 from heatcli.graph.kinds import FIRST
 from heatcli.graph.layers import Layer
 from heatcli.graph.operator import Graph
-from heatcli.graph.outputs import Wanted
-from heatcli.graph.passes import DEFAULT, PASSES
+from heatcli.graph.outputs import EMBEDDING, Wanted
+from heatcli.graph.passes import DEFAULT, KEEPING_OUTPUT, PASSES
 from heatcli.images.pictures import Pictures
 from heatcli.model.cache import Cache
 from heatcli.model.capture import Capture
@@ -67,6 +69,7 @@ class Model:
     settings: Settings
     notes: Notes = field(default_factory=Notes, repr=False)
     explained: Note | None = None
+    _embedding: Model | None = field(default=None, init=False, repr=False)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -121,6 +124,22 @@ class Model:
         """What names of files made of the model begin with."""
         return str(self.path).replace(":", "-") if is_named(self.path) else self.path.stem
 
+    def as_embedding(self, shape: Sequence[int]) -> Model:
+        """The model whose explained output, for inputs of that shape, is an embedding as the artifact returns it.
+
+        Of a classifier that is the output itself, not the logits before it.
+        """
+        reading = self.graph(shape).reading
+        if reading is not None and reading.kind == EMBEDDING and self.graph(shape).final is None:
+            return self
+        if self._embedding is None:
+            passes = tuple(name for name in self.capture.passes if name in KEEPING_OUTPUT)
+            capture = replace(self.capture, passes=passes, contained=None)
+            wanted = replace(self.network.wanted, kind=EMBEDDING)
+            network = replace(self.network, capture=capture, wanted=wanted, noted=None)
+            self._embedding = replace(self, capture=capture, network=network)
+        return self._embedding
+
     def __repr__(self) -> str:
         shape, labels = self.pictures.input.shape, len(self.labels)
         size = "" if shape is None else f", input {'×'.join(map(str, self.pictures.input_shape))}"
@@ -160,6 +179,7 @@ def load(
     kind: str | None = None,
     confidence: float | None = None,
     overlap: float | None = None,
+    pair: bool = False,
     unverified: bool = False,
     sandbox: bool = False,
     max_seconds: float = SECONDS,
@@ -176,7 +196,8 @@ def load(
     picture, [1, …] or [N, …], if the artifact takes several inputs. `head`: the index of the floating-point output to
     explain, from 0. `class_axis`: the axis of the classes in that output. `kind`: what the output is
     (`heatcli.artifact.sidecar.Output`). `confidence`, `overlap`: what counts as a box
-    (`heatcli.graph.heads.Thresholds`). `cache`: keep graphs in the user's cache
+    (`heatcli.graph.heads.Thresholds`). `pair`: pairs of pictures are explained: the two inputs of a network that takes
+    two, else the embeddings that it returns (`heatcli.explain`). `cache`: keep graphs in the user's cache
     folder and reuse them (`heatcli.model.cache`). `compiled`: compile repeated walks (`heatcli.engine.compiled`).
     `unverified`: explain even a graph that differs from the artifact in its own runtime (`heatcli.model.verification`).
     `sandbox`: open and capture the artifact in a child process, with at most `max_seconds` for opening and for each
@@ -203,7 +224,7 @@ def load(
     said = Flags(input=flags, output=output, preset=named, labels=labels, max_pixels=max_pixels, concepts=concepts)
     options = Options(
         device=device, passes=tuple(passes), inputs=dict(inputs or {}), head=head, cache=cache, compiled=compiled,
-        example=example, unverified=unverified, limits=Limits(max_seconds, max_memory) if sandbox else None,
+        example=example, unverified=unverified, pair=pair, limits=Limits(max_seconds, max_memory) if sandbox else None,
         memory=max_memory,
     )  # fmt: skip
     model = assembled(file, options, partial(said.settings, name))
@@ -225,6 +246,7 @@ class Options:
     cache: bool = False
     compiled: bool = False
     unverified: bool = False
+    pair: bool = False
     limits: Limits | None = None
     memory: int = MEMORY
 
@@ -258,7 +280,7 @@ def assembled(file: Path | Held, options: Options, tell: Tell, path: Path | None
     except MissingError as error:
         error.opened = kind, artifact
         raise
-    settings = tell(artifact, picture)
+    settings = _settings(options, artifact, tell(artifact, picture))
     pictures = _pictures(path, picture, settings, options.device, notes)
     capture = _capture(path, artifact, picture, pictures, settings, options, cache, contained)
     network = Network(
@@ -285,8 +307,19 @@ def _told(path: Path, artifact: Artifact, options: Options) -> tuple[Artifact, O
         artifact = as_explained(artifact, note)
         classes = {name: torch.zeros(1, dtype=torch.int64) for name in note.inputs[1:]}
         options = replace(options, inputs={**classes, **options.inputs})
+    if options.pair:
+        artifact = side_by_side(path, artifact, options.inputs)
+        if not artifact.paired:  # the embedding is what the artifact returns, not a logit before it
+            options = replace(options, passes=tuple(name for name in options.passes if name in KEEPING_OUTPUT))
     artifact, inputs = with_example(artifact, options.inputs, options.example)
     return artifact, replace(options, inputs=inputs), note
+
+
+def _settings(options: Options, artifact: Artifact, told: Settings) -> Settings:
+    """The settings, in which the output of a network whose pairs are explained is an embedding."""
+    if not options.pair or artifact.paired or told.output.kind is not None:
+        return told
+    return replace(told, output=replace_fields(told.output, kind=EMBEDDING))
 
 
 def _pictures(path: Path, picture: InputInfo, settings: Settings, device: str, notes: Notes) -> Pictures:
@@ -304,6 +337,7 @@ def _capture(
         path=path, artifact=artifact, picture=picture, others=options.inputs, pictures=pictures,
         passes=_known(options.passes), head=options.head, unverified=options.unverified, memory=options.memory,
         cache=cache, contained=contained, output=settings.output, labels=len(settings.labels),
+        walked=tuple(settings.inputs),
     )  # fmt: skip
 
 
@@ -311,7 +345,7 @@ def _capture_in_child(path: Path, options: Options, tell: Tell, artifact: Artifa
     """The function that captures graphs in the child process, on the CPU."""
     artifact, options, _ = _told(path, artifact, options)
     picture = explained_input(path, artifact, options.inputs)
-    settings = tell(artifact, picture)
+    settings = _settings(options, artifact, tell(artifact, picture))
     pictures = _pictures(path, picture, settings, "cpu", Notes())
     return _capture(path, artifact, picture, pictures, settings, options).here
 
@@ -384,7 +418,7 @@ def _note_graph(
         )
     if note is not None:
         notes.add(f"{name} explains itself, by {note.method.name}, and was made of {note.source.name}")
-    elif head is None and len(heads) > 1:
+    elif head is None and len(heads) > 1 and graph.boxes is None:
         shapes = ", ".join(f"{i} {list(returned.shape)}" for i, returned in enumerate(heads))
         notes.add(f"{name} returns {len(heads)} outputs ({shapes}); the first is explained, --head says which")
     if labels and reading is not None and not reading.unclear and reading.classes != len(labels):

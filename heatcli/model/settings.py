@@ -17,6 +17,7 @@ from heatcli.artifact.sidecar import (
     Concepts,
     Input,
     Labels,
+    Named,
     Output,
     overridden,
     read_concepts,
@@ -35,6 +36,7 @@ class Settings:
     `input`: how a picture becomes its input. `told_by`: who says so, "" for nobody. `labels`: in index order.
     `mean_file`: the mean image. `background`: the frequency of each letter. `output`: what the user says about the
     explained output. `max_pixels`: the largest picture to read, None for the default. `concepts`: names of channels.
+    `inputs`: those beside the picture that get relevance.
     """
 
     input: Input
@@ -45,6 +47,7 @@ class Settings:
     output: Output
     max_pixels: int | None
     concepts: Concepts = field(default_factory=dict)
+    inputs: Mapping[str, Named] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,16 @@ class Flags:
             output=replace_fields(sidecar.output, **said),
             max_pixels=self.max_pixels,
             concepts=sidecar.concepts if self.concepts is None else read_concepts(Path(self.concepts)),
+            inputs=_named(path, artifact, sidecar.inputs),
         )
+
+
+def _named(path: Path, artifact: Artifact, named: Mapping[str, Named]) -> Mapping[str, Named]:
+    """The sidecar's `[inputs]`. Raises `UsageError` for an input that there is not."""
+    for name in named:
+        if name not in [i.name for i in artifact.inputs]:
+            raise unknown_name(f"input of {path.name}", name, [i.name for i in artifact.inputs])
+    return named
 
 
 def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor]) -> InputInfo:
@@ -111,7 +123,7 @@ def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor])
     if len(left) != 1:
         raise MissingError(
             f"{path}: takes {len(names)} inputs ({', '.join(names)}); "
-            "give all but the picture, each with --input NAME=FILE.npy"
+            "give all but the picture, each with --input NAME=FILE.npy; --pair gives a second picture"
         )
     if not left[0].dtype.is_floating_point:
         raise ModelError(f"{path}: its input {left[0].name} is of {left[0].dtype}, not floating-point pixels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ class Reports:
         self.explanation, target = explanation, explanation.target
         self._model, self._labels = _model_part(model, explanation), model.label
         self._unit = model.settings.output.unit
+        self._named, self._others = model.settings.inputs, model.capture.others
         method = explanation.method
         table = {key: written(rule) for key, rule in method.rules.items()} if method.changed else msgspec.UNSET
         self._method = schema.MethodPart(
@@ -57,6 +59,7 @@ class Reports:
         self._scores = (explanation.ledger.output if concept is None else concept.score).tolist()
         self._sums = _sums(self._pixels.reshape(len(self._pixels), -1), np.zeros(1, np.intp))
         self._biases = _Biases(explanation) if explanation.biases else None
+        self.pair = None if explanation.pair is None else Reports(model, explanation.pair)
 
     def pixels(self, i: int) -> NDArray[np.float64]:
         """The relevance of each pixel of image `i`, summed over channels: float64 [H, W]; [1, L] for a sequence.
@@ -72,16 +75,14 @@ class Reports:
 
     def report(
         self, i: int, image: schema.ImagePart, files: schema.FilesPart, seconds: schema.SecondsPart, inline: bool,
-        biases: str = ALL,
+        biases: str = ALL, other: schema.ImagePart | None = None,
     ) -> schema.Report:  # fmt: skip
         """The report on image `i` of the batch.
 
         `inline`: whether the report holds the relevance of every pixel. `biases`: `all` for every element of every
-        bias, `totals` for the sums of each bias, `none` to leave them out.
+        bias, `totals` for the sums of each bias, `none` to leave them out. `other`: the other picture of a
+        pair.
         """
-        pixels = self.pixels(i)
-        values: Any = pixels.astype(self._relevance.dtype) if inline else msgspec.UNSET
-        total, positive, negative = (part[i][0] for part in self._sums)
         return schema.Report(
             schema=schema.NAME,
             version=__version__,
@@ -89,16 +90,52 @@ class Reports:
             model=self._model,
             method=self._method,
             baseline=self._baseline,
-            target=self._target(i, image),
+            target=self._target(i, image, other),
             ledger=self._ledger[i],
-            biases=[] if self._biases is None or biases == NONE else self._biases.parts(i, biases == ALL),
-            pixels=schema.PixelsPart(
-                shape=pixels.shape, values=values, file=files.pixels, total=total, positive=positive, negative=negative
-            ),
+            biases=self._bias_parts(i, biases),
+            pixels=self._pixels_part(i, inline, files.pixels),
             files=files,
             seconds=seconds,
             concept=self._concept(i),
+            pair=self._pair(i, other, files, inline, biases),
+            inputs=self._inputs(i),
         )
+
+    def _inputs(self, i: int) -> list[schema.InputPart] | msgspec.UnsetType:
+        """The values of inputs that the sidecar names, and their relevance."""
+        found = []
+        for name, told in self._named.items():
+            relevance = self.explanation.biases.get(name)
+            values = self._others[name].reshape(len(self._others[name]), -1)
+            if relevance is not None:
+                row = values[i if len(values) > 1 else 0].tolist(), relevance[i].tolist()
+                names = told.names or tuple(str(number) for number in range(len(row[0])))
+                parts = [schema.ValuePart(name=n, value=v, relevance=r) for n, v, r in zip(names, *row, strict=True)]
+                found.append(schema.InputPart(name=name, values=parts))
+        return found or msgspec.UNSET
+
+    def _bias_parts(self, i: int, biases: str) -> list[schema.BiasPart]:
+        return [] if self._biases is None or biases == NONE else self._biases.parts(i, biases == ALL)
+
+    def _pixels_part(self, i: int, inline: bool, file: str | msgspec.UnsetType) -> schema.PixelsPart:
+        pixels = self.pixels(i)
+        values: Any = pixels.astype(self._relevance.dtype) if inline else msgspec.UNSET
+        total, positive, negative = (part[i][0] for part in self._sums)
+        return schema.PixelsPart(
+            shape=pixels.shape, values=values, file=file, total=total, positive=positive, negative=negative
+        )
+
+    def _pair(
+        self, i: int, other: schema.ImagePart | None, files: schema.FilesPart, inline: bool, biases: str
+    ) -> schema.PairPart | msgspec.UnsetType:
+        if self.pair is None or other is None:
+            return msgspec.UNSET
+        own = self.pair.explanation.ledger is not self.explanation.ledger
+        return schema.PairPart(
+            image=other, pixels=self.pair._pixels_part(i, inline, files.pair_pixels),
+            ledger=self.pair._ledger[i] if own else msgspec.UNSET,
+            biases=self.pair._bias_parts(i, biases) if own else msgspec.UNSET,
+        )  # fmt: skip
 
     def _concept(self, i: int) -> schema.ConceptPart | msgspec.UnsetType:
         found = self.explanation.concept
@@ -111,7 +148,7 @@ class Reports:
             strongest=[schema.ChannelPart(channel=c, relevance=shares[c], name=names(c, msgspec.UNSET)) for c in order],
         )  # fmt: skip
 
-    def _target(self, i: int, image: schema.ImagePart) -> schema.TargetPart:
+    def _target(self, i: int, image: schema.ImagePart, pair: schema.ImagePart | None) -> schema.TargetPart:
         probability, index = self._probabilities[i], self._index[i]
         label, chance = self._labels(index), float(probability[index])
         minus: int | msgspec.UnsetType = msgspec.UNSET
@@ -125,6 +162,8 @@ class Reports:
         path = target.path is not None
         if path:
             label, chance = PATH, math.nan
+        if target.weights is not None:
+            label, chance = "a pair" if pair is None else f"with {PurePath(pair.path).name}", math.nan
         return schema.TargetPart(
             index=index, label=label, score=self._scores[i],
             probability=None if math.isnan(chance) else chance,

@@ -112,13 +112,14 @@ class TargetPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     score is that of `predicted` less that of `expected`.
     `unit`: of a regression. `boxes`: the explained boxes of a detector. `box`: the number of a single explained box;
     0 is the best one.
+    Of a pair, `quantity` is the similarity of the two embeddings, `cosine` or `dot`, and the report has a `pair`.
     """
 
     index: int
     label: str | None
     score: float
     probability: float | None
-    quantity: Literal["logit", "centred-logit", "probability", "output", "coordinate"]
+    quantity: Literal["logit", "centred-logit", "probability", "output", "coordinate", "cosine", "dot"]
     minus: int | msgspec.UnsetType = msgspec.UNSET
     path: bool | msgspec.UnsetType = msgspec.UNSET
     nowhere: bool | msgspec.UnsetType = msgspec.UNSET
@@ -196,11 +197,14 @@ class FilesPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The names of the files beside the report.
 
     `overlay`: the figure, of any kind. `pixels`: an `.npz` with the map. `arrays`: the map alone, float32 [C, H, W].
+    `pair_pixels`, `pair_arrays`: the same of the other picture of a pair.
     """
 
     overlay: str | msgspec.UnsetType = msgspec.UNSET
     pixels: str | msgspec.UnsetType = msgspec.UNSET
     arrays: str | msgspec.UnsetType = msgspec.UNSET
+    pair_pixels: str | msgspec.UnsetType = msgspec.UNSET
+    pair_arrays: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class FigurePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -227,6 +231,34 @@ class SecondsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     write: float
 
 
+class ValuePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One number of an input beside the picture, and its relevance."""
+
+    name: str
+    value: float
+    relevance: float
+
+
+class InputPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An input beside the picture whose values the sidecar names; `biases` book its relevance under its name."""
+
+    name: str
+    values: list[ValuePart]
+
+
+class PairPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The other picture of a pair, and the same similarity divided on it: its own pixels, biases and ledger.
+
+    The embedding of the report's `image` is a constant here, as this picture's embedding is there. Of a network that
+    takes two pictures, the report has one ledger for both, whose `pixels` are those of both, and biases once.
+    """
+
+    image: ImagePart
+    ledger: LedgerPart | msgspec.UnsetType = msgspec.UNSET
+    biases: list[BiasPart] | msgspec.UnsetType = msgspec.UNSET
+    pixels: PixelsPart
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole report."""
 
@@ -244,6 +276,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seconds: SecondsPart
     figure: FigurePart | msgspec.UnsetType = msgspec.UNSET
     concept: ConceptPart | msgspec.UnsetType = msgspec.UNSET
+    pair: PairPart | msgspec.UnsetType = msgspec.UNSET
+    inputs: list[InputPart] | msgspec.UnsetType = msgspec.UNSET
 
 
 def json_schema() -> dict[str, Any]:

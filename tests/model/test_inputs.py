@@ -140,3 +140,53 @@ def test_several_inputs(cli: Cli, tmp_path: Path) -> None:
     assert cli(*command).status == 2
     assert "cannot be read as an array" in cli(*command, "--input", "context=red.png").err
     assert "NAME=FILE.npy" in cli(*command, "--input", "context").err
+
+
+class Clinic(nn.Module):
+    """A score of a picture and of a table, each through layers of its own, then together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.dense, self.last = nn.Conv2d(3, 4, 3), nn.Linear(3, 4), nn.Linear(8, 2)
+
+    def forward(self, image: Tensor, table: Tensor) -> Tensor:
+        both = torch.cat([self.conv(image).relu().mean((2, 3)), self.dense(table).relu()], 1)
+        return self.last(both)
+
+
+@pytest.mark.parametrize("method", ["lrp-0", "lrp-epsilon-plus", "lrp-gamma", "lrp-w2", "deeplift-rescale"])
+def test_a_table_beside_the_picture_gets_relevance_by_name(method: str, cli: Cli, tmp_path: Path) -> None:
+    """Where the sidecar names it; the ledger closes; by lrp-0 each value has its product with the gradient."""
+    net = Clinic()
+    torch.jit.trace(net, (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3))).save(str(tmp_path / "clinic.pt"))
+    sidecar = '[input]\nsize = 8\n[inputs.table]\nnames = ["age", "weight", "dose"]\n'
+    (tmp_path / "clinic.toml").write_text(sidecar)
+    table = torch.tensor([[0.5, -1.0, 2.0]])
+    np.save(tmp_path / "table.npy", table.numpy())
+    Image.new("RGB", (8, 8), (200, 40, 90)).save(tmp_path / "skin.png")
+    ran = cli(
+        "explain", "skin.png", "-m", "clinic.pt", "--input", "table=table.npy", "--target", "1", "--method", method,
+        "--baseline", "none", "--json",
+    )  # fmt: skip
+    report = json.loads(ran.out)
+    assert report["ledger"]["relative_error"] < 1e-5
+    (part,) = report["inputs"]
+    assert [(v["name"], v["value"]) for v in part["values"]] == [("age", 0.5), ("weight", -1.0), ("dose", 2.0)]
+    booked = next(b for b in report["biases"] if b["name"] == "table")
+    assert booked["values"] == pytest.approx([v["relevance"] for v in part["values"]])
+    assert any(v["relevance"] for v in part["values"])
+    if method == "lrp-0":
+        x = torch.full((1, 3, 8, 8), 0.0) + torch.tensor([200, 40, 90]).reshape(3, 1, 1) / 255
+        leaf = table.clone().requires_grad_()
+        net(x, leaf)[0, 1].backward()
+        assert [v["relevance"] for v in part["values"]] == pytest.approx((leaf.grad * table)[0].tolist(), rel=1e-4)
+
+
+def test_a_sidecar_that_names_an_input_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
+    torch.jit.trace(Clinic(), (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3))).save(str(tmp_path / "clinic.pt"))
+    (tmp_path / "clinic.toml").write_text("[inputs.tabel]\n")
+    np.save(tmp_path / "table.npy", np.zeros((1, 3), np.float32))
+    Image.new("RGB", (8, 8)).save(tmp_path / "skin.png")
+    ran = cli("explain", "skin.png", "-m", "clinic.pt", "--input", "table=table.npy", "--size", "8")
+    assert (ran.status, "did you mean 'table'" in ran.err) == (2, True)

@@ -48,6 +48,7 @@ def load_onnx(path: Path) -> Artifact:
     return Artifact(
         module, inputs, embedded, note=note, rewrites=rewrites, external_data=external_data, runtime=runtime,
         against=f"onnxruntime {version('onnxruntime')}", differs=runtime.differs,
+        of_nodes=runtime.of_nodes,
     )  # fmt: skip
 
 

@@ -41,6 +41,14 @@ class Runtime:
                 self._session = self._opened(str(self._path))
         return self._ran(self._session, [output.name for output in self._session.get_outputs()], values)
 
+    def of_nodes(self, values: Sequence[Tensor], nodes: Sequence[str]) -> list[Tensor] | None:
+        """The first output of each of the nodes of those names; None where a name is not that of one node alone."""
+        named = [[node for node in self._program().body.nodes if name and node.name == name] for name in nodes]
+        if not all(len(found) == 1 for found in named):
+            return None
+        outputs = [found[0].outputs[0] for found in named]
+        return self._ran(self._opened(_with_outputs(self._path, outputs)), outputs, values)
+
     def differs(self, values: Sequence[Tensor]) -> str | None:
         """The first node whose outputs differ from ONNX Runtime's for equal inputs, or None.
 

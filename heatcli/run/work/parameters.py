@@ -12,9 +12,11 @@ from torch import Tensor
 from heatcli.artifact.sidecar import Output
 from heatcli.figures.draw import Style
 from heatcli.images.baselines import Reference
+from heatcli.methods.pairs import COSINE
 from heatcli.model.model import Model
 from heatcli.report.build import ALL
 from heatcli.run.index.record import Record
+from heatcli.run.work.pair import Other
 from heatcli.run.work.request import Request
 
 
@@ -38,6 +40,7 @@ def record_of(model: Model, request: Request) -> Record:
         "pixels": request.pixels,
         "cmap": request.style.cmap,
         "opacity": request.style.opacity,
+        **_pair(request),
         **({} if request.expected is None else {"expected": _with_content(request.expected.given)}),
         **({} if request.biases == ALL else {"biases": request.biases}),
         **_looks(request),
@@ -55,6 +58,15 @@ def _looks(request: Request) -> dict[str, Any]:
 
 def _named(baseline: str | Reference | None) -> str | None:
     return baseline.name if isinstance(baseline, Reference) else baseline
+
+
+def _pair(request: Request) -> dict[str, Any]:
+    """The other picture of pairs; records of runs without one say nothing of it."""
+    pair = request.pair
+    if pair is None:
+        return {}
+    path = pair.path if isinstance(pair, Other) else pair
+    return {"pair": _with_content(path), "similarity": request.similarity or COSINE}
 
 
 def _with_content(text: str | None, model: Model | None = None) -> Any:

@@ -20,6 +20,7 @@ from heatcli.methods.table import Method
 from heatcli.report.build import ALL, BIASES
 from heatcli.report.schema import Report
 from heatcli.run.index.index import Row
+from heatcli.run.work.pair import Other
 from heatcli.system.files import is_url, joined
 
 PIXELS = ("json", "npz", "none")
@@ -49,6 +50,7 @@ class Request:
     the predicted class is another one, the difference of the two scores is explained.
     `style`: how figures are drawn. `arrays`: the suffix of a file with the map alone, float32 [C, H, W]; None writes
     none. `file`: the path of the figure of a single image; None puts the figure beside its report.
+    `pair`: a picture that each is compared with; the `similarity` of their embeddings is explained, on both.
     """
 
     inputs: tuple[Path | str, ...]
@@ -75,6 +77,8 @@ class Request:
     engine: str = "local"
     device: str = "auto"
     progress: Progress | None = None
+    pair: str | Other | None = None
+    similarity: str | None = None
 
     def validate(self) -> None:
         """Raises `UsageError` for unknown values and for options that exclude each other."""
@@ -88,6 +92,10 @@ class Request:
             raise UsageError(f"--engine {self.engine} is not known; use {', '.join(ENGINES)}")
         if self.expected is not None and self.target not in (None, "top"):
             raise UsageError("--expected explains what the model says less what is expected; leave --target out")
+        if self.pair is None and self.similarity is not None:
+            raise UsageError("--similarity is that of a pair; give the other picture with --pair")
+        if self.pair is not None and (self.region or self.expected or self.boxes or self.classes > 1):
+            raise UsageError("a pair has one score; leave --region, --expected, top:K and boxes out")
         if self.overwrite and self.resume:
             raise UsageError("--resume keeps what is there, --overwrite does not; give one of them")
         if self.batch_size < 1:

@@ -31,6 +31,7 @@ class Recipe:
     memory: int
     cached: bool
     compiled: bool
+    pair: bool
     settings: Settings
 
     @classmethod
@@ -47,6 +48,7 @@ class Recipe:
             memory=capture.memory,
             cached=capture.cache is not None,
             compiled=model.network.compiler is not None,
+            pair=model.artifact.paired,
             settings=model.settings,
         )
 
@@ -59,7 +61,7 @@ class Recipe:
 
         options = Options(
             device=device, passes=self.passes, head=self.head, cache=self.cached, compiled=self.compiled,
-            unverified=self.unverified, memory=self.memory,
+            unverified=self.unverified, memory=self.memory, pair=self.pair,
             inputs={name: torch.from_numpy(value) for name, value in self.others.items()},
         )  # fmt: skip
         own = Path(self.path)

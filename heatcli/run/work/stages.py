@@ -22,7 +22,7 @@ from heatcli.artifact.notes import Notes
 from heatcli.errors import HeatcliError, ImageError, OutOfMemoryError, UsageError, boundary, reason
 from heatcli.explanation import explain
 from heatcli.figures.draw import NONE, draw
-from heatcli.figures.view import view_on
+from heatcli.figures.view import of_other, view_on
 from heatcli.graph.outputs import settled
 from heatcli.images.expected import Expected
 from heatcli.images.numbers import NIFTI, nifti
@@ -32,12 +32,14 @@ from heatcli.images.read import Picture, as_mode
 from heatcli.images.region import region_of
 from heatcli.images.volumes import onto_volume
 from heatcli.methods.detections import Asked, asked, find, goal, is_of_all_boxes, no_detector
+from heatcli.methods.pairs import COSINE
 from heatcli.methods.question import outputs_of
 from heatcli.methods.targets import Contrast, parse
 from heatcli.model.model import Model
 from heatcli.report.build import Reports, figure_part, image_part
 from heatcli.report.schema import FilesPart, SecondsPart, encode
 from heatcli.run.index.index import FileEntry, row_of
+from heatcli.run.work.pair import Other
 from heatcli.run.work.request import Done, Empty, Failed, Job, Request
 from heatcli.system.files import remove, seen_from, write
 from heatcli.system.memory import is_out_of_memory, release
@@ -45,7 +47,7 @@ from heatcli.system.memory import is_out_of_memory, release
 RESULTS = 64  # the most explanations in memory at once
 LARGE = 1 << 24  # pixels; a larger picture is read again for its figure instead of being kept in memory
 UNEXPECTED = "it cannot be explained; run it alone with --debug"
-_MAPS = {"pixels", "arrays"}
+_MAPS = {"pixels", "arrays", "pair_pixels", "pair_arrays"}
 Turn = Callable[[], AbstractContextManager[None]]
 
 
@@ -207,6 +209,8 @@ def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: T
             return _contrasted(model, request, request.expected, loaded, batch, region)
         if request.boxes:
             return _boxed(model, request, loaded, batch)
+        if isinstance(request.pair, Other):
+            return _paired(model, request, request.pair, loaded, batch)
         found = [
             (rank, explain(model, batch, request.method, target, request.baseline, region, request.progress))
             for rank, target in _targets(model, request, batch)
@@ -246,6 +250,16 @@ def _boxed(model: Model, request: Request, loaded: Sequence[Loaded], batch: Tens
             ranks = [None if single else start + k + 1 for k in range(len(part))]
             made += [Ready(one, reports, k, rank, len(each), boxes=True) for k, rank in enumerate(ranks)]
     return made
+
+
+def _paired(model: Model, request: Request, other: Other, loaded: Sequence[Loaded], batch: Tensor) -> list[Ready]:
+    """The similarity of each image with the other one, explained on both."""
+    found = explain(
+        model, batch, request.method, request.target, request.baseline, None, request.progress,
+        pair=model.pictures.stack([other.pixels]), similarity=request.similarity or COSINE,
+    )  # fmt: skip
+    reports = Reports(model, found)
+    return [Ready(one, reports, i, None, 1) for i, one in enumerate(loaded)]
 
 
 def _contrasted(
@@ -327,20 +341,27 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     own: dict[str, Any] = {what: PurePath(name).name for what, name in named.items() if what != "report"}
     part = image_part(model, seen_from(folder, job.path), loaded.sha256, loaded.size)
     seconds = SecondsPart(load=load_seconds, write=0.0, **result.seconds)
-    report = reports.report(i, part, FilesPart(**own), seconds, inline=request.pixels == "json", biases=request.biases)
+    pair = request.pair if isinstance(request.pair, Other) else None
+    other = None if pair is None else image_part(model, seen_from(folder, pair.path), pair.sha256, pair.size)
+    report = reports.report(
+        i, part, FilesPart(**own), seconds, inline=request.pixels == "json", biases=request.biases, other=other
+    )
     own_model = replace_fields(report.model, path=model.named_in(folder))
     report = replace_fields(report, model=own_model)
     if ready.said is not None:
         told = replace_fields(report.target, expected=ready.said[0], predicted=ready.said[1])
         report = replace_fields(report, target=told)
     contents = {
-        name: _volume(model, request, ready, name) if name.endswith(NIFTI) else reports.array(i, PurePath(name).suffix)
+        name: _volume(model, request, ready, name) if name.endswith(NIFTI) else of.array(i, PurePath(name).suffix)
         for what, name in named.items()
-        if what in _MAPS
+        if (of := reports.pair if what.startswith("pair_") else reports) is not None and what in _MAPS
     }
     if "overlay" in named:
         shown = loaded.shown or _shown(model.pictures.reader.picture(job.path), request)
-        drawing = draw([view_on(shown, reports.pixels(i), report)], request.style)
+        view = view_on(shown, reports.pixels(i), report)
+        if pair is not None and reports.pair is not None:
+            view = replace(view, pair=view_on(pair.shown, reports.pair.pixels(i), of_other(report)))
+        drawing = draw([view], request.style)
         contents[named["overlay"]] = drawing.content(PurePath(named["overlay"]).suffix)
         report = replace_fields(report, figure=figure_part(request.style.kind, drawing.scales[0]))
     with ExitStack() as undo:  # if the report cannot be written, the other files are removed
@@ -379,4 +400,7 @@ def _names(request: Request, job: Job) -> dict[str, str]:
         named["pixels"] = f"{job.stem}.npz"
     if request.arrays is not None:
         named["arrays"] = f"{job.stem}.{request.arrays}"
+    if request.pair is not None:
+        for what in _MAPS & set(named):
+            named[f"pair_{what}"] = job.stem + ".pair" + named[what].removeprefix(job.stem)
     return named

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from heatcli.errors import ImageError, UsageError, boundary, is_text
 from heatcli.model.model import Model
+from heatcli.run.work.pair import read_other
 from heatcli.run.work.request import Empty, Failed, Job, Outcome, Request, Unwritten
 from heatcli.run.work.stages import Explained, Loaded, Ready, Room, explain_all, read_job, write_ready
 from heatcli.system.files import is_own_fault
@@ -24,7 +25,8 @@ class Worker:
 
     `stopped` tells whether to stop. It is called between images, and between the passes of a method that makes many;
     the remaining classes of an image are written first. `scratch`: a folder for files that are not complete yet.
-    `proven`: whether the model has explained an image. Raises `UsageError` for a baseline that cannot be read.
+    `proven`: whether the model has explained an image. Raises `UsageError` for a baseline, or another picture of
+    pairs, that cannot be read.
     """
 
     def __init__(self, model: Model, request: Request, load_seconds: float, stopped: Callable[[], bool]) -> None:
@@ -32,7 +34,8 @@ class Worker:
         baseline = request.method.read_once(named, model.pictures) if isinstance(named, str) else None
         self.model, self.proven = model, False
         self.scratch: Path | None = None
-        self.request = replace(request, progress=self._progress, baseline=baseline or request.baseline)
+        other = read_other(model, request.pair) if isinstance(request.pair, str) else request.pair
+        self.request = replace(request, progress=self._progress, baseline=baseline or request.baseline, pair=other)
         self._room = Room.of(request)
         self._load_seconds, self._told, self._stopped = load_seconds, request.progress, stopped
 

@@ -104,18 +104,27 @@ def _suppressed(
     least: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """NonMaxSuppression: selected boxes as [selected, 3] rows of image, class and box."""
-    limit = 0 if most is None else int(most)
-    threshold = 0.0 if overlap is None else float(overlap)
-    centred = call.get("center_point_box", 0)
+    limit, threshold, lowest = (None if x is None else numbers(x)[0] for x in (most, overlap, least))
+    found: Tensor = _selected(
+        boxes, scores, int(limit or 0), float(threshold or 0.0), -math.inf if lowest is None else float(lowest),
+        bool(call.get("center_point_box", 0)),
+    )  # fmt: skip
+    return found
+
+
+@torch.library.custom_op("heatcli::non_max_suppression", mutates_args=())
+def _selected(boxes: Tensor, scores: Tensor, limit: int, overlap: float, least: float, centred: bool) -> Tensor:
+    """The suppression as one call, of which no recorder sees the inside: boxes [N, A, 4], scores [N, C, A]."""
     chosen: list[list[int]] = []
+    corners = [[_corners(box, centred) for box in image] for image in boxes.tolist()]
     for image, label in itertools.product(range(scores.shape[0]), range(scores.shape[1])):
-        ranked = [(float(s), i) for i, s in enumerate(numbers(scores[image, label]))]
+        above = (scores[image, label] > least).nonzero()[:, 0].tolist()
+        ranked = [(float(scores[image, label, i]), i) for i in above]
         kept: list[int] = []
-        corners = [_corners(numbers(box), bool(centred)) for box in boxes[image]]
-        for score, i in sorted(ranked, key=lambda pair: (-pair[0], pair[1])):
-            if (least is not None and score <= float(least)) or len(kept) >= limit:
-                continue
-            if all(_overlap(corners[i], corners[k]) <= threshold for k in kept):
+        for _, i in sorted(ranked, key=lambda pair: (-pair[0], pair[1])):
+            if len(kept) >= limit:
+                break
+            if all(_overlap(corners[image][i], corners[image][k]) <= overlap for k in kept):
                 kept.append(i)
         chosen += [[image, label, i] for i in kept]
     return torch.tensor(chosen, dtype=torch.int64, device=boxes.device).reshape(-1, 3)

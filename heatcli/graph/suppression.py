@@ -1,0 +1,156 @@
+"""Where an artifact chooses among its own scores: suppression of boxes, the best K, the best class.
+
+No relevance passes such a choice, and the number of boxes that remain depends on the picture. So what goes into the
+first choice is explained instead of what the artifact returns: `found` finds these values in the recorded calls,
+`forms` tells how boxes and scores may be read from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heatcli.graph.facts import LAYOUT, TABLE
+from heatcli.graph.recorder import Call
+from heatcli.system.torch_private import name_of, pytree
+
+# Operators that suppress boxes; those that choose by the order of values, whose places are their last output.
+SUPPRESSING = frozenset("nms non_max_suppression".split())
+_CHOOSING = frozenset("topk sort argmax argmin argsort".split())
+_WEIGHTED = frozenset("convolution _convolution addmm mm linear native_batch_norm".split())
+# What a tensor of places is read by, so that the output holds values, not places.
+_READING = frozenset("gather index index_select scatter embedding take take_along_dim index_put masked_select".split())
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """`operators`: titles of the operators that choose. `roots`: the values that go in, or are read at what was chosen.
+
+    `after`: the calls that depend on the choice. `suppresses`: whether boxes are suppressed.
+    """
+
+    operators: tuple[str, ...]
+    roots: tuple[Tensor, ...]
+    after: frozenset[int]
+    suppresses: bool
+
+
+def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> Choice | None:
+    """The choice that the tensors `returned` depend on; None if there is none, or if layers with weights follow it.
+
+    Some tensor returned must be of no fixed shape, or hold places: the number of a class, of a box.
+    """
+    of_image, after, places, free = {id(image)}, set[int](), set[int](), set[int]()
+    roots, titles, later = dict[int, Tensor](), list[str](), set[int]()
+    for call in calls:
+        title, inputs = name_of(call.target), [x for x in pytree.tree_leaves((call.args, call.kwargs)) if _is(x)]
+        if not any(id(x) in of_image for x in inputs):
+            continue
+        outputs = [x for x in pytree.tree_leaves(call.output) if _is(x)]
+        of_image.update(map(id, outputs))
+        chosen, chooses = any(id(x) in after for x in inputs), _chooses(call, title)
+        if not chosen and not chooses:
+            continue
+        if title in _WEIGHTED:
+            return None
+        if chooses and title not in titles:
+            titles.append(title)
+        later.add(id(call))
+        after.update(map(id, outputs))
+        roots |= {id(x): x for x in inputs if _is_value(x) and id(x) in of_image and id(x) not in after}
+        if title in _CHOOSING:
+            places.update(id(x) for x in outputs if not x.is_floating_point())
+        elif title not in _READING and any(id(x) in places for x in inputs):
+            places.update(id(x) for x in outputs if _holds_places(x, title))
+        if title in SUPPRESSING or _is_free(call) or any(id(x) in free for x in inputs):
+            free.update(map(id, outputs))
+    if not any(id(x) in places or id(x) in free for x in returned):
+        return None
+    suppresses = any(title in SUPPRESSING for title in titles)
+    return Choice(tuple(titles), tuple(roots.values()), frozenset(later), suppresses)
+
+
+def _is(x: object) -> bool:
+    return isinstance(x, Tensor)
+
+
+def _is_value(x: Tensor) -> bool:
+    return x.is_floating_point() and x.numel() > 1
+
+
+def _holds_places(x: Tensor, title: str) -> bool:
+    """Whether an operator on places leaves them recognisable: whole numbers, or these beside others."""
+    whole = not x.is_floating_point() and x.dtype != torch.bool
+    return whole or title in ("cat", "stack", "_to_copy") or _is_layout(title)
+
+
+def _chooses(call: Call, title: str) -> bool:
+    return title in SUPPRESSING or title in _CHOOSING or _is_free(call)
+
+
+def _is_free(call: Call) -> bool:
+    """Whether the shape of the call's output depends on values."""
+    if torch.Tag.dynamic_output_shape not in getattr(call.target, "tags", ()):
+        return False
+    if name_of(call.target) != "index":
+        return True
+    picked = [x for x in pytree.tree_leaves(call.args[1]) if isinstance(x, Tensor)]
+    return any(mask.dtype in (torch.bool, torch.uint8) for mask in picked)
+
+
+def _is_layout(title: str) -> bool:
+    return title in TABLE and TABLE[title].kind == LAYOUT
+
+
+# --- what the values are ------------------------------------------------------------------------------------------
+
+
+def forms(calls: Sequence[Call], choice: Choice, n: int) -> Iterator[list[Tensor]]:
+    """The ways to read the roots of a choice as raw outputs for `n` images: one tensor of all, or boxes and scores.
+
+    A root may be a part of a larger value, through layouts: boxes and scores of one tensor, one class of all scores.
+    The tensors are new: call this while a recorder is on.
+    """
+    made = {id(x): call for call in calls for x in pytree.tree_leaves(call.output) if isinstance(x, Tensor)}
+    chains = [list(_upwards(root, made)) for root in choice.roots]
+    every = {id(x): x for chain in chains for x in chain}
+    shared = [x for x in every.values() if sum(any(x is y for y in chain) for chain in chains) > 1]
+    yield from ([x] for x in sorted(shared, key=lambda x: -x.numel()) if x.dim() == 3)
+    boxes = [x for x in every.values() if 4 in x.shape[-2:] and _rank(x, n) == 3]
+    scores = sorted((x for x in every.values() if _rank(x, n) == 3), key=lambda x: -x.numel())
+    for box in boxes:
+        for score in scores:
+            if score is not box:
+                yield from (
+                    [a, b]
+                    for a in _turned(box, n)
+                    for b in _turned(score, n)
+                    if a.shape[2] == 4 and a.shape[:2] == b.shape[:2]
+                )
+
+
+def _upwards(x: Tensor, made: dict[int, Call]) -> Iterator[Tensor]:
+    """A value, and the values that it is a part of."""
+    while True:
+        yield x
+        call = made.get(id(x))
+        if call is None or not _is_layout(name_of(call.target)):
+            return
+        inputs = [y for y in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(y, Tensor)]
+        if len(inputs) != 1 or not inputs[0].is_floating_point():
+            return
+        x = inputs[0]
+
+
+def _rank(x: Tensor, n: int) -> int:
+    """The number of axes, with one for the images: a single image may have none."""
+    return x.dim() + (n == 1 and x.dim() == 2)
+
+
+def _turned(x: Tensor, n: int) -> list[Tensor]:
+    """A value as [N, A, …] in both orders."""
+    whole = x if x.dim() == 3 else x.unsqueeze(0)
+    return [whole, whole.transpose(1, 2)] if len(whole) == n else []
