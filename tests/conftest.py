@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +16,15 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import pytest
+from typer.main import get_command
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: the processes share the cores
+if sys.dont_write_bytecode:  # without bytecode every process that a test starts compiles torch anew, for seconds
+    sys.pycache_prefix = str(Path(tempfile.gettempdir(), f"pytest-of-{getpass.getuser()}", "bytecode"))
+    sys.dont_write_bytecode = False
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from heatcli.cli import app
 
@@ -50,13 +58,26 @@ Cli = Callable[..., Ran]
 
 
 @pytest.fixture(scope="session", autouse=True)
+def shared_command() -> Iterator[None]:
+    """Typer makes the commands once instead of at each call, which takes as long as to explain a small image."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "app", get_command(app.app))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Captured graphs are kept in a folder of the tests' own, and nobody's settings count."""
+    """Captured graphs are kept in a folder of the tests' own, and nobody's settings count.
+
+    `heatcli explain` draws overlays, because the default of a single image, a panel, takes 0.4 s. Tests of the default
+    use `default_figure`.
+    """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         for name in [name for name in os.environ if name.startswith("HEATCLI_")]:  # settings of whoever runs the tests
             patch.delenv(name)
         patch.setenv("HEATCLI_CONFIG", "none")
+        patch.setenv("HEATCLI_EXPLAIN_FIGURE", "overlay")
         patch.setenv("HEATCLI_CACHE", str(folder))
         yield folder
 
@@ -88,6 +109,12 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
             for rule in FAST:
                 patch.setattr(rule, "__call__", by(rule.__call__))
         yield request.param
+
+
+@pytest.fixture
+def default_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`heatcli explain` draws what it draws without settings."""
+    monkeypatch.delenv("HEATCLI_EXPLAIN_FIGURE")
 
 
 @pytest.fixture

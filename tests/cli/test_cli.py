@@ -30,6 +30,7 @@ def test_help_needs_no_torch() -> None:
     assert "--baseline" in done.stdout
 
 
+@pytest.mark.usefixtures("default_figure")
 def test_explain_as_a_process(process: Cli, tmp_path: Path) -> None:
     """The main job: overlay and report in heatmaps/, results on stdout only if asked for, the talk on stderr."""
     ran = process("explain", WOLF)

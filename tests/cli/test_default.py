@@ -54,6 +54,7 @@ def test_python_has_the_same_default() -> None:
     assert torch.equal(alone.relevance, heatcli.explain(model, batch, DEFAULT, baseline="none").relevance)
 
 
+@pytest.mark.usefixtures("default_figure")
 def test_sequences_are_compared_with_the_background(cli: Cli) -> None:
     arguments = [SAMPLES / "sequences" / "motifs.fa", "--model", MODELS / "motifs.onnx", "--json", "-q"]
     ran = cli("explain", *arguments)

@@ -16,6 +16,7 @@ from PIL import Image
 import heatcli
 from heatcli.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("default_figure")
 WOLF, EIGHT = SAMPLES / "wolf-on-snow.png", SAMPLES / "digits" / "8-a.png"
 DIGITS = ["--model", MODELS / "digits.onnx"]
 

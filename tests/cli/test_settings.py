@@ -20,6 +20,9 @@ WOLF = SAMPLES / "wolf-on-snow.png"
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
+pytestmark = pytest.mark.usefixtures("default_figure")
+
+
 @pytest.fixture(autouse=True)
 def searched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are searched, as outside of tests."""

@@ -88,6 +88,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("default_figure")
 @pytest.mark.parametrize("name", CASES)
 def test_golden(cli: Cli, name: str, request: pytest.FixtureRequest) -> None:
     """A report like the stored one, numbers within 1e-3 of the largest beside them; --update-golden stores anew."""
