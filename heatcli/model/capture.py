@@ -135,6 +135,8 @@ class Capture:
 
         So each is the offset of an operator on the walk's way, and is booked there, value by value, under its name.
         """
+        if not self.walked:
+            return given
         nothing = x.flatten(1).sum(1).mul(0)  # no layout of the image, so what follows is no first layer
         return {
             name: value + nothing.reshape(-1, *(1,) * (value.dim() - 1)) if name in self.walked else value
