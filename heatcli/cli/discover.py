@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heatcli.cli import options, say
 
+if TYPE_CHECKING:
+    from heatcli.discover.cover import Covered, Effect
 
+
+@options.loads(*options.INPUT)
 def command(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that heatcli explain wrote to.")],
     classes: Annotated[
@@ -20,15 +25,45 @@ def command(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where clusters.json and clusters.png go. Default: DIR/discover.")
     ] = None,
+    mask_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLUSTER", help="Cover the places of this cluster in every picture, and ask the model again."
+        ),
+    ] = None,
+    fill: Annotated[
+        str, typer.Option(metavar="blur[:SIGMA]|mean|black|zero|IMAGE", help="What --mask-out puts there.")
+    ] = "blur",
     json: options.Json = False,
+    model: options.ModelPath = None,
+    *,
+    load: options.Load,
 ) -> None:
     """Cluster the maps of each class, to find pictures that are recognised by something else than the others."""
+    from heatcli.discover.cover import cover, explanations
     from heatcli.discover.job import discover
     from heatcli.discover.write import write
+    from heatcli.errors import unknown_name
+    from heatcli.system.files import write_atomically
 
     options.at_least_one("--top", top)
     found, shown = discover(run, tuple(classes or ()), seed, say.note)
     table, picture = write(out or run / "discover", found, shown)
+    if mask_out is not None:
+        say.line(f"wrote {table} and {picture}")
+        chosen = next((cluster for cluster in found.clusters if cluster.name == mask_out), None)
+        if chosen is None:
+            raise unknown_name("cluster", mask_out, [cluster.name for cluster in found.clusters])
+        with say.progress("pictures") as advance:
+            covered = cover(load(model), run, chosen, advance(explanations(run)), fill, seed)
+        file = table.with_name(f"mask-out.{mask_out.replace('/', '-')}.json")
+        write_atomically(file, options.as_json(covered))
+        if json:
+            options.print_json(covered)
+        else:
+            _print(covered)
+        say.line(f"wrote {file}")
+        return
     if json:
         options.print_json(found)
     else:
@@ -40,3 +75,22 @@ def command(
         if not any(cluster.suspicion for cluster in found.clusters):
             print("no group has relevance at places of its own")
     say.line(f"wrote {table} and {picture}")
+
+
+def _print(covered: Covered) -> None:
+    """The effects, in a table: on the cluster's pictures, on its class, on all other classes by name."""
+    from rich.console import Console
+    from rich.table import Table
+
+    print(f"{covered.cluster}: {covered.area:.1%} of each picture is covered ({covered.fill})")
+    table = Table(
+        "pictures", "", "same answer", "covered elsewhere", "score", "elsewhere", "right before", "right after"
+    )
+    rows: list[tuple[str, Effect]] = [(covered.cluster, covered.members), *covered.classes.items()]
+    for name, effect in rows:
+        right = ["" if share is None else f"{share:.0%}" for share in (effect.right, effect.right_covered)]
+        table.add_row(
+            name, str(effect.pictures), f"{effect.kept:.0%}", f"{effect.kept_elsewhere:.0%}", f"{effect.change:+.3g}",
+            f"{effect.change_elsewhere:+.3g}", *right,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

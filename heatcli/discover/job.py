@@ -31,7 +31,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     words. `separation`: the mean silhouette, -1..1. `constancy`: the similarity of the maps in place, 0..1: the mean
     Bhattacharyya coefficient of two of them. `stability`: of the clustering of the class under random parts of it
     (adjusted Rand index). `medoids`: the pictures nearest to the mean map. `mean_map`: the mean share of each cell in
-    the positive relevance, GRID × GRID.
+    the positive relevance, GRID × GRID. `cells`: (row, column) of the cells of its own; none if the suspicion is 0.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     reasons: list[str]
     medoids: list[str]
     images: list[str]
+    cells: list[tuple[int, int]]
     mean_map: list[list[float]]
 
 
@@ -135,6 +136,7 @@ def _cluster(
             f"it lies apart from the rest of its class by {separation:.2f} (silhouette)",
         ],
         medoids=[maps.names[i] for i in order], images=[maps.names[i] for i in rows],
+        cells=[(int(y), int(x)) for y, x in np.argwhere(own.excess > 0)] if own.suspicion else [],
         mean_map=[[round(float(x), 6) for x in line] for line in mean],
     )  # fmt: skip
     return Shown(cluster, [path for i in order if (path := maps.pictures[i]) is not None])

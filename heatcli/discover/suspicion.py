@@ -26,7 +26,7 @@ class Own:
     `suspicion`, 0..1: the sum over cells of the relevance that three quarters of the group's pictures have, less what
     98 % of the pictures of other classes have at most. `excess`, float32 [G, G]: the same per cell, for half of the
     group's pictures. `members`, bool [N]: the pictures of the class with more relevance in these cells than 99 % of the
-    pictures of other classes; the group itself if the suspicion is 0.
+    pictures of other classes; the group itself if the suspicion is 0, as it is if no picture has more.
     """
 
     suspicion: float
@@ -52,4 +52,5 @@ def own_places(places: Array, group: NDArray[np.bool_], others: Array, usually: 
     if suspicion == 0:
         return Own(0.0, excess, group)
     own, other = ((maps * (excess > 0)).sum((1, 2)) for maps in (places, others))
-    return Own(suspicion, excess, own > np.quantile(other, MEMBERS))
+    members = own > np.quantile(other, MEMBERS)
+    return Own(suspicion, excess, members) if members.any() else Own(0.0, excess, group)

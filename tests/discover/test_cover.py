@@ -1,0 +1,105 @@
+"""`heatcli discover --mask-out`: what the model says when a cluster's places are covered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import MODELS, Cli
+from networks import load
+from PIL import Image
+from torch import Tensor, nn
+
+pytest.importorskip("sklearn")
+
+TAGGED, RED, GREEN = 24, 30, 60
+
+
+class Tagged(nn.Module):
+    """Class 0: red in the middle, or a bright corner, which counts more; class 1: green in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 3, 32, 32))
+        with torch.no_grad():
+            self.weight[0, 0, 8:24, 8:24] = 1 / 256
+            self.weight[0, :, :2, :2] = 1 / 4
+            self.weight[1, 1, 8:24, 8:24] = 1 / 256
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x.flatten(1), self.weight.flatten(1))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Green pictures with a white corner, which the network calls 0; red ones, 0; green ones, 1."""
+    folder, rng = tmp_path_factory.mktemp("tags"), np.random.default_rng(0)
+    for name, count, channel in (("tag", TAGGED, 1), ("red", RED, 0), ("green", GREEN, 1)):
+        for i in range(count):
+            pixels = np.zeros((32, 32, 3))
+            # blobs at random places: natural evidence lies elsewhere in each picture
+            y, x = rng.integers(8, 18, 2)
+            pixels[y : y + 6, x : x + 6, channel] = rng.uniform(150, 250)
+            if name == "tag":
+                pixels[:2, :2] = 255
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}-{i:02}.png")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, pictures: Path, cli: Cli) -> tuple[Path, tuple[str, ...]]:
+    model = load(Tagged(), tmp_path, shape=(3, 32, 32))
+    with_model = ("--model", str(model.path), "--size", "32")
+    (tmp_path / "labels.csv").write_text(
+        "".join(f"{path.name},{0 if path.stem.startswith('red') else 1}\n" for path in sorted(pictures.iterdir()))
+    )
+    ran = cli("explain", pictures, *with_model, "--method", "lrp-0", "--out", "maps", "--figure", "none", "-q")
+    assert ran.status == 0, ran.err
+    return tmp_path / "maps", with_model
+
+
+def test_covering_the_tag_turns_the_answers_and_covering_elsewhere_does_not(
+    run: tuple[Path, tuple[str, ...]], cli: Cli
+) -> None:
+    maps, with_model = run
+    listed = cli("discover", maps, "--json")
+    assert listed.status == 0, listed.err
+    found = json.loads(listed.out)["clusters"]
+    first = found[0]
+    assert first["suspicion"] > 0.5
+    assert [0, 0] in first["cells"]
+    assert {Path(name).stem.partition("-")[0] for name in first["images"]} == {"tag"}
+    ran = cli("discover", maps, "--mask-out", first["name"], "--fill", "black", *with_model, "--json")
+    assert ran.status == 0, ran.err
+    covered = json.loads(ran.out)
+    assert covered["members"]["pictures"] == TAGGED
+    assert covered["members"]["kept"] == 0, "without the tag they are green"
+    assert covered["members"]["kept_elsewhere"] == 1
+    assert covered["members"]["change"] == pytest.approx(-3.0, abs=0.02), "a white corner of three colours"
+    assert abs(covered["members"]["change_elsewhere"]) < 0.2
+    assert covered["classes"]["0"]["kept"] == pytest.approx(RED / (RED + TAGGED))
+    assert covered["classes"]["1"]["kept"] == 1
+    assert covered["members"]["right"] is None
+    assert json.loads((maps / "discover" / f"mask-out.{first['name'].replace('/', '-')}.json").read_text()) == covered
+    table = cli("discover", maps, "--mask-out", first["name"], "--fill", "black", *with_model).out
+    assert "0%" in table
+    assert "100%" in table
+    again = cli("discover", maps, "--mask-out", first["name"], "--fill", "black", *with_model, "--json")
+    assert json.loads(again.out) == covered, "the same seed, the same numbers"
+
+
+def test_what_cannot_be_covered_is_one_line(run: tuple[Path, tuple[str, ...]], cli: Cli) -> None:
+    maps, with_model = run
+    clusters = json.loads(cli("discover", maps, "--json").out)["clusters"]
+    first, last = clusters[0]["name"], clusters[-1]["name"]
+    unknown = cli("discover", maps, "--mask-out", "0/9", *with_model)
+    assert (unknown.status, "unknown cluster '0/9'" in unknown.err) == (2, True)
+    nowhere = cli("discover", maps, "--mask-out", last, *with_model)
+    assert (nowhere.status, "has no places of its own" in nowhere.err) == (2, True)
+    other = cli("discover", maps, "--mask-out", first, "--model", MODELS / "animals.pt")
+    assert (other.status, "was explained with another model" in other.err) == (2, True)
+    filled = cli("discover", maps, "--mask-out", first, "--fill", "none", *with_model)
+    assert (filled.status, "--fill none is no picture" in filled.err) == (2, True)
