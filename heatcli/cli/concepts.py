@@ -69,7 +69,7 @@ def command(
     if json:
         options.print_json(found)
     else:
-        for one in found.channels[: len(blocks) // 2]:
+        for one in found.channels[: len(request.channels) or top]:
             print(f"{one.share:6.1%}  channel {_named(one)}: "
                   + ", ".join(f"{label} {share:+.1%}" for label, share in one.classes.items()))  # fmt: skip
             if one.sources:

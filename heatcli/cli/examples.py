@@ -26,7 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "discover": (
         "heatcli discover heatmaps",
         "heatcli discover heatmaps --class wolf --out clusters",
-        "heatcli discover heatmaps --json",
+        "heatcli discover heatmaps --mask-out wolf/0 --model net.onnx",
     ),
     "concepts": (
         "heatcli concepts photos/ --layer layer4",

@@ -71,7 +71,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
 
     `share`: the mean of |R_c| / Σ|R| over all pictures, of the relevance R of the layer's channels. `classes`: the mean
     of R_c / Σ|R| over the pictures explained as that class, the largest first. `relevant`, `excited`: the pictures of
-    the largest R_c / Σ|R|, and of the largest activation. `sources`: of the `relevant` pictures together.
+    the largest R_c / Σ|R|, and of the largest activation, if they are above 0. `sources`: over the `relevant` pictures.
     """
 
     channel: int
@@ -125,7 +125,7 @@ def concepts(
 
     In memory are `batch_size` pictures and the names of all. The errors of pictures that cannot be read are appended to
     `failed`. Raises `UsageError` for a layer or channel that is not there, for methods that do not divide the score in
-    one walk, and if no picture can be read; `ModelError`.
+    one walk, if no picture can be read, and if no channel that is shown has any; `ModelError`.
     """
     divided(request.method)
     graph = model.graph((model.batch_size or 1, *model.shape))
@@ -158,10 +158,12 @@ def concepts(
             found = msgspec.structs.replace(
                 found, relevant=[_part(hit, request.out) for hit in hits[0]],
                 excited=[_part(hit, request.out) for hit in hits[1]],
-                sources=[] if below is None else _sources(model, request, layer, below, hits[0], lower),
+                sources=[] if below is None or not hits[0] else _sources(model, request, layer, below, hits[0], lower),
             )  # fmt: skip
             blocks += _blocks(model, found, hits)
         channels.append(found)
+    if not blocks:
+        raise UsageError(f"layer {layer.name}: none of these channels has relevance or is excited on any picture")
     return Found(
         model=model.named_in(request.out), layer=layer.name, method=request.method.name,
         baseline=request.baseline or request.method.baseline or "none", pictures=len(known),
@@ -203,7 +205,7 @@ def _blocks(model: Model, channel: Channel, hits: Sequence[Sequence[Hit]]) -> li
     name = f"channel {channel.channel}" + (f" ({channel.name})" if isinstance(channel.name, str) else "")
     used = ", ".join(f"{label} {share:+.1%}" for label, share in channel.classes.items())
     titles = f"{name}: {channel.share:.1%} of |relevance|; {used}", f"{name}: most excited by"
-    return [Block(title, tiles(model, row)) for title, row in zip(titles, hits, strict=True)]
+    return [Block(title, tiles(model, row)) for title, row in zip(titles, hits, strict=True) if row]
 
 
 def write(request: ConceptsRequest, stem: str, found: Found, blocks: Sequence[Block]) -> tuple[Path, Path]:

@@ -64,9 +64,9 @@ class Best:
         self.strength, self.picture, self.position = (one.gather(1, order) for one in whole)
 
     def hits(self, channel: int, paths: Sequence[Path]) -> list[Hit]:
-        """The hits of a channel, best first. `paths`: of all pictures, by number."""
+        """The pictures of a channel with a strength above 0, best first. `paths`: of all pictures, by number."""
         rows = zip(self.strength[channel], self.picture[channel], self.position[channel], strict=True)
-        return [Hit(float(s), paths[int(i)], channel, int(p)) for s, i, p in rows]
+        return [Hit(float(s), paths[int(i)], channel, int(p)) for s, i, p in rows if s > 0]
 
 
 def strongest(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,8 @@ def top_images(
     """The layer `wanted`, and the `n` pictures with the largest activations of its `channel`, best first.
 
     In memory are `batch_size` pictures and the pictures' names. The errors of pictures that cannot be read are
-    appended to `failed`. Raises `UsageError` for an unknown layer or channel, and if no picture can be read.
+    appended to `failed`. Raises `UsageError` for an unknown layer or channel, and if no picture can be read or
+    excites the channel.
     """
     layer = one_layer(model.graph((model.batch_size or 1, *model.shape)), wanted, model.path)
     checked(layer, [channel], model)
@@ -95,6 +96,8 @@ def top_images(
     if not known:
         raise UsageError("no image could be read, so none excites the channel")
     hits = [Hit(hit.strength, hit.path, channel, hit.position) for hit in best.hits(0, known)]
+    if not hits:
+        raise UsageError(f"no picture excites channel {channel} of layer {layer.name}; it is 0 or less on all of them")
     return layer, cropped(model, layer, hits)
 
 

@@ -114,6 +114,19 @@ def test_shares_are_those_of_explain(method: str) -> None:
         assert [part.strength for part in one.relevant] == pytest.approx(best.tolist(), abs=1e-6)
 
 
+def test_pictures_that_a_channel_does_not_speak_for_are_left_out(tmp_path: Path, spots: Path) -> None:
+    """Red and blue have nothing for channel 1 and channel 0; a channel of nothing at all is told."""
+    model = load(Chain(), tmp_path, shape=(3, 8, 8))
+    found, _, _ = survey(model, spots, target="1", pictures=9)
+    each = {one.channel: one for one in found.channels}
+    assert [Path(part.image).name for part in each[0].relevant] == ["0.png", "1.png", "3.png"]
+    assert [Path(part.image).name for part in each[1].excited] == ["3.png", "1.png", "2.png"]
+    (spots / "black").mkdir()
+    Image.new("RGB", (8, 8)).save(spots / "black" / "0.png")
+    with pytest.raises(UsageError, match="none of these channels has relevance or is excited on any picture"):
+        survey(model, spots / "black", target="1")
+
+
 def test_the_sources_of_a_channel_add_up_to_it() -> None:
     """lrp-0 loses nothing but to biases, which a black baseline takes away."""
     model = heatcli.load(MODELS / "animals.pt")
