@@ -83,14 +83,15 @@ def _print(covered: Covered) -> None:
     from rich.table import Table
 
     print(f"{covered.cluster}: {covered.area:.1%} of each picture is covered ({covered.fill})")
-    table = Table(
-        "pictures", "", "same answer", "covered elsewhere", "score", "elsewhere", "right before", "right after"
-    )
+    expects = covered.members.right is not None
+    table = Table("", "pictures", "same answer", "covered elsewhere", "score", "elsewhere")
+    for name in ("right before", "right after") if expects else ():
+        table.add_column(name)
     rows: list[tuple[str, Effect]] = [(covered.cluster, covered.members), *covered.classes.items()]
     for name, effect in rows:
-        right = ["" if share is None else f"{share:.0%}" for share in (effect.right, effect.right_covered)]
+        right = [f"{share or 0:.0%}" for share in (effect.right, effect.right_covered)] if expects else []
         table.add_row(
-            name, str(effect.pictures), f"{effect.kept:.0%}", f"{effect.kept_elsewhere:.0%}", f"{effect.change:+.3g}",
-            f"{effect.change_elsewhere:+.3g}", *right,
+            name, str(effect.pictures), f"{effect.kept:.0%}", f"{effect.kept_elsewhere:.0%}", f"{effect.change:+.2f}",
+            f"{effect.change_elsewhere:+.2f}", *right,
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 120).print(table)
