@@ -167,3 +167,21 @@ def _turned(x: Tensor, n: int) -> list[Tensor]:
     """A value as [N, A, …] in both orders."""
     whole = x if x.dim() == 3 else x.unsqueeze(0)
     return [whole, whole.transpose(1, 2)] if len(whole) == n else []
+
+
+def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
+    """The artifact's node that makes each raw output, turned or not; "" where nodes have no names."""
+    made = {id(call.output): call for call in calls}
+    names = []
+    for x in raw:
+        call = made.get(id(x))
+        while call is not None and not call.node and name_of(call.target) in ("unsqueeze", "transpose"):
+            call = made.get(id(call.args[0]))
+        names.append("" if call is None else call.node)
+    return tuple(names)
+
+
+def turned_as(x: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """What a node returns, as the raw output of that shape that was made of it; None where it cannot be that."""
+    ways = [x, *(_turned(x, shape[0]) if x.dim() in (2, 3) else [])]
+    return next((way for way in ways if way.shape == tuple(shape)), None)

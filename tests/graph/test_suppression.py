@@ -221,12 +221,16 @@ def test_suppression_of_what_is_no_boxes_is_told() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["traced", "scripted"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("form", ["traced", "scripted", "onnx"])
 def test_torchvisions_ssdlite(form: str, tmp_path: Path) -> None:
     """Random weights, five classes of which the first is none; its own 3,234 anchors and their scores are explained."""
     detection = pytest.importorskip("torchvision.models.detection")
     torch.manual_seed(0)
     net = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5).eval()
+    for part in net.modules():  # as it is, the scores of all boxes would be equal
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out")
 
     class Traced(nn.Module):
         def __init__(self) -> None:
@@ -247,14 +251,19 @@ def test_torchvisions_ssdlite(form: str, tmp_path: Path) -> None:
             return found["boxes"], found["scores"], found["labels"]
 
     x = torch.rand(1, 3, 320, 320)
-    made = torch.jit.trace(Traced(), x, check_trace=False) if form == "traced" else torch.jit.script(Scripted().eval())
-    made.save(str(tmp_path / "ssd.pt"))
-    model = heatcli.load(tmp_path / "ssd.pt", size=320, confidence=0.0)
+    path = tmp_path / ("ssd.onnx" if form == "onnx" else "ssd.pt")
+    if form == "onnx":
+        torch.onnx.export(Traced().eval(), (x,), str(path), dynamo=False, opset_version=17)
+    elif form == "traced":
+        torch.jit.trace(Traced().eval(), x, check_trace=False).save(str(path))
+    else:
+        torch.jit.script(Scripted().eval()).save(str(path))
+    model = heatcli.load(path, size=320, confidence=0.0)
     boxes = model.graph(x.shape).boxes
     assert boxes is not None
     assert (boxes.classes, boxes.background, boxes.form, boxes.logits) == (5, 0, "corners", True)
     result = heatcli.explain(model, x, "lrp-eps", target="box:0", baseline="none")
-    best = made(x)[1].max()
+    best = net([x[0]])[0]["scores"].max().detach()
     at = result.target.index
     assert int(at) > 0
     assert float(result.probabilities[0, at]) == pytest.approx(float(best), rel=1e-4)
