@@ -70,7 +70,7 @@ def record(
         calls = [call for call in calls if id(call) not in choice.after]
     graph = replace(classify(_flatten(calls, example, output, names, where)), boxes=told)
     if choice is not None:
-        nodes = tuple(next((c.node for c in calls if x is c.output), "") for x in floating(returned))
+        nodes = suppression.nodes_of(calls, floating(returned))
         graph = replace(graph, before=choice.operators, raw=nodes)
     known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
     standardised = [known.get(_address(mean), "without a name") for mean in recorder.standardised]

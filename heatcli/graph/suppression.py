@@ -19,7 +19,7 @@ from heatcli.system.torch_private import name_of, pytree
 
 # Operators that suppress boxes; those that choose by the order of values, whose places are their last output.
 SUPPRESSING = frozenset("nms non_max_suppression".split())
-_CHOOSING = frozenset("topk sort argmax argmin argsort".split())
+_CHOOSING = frozenset("topk sort argmax argmin argsort max min".split())
 _WEIGHTED = frozenset("convolution _convolution addmm mm linear native_batch_norm".split())
 # What a tensor of places is read by, so that the output holds values, not places.
 _READING = frozenset("gather index index_select scatter embedding take take_along_dim index_put masked_select".split())
@@ -39,33 +39,34 @@ class Choice:
 
 
 def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> Choice | None:
-    """The choice that the tensors `returned` depend on; None if there is none, or if layers with weights follow it.
+    """The choice that the tensors `returned` depend on; None if there is none. A choice that layers with weights follow
+    is a part of the network.
 
     Some tensor returned must be of no fixed shape, or hold places: the number of a class, of a box.
     """
     of_image, after, places, free = {id(image)}, set[int](), set[int](), set[int]()
     roots, titles, later = dict[int, Tensor](), list[str](), set[int]()
+    within = _before_weights(calls)
     for call in calls:
         title, inputs = name_of(call.target), [x for x in pytree.tree_leaves((call.args, call.kwargs)) if _is(x)]
         if not any(id(x) in of_image for x in inputs):
             continue
         outputs = [x for x in pytree.tree_leaves(call.output) if _is(x)]
         of_image.update(map(id, outputs))
-        chosen, chooses = any(id(x) in after for x in inputs), _chooses(call, title)
+        chosen = any(id(x) in after for x in inputs)
+        chooses = _chooses(call, title, outputs) and not any(id(x) in within for x in outputs)
         if not chosen and not chooses:
             continue
-        if title in _WEIGHTED:
-            return None
         if chooses and title not in titles:
             titles.append(title)
         later.add(id(call))
         after.update(map(id, outputs))
         roots |= {id(x): x for x in inputs if _is_value(x) and id(x) in of_image and id(x) not in after}
-        if title in _CHOOSING:
+        if title in _CHOOSING and chooses:
             places.update(id(x) for x in outputs if not x.is_floating_point())
-        elif title not in _READING and any(id(x) in places for x in inputs):
+        elif any(id(x) in places for x in (inputs[:1] if title in _READING else inputs)):
             places.update(id(x) for x in outputs if _holds_places(x, title))
-        if title in SUPPRESSING or _is_free(call) or any(id(x) in free for x in inputs):
+        if (chooses and title not in _CHOOSING) or any(id(x) in free for x in inputs):
             free.update(map(id, outputs))
     if not any(id(x) in places or id(x) in free for x in returned):
         return None
@@ -87,8 +88,20 @@ def _holds_places(x: Tensor, title: str) -> bool:
     return whole or title in ("cat", "stack", "_to_copy") or _is_layout(title)
 
 
-def _chooses(call: Call, title: str) -> bool:
-    return title in SUPPRESSING or title in _CHOOSING or _is_free(call)
+def _before_weights(calls: Sequence[Call]) -> set[int]:
+    """The values that a layer with weights depends on."""
+    found = set[int]()
+    for call in reversed(calls):
+        inputs, outputs = pytree.tree_leaves((call.args, call.kwargs)), pytree.tree_leaves(call.output)
+        if name_of(call.target) in _WEIGHTED or any(id(x) in found for x in outputs if _is(x)):
+            found.update(id(x) for x in inputs if _is(x))
+    return found
+
+
+def _chooses(call: Call, title: str, outputs: Sequence[Tensor]) -> bool:
+    """Whether the call chooses among values and tells their places."""
+    tells = title in _CHOOSING and not outputs[-1].is_floating_point()
+    return title in SUPPRESSING or tells or _is_free(call)
 
 
 def _is_free(call: Call) -> bool:
@@ -154,3 +167,21 @@ def _turned(x: Tensor, n: int) -> list[Tensor]:
     """A value as [N, A, …] in both orders."""
     whole = x if x.dim() == 3 else x.unsqueeze(0)
     return [whole, whole.transpose(1, 2)] if len(whole) == n else []
+
+
+def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
+    """The artifact's node that makes each raw output, turned or not; "" where nodes have no names."""
+    made = {id(call.output): call for call in calls}
+    names = []
+    for x in raw:
+        call = made.get(id(x))
+        while call is not None and not call.node and name_of(call.target) in ("unsqueeze", "transpose"):
+            call = made.get(id(call.args[0]))
+        names.append("" if call is None else call.node)
+    return tuple(names)
+
+
+def turned_as(x: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """What a node returns, as the raw output of that shape that was made of it; None where it cannot be that."""
+    ways = [x, *(_turned(x, shape[0]) if x.dim() in (2, 3) else [])]
+    return next((way for way in ways if way.shape == tuple(shape)), None)

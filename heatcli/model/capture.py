@@ -21,6 +21,7 @@ from heatcli.graph import heads
 from heatcli.graph.capture import floating, record, scores
 from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.passes import KEEPING_OUTPUT, apply
+from heatcli.graph.suppression import turned_as
 from heatcli.images.pictures import Pictures
 from heatcli.model.cache import Cache
 from heatcli.model.verification import QUANTISED, first_difference, verify
@@ -196,10 +197,14 @@ class Capture:
 
     def _raw(self, graph: Graph, batch: Tensor) -> Tensor:
         """What goes into the artifact's choice: of its nodes in its runtime, else of another run of its module."""
-        told = None if self.artifact.of_nodes is None else self.artifact.of_nodes(self._inputs(batch), graph.raw)
-        if told is None or [x.shape for x in told] != [one.shape for one in graph.returned]:
+        if self.artifact.of_nodes is None:
             return output_of(self._recorded(batch), batch)
-        return told[0] if graph.boxes is None else heads.joined(told, graph.boxes)
+        values = self.artifact.of_nodes(self._inputs(batch), graph.raw) or []
+        told = [turned_as(x, one.shape) for x, one in zip(values, graph.returned, strict=False)]
+        raw = [x for x in told if x is not None]
+        if len(raw) != len(graph.returned):
+            raise NotComparedError("no node of it returns what goes into its suppression")
+        return raw[0] if graph.boxes is None else heads.joined(raw, graph.boxes)
 
     def _differs(self, verified: Verified, graph: Graph, batch: Tensor) -> DiffersError:
         """The error for a graph that differs from the artifact on a batch."""
