@@ -147,7 +147,7 @@ def test_without_a_compiler_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in names:
         shutil.copy(picture, tmp_path / "in" / name)
-    ran = explained(tmp_path, "--compile", "--workers", "1", CXX=str(tmp_path / "no-compiler"))
+    ran = explained(tmp_path, "--compile", "--workers", "1", *small(tmp_path), CXX=str(tmp_path / "no-compiler"))
     assert ran.returncode == 2
     *_, last = ran.stderr.splitlines()
     assert last.startswith("heatcli: --compile fails here: ")
@@ -167,13 +167,17 @@ def explained(folder: Path, *flags: str, **environment: str) -> subprocess.Compl
     )
 
 
+def small(folder: Path) -> list[str]:
+    """The options for a network of two layers."""
+    return ["--model", str(save(shallow(), folder)), "--size", "96", "--channels", "3", "--preset", "none"]
+
+
 @needs_compiler
 @pytest.mark.parametrize("model", ["shallow", pytest.param("animals", marks=pytest.mark.slow)])
 def test_the_command(tmp_path: Path, model: str) -> None:
     """Maps of a folder are the same, but for rounding."""
     samples = sorted(SAMPLES.glob("*.png"))[:4]
-    more = ["--model", str(save(shallow(), tmp_path)), "--size", "96",
-            "--channels", "3", "--preset", "none"] if model == "shallow" else []  # fmt: skip
+    more = small(tmp_path) if model == "shallow" else []
     (tmp_path / "in").mkdir()
     for sample in samples:
         shutil.copy(sample, tmp_path / "in" / sample.name)
