@@ -7,15 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import SAMPLES, needs_compiler
-from networks import NETWORKS, graph_of, images, load, network
-from torch import Tensor
+from networks import NETWORKS, graph_of, images, load, network, save
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from heatcli.engine.compiled import Baseline, Compiler, record
@@ -81,7 +82,7 @@ def test_mixed_precision_is_recorded(name: str) -> None:
     assert_recorded(mark_first(graph), x, chosen, torch.zeros_like(x) if "deeplift" in name else None)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def code_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Machine code is kept in a folder of the tests' own."""
     with pytest.MonkeyPatch.context() as patch:
@@ -90,15 +91,32 @@ def code_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+def shallow() -> nn.Module:
+    """A network of two layers, so that little is compiled."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+
+
 @needs_compiler
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself
 @pytest.mark.parametrize(
-    ("name", "more"), [("lrp-eps", {}), ("deeplift-rescale", {}), ("integrated-gradients", {"steps": 16})]
+    ("module", "name", "more"),
+    [
+        (shallow, "lrp-eps", {}),
+        (shallow, "deeplift-rescale", {}),
+        (shallow, "integrated-gradients", {"steps": 16}),
+        *(
+            pytest.param(partial(network, "excited"), name, more, marks=pytest.mark.slow, id=f"excited-{name}")
+            for name, more in (("lrp-eps", {}), ("deeplift-rescale", {}), ("integrated-gradients", {"steps": 16}))
+        ),
+    ],
 )
-def test_what_is_compiled_says_the_same(tmp_path: Path, code_folder: Path, name: str, more: dict[str, int]) -> None:
+def test_what_is_compiled_says_the_same(
+    tmp_path: Path, code_folder: Path, module: Callable[[], nn.Module], name: str, more: dict[str, int]
+) -> None:
     """From the second batch of a shape on; the last, smaller one of a folder is not worth it."""
     assert code_folder.is_dir()
-    plain, fast = load(network("excited"), tmp_path), load(network("excited"), tmp_path)
+    plain, fast = load(module(), tmp_path), load(module(), tmp_path)
     said: list[str] = []
     fast.network.compiler = Compiler(said.append)
     for i, x in enumerate((images(3, 1), images(3, 2), images(3, 3), images(1, 4))):
@@ -129,7 +147,7 @@ def test_without_a_compiler_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in names:
         shutil.copy(picture, tmp_path / "in" / name)
-    ran = explained(tmp_path, "--compile", "--workers", "1", CXX=str(tmp_path / "no-compiler"))
+    ran = explained(tmp_path, "--compile", "--workers", "1", *small(tmp_path), CXX=str(tmp_path / "no-compiler"))
     assert ran.returncode == 2
     *_, last = ran.stderr.splitlines()
     assert last.startswith("heatcli: --compile fails here: ")
@@ -143,22 +161,29 @@ def test_without_a_compiler_it_says_so(tmp_path: Path) -> None:
 def explained(folder: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`heatcli explain in` as a process of its own, one image a batch."""
     arguments = ["explain", str(folder / "in"), "--out", str(folder / "out"), "--batch-size", "1", *flags]
-    known = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder / "code")} | environment
+    known = os.environ | environment
     return subprocess.run(
         [sys.executable, "-m", "heatcli", *arguments], env=known, text=True, capture_output=True, check=False
     )
 
 
+def small(folder: Path) -> list[str]:
+    """The options for a network of two layers."""
+    return ["--model", str(save(shallow(), folder)), "--size", "96", "--channels", "3", "--preset", "none"]
+
+
 @needs_compiler
-def test_the_command(tmp_path: Path) -> None:
-    """Reports of a folder are the same, but for rounding."""
+@pytest.mark.parametrize("model", ["shallow", pytest.param("animals", marks=pytest.mark.slow)])
+def test_the_command(tmp_path: Path, model: str) -> None:
+    """Maps of a folder are the same, but for rounding."""
     samples = sorted(SAMPLES.glob("*.png"))[:4]
+    more = small(tmp_path) if model == "shallow" else []
     (tmp_path / "in").mkdir()
     for sample in samples:
         shutil.copy(sample, tmp_path / "in" / sample.name)
     found = []
     for flags in (["--compile"], []):
-        ran = explained(tmp_path, "--workers", "1", "--pixels", "npz", *flags)
+        ran = explained(tmp_path, "--workers", "1", "--pixels", "npz", *more, *flags)
         assert ran.returncode == 0, ran.stderr
         assert ("compiling a walk for batches of 1×3×96×96" in ran.stderr) == bool(flags)
         files = sorted((tmp_path / "out").glob("*.npz"))

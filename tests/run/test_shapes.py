@@ -20,6 +20,8 @@ import heatcli
 from heatcli.methods.table import METHODS
 from heatcli.report.schema import json_schema
 
+pytestmark = pytest.mark.usefixtures("default_figure")
+
 SIDES = {"signal": (2, 64), "volume": (1, 8, 10, 12)}
 PLANTED = {"signal": (1, slice(40, 46)), "volume": (0, slice(2, 4), slice(6, 8), slice(3, 6))}
 # Few runs, so that every method takes a second; one that draws from a folder of pictures is for pictures alone.
