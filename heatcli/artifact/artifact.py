@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import NotComparedError, first_line
+from heatcli.graph.quantised import biases
 from heatcli.system.files import Stamp
 from heatcli.system.torch_private import pytree
 
@@ -68,6 +69,8 @@ class Artifact:
     def names(self, module: Any) -> dict[str, Tensor]:
         """Parameters and buffers of `module` under the artifact's own names."""
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        if "dequantise" in self.rewrites:
+            tensors |= biases(module)
         return {self.renamed.get(name, name): tensor for name, tensor in tensors.items()}
 
 

@@ -16,6 +16,7 @@ from heatcli.artifact.explained import NOTE
 from heatcli.artifact.recognise import Content, FileFormat
 from heatcli.artifact.sidecar import EMBEDDED
 from heatcli.errors import ModelError, first_line
+from heatcli.graph.quantised import quantises
 
 
 def is_torchscript(content: Content) -> bool:
@@ -56,6 +57,7 @@ def load_torchscript(path: Path) -> Artifact:
         note=archive.text(path, entries, f"extra/{NOTE}"),
         runtime=lambda values: of_module(deployed(), values), against=f"TorchScript of torch {torch.__version__}",
         remarks=(_TRAINING,) if training else (),
+        rewrites=("dequantise",) if quantises(str(module.inlined_graph)) else (),
     )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.fused import FUSED
-from heatcli.system.torch_private import DispatchMode, HigherOrderOperator, name_of, pytree, schema_of
+from heatcli.graph.quantised import QUANTISED
+from heatcli.system.torch_private import DispatchMode, HigherOrderOperator, library_name_of, name_of, pytree, schema_of
 
 _ATEN = torch.ops.aten
 NODE: ContextVar[str] = ContextVar("node", default="")  # the artifact's own name of the node that runs
@@ -96,9 +97,12 @@ class Recorder(DispatchMode):
             raise
 
     def _recorded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _title(func) in FUSED:
+        instead = FUSED.get(_title(func)) or QUANTISED.get(library_name_of(func))
+        if instead is not None:
             with self:
-                return FUSED[_title(func)](*args, **kwargs)
+                return instead(*args, **kwargs)
+        if (name := library_name_of(func)).startswith("quantized::"):
+            raise NotFollowedError(f"calls {name}, which heatcli does not know; export it without quantisation")
         if isinstance(func, HigherOrderOperator):
             raise NotFollowedError(f"calls torch's {name_of(func)}, which heatcli does not know")
         if _is_random(func, args, kwargs):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import _disable_current_modes as unrecorded
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = (
     "BACKWARD_BY_INPUT", "BACKWARD_BY_OUTPUT", "COMPILER_LOG", "COMPILER_OPTIONS", "DispatchMode",
-    "HigherOrderOperator", "OpOverload", "OpOverloadPacket", "convolution_backward", "make_fx", "name_of", "pytree",
-    "read_program", "relu_backward", "run_backward", "schema_of", "schemas_of", "select_between", "without_overload",
-    "written_forward",
+    "HigherOrderOperator", "OpOverload", "OpOverloadPacket", "convolution_backward", "library_name_of", "make_fx",
+    "name_of", "pytree", "read_program", "relu_backward", "run_backward", "schema_of", "schemas_of", "select_between",
+    "unrecorded", "without_overload", "written_forward",
 )  # fmt: skip
 
 # `pytree`: finds tensors in nested arguments. torch has no public module for nested structures.
 # `OpOverload`, `OpOverloadPacket`: the classes of `torch.ops.aten.add.Tensor` and `torch.ops.aten.add`, to tell an ATen
 # operator from any other callable. `HigherOrderOperator`: the class of `torch.cond`.
+# `unrecorded`: a context without dispatch modes, in which quantised weights become real ones that count as constants.
 
 _ATEN = torch.ops.aten
 
@@ -50,6 +52,12 @@ def name_of(operator: Any) -> str:
     """The name without library and overload: `add` for `aten::add.Tensor`, `cond` for `torch.cond`."""
     packet = getattr(operator, "overloadpacket", operator)
     return str(getattr(packet, "__name__", packet))
+
+
+def library_name_of(operator: Any) -> str:
+    """The name with the library, without the overload: `aten::add`; "" for an operator without a schema."""
+    schema = getattr(operator, "_schema", None)
+    return "" if schema is None else str(schema.name)
 
 
 def schema_of(operator: Any) -> torch.FunctionSchema:

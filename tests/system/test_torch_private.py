@@ -134,6 +134,13 @@ def test_the_classes_of_operators() -> None:
     assert not isinstance(ATEN.add.Tensor, torch_private.HigherOrderOperator)
 
 
+def test_names_with_their_library() -> None:
+    """Operators of quantised TorchScript are told from ATen's of the same name."""
+    assert torch_private.library_name_of(ATEN.add.Tensor) == "aten::add"
+    assert torch_private.library_name_of(torch.ops.quantized.add.default) == "quantized::add"
+    assert torch_private.library_name_of(torch.ops.higher_order.cond) == ""
+
+
 class Watching(torch_private.DispatchMode):
     """Keeps the names of all calls."""
 
@@ -144,6 +151,16 @@ class Watching(torch_private.DispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls.append(torch_private.name_of(func))
         return func(*args, **(kwargs or {}))
+
+
+def test_unrecorded() -> None:
+    """Weights of quantised layers become real numbers without a mode that would record how."""
+    with Watching() as watching:
+        x = torch.ones(2) + 1
+        with torch_private.unrecorded():
+            x = x * 2
+        x - 1
+    assert watching.calls[-2:] == ["add", "sub"]
 
 
 def test_a_dispatch_mode_sees_every_call() -> None:
