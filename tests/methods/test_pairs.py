@@ -302,7 +302,7 @@ def test_two_inputs_from_the_command_line(form: str, tmp_path: Path, cli: Cli) -
         )  # fmt: skip
         report = json.loads(ran.out)
         batch = heatcli.load(path, pair=True, size=SIDE).preprocess([A, B])
-        assert report["target"]["score"] == pytest.approx(float(net(batch[:1], batch[1:])), rel=1e-4)
+        assert report["target"]["score"] == pytest.approx(net(batch[:1], batch[1:]).item(), rel=1e-4)
         pair, ledger = report["pair"], report["ledger"]
         assert set(pair) == {"image", "pixels"}
         assert pair["pixels"]["total"] + report["pixels"]["total"] == pytest.approx(ledger["pixels"], abs=1e-6)
