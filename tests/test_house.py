@@ -6,6 +6,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def room(module: str) -> str:
     return nested if nested in INNER else parts[0] if parts else FRONT
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """Module → the modules that it imports."""
     known = modules()

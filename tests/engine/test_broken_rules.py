@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -155,11 +154,15 @@ def test_a_stabiliser_with_the_wrong_sign(model: heatcli.Model) -> None:
     assert_caught(heatcli.explain(model, images(4), faulty, target=1))
 
 
+@pytest.fixture(scope="module", params=list(NETWORKS))
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> heatcli.Model:
+    """A network of nothing but kinds with rules."""
+    return load(network(request.param), tmp_path_factory.mktemp("built"))
+
+
 @pytest.mark.parametrize("name", CORE_CONSERVING)
-@pytest.mark.parametrize("which", list(NETWORKS))
-def test_unbroken_the_books_balance(which: str, name: str, tmp_path: Path) -> None:
-    """The same yardstick on a network of nothing but kinds with rules, for none and for a baseline."""
-    built = load(network(which), tmp_path)
+def test_unbroken_the_books_balance(built: heatcli.Model, name: str) -> None:
+    """The same yardstick, for none and for a baseline."""
     for baseline in ("none", "zero", "blur:2"):
         result = heatcli.explain(built, images(4), name, baseline=baseline, target=1)
         assert not result.unexplained

@@ -56,7 +56,7 @@ def scripted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("method", EACH)
 def test_the_books_balance(scripted: heatcli.Model, method: str, request: pytest.FixtureRequest) -> None:
-    batch = images(8, shape=(3, 64, 64))
+    batch = images(4, shape=(3, 64, 64))
     result = heatcli.explain(scripted, batch, method)
     # rounding at the head that replaces vgg16's is 4e-6 of the score on average, and 1.5e-5 at most of 96 images
     core = 2 * BALANCED if request.node.callspec.params["scripted"].startswith("vgg") else BALANCED
@@ -68,7 +68,7 @@ def test_the_books_balance(scripted: heatcli.Model, method: str, request: pytest
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_the_books_balance_with_a_baseline_image_and_a_coarse_stabiliser(name: str, tmp_path: Path) -> None:
-    model, batch = load(architecture(name), tmp_path, shape=(3, 64, 64)), images(8, shape=(3, 64, 64))
+    model, batch = load(architecture(name), tmp_path, shape=(3, 64, 64)), images(4, shape=(3, 64, 64))
     assert_balanced(heatcli.explain(model, batch, "lrp-eps", baseline="blur:4"))
     result = heatcli.explain(model, batch, "lrp-eps", epsilon=0.1)
     assert_balanced(result)
@@ -80,14 +80,21 @@ def test_the_books_balance_with_a_baseline_image_and_a_coarse_stabiliser(name: s
 SHIPPED = {"animals.pt": "samples", "animals-shortcut.pt": "samples", "digits.onnx": "samples/digits"}
 
 
+@pytest.fixture(scope="module", params=list(SHIPPED))
+def shipped(request: pytest.FixtureRequest) -> tuple[heatcli.Model, Tensor]:
+    """A model, and a batch of its samples."""
+    model = heatcli.load(ROOT / "models" / request.param)
+    pictures = sorted((ROOT / SHIPPED[request.param]).glob("*.png"))[:4]
+    assert len(pictures) == 4
+    return model, model.preprocess([Image.open(picture) for picture in pictures])
+
+
 @pytest.mark.parametrize("baseline", ["none", "black", "blur"])
 @pytest.mark.parametrize("method", EACH)
-@pytest.mark.parametrize("name", list(SHIPPED))
-def test_the_books_balance_on_the_models_that_ship(name: str, method: str, baseline: str) -> None:
-    model = heatcli.load(ROOT / "models" / name)
-    pictures = sorted((ROOT / SHIPPED[name]).glob("*.png"))[:8]
-    assert len(pictures) == 8
-    batch = model.preprocess([Image.open(picture) for picture in pictures])
+def test_the_books_balance_on_the_models_that_ship(
+    shipped: tuple[heatcli.Model, Tensor], method: str, baseline: str
+) -> None:
+    model, batch = shipped
     assert_balanced(heatcli.explain(model, batch, method, baseline=baseline))
 
 

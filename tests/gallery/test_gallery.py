@@ -314,6 +314,7 @@ def test_names_that_would_tell_of_the_machine(cli: Cli, runs: Any) -> None:
     assert str(runs.folder) not in page.text
 
 
+@pytest.mark.usefixtures("default_figure")
 def test_sequences_have_their_logo(cli: Cli, runs: Any) -> None:
     fasta = SAMPLES / "sequences" / "motifs.fa"
     cli("explain", fasta, "--model", MODELS / "motifs.onnx", "--target", "GATA", "--out", "c", "-q")
