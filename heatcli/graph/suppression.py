@@ -21,6 +21,8 @@ from heatcli.system.torch_private import name_of, pytree
 SUPPRESSING = frozenset("nms non_max_suppression".split())
 _CHOOSING = frozenset("topk sort argmax argmin argsort max min".split())
 _WEIGHTED = frozenset("convolution _convolution addmm mm linear native_batch_norm".split())
+# What makes a fixed shape of any number of values.
+_SUMMING = frozenset("mean sum prod amax amin max min var std norm linalg_vector_norm logsumexp".split())
 # What a tensor of places is read by, so that the output holds values, not places.
 _READING = frozenset("gather index index_select scatter embedding take take_along_dim index_put masked_select".split())
 
@@ -66,7 +68,7 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
             places.update(id(x) for x in outputs if not x.is_floating_point())
         elif any(id(x) in places for x in (inputs[:1] if title in _READING else inputs)):
             places.update(id(x) for x in outputs if _holds_places(x, title))
-        if (chooses and title not in _CHOOSING) or any(id(x) in free for x in inputs):
+        if (chooses and title not in _CHOOSING) or (title not in _SUMMING and any(id(x) in free for x in inputs)):
             free.update(map(id, outputs))
     if not any(id(x) in places or id(x) in free for x in returned):
         return None
