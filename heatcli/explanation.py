@@ -417,6 +417,10 @@ def _noted(question: Question, ledger: Ledger, relevance: Tensor, books: Books, 
             if method.kind == OneWalk.kind and model.explained is None:
                 key = f"grows {method.name}"
                 found.append((key, model.notes.get(key) or _growth(question, method)))
+    if method.kind == "cam" and not bool(relevance.detach().flatten(1).any(1).all()):
+        layer = getattr(method.procedure, "layer", "last")
+        text = f"a map of {method.name} is empty: nothing in layer {layer} speaks for the score; --layer names another"
+        found.append((f"empty {method.name}", text))
     for key, text in found:
         model.notes.add(text, key)
     return tuple(dict.fromkeys(text for _, text in found))

@@ -149,6 +149,27 @@ def test_a_block_of_a_resnet_ends_in_its_relu() -> None:
     assert find_map(graph, "layer3").shape[1] == 256
 
 
+class Forked(nn.Module):
+    """Class 0 is seen by the first convolution alone, class 1 by the second alone, which comes last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.one(x).relu().mean((1, 2, 3)), self.two(x).relu().mean((1, 2, 3))], 1)
+
+
+def test_an_empty_map_is_told(tmp_path: Path) -> None:
+    """The last layer says nothing of class 0; the layer that does says it."""
+    torch.manual_seed(0)
+    for target, layer, empty in ((0, "last", True), (1, "last", False), (0, "one", False)):
+        model = load(Forked(), tmp_path)
+        found = heatcli.explain(model, images(2), "grad-cam", target=target, layer=layer)
+        assert bool((found.relevance == 0).all()) == empty
+        assert any("nothing in layer last speaks for the score" in note for note in found.notes) == empty
+
+
 def test_a_network_without_maps_is_a_usage_error(tmp_path: Path) -> None:
     model = load(nn.Sequential(nn.Flatten(), nn.Linear(768, CLASSES)), tmp_path)
     with pytest.raises(UsageError, match="no maps"):
