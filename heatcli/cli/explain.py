@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import drawing, options, say
+from heatcli.cli import drawing, options, say, settings
 
 if TYPE_CHECKING:
     from heatcli.figures.draw import Style
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from heatcli.run import Request
 
 
+# Flags that sequences refuse; a file of settings may have them for the pictures of other models.
+FOR_PICTURES = ("figure", "output_file", "arrays", "show", "expected", "pair")
+
+
 @options.loads("output", "with_passes", "without_passes", *options.INPUT, "concept_names", "compiled", "amp")
 def command(
+    context: typer.Context,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -195,7 +200,8 @@ def command(
         from heatcli.cli import sequences
         from heatcli.sequences.job import SequencesRequest
 
-        if len(chosen) > 1 or figure or file or arrays or show or expected or pair:
+        given = {name for name in FOR_PICTURES if settings.source(context, name) == "COMMANDLINE"}
+        if len(chosen) > 1 or given:
             others = "several --method, --figure, -o, --arrays, --show, --expected, --pair"
             raise UsageError(f"a sequence has a logo; {others} are for pictures")
         loaded.notes.tell(say.note)

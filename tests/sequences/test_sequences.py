@@ -31,13 +31,6 @@ SAMPLE = ROOT / "samples" / "sequences" / "motifs.fa"
 LETTERS = st.text("ACGT", min_size=2, max_size=60)
 
 
-@pytest.fixture
-def cli(cli: Cli, request: pytest.FixtureRequest) -> Cli:
-    """Sequences have logos, and `explain` refuses to draw other figures of them."""
-    request.getfixturevalue("default_figure")
-    return cli
-
-
 class Counts(nn.Module):
     """How often GA and how often TT occurs, for sequences of any length."""
 
