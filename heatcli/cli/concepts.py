@@ -20,11 +20,11 @@ def command(
         str, typer.Option(metavar="NAME", help="The layer: an operator, a parameter or a module; last: before pooling.")
     ] = "last",
     channel: Annotated[
-        str | None,
-        typer.Option(metavar="C,C,…", help="The channels that are shown. Default: the most used."),
+        list[int] | None,
+        typer.Option(metavar="C", help="Show this channel, instead of the most used; repeat it for more."),
     ] = None,
     top: Annotated[int, typer.Option(help="How many channels are shown, the most used first.")] = 12,
-    pictures: Annotated[int, typer.Option(help="How many pictures are shown of each channel.")] = 8,
+    examples: Annotated[int, typer.Option(help="How many pictures are shown of each channel.")] = 8,
     below: Annotated[
         str | None,
         typer.Option(
@@ -54,8 +54,8 @@ def command(
     from heatcli.system.files import is_folder
 
     request = ConceptsRequest(
-        layer, find_method(method), target, baseline, options.integers("--channel", channel),
-        options.at_least_one("--top", top), options.at_least_one("--pictures", pictures), below, batch_size or 8, out,
+        layer, find_method(method), target, baseline, tuple(channel or ()),
+        options.at_least_one("--top", top), options.at_least_one("--examples", examples), below, batch_size or 8, out,
     )  # fmt: skip
     loaded = load(model)
     ends = loaded.pictures.suffixes

@@ -30,7 +30,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "concepts": (
         "heatcli concepts photos/ --layer layer4",
-        "heatcli concepts photos/ --model net.onnx --layer layer4 --below layer3 --channel 17,41",
+        "heatcli concepts photos/ --model net.onnx --layer layer4 --below layer3 --channel 17",
         "heatcli concepts photos/ --target wolf --concept-names names.toml",
     ),
     "methods": ("heatcli methods", "heatcli methods --json", "heatcli methods | less"),

@@ -483,16 +483,6 @@ def at_least_one(flag: str, value: int) -> int:
     return value
 
 
-def integers(flag: str, text: str | None) -> tuple[int, ...]:
-    """Whole numbers from 0, separated by commas; () for None. Raises `UsageError`."""
-    from heatcli.errors import UsageError
-
-    parts = [] if text is None else [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and len(part) < 10 for part in parts):
-        raise UsageError(f"{flag} {text} is not a list of numbers; give such as 3 or 3,17")
-    return tuple(map(int, parts))
-
-
 def shard(text: str | None) -> tuple[int, int] | None:
     """The value of `--shard K/N` as (K, N), K from 1. Raises `UsageError`."""
     from heatcli.errors import UsageError

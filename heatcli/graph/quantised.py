@@ -162,7 +162,7 @@ def biases(module: Any) -> dict[str, Tensor]:
     Unpacking again gives the same tensors, by which the recorder knows their names.
     """
     found = {}
-    for name, part in module.named_modules():
+    for name, part in module.named_modules() if isinstance(module, torch.jit.ScriptModule) else ():
         packed = getattr(part, "_packed_params", None)
         if isinstance(packed, torch.ScriptObject):
             kind = str(packed._type().qualified_name()).rpartition(".")[2].partition("PackedParams")[0].lower()

@@ -144,7 +144,7 @@ def test_the_command_and_names(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "names.toml").write_text('[stage3]\n36 = "snow"\n30 = "muzzle"\n')
     named = ("--concept-names", "names.toml")
     ran = cli("concepts", SAMPLES / "wolf-on-snow.png", SAMPLES / "wolf-on-grass.png", "--layer", "stage3",
-              "--channel", "36,51", "--below", "stage2", "--pictures", "2", *named)  # fmt: skip
+              "--channel", "36", "--channel", "51", "--below", "stage2", "--examples", "2", *named)  # fmt: skip
     assert ran.status == 0, ran.err
     assert "channel 36 (snow): wolf +" in ran.out
     found = json.loads((tmp_path / "concepts" / "animals.relu_37.concepts.json").read_text())
@@ -201,6 +201,3 @@ def test_a_picture_that_cannot_be_read_costs_a_line(cli: Cli, tmp_path: Path) ->
     assert ran.status == 1
     assert "heatcli: bad.png: " in ran.err
     assert cli("concepts", "bad.png", "--model", DIGITS).status == 2
-    assert cli("concepts", PICTURES, "--model", DIGITS, "--channel", "x").err == (
-        "heatcli: --channel x is not a list of numbers; give such as 3 or 3,17\n"
-    )

@@ -208,6 +208,7 @@ def size_of(name: str) -> tuple[int, int]:
         return picture.size
 
 
+@pytest.mark.usefixtures("default_figure")
 def test_files_figures_and_drawing_again(artifact: Path, cli: Cli) -> None:
     """One figure has both pictures; arrays have one file each; `show` draws the pair from the report alone."""
     for name in ("a.png", "b.png"):
@@ -287,6 +288,7 @@ def test_of_a_linear_network_of_two_pictures_each_pixel_has_its_product() -> Non
     assert result.biases["last.bias"].tolist() == [[pytest.approx(float(net.last.bias.detach()))]] * 2
 
 
+@pytest.mark.usefixtures("default_figure")
 @pytest.mark.parametrize("form", ["onnx", "pt"])
 def test_two_inputs_from_the_command_line(form: str, tmp_path: Path, cli: Cli) -> None:
     """The second picture goes to the second input; one ledger holds both; against a blurred pair, too."""
