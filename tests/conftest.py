@@ -146,6 +146,31 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 
 @pytest.fixture
+def terminal() -> Callable[..., bytes]:
+    """Run `heatcli ARGS…` as a process on a terminal of `columns`; what it writes there."""
+    if sys.platform == "win32":
+        pytest.skip("no pseudo-terminals")
+    import pty
+
+    def run(*args: str, columns: int) -> bytes:
+        ours, theirs = pty.openpty()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": str(columns), "TERM": "xterm"}
+        with subprocess.Popen([sys.executable, "-m", "heatcli", *args], stdout=theirs, env=environment) as child:
+            os.close(theirs)
+            said = b""
+            try:
+                while part := os.read(ours, 65536):
+                    said += part
+            except OSError:  # the other end is closed
+                pass
+        os.close(ours)
+        assert child.returncode == 0
+        return said
+
+    return run
+
+
+@pytest.fixture
 def process(tmp_path: Path) -> Cli:
     """Run `heatcli ARGS…` as a process of its own, in an empty folder."""
 

@@ -68,9 +68,7 @@ class Artifact:
 
     def names(self, module: Any) -> dict[str, Tensor]:
         """Parameters and buffers of `module` under the artifact's own names."""
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        if "dequantise" in self.rewrites:
-            tensors |= biases(module)
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers()), **biases(module)}
         return {self.renamed.get(name, name): tensor for name, tensor in tensors.items()}
 
 

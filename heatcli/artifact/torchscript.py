@@ -57,7 +57,7 @@ def load_torchscript(path: Path) -> Artifact:
         note=archive.text(path, entries, f"extra/{NOTE}"),
         runtime=lambda values: of_module(deployed(), values), against=f"TorchScript of torch {torch.__version__}",
         remarks=(_TRAINING,) if training else (),
-        rewrites=("dequantise",) if quantises(str(module.inlined_graph)) else (),
+        rewrites=("dequantise",) if quantises(module.inlined_graph) else (),
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,8 +16,7 @@ from heatcli.errors import ImageError, UsageError
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.subject import Subject
 from heatcli.images.baselines import gaussian_blur
-from heatcli.images.mean import image_files
-from heatcli.system.files import is_folder
+from heatcli.images.mean import images_in
 
 
 class Background(Check, frozen=True):
@@ -69,10 +67,7 @@ class Background(Check, frozen=True):
     def _given(self, work: Work) -> Tensor | None:
         """The backgrounds of the spec as the network's input [B, C, H, W]; None if there are none."""
         model = work.subject.model
-        paths: list[Path] = []
-        for text in self.backgrounds:
-            path = work.folder / text
-            paths += image_files(path) if is_folder(path) else [path]
+        paths = images_in(work.folder / text for text in self.backgrounds)
         try:
             pictures = [model.pictures.reader.picture(path) for path in paths]
         except ImageError as error:

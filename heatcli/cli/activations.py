@@ -75,13 +75,12 @@ def _top(
     loaded: Model, images: list[Path], layer: str, channel: int, n: int, recursive: bool, out: Path, json: bool
 ) -> None:
     from heatcli.errors import HeatcliError
-    from heatcli.images.mean import image_files
+    from heatcli.images.mean import images_in
     from heatcli.images.sheet import Block, png, sheet
     from heatcli.inside.top import tiles, top_images
-    from heatcli.system.files import is_folder, make_folder, write_atomically
+    from heatcli.system.files import make_folder, write_atomically
 
-    ends = loaded.pictures.suffixes
-    paths = (p for given in images for p in (image_files(given, recursive, ends) if is_folder(given) else [given]))
+    paths = images_in(images, recursive, loaded.pictures.suffixes)
     failed: list[HeatcliError] = []
     with say.progress("images") as advance:
         found, hits = top_images(loaded, advance(paths), layer, channel, n, failed)

@@ -48,18 +48,16 @@ def command(
 ) -> None:
     """Show what each channel of a layer stands for: the pictures it matters for, and the classes that use it."""
     from heatcli.errors import HeatcliError
-    from heatcli.images.mean import image_files
+    from heatcli.images.mean import images_in
     from heatcli.inside.concepts import ConceptsRequest, concepts, write
     from heatcli.methods.table import method as find_method
-    from heatcli.system.files import is_folder
 
     request = ConceptsRequest(
         layer, find_method(method), target, baseline, tuple(channel or ()),
         options.at_least_one("--top", top), options.at_least_one("--examples", examples), below, batch_size or 8, out,
     )  # fmt: skip
     loaded = load(model)
-    ends = loaded.pictures.suffixes
-    paths = [p for given in images for p in (image_files(given, recursive, ends) if is_folder(given) else [given])]
+    paths = list(images_in(images, recursive, loaded.pictures.suffixes))
     failed: list[HeatcliError] = []
     with say.progress("images", len(paths)) as advance:
         found, blocks = concepts(loaded, advance(paths), request, failed)

@@ -200,8 +200,7 @@ def command(
         from heatcli.cli import sequences
         from heatcli.sequences.job import SequencesRequest
 
-        given = {name for name in FOR_PICTURES if settings.source(context, name) == "COMMANDLINE"}
-        if len(chosen) > 1 or given:
+        if len(chosen) > 1 or any(settings.source(context, name) == "COMMANDLINE" for name in FOR_PICTURES):
             others = "several --method, --figure, -o, --arrays, --show, --expected, --pair"
             raise UsageError(f"a sequence has a logo; {others} are for pictures")
         loaded.notes.tell(say.note)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from heatcli.discover.job import Found, Shown
 from heatcli.errors import ImageError
 from heatcli.images.read import read_picture
 from heatcli.images.sheet import Block, Tile, coloured, png, sheet
-from heatcli.system.files import make_folder, write_atomically
+from heatcli.system.files import make_folder, write_atomically, write_json
 
 DRAWN = 10  # the most clusters on the sheet
 
@@ -22,7 +21,7 @@ def write(out: Path, found: Found, shown: Sequence[Shown]) -> tuple[Path, Path]:
     make_folder(out)
     table, picture = out / "clusters.json", out / "clusters.png"
     write_atomically(picture, png(sheet([_block(one) for one in shown[:DRAWN]], 7)))
-    write_atomically(table, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    write_json(table, found)
     return table, picture
 
 

@@ -270,27 +270,31 @@ def _parts(views: Sequence[View], style: Style) -> Drawing:
 
 
 def _contour(views: Sequence[View], style: Style) -> Drawing:
-    scale, blurs = _scale(views[0], style), list[float]()
+    scale = _scale(views[0], style)
 
     def cells_of(view: View) -> list[Cell]:
         """The picture with the outline of what matters most."""
         at = _Shown.of(view, style.size or SIDE)
-        blurs.append(max(1.0, 0.015 * max(at.size)))
         left, top, right, bottom = at.large_box
         strongest = float(np.abs(view.relevance).max()) or 1.0
-        smooth = _blurred(onto_picture(view.relevance / strongest, at.size, at.large_box), blurs[-1])
+        smooth = _blurred(onto_picture(view.relevance / strongest, at.size, at.large_box), _smoothing(at.size))
         seen = np.abs(smooth[max(0, int(top)) : int(bottom), max(0, int(left)) : int(right)])
         level = float(np.percentile(seen, 100 - style.top)) if seen.any() else 0.0
         lines = None if level == 0 else (smooth, level)
         return [Cell(hatched(at.original(), at.large_box), f"the top {style.top:g} % of |relevance|", lines=lines)]
 
     view, cells = views[0], _cells(views[0], cells_of)
+    blur = _smoothing((cells[0].picture.width, cells[0].picture.height))
     note = (
-        f"Outlined: {style.top:g} % of what the network saw, solid for, dashed against; smoothed by {blurs[0]:.0f} "
-        "pixels."
+        f"Outlined: {style.top:g} % of what the network saw, solid for, dashed against; smoothed by {blur:.0f} pixels."
     )
     sentences = [line for line in caption(view, scale) if not line.startswith("Strongest colour")]
     return _drawn(view, scale, cells, style, [note, *sentences])
+
+
+def _smoothing(size: tuple[int, int]) -> float:
+    """The Gaussian's σ in pixels, for outlines on a picture of that size."""
+    return max(1.0, 0.015 * max(size))
 
 
 def _blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:

@@ -21,9 +21,8 @@ _RANGES = {torch.quint8: (0, 255), torch.qint8: (-128, 127), torch.qint32: (-(2*
 Function = Callable[..., Tensor]
 
 
-def rounded(x: Tensor, scale: float, zero: int, dtype: torch.dtype = torch.quint8) -> Tensor:
-    """`x` as multiples of `scale` within the range of integers of `dtype`, of which `zero` represents 0."""
-    low, high = _RANGES[dtype]
+def rounded(x: Tensor, scale: float, zero: int, low: int = 0, high: int = 255) -> Tensor:
+    """`x` as multiples of `scale` for the integers from `low` to `high`, of which `zero` represents 0."""
     cut = _ATEN.clamp(x, (low - zero) * scale, (high - zero) * scale)
     # Relative to the zero point, since halves are rounded to even before it is added.
     real: Tensor = torch.fake_quantize_per_tensor_affine(cut, scale, 0, low - zero, high - zero)
@@ -32,7 +31,7 @@ def rounded(x: Tensor, scale: float, zero: int, dtype: torch.dtype = torch.quint
 
 def quantize(x: Tensor, scale: Any, zero: Any, dtype: torch.dtype) -> Tensor:
     """`aten::quantize_per_tensor`."""
-    return rounded(x, float(scale), int(zero), dtype)
+    return rounded(x, float(scale), int(zero), *_RANGES[dtype])
 
 
 def dequantize(x: Tensor) -> Tensor:
@@ -151,9 +150,9 @@ QUANTISED: dict[str, Function] = {
 }  # fmt: skip
 
 
-def quantises(operators: str) -> bool:
-    """Whether the text of a TorchScript graph has quantised operators."""
-    return "quantized::" in operators or "aten::quantize_per_tensor" in operators
+def quantises(graph: Any) -> bool:
+    """Whether a TorchScript graph has quantised operators. Stored weights alone are none."""
+    return any(graph.findNode(kind) for kind in QUANTISED if kind != "aten::dequantize")
 
 
 def biases(module: Any) -> dict[str, Tensor]:

@@ -97,11 +97,12 @@ class Recorder(DispatchMode):
             raise
 
     def _recorded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        instead = FUSED.get(_title(func)) or QUANTISED.get(library_name_of(func))
+        name = library_name_of(func)
+        instead = FUSED.get(_title(func)) or QUANTISED.get(name)
         if instead is not None:
             with self:
                 return instead(*args, **kwargs)
-        if (name := library_name_of(func)).startswith("quantized::"):
+        if name.startswith("quantized::"):
             raise NotFollowedError(f"calls {name}, which heatcli does not know; export it without quantisation")
         if isinstance(func, HigherOrderOperator):
             raise NotFollowedError(f"calls torch's {name_of(func)}, which heatcli does not know")

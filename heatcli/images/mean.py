@@ -26,6 +26,14 @@ def image_files(folder: Path, recursive: bool = False, suffixes: Collection[str]
         raise UsageError(f"{folder}: cannot be listed: {error.strerror}") from error
 
 
+def images_in(
+    given: Iterable[Path], recursive: bool = False, suffixes: Collection[str] = SUFFIXES
+) -> Iterator[Path]:  # fmt: skip
+    """The files among `given`, and the pictures of the folders among them (`image_files`), in that order."""
+    for path in given:
+        yield from image_files(path, recursive, suffixes) if is_folder(path) else [path]
+
+
 def mean_image(
     paths: Iterable[Path], fit: Fit | Whole, failed: list[HeatcliError], reader: Reader | None = None
 ) -> tuple[NDArray[np.float32], int]:

@@ -22,7 +22,7 @@ from heatcli.inside.top import Best, Hit, batches, checked, cropped, strongest, 
 from heatcli.methods.concept import by_channel, divided, names_of, sources
 from heatcli.methods.method import Method
 from heatcli.model.model import Model
-from heatcli.system.files import make_folder, seen_from, write_atomically
+from heatcli.system.files import make_folder, seen_from, write_atomically, write_json
 
 CLASSES = 5  # of a channel in the record
 SOURCES = 8  # of a channel in the record
@@ -214,5 +214,5 @@ def write(request: ConceptsRequest, stem: str, found: Found, blocks: Sequence[Bl
     table = request.out / f"{stem}.{found.layer}.concepts.json"
     picture = table.with_suffix(".png")
     write_atomically(picture, png(sheet(blocks, request.pictures)))
-    write_atomically(table, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    write_json(table, found)
     return table, picture

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from heatcli.errors import ImageError, UsageError, boundary
-from heatcli.images.mean import image_files
+from heatcli.images.mean import images_in
 from heatcli.images.read import SUFFIXES
 from heatcli.images.sheet import Block, Tile, coloured, png, sheet
 from heatcli.inside.activations import By, FeatureMaps, activations
 from heatcli.methods.table import Method
 from heatcli.model.model import Model
 from heatcli.system.compress import npz
-from heatcli.system.files import is_folder, make_folder, write_atomically
+from heatcli.system.files import make_folder, write_atomically
 
 COLUMNS = 8
 
@@ -58,7 +58,7 @@ def planned(request: ActivationsRequest, ends: Collection[str] = SUFFIXES) -> li
         raise UsageError(f"--by {request.by} is not known; use activation, relevance")
     if request.top < 1:
         raise UsageError(f"--top {request.top} is not allowed; it is at least 1")
-    paths = [p for given in request.images for p in (image_files(given, False, ends) if is_folder(given) else [given])]
+    paths = list(images_in(request.images, False, ends))
     if not paths:
         raise UsageError(f"{request.images[0]}: no images in this folder")
     plan: dict[Path, Path] = {}

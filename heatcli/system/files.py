@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import msgspec
+
 from heatcli.errors import ImageError, UsageError, boundary, first_line, reason
 
 Stamp = tuple[int, ...]
@@ -109,6 +111,11 @@ def write_atomically(path: Path | str, content: bytes, scratch: Path | None = No
         if isinstance(error, OSError):
             raise UsageError(f"{path}: cannot be written: {reason(error)}") from error
         raise
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a record of msgspec as indented JSON, as `write_atomically`."""
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
 
 
 def _dump(name: str, content: bytes) -> None:

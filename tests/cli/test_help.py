@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from conftest import ROOT, Cli
@@ -62,22 +61,8 @@ def test_help_needs_no_torch() -> None:
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
-def test_a_page_in_a_terminal_is_laid_out() -> None:
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "80", "TERM": "xterm"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "heatcli", "help", "glossary"], stdout=theirs, env=environment
-    ) as child:
-        os.close(theirs)
-        said = b""
-        try:
-            while part := os.read(ours, 65536):
-                said += part
-        except OSError:  # the other end is closed
-            pass
-    os.close(ours)
-    assert child.returncode == 0
+def test_a_page_in_a_terminal_is_laid_out(terminal: Callable[..., bytes]) -> None:
+    said = terminal("help", "glossary", columns=80)
     assert b"\x1b[" in said
     assert b"| word | meaning |" not in said
     assert max(len(line) for line in said.decode().replace("\x1b", "").splitlines()) < 200

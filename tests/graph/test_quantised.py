@@ -125,9 +125,9 @@ def test_operators_of_one_beside_torchs_own(name: str, given: tuple[Any, ...]) -
 @pytest.mark.parametrize("dtype", [torch.quint8, torch.qint8])
 def test_rounding_is_torchs(dtype: torch.dtype) -> None:
     x = torch.linspace(-20, 20, 4001)
-    zero = 100 if dtype == torch.quint8 else -20
+    zero, low, high = (100, 0, 255) if dtype == torch.quint8 else (-20, -128, 127)
     expected = torch.quantize_per_tensor(x, 0.11, zero, dtype).dequantize()
-    assert float(((rounded(x, 0.11, zero, dtype) - expected).abs() > 1e-5).float().mean()) < 1e-3
+    assert float(((rounded(x, 0.11, zero, low, high) - expected).abs() > 1e-5).float().mean()) < 1e-3
 
 
 def test_every_name_exists() -> None:

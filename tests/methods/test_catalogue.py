@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 from conftest import ROOT, Cli
@@ -76,19 +73,7 @@ def test_plain_text_where_nobody_looks(cli: Cli) -> None:
     assert "\x1b" not in said
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
-def test_a_table_in_a_terminal() -> None:
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "160", "TERM": "xterm"}
-    with subprocess.Popen([sys.executable, "-m", "heatcli", "methods"], stdout=theirs, env=environment) as child:
-        os.close(theirs)
-        said = b""
-        try:
-            while part := os.read(ours, 65536):
-                said += part
-        except OSError:  # the other end is closed
-            pass
-    os.close(ours)
-    assert child.returncode == 0
+def test_a_table_in_a_terminal(terminal: Callable[..., bytes]) -> None:
+    said = terminal("methods", columns=160)
     assert "│".encode() in said
     assert b"integrated-gradients" in said

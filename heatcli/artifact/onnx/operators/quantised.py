@@ -18,6 +18,7 @@ from heatcli.artifact.onnx.operators.elementwise import cast
 from heatcli.artifact.onnx.quantised import Quantised, Scaled, along, plain, whole
 from heatcli.artifact.onnx.tensors import HALF_BYTES, RANGES, dtype_of
 from heatcli.artifact.onnx.value import Operator, RefusedError, Value
+from heatcli.graph.quantised import rounded
 
 
 def quantise(
@@ -41,10 +42,7 @@ def quantise(
         axis %= x.dim()
         return Quantised(_rounded_rows(wide, scale, zero, axis, low, high).to(x.dtype), scale, zero, dtype, axis)
     step, at = scale.item(), 0 if zero is None else int(zero)
-    cut = torch.clamp(wide, (low - at) * step, (high - at) * step)
-    # Relative to the zero point, since halves are rounded to even before it is added.
-    real = torch.fake_quantize_per_tensor_affine(cut, step, 0, low - at, high - at)
-    return Quantised(real.to(x.dtype), scale, zero, dtype)
+    return Quantised(rounded(wide, step, at, low, high).to(x.dtype), scale, zero, dtype)
 
 
 def _rounded_rows(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int, low: int, high: int) -> Tensor:
