@@ -55,7 +55,10 @@ def read_numbers(path: object, content: bytes, layout: Layout, channels: int | N
             found = _nifti(path, content, suffix, most)
         else:
             known = ", ".join(sorted(SUFFIXES[layout.kind]))
-            raise ImageError(f"{path}: is no {layout.kind}, which the model takes; give a file of {known}")
+            raise ImageError(
+                f"{path}: is no {layout.kind}, which the model takes; give a file of {known}; "
+                "if the model takes pictures, add --axes NCHW"
+            )
         if found.values.size > most:
             raise ImageError(f"{path}: is too large; at most {most:,} numbers are read (--max-pixels)")
         values = channels_first(path, found.values, layout, channels)

@@ -11,7 +11,7 @@ from msgspec.structs import replace as replace_fields
 from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
-from heatcli.artifact.layout import AXES, PICTURES, Layout, layout_of
+from heatcli.artifact.layout import AXES, PICTURES, Layout, layout_for, layout_of
 from heatcli.artifact.sidecar import (
     KINDS,
     Concepts,
@@ -77,13 +77,13 @@ class Flags:
             raise unknown_name("kind of output", said["kind"], KINDS)
         stated = sidecar.input or Input()
         flags = dict(self.input)
-        layout = _layout(picture, stated, flags.get("axes"))
+        named = preset(self.preset) if self.preset else {}
+        layout = _layout(picture, overridden(stated, named), flags)
         if layout != PICTURES:
             flags["axes"] = layout.axes
         if isinstance(flags.get("size"), int):
             flags["size"] = (flags["size"],) * layout.dims
         declared = {n: value for n, value in _declared(picture, layout).items() if getattr(stated, n) is None}
-        named = preset(self.preset) if self.preset else {}
         given = overridden(overridden(overridden(stated, declared), named), flags)
         checked(given, path, flags)
         labels = sidecar.labels if self.labels is None else Labels(file=str(Path(self.labels).absolute()))
@@ -130,18 +130,22 @@ def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor])
     return left[0]
 
 
-def _layout(picture: InputInfo, stated: Input, flag: str | None) -> Layout:
+def _layout(picture: InputInfo, stated: Input, flags: Mapping[str, Any]) -> Layout:
     """The input's layout: the user's, the sidecar's, that of the declared shape, or of the likely one.
 
-    Sequences of letters have none of their own. Raises `UsageError`.
+    A likely shape is a guess: a size of another number of lengths, from the user or the sidecar, overrules it.
+    Sequences of letters have no layout of their own. Raises `UsageError`.
     """
+    flag, size = flags.get("axes"), flags.get("size") or stated.size
     if flag is not None and flag not in AXES:
         raise unknown_name("layout of axes", flag, AXES)
     if flag or stated.axes:
         return Layout(flag or str(stated.axes))
     shape = picture.shape or picture.likely
     letters = stated.alphabet or (picture.shape is not None and len(picture.shape) == 3 and picture.shape[1] == 4)
-    return PICTURES if letters else layout_of(shape) or PICTURES
+    layout = PICTURES if letters else layout_of(shape) or PICTURES
+    lengths = layout.dims if size is None or isinstance(size, int) else len(size)
+    return layout if picture.shape or lengths == layout.dims else layout_for("", lengths + 2)
 
 
 def _declared(picture: InputInfo, layout: Layout) -> dict[str, Any]:

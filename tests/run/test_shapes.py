@@ -117,6 +117,28 @@ def test_a_size_that_nothing_says_is_tried(tmp_path: Path, cli: Cli) -> None:
     assert "signal" in shown.out, shown.out + shown.err
 
 
+class Stacked(nn.Module):
+    """A network for pictures whose first convolution is one of volumes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 4, 3, padding=1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x.unsqueeze(1)).relu().mean((2, 3, 4)))
+
+
+def test_a_first_convolution_is_a_guess_that_a_size_overrules(tmp_path: Path, cli: Cli) -> None:
+    torch.jit.trace(Stacked().eval(), torch.rand(1, 3, 16, 16)).save(str(tmp_path / "m.pt"))
+    assert heatcli.load("m.pt", size=(16, 16)).settings.input.layout.kind == "picture"
+    ran = cli("explain", SAMPLES / "wolf-on-snow.png", "-m", "m.pt", "--size", "16x16")
+    assert ran.status == 0, ran.err
+    ran = cli("explain", SAMPLES / "wolf-on-snow.png", "-m", "m.pt", "--size", "16")
+    assert "is no volume" in ran.err
+    assert "if the model takes pictures, add --axes NCHW" in ran.err
+
+
 def test_a_folder_of_signals_of_different_lengths(tmp_path: Path, cli: Cli) -> None:
     path = artifact("signal", tmp_path)
     (tmp_path / "in").mkdir()
