@@ -42,7 +42,7 @@ def command(
     """Cluster the maps of each class, to find pictures that are recognised by something else than the others."""
     from heatcli.discover.cover import cover, explanations
     from heatcli.discover.job import discover
-    from heatcli.discover.write import write
+    from heatcli.discover.write import write, write_spec
     from heatcli.errors import unknown_name
     from heatcli.system.files import write_atomically
 
@@ -58,11 +58,13 @@ def command(
             covered = cover(load(model), run, chosen, advance(explanations(run)), fill, seed)
         file = table.with_name(f"mask-out.{mask_out.replace('/', '-')}.json")
         write_atomically(file, options.as_json(covered))
+        spec = file.with_suffix(".toml")
+        write_spec(spec, table, chosen)
         if json:
             options.print_json(covered)
         else:
             _print(covered)
-        say.line(f"wrote {file}")
+        say.line(f"wrote {file}, and {spec} for heatcli check")
         return
     if json:
         options.print_json(found)
