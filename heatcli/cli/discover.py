@@ -68,7 +68,8 @@ def command(
         model, run = run, _explained(load, run, pictures, maps, method, baseline)
     elif method or baseline:
         raise UsageError(f"{run}: was explained already; --method and --baseline are for MODEL FOLDER")
-    found, shown = discover(run, tuple(classes or ()), seed, say.note)
+    with say.progress("explanations") as advance:
+        found, shown = discover(run, tuple(classes or ()), seed, say.note, advance)
     table, picture = write(out or run / "discover", found, shown)
     if mask_out is not None:
         say.line(f"wrote {table} and {picture}")

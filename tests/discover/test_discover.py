@@ -10,7 +10,7 @@ import pytest
 from conftest import SAMPLES, Cli
 
 from heatcli.discover.clusters import group
-from heatcli.discover.features import GRID, Maps, pooled
+from heatcli.discover.features import GRID, Known, Maps, pooled
 from heatcli.discover.job import Cluster, clusters_of, place_of
 from heatcli.discover.suspicion import own_places, usual
 
@@ -44,9 +44,21 @@ def _class(tagged: int, plain: int) -> np.ndarray:
 
 
 def _found(places: np.ndarray, others: np.ndarray) -> list[Cluster]:
-    names = [str(i) for i in range(len(places))]
-    found = [shown.cluster for shown in clusters_of(Maps("a", names, [None] * len(names), places), others)]
+    known = [Known(str(i), None, one) for i, one in enumerate(places)]
+    found = [shown.cluster for shown in clusters_of(Maps.of("a", known), others)]
     return sorted(found, key=lambda cluster: -cluster.suspicion)
+
+
+def test_a_group_has_the_accuracy_and_the_bias_share_of_its_known_pictures() -> None:
+    places = _class(20, 40)
+    right = [0.0] * 10 + [1.0] * 10 + [1.0] * 40
+    known = [Known(str(i), None, one, right[i], 0.5 if i < 20 else 0.1) for i, one in enumerate(places)]
+    known[0] = Known("0", None, places[0])  # nothing is known of it
+    first, *_ = (shown.cluster for shown in clusters_of(Maps.of("a", known), _class(0, 200)) if shown.cluster.suspicion)
+    assert first.accuracy == pytest.approx(10 / 19)
+    assert first.bias_share == pytest.approx(0.5)
+    assert "its pictures have the expected label in 53%, 85% in its class" in first.reasons
+    assert _found(places, _class(0, 200))[0].accuracy is None
 
 
 @pytest.mark.parametrize("tagged", [6, 20])
