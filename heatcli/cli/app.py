@@ -14,6 +14,7 @@ from heatcli.cli import (
     bench,
     check,
     compare,
+    completion,
     concepts,
     config,
     discover,
@@ -80,7 +81,8 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        status = app(standalone_mode=False) or 0
+        with completion.whole_words():
+            status = app(standalone_mode=False) or 0
     except Interrupted as error:
         _end(str(error), error.status)
     except KeyboardInterrupt:

@@ -206,17 +206,18 @@ def described(done: Done) -> str:
 
 def _divided(done: Done, ledger: LedgerPart) -> str:
     """The ledger in words, if the method keeps one, and a hint if the biases took most of the score."""
-    from heatcli.figures.view import biased, percent, through
+    from heatcli.figures.view import biased, element, percent, through
 
     report, left = done.report, f"{ledger.output:.6g}"
+    parts = "pixels" if report is None else f"{element(report)}s"
     left += f" − {ledger.output_baseline:.6g}" if ledger.output_baseline else ""
     if report is not None and report.method.divides == "no":
         return f"{report.method.name} does not divide the score: the map shows where, not how much"
     if report is not None and report.method.divides == "part":
-        return f"pixels: {ledger.pixels:.6g} of {left}; {report.method.name} does not say where the rest is"
+        return f"{parts}: {ledger.pixels:.6g} of {left}; {report.method.name} does not say where the rest is"
     before = "" if report is None or not through(report) else f"{through(report)[2:]}\n  "
     line = (
-        f"{before}ledger: {left} = {ledger.pixels:.6g} pixels + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
+        f"{before}ledger: {left} = {ledger.pixels:.6g} {parts} + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
         f"absorbed + {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})"
     )
     share = None if report is None else biased(report)

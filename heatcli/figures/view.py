@@ -53,8 +53,7 @@ class View:
     @property
     def element(self) -> str:
         """The name of an element of the map: pixel, sample, feature, …"""
-        axes = self.report.model.input.get("axes")
-        return Layout(axes).element if axes else "pixel"
+        return element(self.report)
 
     @property
     def divides(self) -> str:
@@ -67,6 +66,12 @@ class View:
         """output − output_baseline, which the method divides; None if the method does not divide the score."""
         ledger = self.report.ledger
         return None if self.divides == "no" else ledger.output - ledger.output_baseline
+
+
+def element(report: Report) -> str:
+    """The name of an element of a report's map: pixel, sample, voxel, feature."""
+    axes = report.model.input.get("axes")
+    return Layout(axes).element if axes else "pixel"
 
 
 def view_on(shown: Image.Image | Picture, relevance: NDArray[np.float64], report: Report) -> View:

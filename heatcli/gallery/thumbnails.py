@@ -51,6 +51,11 @@ def picture_of(item: Item) -> Picture | None:
     return found if found is not None and found.sha256 == item.row.sha256 else None
 
 
+def is_of_picture(item: Item) -> bool:
+    """Whether an explanation is of a picture, and not of a sequence, signal, volume or table."""
+    return item.report is None or (item.report.image.sequence is msgspec.UNSET and _input(item).layout == PICTURES)
+
+
 def fit_of(item: Item) -> Fit | None:
     """How the picture was fitted to the network's input; None if the report does not say."""
     if item.report is None:
