@@ -25,7 +25,12 @@ def command(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help="Methods instead of the spec's: NAME[:PARAMETER=VALUE,…][@BASELINE]."),
+        typer.Option(
+            "--methods",
+            "--method",
+            metavar="A,B,…",
+            help="Methods instead of the spec's: NAME[:PARAMETER=VALUE,…][@BASELINE].",
+        ),
     ] = None,
     masks: options.Masks = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a JUnit XML file, too.")] = None,

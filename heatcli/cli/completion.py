@@ -55,6 +55,11 @@ def commands(context: typer.Context, incomplete: str) -> list[str]:
     return [name for name in parent.command.commands if name.startswith(incomplete)]
 
 
+def methods(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of methods."""
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
 def _methods(context: typer.Context, incomplete: str) -> list[str]:
     """The methods; after a comma, as in `--methods A,B`, the completion of the last one."""
     before = incomplete[: incomplete.rfind(",") + 1]

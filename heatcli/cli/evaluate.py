@@ -38,7 +38,8 @@ def command(
     ] = False,
     methods: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help="Methods, each NAME[:PARAMETER=VALUE,…][@BASELINE]; random and edges. "
+        typer.Option("--methods", "--method", metavar="A,B,…",
+                     help="Methods, each NAME[:PARAMETER=VALUE,…][@BASELINE]; random and edges. "
                      f"Default: {METHODS}; with --recommend, ten."),
     ] = None,
     metric: Annotated[

@@ -331,7 +331,7 @@ def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, 
         if name not in PASSES:
             raise unknown_name("graph pass", name, PASSES)
     if output not in OUTPUTS:
-        raise unknown_name("output", output, OUTPUTS)
+        raise unknown_name("output", output, OUTPUTS, ways="; -o FILE names the figure" if Path(output).suffix else "")
     chosen = [*(name for name in DEFAULT if name != "logit"), *OUTPUTS[output], *more]
     for name in less or []:
         if name not in chosen:
