@@ -33,7 +33,7 @@ def command(
     *,
     load: options.Load,
 ) -> None:
-    """Time methods beside the artifact's own input gradient: images a second, ratio, peak memory."""
+    """Measure the speed of methods: images a second, ratio to the artifact's own gradient, peak memory."""
     import torch
 
     from heatcli.evaluate.speed import bench

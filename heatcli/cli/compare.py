@@ -21,7 +21,7 @@ WIDE = 120  # columns if stdout is not a terminal
 @options.loads(*options.INPUT)
 def command(
     a: Annotated[str, typer.Argument(metavar="A", help="An artifact, or a method NAME[:PARAMETER=VALUE,…][@BASELINE]")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with: another of the same.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What A is compared with: another artifact or method.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images.")],
     model: options.ModelPath = None,
     method: Annotated[
@@ -49,7 +49,7 @@ def command(
     *,
     load: options.Load,
 ) -> None:
-    """Compare outputs, heatmaps and bias totals image by image, worst first; --model is for two methods."""
+    """Compare two models, or two methods, image by image: outputs, heatmaps and sums of biases."""
     from heatcli.errors import UsageError
     from heatcli.evaluate.compare import Side, compare
     from heatcli.evaluate.explainer import Explainer, is_method

@@ -32,14 +32,14 @@ def command(
         ),
     ] = None,
     fill: Annotated[
-        str, typer.Option(metavar="blur[:SIGMA]|mean|black|zero|IMAGE", help="What --mask-out puts there.")
+        str, typer.Option(metavar="blur[:SIGMA]|mean|black|zero|IMAGE", help="What --mask-out puts in these places.")
     ] = "blur",
     json: options.Json = False,
     model: options.ModelPath = None,
     *,
     load: options.Load,
 ) -> None:
-    """Cluster the maps of each class, to find pictures that are recognised by something else than the others."""
+    """Group the maps of each class, to find pictures that the model recognises by something unusual."""
     from heatcli.discover.cover import cover, explanations
     from heatcli.discover.job import discover
     from heatcli.discover.write import write

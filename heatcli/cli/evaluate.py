@@ -33,13 +33,13 @@ def command(
     images: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of images, or images.")],
     recommend: Annotated[
         bool,
-        typer.Option("--recommend", help="Search for the method, its parameters and baseline that rank the regions of "
-                     "these pictures best for this model; see `heatcli help compare`."),
+        typer.Option("--recommend", help="Search for the method, parameters and baseline that rank the regions "
+            "of these pictures best for this model; see `heatcli help compare`."),
     ] = False,
     methods: Annotated[
         str | None,
         typer.Option("--methods", "--method", metavar="A,B,…",
-                     help="Methods, each NAME[:PARAMETER=VALUE,…][@BASELINE]; random and edges. "
+                     help="Methods, each NAME[:PARAMETER=VALUE,…][@BASELINE]; random and edges are controls. "
                      f"Default: {METHODS}; with --recommend, ten."),
     ] = None,
     metric: Annotated[

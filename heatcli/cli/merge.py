@@ -15,7 +15,7 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The index to write.")] = Path(
         "index.jsonl"
     ),
-    index: Annotated[str, typer.Option(metavar="jsonl|parquet", help="parquet: a FILE.parquet besides.")] = "jsonl",
+    index: Annotated[str, typer.Option(metavar="jsonl|parquet", help="parquet: write FILE.parquet, too.")] = "jsonl",
 ) -> None:
     """Join the indexes of several folders, or of the shards of one run, into one."""
     from heatcli.errors import UsageError

@@ -137,8 +137,8 @@ class Talk:
                 f"{self.done:,} images in {_clock(self._seconds)}, {self._rate}, {self.failures:,} failed; {index}"
             )
         if self.many and self.biased:
-            self.say(f"biases took most of the score of {self.biased:,} of {self.done:,} images, which no map shows; "
-                     "--baseline blur compares with blurred pictures instead")  # fmt: skip
+            self.say(f"biases took most of the score of {self.biased:,} of {self.done:,} images, and no map shows them;"
+                     " --baseline blur compares with blurred pictures instead")  # fmt: skip
 
     @property
     def _seconds(self) -> float:
@@ -210,20 +210,21 @@ def _divided(done: Done, ledger: LedgerPart) -> str:
 
     report, left = done.report, f"{ledger.output:.6g}"
     parts = "pixels" if report is None else f"{element(report)}s"
-    left += f" − {ledger.output_baseline:.6g}" if ledger.output_baseline else ""
+    before = ledger.output_baseline
+    left += f" − {before:.6g}" if before > 0 else f" − ({before:.6g})" if before else ""
     if report is not None and report.method.divides == "no":
         return f"{report.method.name} does not divide the score: the map shows where, not how much"
     if report is not None and report.method.divides == "part":
         return f"{parts}: {ledger.pixels:.6g} of {left}; {report.method.name} does not say where the rest is"
-    before = "" if report is None or not through(report) else f"{through(report)[2:]}\n  "
+    flows = "" if report is None or not through(report) else f"{through(report)[2:]}\n  "
     line = (
-        f"{before}ledger: {left} = {ledger.pixels:.6g} {parts} + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
+        f"{flows}ledger: {left} = {ledger.pixels:.6g} {parts} + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
         f"absorbed + {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})"
     )
     share = None if report is None else biased(report)
     if share is not None:
         line += (
-            f"\n  biases took {percent(share)} of the score, which no picture shows; --baseline blur compares with a "
-            "blurred picture instead"
+            f"\n  biases took {percent(share)} of the score, and no picture shows them; --baseline blur compares with "
+            "a blurred picture instead"
         )
     return line

@@ -192,8 +192,8 @@ def warned(view: View) -> str:
     if share is None:
         return ""
     return (
-        f"The network's biases took {percent(share)} of the score, which no picture shows; --baseline blur compares "
-        "with a blurred picture instead."
+        f"The network's biases took {percent(share)} of the score, and no picture shows them; --baseline blur "
+        "compares with a blurred picture instead."
     )
 
 
