@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heatcli.cli import options, say
+from heatcli.errors import counted
 
 if TYPE_CHECKING:
     from heatcli.evaluate.compare import Both, Comparison
@@ -91,7 +92,7 @@ def _print(found: Comparison) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(f"A: {found.a}\nB: {found.b}", markup=False, highlight=False)
-    print(f"{len(found.pairs)} images, worst first")
+    print(f"{counted(len(found.pairs), 'image')}, worst first")
     folder = os.path.commonpath([os.path.dirname(p.image) for p in found.pairs]) if found.pairs else ""  # noqa: PTH120
     for p in found.pairs[:SHOWN]:
         says = p.label_a if p.label_a == p.label_b else f"A {p.label_a}, B {p.label_b}"

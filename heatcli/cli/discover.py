@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heatcli.cli import options, say
+from heatcli.errors import counted
 
 if TYPE_CHECKING:
     from heatcli.discover.cover import Covered, Effect
@@ -68,9 +69,8 @@ def command(
         options.print_json(found)
     else:
         for cluster in found.clusters[:top]:
-            print(
-                f"{cluster.suspicion:6.1%}  {cluster.name}: {cluster.size} pictures, {cluster.share:.0%} of its class"
-            )
+            size = counted(cluster.size, "picture")
+            print(f"{cluster.suspicion:6.1%}  {cluster.name}: {size}, {cluster.share:.0%} of its class")
             print(f"        {cluster.reasons[0]}")
         if not any(cluster.suspicion for cluster in found.clusters):
             print("no group has relevance at places of its own")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from heatcli.cli import options, say
+from heatcli.errors import counted
 
 
 def command(
@@ -38,7 +39,7 @@ def command(
     request = GalleryRequest(folder, output, against, expected, masks, max_mb)
     with say.progress("pictures") as advance:
         built = build(request, say.note, advance)
-    size = f"{built.explanations:,} explanations, {built.bytes / MEGABYTE:.1f} MB"
+    size = f"{counted(built.explanations, 'explanation')}, {built.bytes / MEGABYTE:.1f} MB"
     say.line(f"wrote {built.path}: {size}")
     if built.beside is not None:
         say.note(f"the small pictures are in {built.beside}, which the page needs beside it (--max-mb {max_mb:g})")

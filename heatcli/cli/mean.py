@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from heatcli.cli import options, say
+from heatcli.errors import counted
 
 
 @options.loads(*(name for name in options.INPUT if name != "device"), device="cpu")
@@ -37,6 +38,6 @@ def command(
     write_mean(output, mean, count)
     for error in failed:
         say.error(error)
-    say.line(f"wrote {output}: the mean of {count} images, {'×'.join(map(str, mean.shape))}")
+    say.line(f"wrote {output}: the mean of {counted(count, 'image')}, {'×'.join(map(str, mean.shape))}")
     if failed:
         raise typer.Exit(1)

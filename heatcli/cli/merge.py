@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from heatcli.cli import say
+from heatcli.errors import counted
 
 
 def command(
@@ -26,6 +27,6 @@ def command(
     if index not in INDEXES:
         raise UsageError(f"--index {index} is not known; use {', '.join(INDEXES)}")
     count = merge(folders, output, say.note)
-    say.line(f"wrote {output}: {count:,} images")
+    say.line(f"wrote {output}: {counted(count, 'image')}")
     if index == "parquet":
         say.line(f"wrote {write_parquet(output)}")

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from heatcli.cli import say
-from heatcli.errors import HeatcliError
+from heatcli.errors import HeatcliError, counted
 
 if TYPE_CHECKING:
     from heatcli.report.schema import LedgerPart
@@ -134,7 +134,8 @@ class Talk:
         """Print the summary of a run of many images. `index`: a text that ends the line."""
         if self.many:
             self.say(
-                f"{self.done:,} images in {_clock(self._seconds)}, {self._rate}, {self.failures:,} failed; {index}"
+                f"{counted(self.done, 'image')} in {_clock(self._seconds)}, {self._rate}, {self.failures:,} failed; "
+                f"{index}"
             )
         if self.many and self.biased:
             self.say(f"biases took most of the score of {self.biased:,} of {self.done:,} images, and no map shows them;"

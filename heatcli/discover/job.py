@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from heatcli.discover.clusters import Grouping, group
 from heatcli.discover.features import GRID, Array, Maps, read
 from heatcli.discover.suspicion import LEAST_OTHERS, Own, own_places, usual
-from heatcli.errors import UsageError
+from heatcli.errors import UsageError, counted
 
 LEAST = 20  # the least number of pictures of a class
 MEDOIDS = 6  # pictures shown of a cluster
@@ -86,7 +86,7 @@ def discover(
             continue
         if len(one.names) < LEAST:
             skipped[one.label] = len(one.names)
-            say(f"{one.label}: {len(one.names)} pictures, fewer than {LEAST}; skipped")
+            say(f"{one.label}: {counted(len(one.names), 'picture')}, fewer than {LEAST}; skipped")
             continue
         others = [other.places for other in maps if other is not one]
         count = sum(map(len, others))

@@ -108,7 +108,7 @@ def test_what_cannot_be_clustered_is_one_line(tmp_path: Path, cli: Cli) -> None:
     cli("explain", picture, "--out", tmp_path / "few", "--figure", "none")
     few = cli("discover", tmp_path / "few")
     assert few.status == 2
-    assert "wolf: 1 pictures, fewer than 20; skipped" in few.err
+    assert "wolf: 1 picture, fewer than 20; skipped" in few.err
     unknown = cli("discover", tmp_path / "few", "--class", "unicorn")
     assert "no picture is explained as unicorn; explained classes: wolf" in unknown.err
     cli("explain", picture, "--out", tmp_path / "few", "--method", "gradient", "--figure", "none")
