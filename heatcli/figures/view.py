@@ -152,6 +152,7 @@ def _short(value: Any) -> str:
 
 def percent(share: float) -> str:
     """A share as a percentage with two or three digits, never in powers of ten."""
+    share = share or 0.0  # without the sign of −0
     if share and abs(share) < 1e-8:
         return "less than 0.000001 %"
     digits = 2 if abs(share) < 1 else 3

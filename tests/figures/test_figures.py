@@ -190,7 +190,14 @@ def test_what_a_figure_says() -> None:
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0.5, "50 %"), (-1.1392, "−114 %"), (7.5e-7, "0.000075 %"), (1e-12, "less than 0.000001 %"), (0, "0 %")],
+    [
+        (0.5, "50 %"),
+        (-1.1392, "−114 %"),
+        (7.5e-7, "0.000075 %"),
+        (1e-12, "less than 0.000001 %"),
+        (0, "0 %"),
+        (-0.0, "0 %"),
+    ],
 )
 def test_percents_have_no_powers_of_ten(share: float, text: str) -> None:
     assert percent(share) == text
