@@ -174,10 +174,6 @@ def _bar(total: int) -> Any:
     return bar
 
 
-def _what(row: Row) -> str:
-    return "number" if row.probability is None and row.quantity == "output" else "class"
-
-
 def _expected(row: Row) -> str:
     if row.expected is None:
         return ""
@@ -193,12 +189,16 @@ def _box(done: Done) -> int | None:
 
 def described(done: Done) -> str:
     """An explained image in words: the prediction, the ledger in one line, the files."""
+    from heatcli.report.schema import named
+
     row, ledger = done.row, done.row.ledger
-    assert ledger is not None  # an image that was explained has one
+    assert ledger is not None  # an image that was explained has both
+    assert row.index is not None
+    name = named(row.index, row.label, row.quantity or "", row.probability)
     box = f"box {_box(done)}: " if _box(done) is not None else ""
     files = [done.overlay_path] * ("overlay" in row.files) + [done.report_path]
     return (
-        f"{row.image}: {box}{row.label if row.label is not None else f'{_what(row)} {row.index}'}{_expected(row)}, "
+        f"{row.image}: {box}{name}{_expected(row)}, "
         f"{row.quantity} {row.score:.6g}"
         + ("" if row.probability is None else f", probability {row.probability:.4g}")
         + f"\n  {_divided(done, ledger)}\n  wrote {' and '.join(files)}"

@@ -17,7 +17,7 @@ from heatcli.images.overlay import SHARE, Scale
 from heatcli.images.preprocess import Box
 from heatcli.images.read import Picture
 from heatcli.images.volumes import chosen, grey_sheet, onto_volume, sheet_of, upright
-from heatcli.report.schema import ConceptPart, FilesPart, LedgerPart, PairPart, Report
+from heatcli.report.schema import ConceptPart, FilesPart, LedgerPart, PairPart, Report, named
 
 UNVERIFIED = "UNVERIFIED: not the model's own function"
 
@@ -101,7 +101,7 @@ def of_other(report: Report) -> Report:
 def heading(view: View) -> str:
     """Label, score and probability."""
     target = view.report.target
-    name = target.label if target.label is not None else f"class {target.index}"
+    name = named(target.index, target.label, target.quantity, target.probability)
     if target.expected:
         same = target.expected == target.predicted
         name = f"{name}, as expected" if same else f"{target.predicted} instead of {target.expected}"

@@ -137,6 +137,21 @@ def test_pictures_of_any_kind_are_the_same_picture() -> None:
             heatcli.explain(model, given)
 
 
+def test_numbers_that_are_no_classes_are_not_called_classes() -> None:
+    """In the prompt and in the figure; as `heatcli explain` prints it."""
+
+    class Embedding(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.normalize(super().forward(x), dim=1)
+
+    found = heatcli.explain(heatcli.load(Embedding().eval(), example()), example()[:1], target=1)
+    assert ": number 1, output " in repr(found)
+    assert ": number 1, output " in found.figure().text
+    found = heatcli.explain(heatcli.load(Net().eval(), example()), example()[:1], target=1)
+    assert ": class 1, output " in repr(found)
+    assert ": class 1, output " in found.figure().text
+
+
 def test_what_a_prompt_shows() -> None:
     """The interface is offered by `dir`, and nothing fills the screen."""
     offered = set(dir(heatcli))
