@@ -43,7 +43,7 @@ def command(
     """Group the maps of each class, to find pictures that the model recognises by something unusual."""
     from heatcli.discover.cover import cover, explanations
     from heatcli.discover.job import discover
-    from heatcli.discover.write import write
+    from heatcli.discover.write import write, write_spec
     from heatcli.errors import unknown_name
     from heatcli.system.files import write_atomically
 
@@ -59,11 +59,13 @@ def command(
             covered = cover(load(model), run, chosen, advance(explanations(run)), fill, seed)
         file = table.with_name(f"mask-out.{mask_out.replace('/', '-')}.json")
         write_atomically(file, options.as_json(covered))
+        spec = file.with_suffix(".toml")
+        write_spec(spec, table, chosen)
         if json:
             options.print_json(covered)
         else:
             _print(covered)
-        say.line(f"wrote {file}")
+        say.line(f"wrote {file}, and {spec} for heatcli check")
         return
     if json:
         options.print_json(found)

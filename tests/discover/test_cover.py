@@ -5,48 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from conftest import MODELS, Cli
 from networks import load
-from PIL import Image
-from torch import Tensor, nn
+from tagged import RED, TAGGED, Tagged, draw
 
 pytest.importorskip("sklearn")
-
-TAGGED, RED, GREEN = 24, 30, 60
-
-
-class Tagged(nn.Module):
-    """Class 0: red in the middle, or a bright corner, which counts more; class 1: green in the middle."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(2, 3, 32, 32))
-        with torch.no_grad():
-            self.weight[0, 0, 8:24, 8:24] = 1 / 256
-            self.weight[0, :, :2, :2] = 1 / 4
-            self.weight[1, 1, 8:24, 8:24] = 1 / 256
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.linear(x.flatten(1), self.weight.flatten(1))
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Green pictures with a white corner, which the network calls 0; red ones, 0; green ones, 1."""
-    folder, rng = tmp_path_factory.mktemp("tags"), np.random.default_rng(0)
-    for name, count, channel in (("tag", TAGGED, 1), ("red", RED, 0), ("green", GREEN, 1)):
-        for i in range(count):
-            pixels = np.zeros((32, 32, 3))
-            # blobs at random places: natural evidence lies elsewhere in each picture
-            y, x = rng.integers(8, 18, 2)
-            pixels[y : y + 6, x : x + 6, channel] = rng.uniform(150, 250)
-            if name == "tag":
-                pixels[:2, :2] = 255
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}-{i:02}.png")
-    return folder
+    return draw(tmp_path_factory.mktemp("tags"))
 
 
 @pytest.fixture
