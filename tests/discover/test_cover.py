@@ -72,3 +72,19 @@ def test_what_cannot_be_covered_is_one_line(run: tuple[Path, tuple[str, ...]], c
     assert (other.status, "was explained with another model" in other.err) == (2, True)
     filled = cli("discover", maps, "--mask-out", first, "--fill", "none", *with_model)
     assert (filled.status, "--fill none is no picture" in filled.err) == (2, True)
+
+
+def test_a_model_and_a_folder_are_enough(tmp_path: Path, pictures: Path, cli: Cli) -> None:
+    """The pictures are explained first; a second run goes on where the first ended, and finds the same."""
+    model = load(Tagged(), tmp_path, shape=(3, 32, 32))
+    asked = ("discover", model.path, pictures, "--size", "32", "--method", "lrp-0")
+    ran = cli(*asked, "--json")
+    assert ran.status == 0, ran.err
+    first = json.loads(ran.out)["clusters"][0]
+    assert {Path(name).stem.partition("-")[0] for name in first["images"]} == {"tag"}
+    again = cli(*asked, "--json", "--mask-out", first["name"], "--fill", "black")
+    assert again.status == 0, again.err
+    assert json.loads(again.out)["members"]["kept"] == 0, "the model is that of the run"
+    assert (tmp_path / "heatmaps" / "discover" / "clusters.json").is_file()
+    other = cli("discover", "heatmaps", "--method", "lrp-0")
+    assert (other.status, "--method and --baseline are for MODEL FOLDER" in other.err) == (2, True)
