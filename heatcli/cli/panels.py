@@ -14,7 +14,7 @@ _IN = {
     WHAT: "target concept concept_names output_kind confidence overlap expected baseline param layer below masks "
           "mask_out fill pair similarity top_images channel examples by",
     FILES: "out output_file outputs web web_runtime u8 recursive json html pixels biases arrays junit github quiet "
-           "verbose against pictures",
+           "verbose against pictures maps",
     FIGURE: "figure scale figure_size cmap opacity backdrop clip top show",
     INPUT: "preset labels size mean std resize channels_order range channels axes sample_rate preprocess",
     SPEED: "resume overwrite glob shard workers batch_size device index engine limit threads repeats",
