@@ -33,7 +33,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "heatcli concepts photos/ --model net.onnx --layer layer4 --below layer3 --channel 17",
         "heatcli concepts photos/ --target wolf --concept-names names.toml",
     ),
-    "methods": ("heatcli methods", "heatcli methods --json", "heatcli methods | less"),
+    "methods": ("heatcli methods", "heatcli methods 'lrp-epsilon-*' grad-cam", "heatcli methods --json"),
     "inspect": (
         "heatcli inspect net.onnx",
         "heatcli inspect net.onnx --layers",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from heatcli.discover.clusters import Grouping, group
 from heatcli.discover.features import GRID, Advance, Array, Maps, read
 from heatcli.discover.suspicion import LEAST_OTHERS, Own, own_places, usual
-from heatcli.errors import UsageError
+from heatcli.errors import UsageError, counted
 from heatcli.report.schema import BaselinePart, MethodPart
 
 LEAST = 20  # the least number of pictures of a class
@@ -93,7 +93,7 @@ def discover(
     skipped = {one.label: len(one.names) for one in maps if len(one.names) < LEAST}
     for label, count in skipped.items():
         if not classes or label in classes:
-            say(f"{label}: {count} pictures, fewer than {LEAST}; skipped")
+            say(f"{label}: {counted(count, 'picture')}, fewer than {LEAST}; skipped")
     found = clustered(str(run), maps, classes, seed)
     return Found(
         run=str(run), seed=seed, method=how.method, baseline=how.baseline,

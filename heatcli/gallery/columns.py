@@ -19,7 +19,7 @@ from PIL import Image
 from heatcli.errors import HeatcliError, printable
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.similarity import rank_correlation
-from heatcli.gallery.thumbnails import Thumbnail, fit_of, map_of, thumbnail
+from heatcli.gallery.thumbnails import Thumbnail, fit_of, is_of_picture, map_of, thumbnail
 from heatcli.images.dataset import mask_file, read_mask
 from heatcli.images.expected import Expected
 from heatcli.images.read import MAX_PIXELS
@@ -69,7 +69,7 @@ class Look:
         maps = [map_of(item, image)] + ([None if other is None else map_of(other, image)] if sides == 2 else [])
         values = self._values(item, path)
         remarks = {}
-        if picture is None and not _sequence(item):
+        if picture is None and is_of_picture(item):
             remarks["picture"] = item.row.image
         if maps[0] is None:
             remarks["map"] = item.row.stem

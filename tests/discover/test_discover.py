@@ -120,7 +120,7 @@ def test_what_cannot_be_clustered_is_one_line(tmp_path: Path, cli: Cli) -> None:
     cli("explain", picture, "--out", tmp_path / "few", "--figure", "none")
     few = cli("discover", tmp_path / "few")
     assert few.status == 2
-    assert "wolf: 1 pictures, fewer than 20; skipped" in few.err
+    assert "wolf: 1 picture, fewer than 20; skipped" in few.err
     unknown = cli("discover", tmp_path / "few", "--class", "unicorn")
     assert "no picture is explained as unicorn; explained classes: wolf" in unknown.err
     cli("explain", picture, "--out", tmp_path / "few", "--method", "gradient", "--figure", "none")
@@ -137,7 +137,7 @@ def _noisy(picture: Path, count: int, folder: Path, rng: np.random.Generator) ->
         Image.fromarray(noisy.astype(np.uint8)).save(folder / f"{picture.stem}-{i}.png")
 
 
-def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli) -> None:
+def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     folder, rng = tmp_path / "in", np.random.default_rng(0)
@@ -150,7 +150,7 @@ def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli) ->
     others = [path for path in sorted(SAMPLES.glob("*.png")) if not path.stem.startswith("wolf")]
     for path in others:
         _noisy(path, -(-60 // len(others)), folder, rng)
-    assert cli("explain", folder, "--out", tmp_path / "all", "--figure", "none").status == 0
+    assert cli("explain", "in", "--out", "all", "--figure", "none").status == 0
     ran = cli("discover", tmp_path / "all", "--json")
     assert ran.status == 0, ran.err
     found = json.loads(ran.out)
@@ -162,5 +162,10 @@ def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli) ->
     assert all(np.sum(cluster["mean_map"]) == pytest.approx(1, abs=1e-3) for cluster in found["clusters"])
     with Image.open(tmp_path / "all" / "discover" / "clusters.png") as sheet:
         assert sheet.width > 88 * 4  # a mean map and medoids
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = cli("discover", "../all", "--out", "there")
+    assert again.status == 0, again.err
+    assert Path("there/clusters.png").read_bytes() == (tmp_path / "all" / "discover" / "clusters.png").read_bytes()
     listed = cli("discover", tmp_path / "all", "--top", "1", "--class", "wolf")
     assert len(listed.out.splitlines()) in (2, 3)
