@@ -77,3 +77,14 @@ def _grouped(features: NDArray[np.float32], seed: int, metrics: Any) -> Grouping
         alike.append(metrics.adjusted_rand_score(labels[rows], _cluster(features[rows], count, seed)))
     silhouette = metrics.silhouette_samples(features, labels)
     return Grouping(labels.astype(np.int64), silhouette, float(np.mean(alike)))
+
+
+def layout(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """A place in a plane for each of the features [N, F], near those of similar ones: float64 [N, 2] in 0..1.
+
+    The first two eigenvectors that are not constant (Laplacian eigenmaps, Belkin & Niyogi 2003).
+    """
+    plane = embedding(features)[1][:, 1:3]
+    low, high = plane.min(0), plane.max(0)
+    found: NDArray[np.float64] = (plane - low) / (high - low).clip(min=1e-12)
+    return found

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.discover.clusters import Grouping, group
+from heatcli.discover.clusters import Grouping, group, layout
 from heatcli.discover.features import GRID, Advance, Array, Maps, read
 from heatcli.discover.suspicion import LEAST_OTHERS, Own, own_places, usual
 from heatcli.errors import UsageError, counted
@@ -57,8 +57,23 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     bias_share: float | None = None
 
 
+class Dots(msgspec.Struct, frozen=True, kw_only=True):
+    """A class as a scatter: for each picture a place in 0..1, and the name of its cluster; null if it is in none.
+
+    A picture that is in several clusters has the most suspicious one.
+    """
+
+    images: list[str]
+    x: list[float]
+    y: list[float]
+    clusters: list[str | None]
+
+
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """All clusters of a run, the most suspicious first. `skipped`: class with too few pictures → their number."""
+    """All clusters of a run, the most suspicious first.
+
+    `skipped`: class with too few pictures → their number. `layout`: class → its scatter.
+    """
 
     schema: Literal["heatcli.clusters/1"] = NAME
     run: str
@@ -67,6 +82,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     baseline: BaselinePart
     clusters: list[Cluster]
     skipped: dict[str, int]
+    layout: dict[str, Dots] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +114,26 @@ def discover(
     return Found(
         run=str(run), seed=seed, method=how.method, baseline=how.baseline,
         clusters=[shown.cluster for shown in found], skipped=skipped,
+        layout={one.label: dots(one, found) for one in maps if any(s.cluster.label == one.label for s in found)},
     ), found  # fmt: skip
+
+
+def dots(maps: Maps, found: Sequence[Shown]) -> Dots:
+    """The scatter of a class. `found`: the clusters, the most suspicious first."""
+    places = layout(_features(maps)).round(4)
+    cluster_of: dict[str, str] = {}
+    for own in (shown.cluster for shown in found if shown.cluster.label == maps.label):
+        for name in own.images:
+            cluster_of.setdefault(name, own.name)
+    return Dots(
+        images=maps.names, x=places[:, 0].tolist(), y=places[:, 1].tolist(),
+        clusters=[cluster_of.get(name) for name in maps.names],
+    )  # fmt: skip
+
+
+def _features(maps: Maps) -> Array:
+    """The features of maps, float32 [N, GRID²]: roots, so that their distance is the Hellinger distance."""
+    return np.sqrt(maps.places).reshape(len(maps.names), -1)
 
 
 def clustered(source: str, maps: Sequence[Maps], classes: tuple[str, ...] = (), seed: int = 0) -> list[Shown]:
@@ -126,7 +161,7 @@ def clustered(source: str, maps: Sequence[Maps], classes: tuple[str, ...] = (), 
 
 def clusters_of(maps: Maps, others: Array, seed: int = 0) -> Iterator[Shown]:
     """The clusters of the maps of a class. `others`: the maps of other classes, float32 [M, GRID, GRID]."""
-    features = np.sqrt(maps.places).reshape(len(maps.names), -1)  # so that their distance is the Hellinger distance
+    features = _features(maps)
     grouping, usually = group(features, seed), usual(others)
     for k in range(int(grouping.labels.max()) + 1):
         chosen = grouping.labels == k

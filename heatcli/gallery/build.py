@@ -22,6 +22,7 @@ from heatcli.errors import UsageError
 from heatcli.gallery import summary
 from heatcli.gallery.checks import results_in
 from heatcli.gallery.columns import GRID, Entry, Look, shown
+from heatcli.gallery.groups import groups_of
 from heatcli.gallery.pack import ROWS, Store
 from heatcli.gallery.thumbnails import edge_of
 from heatcli.images.expected import Expected
@@ -175,6 +176,7 @@ class _Page:
     def _render(self, beside: Path | None) -> Iterator[str]:
         columns = self._store.columns
         images = columns["name"]
+        groups = groups_of(self._folder.path, columns)
         columns["name"] = shown(images)
         methods = sorted({method for method in columns["method"] if method})
         own = summary.facts(self._folder, self._report, images, methods)
@@ -191,6 +193,7 @@ class _Page:
             "conserves": own.conserves,
             "closed": summary.CLOSED,
             "element": own.element,
+            "groups": groups,
             "quantity": self._report.target.quantity if self._report is not None else "output",
         }
         return template("page.html.j2").generate(
@@ -200,7 +203,7 @@ class _Page:
             worst=summary.worst(columns) if own.conserves else [],
             mean_map=summary.mean_map(self._mass / self._masses) if self._masses > 1 else None, masses=self._masses,
             inside=summary.median(columns["mask"]), masked=sum(m is not None for m in columns["mask"]),
-            failed=self._failed, failures=self._failures, known=known, titles=self._titles(own),
+            groups=groups, failed=self._failed, failures=self._failures, known=known, titles=self._titles(own),
             table=self._store.table(), blocks=self._store.blocks(beside),
         )  # fmt: skip
 
@@ -252,7 +255,7 @@ def _side_by_side(work: Iterable[Callable[[], Entry]]) -> Iterator[Entry]:
 
 
 HERE = Path(__file__).parent
-SCRIPTS = ("data", "state", "histograms", "grid", "detail", "controls")  # one script, in this order
+SCRIPTS = ("data", "state", "histograms", "groups", "grid", "detail", "controls")  # one script, in this order
 
 
 @cache

@@ -153,6 +153,7 @@ async function start() {
   haystack = table.name.map((name, i) => [name, table.label[i], table.predicted[i], table.expected[i]].join("\n").toLowerCase());
   known = Object.keys(QUANTITIES).filter((name) => table[name]?.some((value) => value !== null) && (meta.conserves || (name !== "share" && name !== "remainder")));
   controls();
+  if (meta.groups.length) groups = new Groups();
   for (const name of known) {
     const [low, high] = extent(table[name].filter((value) => value !== null));
     if (low < high && (name !== "probability" || known.length < 5)) histograms.push(new Histogram(name));

@@ -4,7 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const meta = JSON.parse($("meta").textContent);
 const tiles = 1 + meta.sides;
-const EMPTY = { q: "", class: "", method: "", right: "", sort: "", view: "", mix: "50", open: "" };
+const EMPTY = { q: "", class: "", group: "", method: "", right: "", sort: "", view: "", mix: "50", open: "" };
 
 function make(tag, set = {}, ...children) {
   const element = document.createElement(tag);

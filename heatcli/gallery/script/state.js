@@ -32,6 +32,7 @@ function go(changes) {
 
 function chosen(i) {
   if (state.class && table.label[i] !== state.class) return false;
+  if (!inGroup(i)) return false;
   if (state.method && table.method[i] !== state.method) return false;
   if (state.right === "right" && table.right[i] !== true) return false;
   if (state.right === "wrong" && table.right[i] !== false) return false;
@@ -40,6 +41,7 @@ function chosen(i) {
 }
 
 let words = [];
+let groups = null; // the list and the scatter, of a page that has groups
 let left = {}; // by quantity: the explanations that all but its own range let through
 
 function filtered() {
@@ -91,6 +93,7 @@ function apply() {
   $("nothing").hidden = rows.length > 0;
   focused = Math.min(focused, Math.max(0, rows.length - 1));
   for (const histogram of histograms) histogram.draw();
+  groups?.draw();
   layOut(true);
   open();
 }
