@@ -18,9 +18,9 @@ AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT = (
     "affine", "elementwise", "maximum", "sum", "product", "normaliser", "layout",
 )  # fmt: skip
 KINDS = (AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT)
-CONVOLUTION, DENSE, RECTIFIER, FIRST = "convolution", "dense", "rectifier", "first"
+CONVOLUTION, DENSE, RECTIFIER, SOFTMAX, FIRST = "convolution", "dense", "rectifier", "softmax", "first"
 # Roles within a kind, for which a method's table may name a rule. `first` takes precedence over all others.
-ROLES: dict[str, str] = {CONVOLUTION: AFFINE, DENSE: AFFINE, RECTIFIER: ELEMENTWISE}
+ROLES: dict[str, str] = {CONVOLUTION: AFFINE, DENSE: AFFINE, RECTIFIER: ELEMENTWISE, SOFTMAX: NORMALISER}
 UNKNOWN = "unknown"  # walked by its exact adjoint, booked as unexplained and reported
 
 
@@ -314,7 +314,8 @@ TABLE: Mapping[str, Row] = table((
     ("col2im", row(SUM, "zero_at_zero preserves_nonnegative")),  # overlapping patches are summed
     # normalisers
     ("native_layer_norm native_group_norm _log_softmax", row(NORMALISER)),
-    ("_softmax _safe_softmax", row(NORMALISER, "nonnegative gate")),
+    ("_fused_rms_norm", row(NORMALISER, "zero_at_zero")),
+    ("_softmax _safe_softmax", row(NORMALISER, "nonnegative gate", role=SOFTMAX)),
     ("norm linalg_vector_norm", row(NORMALISER, "zero_at_zero nonnegative")),
     # layouts
     ("view _unsafe_view reshape flatten squeeze unsqueeze expand permute transpose t movedim", row(LAYOUT, _CHOICE)),

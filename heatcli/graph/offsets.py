@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from heatcli.graph.facts import AFFINE, ELEMENTWISE, MAXIMUM, SUM, UNKNOWN, facts_of
 from heatcli.graph.operator import Constant, Offset, Operator
+from heatcli.system.torch_private import pytree
 
 
 def offsets_of(op: Operator) -> tuple[Offset, ...] | None:
@@ -91,6 +93,24 @@ def _constant_term(op: Operator) -> tuple[Offset, ...]:
     return (Offset(f"{op.name}.offset", torch.tensor(float(term) * factor, dtype=op.dtype)),)
 
 
+def _joined(op: Operator) -> tuple[Offset, ...] | None:
+    """The constants that are joined with the image, such as a class token, each in its place and under its own name."""
+
+    def alone(name: str) -> Operator:
+        """The operator with all constants but those called `name` set to 0."""
+        args = pytree.tree_map(lambda x: _zeroed(x) if isinstance(x, Constant) and x.name != name else x, op.args)
+        return replace(op, args=args)
+
+    parts = [(name, _measured(alone(name))) for name in dict.fromkeys(c.name for c in op.constants)]
+    if any(measured is None for _, measured in parts):
+        return None
+    return tuple(replace(offset, name=name) for name, measured in parts for offset in measured or ())
+
+
+def _zeroed(constant: Constant) -> Constant:
+    return Constant(constant.name, torch.zeros_like(constant.value))
+
+
 def _measured(op: Operator) -> tuple[Offset, ...] | None:
     """The operator's output at zero input. None if the operator cannot be run there.
 
@@ -117,7 +137,7 @@ def _is_alike(values: Tensor, some: Tensor) -> bool:
     return bool(((values == some) | (values.isnan() & some.isnan())).all())
 
 
-_NAMED: dict[str, Callable[[Operator], tuple[Offset, ...]]] = {
+_NAMED: dict[str, Callable[[Operator], tuple[Offset, ...] | None]] = {
     "convolution": _bias_at(2, channels=True),
     "linear": _bias_at(2, channels=False),
     "addmm": _scaled_bias,
@@ -126,6 +146,10 @@ _NAMED: dict[str, Callable[[Operator], tuple[Offset, ...]]] = {
     "_native_batch_norm_legit_no_training": _batch_norm_shift,
     "native_layer_norm": _bias_at(3, channels=False),
     "native_group_norm": _bias_at(2, channels=True),
+    "cat": _joined,
+    "stack": _joined,
+    "slice_scatter": _joined,
+    "select_scatter": _joined,
     "_softmax": _softmax_at_zero,
     "_safe_softmax": _softmax_at_zero,
     "_log_softmax": _softmax_at_zero,
