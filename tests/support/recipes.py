@@ -440,6 +440,12 @@ def _(d: Draw, f: Any) -> Operator:
     return call(f.default, X, shape, weight, bias, 1e-9, index=0)
 
 
+@recipe("_fused_rms_norm")
+def _(d: Draw, f: Any) -> Operator:
+    shape = d.one([6], [6, 6])
+    return call(f.default, X, shape, d.one(None, d.tensor(*shape)), d.one(1e-9, None), index=0)
+
+
 @recipe("native_group_norm")
 def _(d: Draw, f: Any) -> Operator:
     weight, bias = d.one((None, None), (d.tensor(4), d.tensor(4)))

@@ -54,8 +54,10 @@ def join_norms(graph: Graph) -> Graph:
 
 
 def _numbers(operators: tuple[Operator, ...]) -> list[Any]:
-    """The operators' titles and the numbers among their arguments."""
-    return [(op.title, x) for op in operators for x in op.args if not isinstance(x, Ref | Constant)]
+    """The operators' titles and the numbers among their arguments. An RMS norm of x − mean is a layer norm of x."""
+    titles = [op.title.replace("_fused_rms_norm", "native_layer_norm") for op in operators]
+    numbers = [[x for x in op.args if not isinstance(x, Ref | Constant | None)] for op in operators]
+    return list(zip(titles, numbers, strict=True))
 
 
 def _joined(region: Region) -> tuple[Operator, ...] | None:
