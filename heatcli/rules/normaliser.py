@@ -88,9 +88,9 @@ def _scaled(x: Tensor, eps: float | None, centre: bool) -> tuple[Tensor, Tensor]
 class SoftmaxTaylor(Rule):
     """R_i = x_i (R_i − s_i Σ_j R_j): the first-order Taylor expansion of s = softmax(x) at x itself.
 
-    The multiplier is the gradient Jᵀm. The expansion's constant term s − J x, with elements s_j (1 − x_j + Σ_k s_k x_k),
-    is booked as the softmax's offset. With a baseline, differences go by the secant, as in `HeldStatistics`: an
-    expansion at x would leave a remainder that no bias takes.
+    The multiplier is the gradient Jᵀm. The expansion's constant s − J x, with elements s_j (1 − x_j + Σ_k s_k x_k), is
+    booked as the softmax's offset. With a baseline, differences go by the secant, as in `HeldStatistics`: an expansion
+    at x would leave a remainder that no bias takes.
     """
 
     source: ClassVar[str] = "Achtibat et al. 2024, arXiv 2402.05602, prop. 3.1"

@@ -289,7 +289,7 @@ def product(op: Operator) -> bool:
 
 
 def normaliser(op: Operator) -> bool:
-    """A common shift changes nothing; of Euclidean norms, a factor comes out; of RMS norms, a factor and signs do not."""
+    """A common shift changes nothing; of Euclidean norms a factor comes out, of RMS norms signs alone do."""
     for (x,) in samples(op)[::3]:
         if op.title == "_fused_rms_norm":
             signs = torch.where(torch.arange(x.numel()).reshape(x.shape) % 3 == 0, -1.0, 1.0)

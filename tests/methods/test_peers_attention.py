@@ -1,4 +1,4 @@
-"""AttnLRP and CP-LRP against LXT's own rules (Achtibat et al. 2024), on a transformer's block written with its functions.
+"""AttnLRP and CP-LRP against LXT (Achtibat et al. 2024): a block written with its functions, a network it patches.
 
 `pip install --no-deps lxt` is enough for its explicit rules; its patches need `transformers<5` beside it.
 """
