@@ -1,4 +1,4 @@
-"""The networks: a small residual net and a transformer for animals, the convolutional digit net of the DeepLIFT paper."""
+"""The networks: a residual net and a transformer for animals, the convolutional digit net of the DeepLIFT paper."""
 
 from __future__ import annotations
 

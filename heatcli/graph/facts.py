@@ -321,6 +321,7 @@ TABLE: Mapping[str, Row] = table((
     ("view _unsafe_view reshape flatten squeeze unsqueeze expand permute transpose t movedim", row(LAYOUT, _CHOICE)),
     ("clone alias detach contiguous lift_fresh_copy _to_copy", row(LAYOUT, _CHOICE)),
     ("slice select narrow split split_with_sizes chunk unbind index index_select gather", row(LAYOUT, _CHOICE)),
+    ("unsafe_split unsafe_split_with_sizes unsafe_chunk", row(LAYOUT, _CHOICE)),
     ("diagonal unfold im2col as_strided tril triu", row(LAYOUT, _CHOICE)),
     ("repeat repeat_interleave roll flip rot90", row(LAYOUT, _CHOICE)),
     ("pixel_shuffle pixel_unshuffle channel_shuffle", row(LAYOUT, _CHOICE)),

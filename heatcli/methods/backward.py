@@ -211,8 +211,8 @@ BACKWARD = (
     ),
     Method(
         name="cp-lrp",
-        summary="LRP-ε for attention: attention weights and gates are constants, relevance follows the values",
-        source="Ali et al. 2022, arXiv 2202.07304, sec. 4",
+        summary="LRP-ε for attention and recurrent layers: attention weights and gates are constants",
+        source="Ali et al. 2022, arXiv 2202.07304, sec. 4; gates: Arras et al. 2019, sec. 3.2",
         rules=CP_LRP,
     ),
     Method(

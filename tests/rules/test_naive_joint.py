@@ -9,14 +9,16 @@ from itertools import product
 import pytest
 import torch
 from dense import REFERENCES, assert_same, booked, inputs, multiplier_for
-from networks import images, randomised, step_of, walked
+from networks import graph_of, images, randomised, step_of, walked
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatcli.engine.forward import forward
 from heatcli.methods.table import METHODS
 from heatcli.rules.maximum import Winner
 from heatcli.rules.normaliser import HeldStatistics, SoftmaxTaylor
-from heatcli.rules.product import Share
+from heatcli.rules.product import Share, SignalTakesAll
+from heatcli.rules.rule import Step
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -222,6 +224,57 @@ def test_share_of_a_quotient(turned: bool, based: bool) -> None:
 
 
 # --- normalisers --------------------------------------------------------------------------------------------------
+
+
+# --- gates --------------------------------------------------------------------------------------------------------
+
+# (gate of x [N, 3, 4], signal of x): the gate is a weight, the signal takes all.
+GATES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "sigmoid": (torch.sigmoid, lambda x: x * 2),
+    "sigmoid and tanh": (torch.sigmoid, torch.tanh),
+    "rest of a sigmoid": (lambda x: 1 - torch.sigmoid(x), torch.tanh),
+    "part of a sigmoid": (lambda x: torch.sigmoid(torch.cat([x, x], 2))[:, :, 2:6], lambda x: x * 2),
+    "tanh": (torch.tanh, lambda x: x * 2),
+    "softmax": (lambda x: x.softmax(2), torch.tanh),
+}
+
+
+@REFERENCES
+@pytest.mark.parametrize("first", [True, False], ids=["gate first", "signal first"])
+@pytest.mark.parametrize("name", list(GATES))
+def test_the_signal_takes_all(name: str, first: bool, based: bool) -> None:
+    """Δ(gs) = g·Δs + Δg·s0."""
+    gate, signal = GATES[name]
+    x, x0 = inputs((3, 4), based)
+    step = product_of(gate, signal, first, x, x0)
+    m = multiplier_for(step)
+    with torch.no_grad():
+        sent = SignalTakesAll()(step, m).multipliers
+    s0 = torch.zeros_like(x) if x0 is None else signal(x0)
+    assert_same(sent[0 if first else 1], m * s0)
+    assert_same(sent[1 if first else 0], m * gate(x))
+
+
+@pytest.mark.parametrize(
+    "factor", [torch.sigmoid, torch.tanh, lambda x: x * 2], ids=["two sigmoids", "two tanhs", "two signals"]
+)
+def test_without_one_gate_a_product_is_shared(factor: Callable[[Tensor], Tensor]) -> None:
+    x, x0 = inputs((3, 4), True)
+    step = product_of(factor, lambda x: factor(x.flip(2)), True, x, x0)
+    m = multiplier_for(step)
+    with torch.no_grad():
+        found, expected = SignalTakesAll()(step, m).multipliers, Share()(step, m).multipliers
+    assert_same(found[0], expected[0])
+    assert_same(found[1], expected[1])
+
+
+def product_of(
+    a: Callable[[Tensor], Tensor], b: Callable[[Tensor], Tensor], forwards: bool, x: Tensor, x0: Tensor | None
+) -> Step:
+    """The step that multiplies a(x) and b(x), or b(x) and a(x)."""
+    function = (lambda x: a(x) * b(x)) if forwards else (lambda x: b(x) * a(x))
+    steps = forward(graph_of(function, x), x, x0).steps
+    return next(step for step in steps if step.operator.kind == "product")
 
 
 def standardiser(x: Tensor, x0: Tensor | None, eps: float, centred: bool = True) -> Tensor:

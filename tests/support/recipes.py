@@ -520,10 +520,11 @@ def _(d: Draw, f: Any) -> Operator:
     return call(f.int, X, 1, 2) if "select" in str(f) else call(f.default, X, 1, 1, 2)
 
 
-@recipe("split split_with_sizes chunk unbind")
+@recipe("split split_with_sizes chunk unbind unsafe_split unsafe_split_with_sizes unsafe_chunk")
 def _(d: Draw, f: Any) -> Operator:
-    args = {"split_with_sizes": ([1, 3], 1), "chunk": (2, 1), "unbind": (1,)}.get(f.__name__, (2, 1))
-    overload = f.Tensor if f.__name__ == "split" else f.int if f.__name__ == "unbind" else f.default
+    name = f.__name__.removeprefix("unsafe_")
+    args = {"split_with_sizes": ([1, 3], 1), "unbind": (1,)}.get(name, (2, 1))
+    overload = f.Tensor if name == "split" else f.int if f.__name__ == "unbind" else f.default
     return call(overload, X, *args, index=d.one(0, 1))
 
 
