@@ -44,7 +44,7 @@ def build(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     net = train(studio, args.steps, args.batch, rate=2e-3, start=AnimalTransformer(trained, len(NAMES)))
     seconds = round(time.perf_counter() - start)
-    export(net, args.out, STEM)
+    export(net, args.out, STEM, Path(__file__).name)
     report = summary(
         predictions(net, test_sprites, background_bank(args.seed + 99, "test", 60, 128), args.each), test_sprites
     )
