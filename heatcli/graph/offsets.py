@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from heatcli.graph.facts import AFFINE, ELEMENTWISE, MAXIMUM, SUM, UNKNOWN, facts_of
 from heatcli.graph.operator import Constant, Offset, Operator
-from heatcli.system.torch_private import pytree
 
 
 def offsets_of(op: Operator) -> tuple[Offset, ...] | None:
@@ -95,20 +93,20 @@ def _constant_term(op: Operator) -> tuple[Offset, ...]:
 
 def _joined(op: Operator) -> tuple[Offset, ...] | None:
     """The constants that are joined with the image, such as a class token, each in its place and under its own name."""
-
-    def alone(name: str) -> Operator:
-        """The operator with all constants but those called `name` set to 0."""
-        args = pytree.tree_map(lambda x: _zeroed(x) if isinstance(x, Constant) and x.name != name else x, op.args)
-        return replace(op, args=args)
-
-    parts = [(name, _measured(alone(name))) for name in dict.fromkeys(c.name for c in op.constants)]
-    if any(measured is None for _, measured in parts):
-        return None
-    return tuple(replace(offset, name=name) for name, measured in parts for offset in measured or ())
-
-
-def _zeroed(constant: Constant) -> Constant:
-    return Constant(constant.name, torch.zeros_like(constant.value))
+    dim = op.arg(1, 0) % len(op.shape)
+    if dim == 0:
+        return _measured(op)
+    offsets, start, shapes = [], 0, iter(op.source_shapes)
+    for part in op.arg(0):
+        value = part.value if isinstance(part, Constant) else None
+        shape = next(shapes) if value is None else tuple(value.shape)
+        width = 1 if op.title == "stack" else shape[dim] if len(shape) == len(op.shape) else 0
+        if value is not None and width and bool(value.any()):
+            value = (value.unsqueeze(dim) if op.title == "stack" else value).to(op.dtype)
+            value = value[:1] if _is_alike(value, value[:1]) else value
+            offsets.append(Offset(part.name, value, place=(dim, start)))
+        start += width
+    return tuple(offsets)
 
 
 def _measured(op: Operator) -> tuple[Offset, ...] | None:
@@ -148,8 +146,6 @@ _NAMED: dict[str, Callable[[Operator], tuple[Offset, ...] | None]] = {
     "native_group_norm": _bias_at(2, channels=True),
     "cat": _joined,
     "stack": _joined,
-    "slice_scatter": _joined,
-    "select_scatter": _joined,
     "_softmax": _softmax_at_zero,
     "_safe_softmax": _softmax_at_zero,
     "_log_softmax": _softmax_at_zero,
