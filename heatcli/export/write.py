@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 OPSET = 18
 _MOST = 1 << 16  # the largest batch, a bound that torch.export needs
 _ATEN = torch.ops.aten
+_USES_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Transpose")
 
 
 def onnx_of(
@@ -68,24 +69,30 @@ def _keep_apart(graph: Any) -> None:
 
     OpenVINO (to 2026.4) keeps a single copy of such a constant, in the layout of its first user: a convolution and a
     transposed one, or a matrix and its transpose. If the weight is square, the other user computes another function.
-    The copy is the weight negated twice, which is exact; the runtime computes it when it loads the file.
+    A weight may be an initializer or what is computed of initializers alone, and may be turned by an operator of its
+    own. The copy is the weight negated twice, which is exact; the runtime computes it when it loads the file.
     """
     import onnx
 
-    users: dict[str, list[tuple[tuple[str, int], Any]]] = {}
+    fixed = {tensor.name for tensor in graph.initializer}
+    users: dict[str, list[tuple[tuple[str, int], Any, int]]] = {}
     for node in graph.node:
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if fixed.issuperset(filter(None, node.input)):
+            fixed.update(node.output)
+        if node.op_type in _USES_WEIGHTS:
             turned = next((a.i for a in node.attribute if a.name == "transB"), 0)
-            users.setdefault(node.input[1], []).append(((node.op_type, turned), node))
+            for place, name in enumerate(node.input[:2]):
+                if name in fixed:
+                    users.setdefault(name, []).append(((node.op_type, turned), node, place))
     for name, found in users.items():
-        others = [node for how, node in found if how != found[0][0]]
+        others = [(node, place) for how, node, place in found if how != found[0][0]]
         if others:
             negative, back = f"{name}.negative", f"{name}.back"
-            first = list(graph.node).index(others[0])
+            first = list(graph.node).index(others[0][0])
             graph.node.insert(first, onnx.helper.make_node("Neg", [negative], [back]))
             graph.node.insert(first, onnx.helper.make_node("Neg", [name], [negative]))
-        for node in others:
-            node.input[1] = f"{name}.back"
+        for node, place in others:
+            node.input[place] = f"{name}.back"
 
 
 def pt2_of(

@@ -86,12 +86,12 @@ def test_every_method_of_walks_says_what_explain_says(digits: Model, tmp_path: P
 
 @pytest.mark.slow
 def test_in_openvino(tmp_path: Path) -> None:
-    """Square weights, which OpenVINO confuses where a convolution and its transpose share them."""
+    """Square weights, which OpenVINO confuses where a convolution and its transpose share them, or two dense layers."""
     openvino = pytest.importorskip("openvino")
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4),
+        nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4),
     ).eval()  # fmt: skip
     batch = torch.export.Dim("N", min=1, max=64)
     program = torch.export.export(net, (torch.randn(2, 3, 16, 16),), dynamic_shapes=({0: batch},))
