@@ -10,7 +10,7 @@ PANELS = (OPTIONS, WHAT, FILES, FIGURE, INPUT, SPEED, SAFETY, RARE)
 _IN = {
     OPTIONS: "model method methods metric spec recommend classes",
     WHAT: "target concept concept_names output_kind confidence overlap expected baseline param layer below masks "
-          "mask_out fill top_images channel examples by",
+          "mask_out fill top_images channel examples by similarity grid",
     FILES: "out output_file outputs web web_runtime u8 recursive json html pixels biases arrays junit github quiet "
            "verbose against pictures",
     FIGURE: "figure scale figure_size cmap opacity backdrop clip top show",
