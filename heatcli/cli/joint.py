@@ -31,13 +31,15 @@ def command(
     from heatcli.figures.joint import lines
     from heatcli.images.sheet import picture_of, png
     from heatcli.inside.joint import joint
+    from heatcli.methods.table import method as find_method
     from heatcli.system.compress import npz
     from heatcli.system.files import make_folder, write_atomically
 
     options.at_least_one("--top", top)
+    chosen = find_method(method, **options.parameters(param))
     loaded = load(model, pair=True)
     batches = [loaded.pictures.batch(str(path)) for path in (image, other)]
-    found = joint(loaded, batches[0][0], batches[1][0], method, similarity, grid, **options.parameters(param))
+    found = joint(loaded, batches[0][0], batches[1][0], chosen, similarity, grid)
     shown = [picture_of(loaded.pictures.pixels(batch)[0].cpu().numpy()) for batch, _ in batches]
     make_folder(out)
     path = out / f"{image.stem}.{other.stem}.joint.png"

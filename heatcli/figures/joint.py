@@ -28,6 +28,7 @@ def lines(first: Image.Image, second: Image.Image, grid: int, pairs: Sequence[Li
         share = abs(relevance) / most
         ends = [((c + 0.5) * cell + x, (r + 0.5) * cell) for x, (r, c) in ((0, one), (SIDE + GAP, other))]
         draw.line(ends, (*colour, round(60 + 180 * share)), max(1, round(6 * share)))
-        for x, y in ends:
-            draw.rectangle((x - cell / 2, y - cell / 2, x + cell / 2, y + cell / 2), outline=(*colour, 200))
+        for across, down in ends:
+            box = (across - cell / 2, down - cell / 2, across + cell / 2, down + cell / 2)
+            draw.rectangle(box, outline=(*colour, 200))
     return Image.alpha_composite(sheet.convert("RGBA"), layer).convert("RGB")

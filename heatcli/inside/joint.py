@@ -77,7 +77,7 @@ def joint(
     if model.network.sample is None:
         model.network.sample = batches[0].detach()
     embedding = model.as_embedding(batches[0].shape)
-    goal, _ = goals(embedding, *batches, similarity)
+    goal, _ = goals(embedding, batches[0], batches[1], similarity)
     own, others = (wide(outputs_of(embedding, batch)) for batch in batches)
     assert goal.weights is not None
     weight = float((goal.weights * others).sum() / (others * others).sum())  # 1, or one over both norms

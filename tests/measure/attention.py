@@ -26,7 +26,8 @@ from heatcli.evaluate.trial import tried  # noqa: E402
 STEM = "animals-transformer"
 METHODS = (
     "attnlrp", "attnlrp@blur", "attnlrp-gamma", "attnlrp-gamma@blur", "cp-lrp", "cp-lrp@blur", "cp-lrp-gamma",
-    "cp-lrp-gamma@blur", "cp-lrp-gamma:gamma=0.05", "cp-lrp-gamma:gamma=1", "cp-lrp-gamma:gamma=4", "attnlrp-gamma:gamma=1", "lrp-epsilon-plus", "lrp-eps", "lrp-eps@blur", "lrp-gamma",
+    "cp-lrp-gamma@blur", "cp-lrp-gamma:gamma=0.05", "cp-lrp-gamma:gamma=1", "cp-lrp-gamma:gamma=4",
+    "attnlrp-gamma:gamma=1", "lrp-epsilon-plus", "lrp-eps", "lrp-eps@blur", "lrp-gamma",
     "gradient", "input-x-gradient", "integrated-gradients@blur", "grad-cam", "random", "edges",
 )  # fmt: skip
 
