@@ -27,9 +27,18 @@ STEM = "animals-transformer"
 METHODS = (
     "attnlrp", "attnlrp@blur", "attnlrp-gamma", "attnlrp-gamma@blur", "cp-lrp", "cp-lrp@blur", "cp-lrp-gamma",
     "cp-lrp-gamma@blur", "cp-lrp-gamma:gamma=0.05", "cp-lrp-gamma:gamma=1", "cp-lrp-gamma:gamma=4",
-    "attnlrp-gamma:gamma=1", "lrp-epsilon-plus", "lrp-eps", "lrp-eps@blur", "lrp-gamma",
-    "gradient", "input-x-gradient", "integrated-gradients@blur", "grad-cam", "random", "edges",
+    "cp-lrp-gamma:gamma=10", "attnlrp-gamma:gamma=1", "attnlrp-gamma:gamma=4", "lrp-epsilon-plus", "lrp-eps",
+    "lrp-eps@blur", "lrp-gamma", "gradient", "input-x-gradient", "integrated-gradients@blur", "grad-cam", "random",
+    "edges",
 )  # fmt: skip
+
+PAIRS = (
+    ("cp-lrp", "lrp-eps"), ("attnlrp", "lrp-eps"), ("cp-lrp", "attnlrp"), ("cp-lrp", "input-x-gradient"),
+    ("attnlrp", "input-x-gradient"), ("cp-lrp", "gradient"), ("attnlrp", "gradient"),
+    ("cp-lrp", "integrated-gradients@blur"), ("cp-lrp-gamma:gamma=4", "grad-cam"),
+    ("cp-lrp-gamma:gamma=1", "attnlrp-gamma:gamma=1"), ("cp-lrp-gamma:gamma=4", "attnlrp-gamma:gamma=4"),
+)  # fmt: skip
+"""Methods whose areas are compared, paired by picture."""
 
 
 def measured(data: Path, count: int, cache: Path) -> list[dict[str, object]]:
@@ -94,6 +103,11 @@ def page(rows: list[dict[str, object]], metrics: dict[str, float]) -> str:
         median = f"{np.median(shown):.2f}" if len(shown) else ""
         cells = (with_interval(column(row, "between")), behind, with_interval(column(row, "inside")), median)
         lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {1000 * float(str(row['seconds'])):.0f} |")
+    lines += ["", "| difference of areas | mean (95 % interval) | |", "|---|--:|---|"]
+    for one, other in PAIRS:
+        mean, low, high = apart(np.array(by_name[one]["between"]), np.array(by_name[other]["between"]))
+        decided = "better" if low > 0 else "worse" if high < 0 else "undecided"
+        lines.append(f"| `{one}` less `{other}` | {mean:.2f} ({low:.2f} to {high:.2f}) | {decided} |")
     return "\n".join(lines) + "\n"
 
 
