@@ -18,7 +18,7 @@ INNER = ("engine.fast", "graph.passes", "run.index", "run.work")  # folders that
 # From the ground up: a room imports rooms before it alone.
 ORDER = """
     version errors system graph graph.passes rules artifact images engine.fast engine model methods explanation
-    report figures export evaluate check inside prototype sequences run.index run.work run gallery discover cli __main__
+    report figures export evaluate run.index discover check inside prototype sequences run.work run gallery cli __main__
 """.split()
 FRONT = "heatcli"  # the package itself hands out names of any room, on first use; no room imports the package
 

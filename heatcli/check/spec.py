@@ -10,6 +10,7 @@ import msgspec
 from heatcli.check.background import Background
 from heatcli.check.books import BiasShare, Finite, Ledger, Prediction
 from heatcli.check.golden import Golden
+from heatcli.check.groups import UnexpectedClusters
 from heatcli.check.maps import Faithfulness, InsideMask, Randomisation, Stability
 from heatcli.check.work import Check
 from heatcli.errors import UsageError, boundary, first_line, unknown_name
@@ -17,6 +18,7 @@ from heatcli.system.files import TEXT, read_regular
 
 CHECKS: tuple[type[Check], ...] = (
     Prediction, Finite, Ledger, BiasShare, InsideMask, Background, Randomisation, Stability, Faithfulness, Golden,
+    UnexpectedClusters,
 )  # fmt: skip
 """All checks, in the order in which they run."""
 

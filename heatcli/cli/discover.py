@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +12,28 @@ import typer
 from heatcli.cli import options, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from heatcli.discover.cover import Covered, Effect
 
 
 @options.loads(*options.INPUT)
 def command(
-    run: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that heatcli explain wrote to.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="DIR|MODEL", help="A folder that heatcli explain wrote to; or a model."),
+    ],
+    pictures: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FOLDER...", help="Pictures that MODEL explains first, of folders and those below."),
+    ] = None,
+    maps: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the explanations of MODEL go. A second run goes on there.")
+    ] = Path("heatmaps"),
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The method of MODEL's explanations, as in `heatcli explain`.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Their baseline, as in `heatcli explain`.")] = None,
     classes: Annotated[
         list[str] | None, typer.Option("--class", metavar="LABEL", help="Cluster this class; default: every class.")
     ] = None,
@@ -42,11 +59,15 @@ def command(
     """Cluster the maps of each class, to find pictures that are recognised by something else than the others."""
     from heatcli.discover.cover import cover, explanations
     from heatcli.discover.job import discover
-    from heatcli.discover.write import write
-    from heatcli.errors import unknown_name
+    from heatcli.discover.write import write, write_spec
+    from heatcli.errors import UsageError, unknown_name
     from heatcli.system.files import write_atomically
 
     options.at_least_one("--top", top)
+    if pictures:
+        model, run = run, _explained(load, run, pictures, maps, method, baseline)
+    elif method or baseline:
+        raise UsageError(f"{run}: was explained already; --method and --baseline are for MODEL FOLDER")
     found, shown = discover(run, tuple(classes or ()), seed, say.note)
     table, picture = write(out or run / "discover", found, shown)
     if mask_out is not None:
@@ -58,11 +79,13 @@ def command(
             covered = cover(load(model), run, chosen, advance(explanations(run)), fill, seed)
         file = table.with_name(f"mask-out.{mask_out.replace('/', '-')}.json")
         write_atomically(file, options.as_json(covered))
+        spec = file.with_suffix(".toml")
+        write_spec(spec, table, chosen)
         if json:
             options.print_json(covered)
         else:
             _print(covered)
-        say.line(f"wrote {file}")
+        say.line(f"wrote {file}, and {spec} for heatcli check")
         return
     if json:
         options.print_json(found)
@@ -75,6 +98,24 @@ def command(
         if not any(cluster.suspicion for cluster in found.clusters):
             print("no group has relevance at places of its own")
     say.line(f"wrote {table} and {picture}")
+
+
+def _explained(
+    load: options.Load, model: Path, pictures: Sequence[str], maps: Path, method: str | None, baseline: str | None
+) -> Path:
+    """Explain pictures into the folder `maps`, as far as this was not done before; the folder. Raises `UsageError`."""
+    from heatcli.cli.asked import baseline_of, methods_of
+    from heatcli.cli.running import explained
+    from heatcli.figures.draw import NONE, Style
+    from heatcli.run import Request
+
+    named, started = [method] if method else [], time.perf_counter()
+    request = Request(
+        tuple(pictures), maps, methods_of(named, {}, None)[0], baseline=baseline_of(baseline, named), pixels="npz",
+        biases="totals", style=Style(NONE), recursive=True, resume=True, processes=True, device=load.device,
+    )  # fmt: skip
+    explained(load(model), request, time.perf_counter() - started, json=False, keep=False)
+    return maps
 
 
 def _print(covered: Covered) -> None:

@@ -25,7 +25,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "discover": (
         "heatcli discover heatmaps",
-        "heatcli discover heatmaps --class wolf --out clusters",
+        "heatcli discover net.onnx photos/ --method lrp-eps",
         "heatcli discover heatmaps --mask-out wolf/0 --model net.onnx",
     ),
     "concepts": (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heatcli.cli import drawing, options, say, settings
+from heatcli.cli.running import explained
 
 if TYPE_CHECKING:
     from heatcli.figures.draw import Style
-    from heatcli.model.model import Model
-    from heatcli.run import Request
 
 
 # Flags that sequences refuse; a file of settings may have them for the pictures of other models.
@@ -217,63 +214,13 @@ def command(
         asked_for = replace(
             request, method=asked, baseline=request.baseline if takes else None, overwrite=overwrite and first
         )  # fmt: skip
-        written, failed = _explain(loaded, asked_for, time.perf_counter() - started, json, show or kind == "grid")
+        written, failed = explained(loaded, asked_for, time.perf_counter() - started, json, show or kind == "grid")
         reports += written
         failures += failed
     if reports and (show or kind == "grid"):
         _draw(reports, style, Path(file or f"{folder}/{Path(images[0]).stem}.grid.png"), show)
     if failures:
         raise typer.Exit(1)
-
-
-def _explain(
-    loaded: Model, request: Request, seconds: float, json: bool, keep: bool
-) -> tuple[list[tuple[str, str]], int]:
-    """Run a request and print its progress. Returns the (report, picture) paths if `keep`, and the number of failures.
-
-    Raises `Interrupted` if the run was interrupted and can be resumed.
-    """
-    from heatcli.cli.signals import came
-    from heatcli.cli.talk import Interrupted, Talk
-    from heatcli.run import Done, Run
-    from heatcli.system.files import read
-
-    run, reports = Run(loaded, request, seconds), list[tuple[str, str]]()
-    against = request.baseline or request.method.baseline
-    say.detail(
-        f"method {request.method.name}, baseline {against}, images: {run.total:,}, {request.batch_size} at a time"
-    )
-    with Talk(run.total, run.before, run.index is not None) as talk:
-        talk.unreferenced = request.method.conserves and (request.baseline or request.method.baseline) == "none"
-        if loaded.network.compiler is not None:
-            loaded.network.compiler.say = talk.note
-        loaded.notes.tell(talk.note)
-        if "dequantise" in loaded.artifact.rewrites:
-            talk.once(
-                "dequantise",
-                f"{loaded.path} is quantised: it is explained in real numbers; where it cuts values off is a clamp of "
-                "its own, and what it rounds is booked as unexplained",
-            )
-        try:
-            with closing(run.outcomes()) as outcomes:
-                for outcome in outcomes:
-                    if loaded.batch_size and request.batch_size > loaded.batch_size:
-                        images = "1 image" if loaded.batch_size == 1 else f"{loaded.batch_size} images"
-                        talk.once("batch", f"{loaded.path} takes {images} at a time")
-                    if run.lost:
-                        talk.once("lost", "a worker process died; its images are explained again")
-                    talk.hear(outcome)
-                    if isinstance(outcome, Done):
-                        reports += [(outcome.report_path, outcome.row.image)] if keep else []
-                        if json:
-                            sys.stdout.buffer.write(read(outcome.report_path))
-        except KeyboardInterrupt:
-            if run.index is None:
-                raise
-            message = f"interrupted after {talk.done:,} of {run.total:,} images; the same with --resume goes on"
-            raise Interrupted(message, came[0] if came else 2) from None
-        talk.end(f"index: {run.index_path}")
-    return reports, talk.failures
 
 
 def _draw(reports: list[tuple[str, str]], style: Style, grid: Path, show: bool) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from heatcli.system.extras import optional
 
 MOST = 6  # the most clusters of a class
+NEEDS = "discover needs scikit-learn"
 BOOTSTRAPS, KEPT = 8, 0.8  # the number of random parts, and the share of pictures in each
 
 
@@ -29,7 +30,7 @@ class Grouping:
 
 def needed(module: str) -> Any:
     """A module of scikit-learn. Raises `UsageError` if it is not installed."""
-    return optional(f"sklearn.{module}", "discover needs scikit-learn", "discover")
+    return optional(f"sklearn.{module}", NEEDS, "discover")
 
 
 def embedding(features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -60,9 +61,15 @@ def _cluster(features: NDArray[np.float32], count: int | None, seed: int) -> Any
 def group(features: NDArray[np.float32], seed: int = 0) -> Grouping:
     """Cluster features, float32 [N, F], of at least 20 pictures. The seed makes the result reproducible.
 
-    Raises `UsageError` if scikit-learn is not installed.
+    It runs on one thread: a class is small, and threads that wait for each other take longer on a busy machine. Raises
+    `UsageError` if scikit-learn is not installed.
     """
     metrics = needed("metrics")
+    with optional("threadpoolctl", NEEDS, "discover").threadpool_limits(1):
+        return _grouped(features, seed, metrics)
+
+
+def _grouped(features: NDArray[np.float32], seed: int, metrics: Any) -> Grouping:
     labels = _cluster(features, None, seed)
     count, rng, alike = int(labels.max()) + 1, np.random.default_rng(seed), []
     for _ in range(BOOTSTRAPS):

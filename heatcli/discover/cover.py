@@ -19,12 +19,11 @@ from torch import Tensor
 from heatcli.discover.features import GRID
 from heatcli.discover.job import Cluster
 from heatcli.errors import UsageError
-from heatcli.gallery.read import Folder, Item
-from heatcli.gallery.thumbnails import picture_of
 from heatcli.images.baselines import fitted, read
 from heatcli.images.read import Picture
 from heatcli.methods.question import outputs_of
 from heatcli.model.model import Model
+from heatcli.run.index.folder import Folder, Item
 
 CONTROLS = 5  # other places that are covered, of each picture
 BATCH = 8  # pictures at once
@@ -116,7 +115,7 @@ def _read(model: Model, run: Path, items: Iterable[Item]) -> Iterator[tuple[list
     while chunk := list(islice(left, BATCH)):
         known, pictures = [], []
         for item in chunk:
-            picture = picture_of(item)
+            picture = item.read_picture()
             if picture is None or item.report is None:
                 continue
             if item.report.model.sha256 != model.sha256:

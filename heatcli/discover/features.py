@@ -1,4 +1,4 @@
-"""Features of the maps of a finished run: the distribution of each picture's relevance on a coarse grid."""
+"""Features of maps: the distribution of each picture's relevance on a coarse grid."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from heatcli.errors import UsageError
-from heatcli.gallery.read import Folder, Item
+from heatcli.report.schema import BaselinePart, MethodPart
+from heatcli.run.index.folder import Folder, Item
 
 GRID = 16
 Array = NDArray[np.float32]
@@ -28,6 +30,13 @@ class Maps:
     names: list[str]
     pictures: list[Path | None]
     places: Array
+
+
+class How(msgspec.Struct, frozen=True, kw_only=True):
+    """How maps were made, as in a report."""
+
+    method: MethodPart
+    baseline: BaselinePart
 
 
 def pooled(pixels: NDArray[np.float64], grid: int = GRID) -> Array:
@@ -50,12 +59,13 @@ def _shares(side: int, grid: int) -> NDArray[np.float64]:
     return overlap.clip(min=0)
 
 
-def read(path: Path, say: Callable[[str], None]) -> list[Maps]:
-    """The maps of a folder of explanations, by explained class in the order of names.
+def read(path: Path, say: Callable[[str], None]) -> tuple[list[Maps], How]:
+    """The maps of a folder of explanations, by explained class in the order of names, and how they were made.
 
     `say`: called with notes on damage. Memory holds one report at a time and 1 kB per picture. Raises `UsageError` if
     the folder holds several runs, or no reports with pixels.
     """
+    how: How | None = None
     found: dict[str, tuple[list[str], list[Path | None], list[Array]]] = {}
     runs: dict[tuple[str | None, str | None], str] = {}
     empty = 0
@@ -70,18 +80,20 @@ def read(path: Path, say: Callable[[str], None]) -> list[Maps]:
         if item.pixels is None:
             empty += 1
             continue
+        how = how or How(method=item.report.method, baseline=item.report.baseline)
         label = item.row.label or str(item.row.index)
         names, pictures, places = found.setdefault(label, ([], [], []))
         names.append(item.row.image)
         pictures.append(item.picture())
         places.append(pooled(item.pixels))
-    if not found:
+    if how is None:
         why = (
             f"its {empty:,} reports hold no pixels; explain again without --pixels none" if empty else "has no reports"
         )
         raise UsageError(f"{path}: {why}")
     if empty:
         say(f"{empty:,} reports without pixels are left out")
-    return [
+    made = (
         Maps(label, names, pictures, np.stack(places)) for label, (names, pictures, places) in sorted(found.items())
-    ]
+    )
+    return list(made), how

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -14,10 +15,12 @@ from heatcli.discover.clusters import Grouping, group
 from heatcli.discover.features import GRID, Array, Maps, read
 from heatcli.discover.suspicion import LEAST_OTHERS, Own, own_places, usual
 from heatcli.errors import UsageError
+from heatcli.report.schema import BaselinePart, MethodPart
 
 LEAST = 20  # the least number of pictures of a class
 MEDOIDS = 6  # pictures shown of a cluster
 SMALLEST = 3  # the least number of pictures of a cluster
+NAME: Literal["heatcli.clusters/1"] = "heatcli.clusters/1"
 
 Say = Callable[[str], None]
 
@@ -53,9 +56,11 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """All clusters of a run, the most suspicious first. `skipped`: class with too few pictures → their number."""
 
-    schema: str = "heatcli.clusters/1"
+    schema: Literal["heatcli.clusters/1"] = NAME
     run: str
     seed: int
+    method: MethodPart
+    baseline: BaselinePart
     clusters: list[Cluster]
     skipped: dict[str, int]
 
@@ -76,30 +81,42 @@ def discover(
     `classes`: labels of the classes to cluster; empty for all. `say`: called with notes. Raises `UsageError` for an
     unknown class, for too few pictures, and if scikit-learn is not installed.
     """
-    maps = read(run, say)
+    maps, how = read(run, say)
     if unknown := [name for name in classes if name not in {one.label for one in maps}]:
         known = ", ".join(one.label for one in maps)
         raise UsageError(f"{run}: no picture is explained as {unknown[0]}; explained classes: {known}")
-    skipped, found = {}, list[Shown]()
+    skipped = {one.label: len(one.names) for one in maps if len(one.names) < LEAST}
+    for label, count in skipped.items():
+        if not classes or label in classes:
+            say(f"{label}: {count} pictures, fewer than {LEAST}; skipped")
+    found = clustered(str(run), maps, classes, seed)
+    return Found(
+        run=str(run), seed=seed, method=how.method, baseline=how.baseline,
+        clusters=[shown.cluster for shown in found], skipped=skipped,
+    ), found  # fmt: skip
+
+
+def clustered(source: str, maps: Sequence[Maps], classes: tuple[str, ...] = (), seed: int = 0) -> list[Shown]:
+    """The clusters of each class with enough pictures, the most suspicious first.
+
+    `source`: where the maps come from, for errors. Raises `UsageError` for too few pictures, and if scikit-learn is not
+    installed.
+    """
+    found = list[Shown]()
     for one in maps:
-        if classes and one.label not in classes:
-            continue
-        if len(one.names) < LEAST:
-            skipped[one.label] = len(one.names)
-            say(f"{one.label}: {len(one.names)} pictures, fewer than {LEAST}; skipped")
+        if (classes and one.label not in classes) or len(one.names) < LEAST:
             continue
         others = [other.places for other in maps if other is not one]
         count = sum(map(len, others))
         if count < LEAST_OTHERS:
             raise UsageError(
-                f"{run}: has {count} pictures of other classes than {one.label}; at least {LEAST_OTHERS} are needed to "
-                "say what is unusual, so explain more of them into the same folder"
+                f"{source}: has {count} pictures of other classes than {one.label}; at least {LEAST_OTHERS} are needed "
+                "to say what is unusual, so explain more of them"
             )
         found += clusters_of(one, np.concatenate(others), seed)
     if not found:
-        raise UsageError(f"{run}: no class has {LEAST} pictures, so there is nothing to cluster; explain more pictures")
-    found.sort(key=lambda shown: (-shown.cluster.suspicion, -shown.cluster.separation))
-    return Found(run=str(run), seed=seed, clusters=[shown.cluster for shown in found], skipped=skipped), found
+        raise UsageError(f"{source}: no class has {LEAST} pictures, so there is nothing to cluster; give more pictures")
+    return sorted(found, key=lambda shown: (-shown.cluster.suspicion, -shown.cluster.separation))
 
 
 def clusters_of(maps: Maps, others: Array, seed: int = 0) -> Iterator[Shown]:

@@ -20,12 +20,13 @@ import numpy as np
 
 from heatcli.errors import UsageError
 from heatcli.gallery import summary
+from heatcli.gallery.checks import results_in
 from heatcli.gallery.columns import GRID, Entry, Look, shown
 from heatcli.gallery.pack import ROWS, Store
-from heatcli.gallery.read import Folder, Item
 from heatcli.gallery.thumbnails import edge_of
 from heatcli.images.expected import Expected
 from heatcli.report.schema import Report
+from heatcli.run.index.folder import Folder, Item
 from heatcli.run.index.index import Row
 from heatcli.system.files import is_folder, make_folder, writing
 from heatcli.version import __version__
@@ -194,7 +195,7 @@ class _Page:
         }
         return template("page.html.j2").generate(
             version=__version__, own=own, meta=script_json(meta), count=len(self._store),
-            answers=summary.answers(own, columns, self._report, self._folder.checks(), self._failures),
+            answers=summary.answers(own, columns, self._report, results_in(self._folder.path), self._failures),
             parts=summary.parts(columns) if own.conserves else [],
             worst=summary.worst(columns) if own.conserves else [],
             mean_map=summary.mean_map(self._mass / self._masses) if self._masses > 1 else None, masses=self._masses,

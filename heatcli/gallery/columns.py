@@ -19,12 +19,12 @@ from PIL import Image
 from heatcli.errors import HeatcliError, printable
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.similarity import rank_correlation
-from heatcli.gallery.read import Item
-from heatcli.gallery.thumbnails import Thumbnail, fit_of, map_of, picture_of, thumbnail
+from heatcli.gallery.thumbnails import Thumbnail, fit_of, map_of, thumbnail
 from heatcli.images.dataset import mask_file, read_mask
 from heatcli.images.expected import Expected
 from heatcli.images.read import MAX_PIXELS
 from heatcli.report.schema import LedgerPart
+from heatcli.run.index.folder import Item
 
 GRID = 24  # cells in a row of the mean map
 MOST_UP = 2  # the most `..` in a link
@@ -63,7 +63,7 @@ class Look:
     def entry(self, item: Item, other: Item | None, sides: int) -> Entry:
         """The entry of an explanation. `other`: that of the same picture in the second run, if `sides` is 2."""
         path = item.picture()
-        picture = picture_of(item)
+        picture = item.read_picture()
         image = None if picture is None else picture.shown()
         maps = [map_of(item, image)] + ([None if other is None else map_of(other, image)] if sides == 2 else [])
         values = self._values(item, path)

@@ -18,9 +18,9 @@ from PIL import Image
 from heatcli.check.books import Ledger
 from heatcli.check.result import Result
 from heatcli.errors import UsageError
-from heatcli.gallery.read import Folder
 from heatcli.methods.table import method as find_method
 from heatcli.report.schema import Report
+from heatcli.run.index.folder import Folder
 
 CLOSED = Ledger().most  # the largest relative error of a balanced ledger, as in `heatcli check`
 WORST = 3

@@ -5,18 +5,16 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-import msgspec
 from PIL import Image
 
 from heatcli.artifact.layout import PICTURES
-from heatcli.artifact.sidecar import Input
 from heatcli.errors import HeatcliError
 from heatcli.figures.draw import Style, draw
 from heatcli.figures.reading import scale_of, with_seen
 from heatcli.figures.view import View
-from heatcli.gallery.read import Item
 from heatcli.images.preprocess import Fit
-from heatcli.images.read import Picture, Reader
+from heatcli.images.read import Reader
+from heatcli.run.index.folder import Item, channels_of
 
 QUALITY = 60
 EFFORT = 3  # of WebP's 0..6; higher values save little
@@ -38,36 +36,14 @@ def edge_of(count: int) -> int:
     return next((edge for most, edge in EDGES if count <= most), SMALLEST)
 
 
-def picture_of(item: Item) -> Picture | None:
-    """The picture that was explained; None if it is missing, or its hash has changed."""
-    path = item.picture()
-    if path is None or item.report is None:
-        return None
-    given = _input(item)
-    try:
-        found = Reader(_channels(given), given.range or "").picture(path) if given.layout == PICTURES else None
-    except HeatcliError:
-        return None
-    return found if found is not None and found.sha256 == item.row.sha256 else None
-
-
 def fit_of(item: Item) -> Fit | None:
     """How the picture was fitted to the network's input; None if the report does not say."""
     if item.report is None:
         return None
-    given, shape = _input(item), item.report.pixels.shape
+    given, shape = item.input, item.report.pixels.shape
     if given.layout != PICTURES:
         return None
-    return Fit(_channels(given), shape[0], shape[1], given.resize_to, given.interpolation)
-
-
-def _input(item: Item) -> Input:
-    return Input() if item.report is None else msgspec.convert(item.report.model.input, Input)
-
-
-def _channels(given: Input) -> int:
-    means = len(given.mean) if isinstance(given.mean, tuple) else 0
-    return given.channels or means or 3
+    return Fit(channels_of(given), shape[0], shape[1], given.resize_to, given.interpolation)
 
 
 def map_of(item: Item, picture: Image.Image | None) -> Image.Image | None:

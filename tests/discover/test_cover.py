@@ -5,48 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from conftest import MODELS, Cli
 from networks import load
-from PIL import Image
-from torch import Tensor, nn
+from tagged import RED, TAGGED, Tagged, draw
 
 pytest.importorskip("sklearn")
-
-TAGGED, RED, GREEN = 24, 30, 60
-
-
-class Tagged(nn.Module):
-    """Class 0: red in the middle, or a bright corner, which counts more; class 1: green in the middle."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(2, 3, 32, 32))
-        with torch.no_grad():
-            self.weight[0, 0, 8:24, 8:24] = 1 / 256
-            self.weight[0, :, :2, :2] = 1 / 4
-            self.weight[1, 1, 8:24, 8:24] = 1 / 256
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.linear(x.flatten(1), self.weight.flatten(1))
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Green pictures with a white corner, which the network calls 0; red ones, 0; green ones, 1."""
-    folder, rng = tmp_path_factory.mktemp("tags"), np.random.default_rng(0)
-    for name, count, channel in (("tag", TAGGED, 1), ("red", RED, 0), ("green", GREEN, 1)):
-        for i in range(count):
-            pixels = np.zeros((32, 32, 3))
-            # blobs at random places: natural evidence lies elsewhere in each picture
-            y, x = rng.integers(8, 18, 2)
-            pixels[y : y + 6, x : x + 6, channel] = rng.uniform(150, 250)
-            if name == "tag":
-                pixels[:2, :2] = 255
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}-{i:02}.png")
-    return folder
+    return draw(tmp_path_factory.mktemp("tags"))
 
 
 @pytest.fixture
@@ -103,3 +72,19 @@ def test_what_cannot_be_covered_is_one_line(run: tuple[Path, tuple[str, ...]], c
     assert (other.status, "was explained with another model" in other.err) == (2, True)
     filled = cli("discover", maps, "--mask-out", first, "--fill", "none", *with_model)
     assert (filled.status, "--fill none is no picture" in filled.err) == (2, True)
+
+
+def test_a_model_and_a_folder_are_enough(tmp_path: Path, pictures: Path, cli: Cli) -> None:
+    """The pictures are explained first; a second run goes on where the first ended, and finds the same."""
+    model = load(Tagged(), tmp_path, shape=(3, 32, 32))
+    asked = ("discover", model.path, pictures, "--size", "32", "--method", "lrp-0")
+    ran = cli(*asked, "--json")
+    assert ran.status == 0, ran.err
+    first = json.loads(ran.out)["clusters"][0]
+    assert {Path(name).stem.partition("-")[0] for name in first["images"]} == {"tag"}
+    again = cli(*asked, "--json", "--mask-out", first["name"], "--fill", "black")
+    assert again.status == 0, again.err
+    assert json.loads(again.out)["members"]["kept"] == 0, "the model is that of the run"
+    assert (tmp_path / "heatmaps" / "discover" / "clusters.json").is_file()
+    other = cli("discover", "heatmaps", "--method", "lrp-0")
+    assert (other.status, "--method and --baseline are for MODEL FOLDER" in other.err) == (2, True)

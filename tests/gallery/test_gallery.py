@@ -362,7 +362,7 @@ def test_the_same_twice(cli: Cli, runs: Any) -> None:
     [
         (("nowhere",), "nowhere: is not a folder that heatcli explain wrote"),
         (("pictures",), "pictures: holds no explanation"),
-        (("s3://bucket/run",), "s3:/bucket/run: a gallery is made from files on this machine"),
+        (("s3://bucket/run",), "s3:/bucket/run: explanations are read from files on this machine"),
         (("a", "--expected", "nowhere.csv"), "nowhere.csv: the expected labels cannot be read: No such file"),
         (("a", "--expected", "other.csv"), "other.csv: names none of the pictures in a"),
         (("a", "--against", "nowhere"), "nowhere: is not a folder"),

@@ -1,4 +1,4 @@
-"""Reading a folder of `heatcli explain`: its explanations one by one, its record, and results of checks."""
+"""Reading a folder of `heatcli explain`: its explanations one by one, their pictures, and its record."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from xml.etree import ElementTree
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.check.result import Result, Status
+from heatcli.artifact.layout import PICTURES
+from heatcli.artifact.sidecar import Input
 from heatcli.errors import HeatcliError, UsageError
+from heatcli.images.read import Picture, Reader
 from heatcli.report.schema import NAME, Report
 from heatcli.run.index.index import INDEX, FileEntry, Row, images, row_of, told
 from heatcli.run.index.record import RECORD, Record, read_record
 from heatcli.system.compress import MAGIC, crc32, read_array
-from heatcli.system.files import TEXT, is_folder, is_there, is_url, read_regular
+from heatcli.system.files import is_folder, is_there, is_url, read_regular
 
 Map = NDArray[np.float64]
 LARGEST = 1 << 30  # bytes of a report that are read
@@ -91,6 +92,28 @@ class Item:
             return None
         return next((start / name for start in starts if is_there(start / name)), None)
 
+    @property
+    def input(self) -> Input:
+        """How the picture became the network's input; the default if there is no report."""
+        return Input() if self.report is None else msgspec.convert(self.report.model.input, Input)
+
+    def read_picture(self) -> Picture | None:
+        """The picture that was explained; None if it is missing, its hash has changed, or the input is no picture."""
+        path, given = self.picture(), self.input
+        if path is None or self.report is None or given.layout != PICTURES:
+            return None
+        try:
+            found = Reader(channels_of(given), given.range or "").picture(path)
+        except HeatcliError:
+            return None
+        return found if found.sha256 == self.row.sha256 else None
+
+
+def channels_of(given: Input) -> int:
+    """The number of channels of a network's input; 3 if nothing says."""
+    means = len(given.mean) if isinstance(given.mean, tuple) else 0
+    return given.channels or means or 3
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -103,7 +126,7 @@ class Folder:
     def open(cls, path: Path) -> Folder:
         """The folder at `path`. Raises `UsageError` if it is not a folder on this machine."""
         if is_url(str(path).replace(":/", "://", 1)):
-            raise UsageError(f"{path}: a gallery is made from files on this machine; copy the folder here first")
+            raise UsageError(f"{path}: explanations are read from files on this machine; copy the folder here first")
         if not is_folder(path):
             raise UsageError(f"{path}: is not a folder that heatcli explain wrote; give the one named by its --out")
         record = path / RECORD
@@ -150,45 +173,3 @@ class Folder:
             }
             row = row_of(report, (beside / file.stem).as_posix(), None, 1, files)
             yield Item(row, self.path, row)
-
-    def checks(self) -> list[Result]:
-        """Results of `heatcli check` in this folder: files of `--junit` (.xml) and `--json` (.jsonl), with any name."""
-        return [result for file in sorted(self.path.iterdir()) for result in _results(file)]
-
-
-def _results(file: Path) -> list[Result]:
-    kind = file.suffix.lower()
-    if kind not in (".xml", ".jsonl") or file.name == INDEX:
-        return []
-    try:
-        content = read_regular(file, TEXT)
-        if kind == ".xml":
-            return _from_junit(content)
-        if b'"check"' not in content[:200]:
-            return []
-        return msgspec.json.Decoder(Result).decode_lines(content)
-    except (OSError, ElementTree.ParseError, msgspec.DecodeError, UnicodeDecodeError):
-        return []
-
-
-_STATUS: dict[str, Status] = {"failure": "failed", "error": "failed", "skipped": "skipped"}
-
-
-def _from_junit(content: bytes) -> list[Result]:
-    if b"<!ENTITY" in content:
-        return []
-    found = []
-    root = ElementTree.fromstring(content)
-    for case in root.iter("testcase") if root.get("name") == "heatcli check" else ():
-        child = next(iter(case), None)
-        tag = "system-out" if child is None else child.tag
-        said = "" if child is None else child.text or child.get("message") or ""
-        found.append(
-            Result(
-                check=(case.get("classname") or "").removeprefix("heatcli."),
-                quantity=case.get("name") or "",
-                status=_STATUS.get(tag, "passed" if ", required " in said else "reported"),
-                measured=said,
-            )
-        )
-    return found

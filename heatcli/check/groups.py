@@ -1,0 +1,130 @@
+"""The check of unexpected clusters: a model, and pictures, beside a stored result of `heatcli discover`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from heatcli.check.result import Result, at_most
+from heatcli.check.work import Check, Work
+from heatcli.discover.features import Maps, pooled
+from heatcli.discover.job import LEAST, Cluster, Found, clustered
+from heatcli.discover.write import TABLE, read_found
+from heatcli.errors import UsageError, unknown_name
+from heatcli.evaluate.explainer import Explainer
+from heatcli.images.baselines import BASELINES
+from heatcli.methods.table import METHODS
+from heatcli.system.files import is_there
+
+
+class UnexpectedClusters(Check, frozen=True):
+    """No group of pictures has places of its own that no stored group had, and no stored group has grown.
+
+    A group is a cluster of maps of a class whose suspicion is above 0 (`heatcli.discover`); a stored group is found
+    again if a new one of its class has half of its cells, or the reverse. `clusters`: the file of the stored groups,
+    relative to the spec. `suspicion`: the largest allowed suspicion of a new group. `growth`: by how much the share
+    of a stored group in its class may grow. `gone`: names of stored groups that must not be found again. `methods`: at
+    most one; by default the method and baseline of the stored run.
+    """
+
+    name = "unexpected-clusters"
+
+    clusters: str = TABLE
+    suspicion: float = 0.0
+    growth: float = 0.1
+    gone: tuple[str, ...] = ()
+
+    def __call__(self, work: Work) -> Iterator[Result]:
+        """A result per group. Skipped if there is no file of clusters and the check was not asked for."""
+        file = work.folder / self.clusters
+        if not is_there(file):
+            why = f"no stored clusters in {file}; heatcli discover stores them"
+            if work.asked:
+                raise UsageError(f"[{self.name}]: {why}")
+            yield self.skipped(why)
+            return
+        stored = read_found(file)
+        old = [cluster for cluster in stored.clusters if cluster.suspicion]
+        for name in self.gone:
+            if name not in [cluster.name for cluster in old]:
+                raise unknown_name(f"group in {file}", name, [cluster.name for cluster in old])
+        maps = maps_of(work, self._explainer(work, stored, file))
+        yield from self._too_few(maps)
+        found = clustered(f"[{self.name}]", maps, seed=stored.seed)
+        new = [shown.cluster for shown in found if shown.cluster.suspicion]
+        again = {cluster.name: _again(cluster, new) for cluster in old}
+        for cluster in old:
+            yield self._old(cluster, again[cluster.name])
+        yield from self._new([one for one in new if one not in again.values()])
+
+    def _explainer(self, work: Work, stored: Found, file: Path) -> Explainer:
+        """The method of the check, or else that of the stored run. Raises `UsageError`."""
+        if self.methods:
+            if len(self.methods) > 1:
+                raise UsageError(f"[{self.name}]: takes one method, not {len(self.methods)}")
+            return self.explainers(work)[0]
+        method, baseline = stored.method, stored.baseline
+        unknown = (method.rules, baseline.frequencies, baseline.count, baseline.images)
+        if method.name not in METHODS or any(part is not msgspec.UNSET for part in unknown):
+            raise UsageError(
+                f"[{self.name}]: {file} was made by {method.name} with rules or a baseline of its own, which are not "
+                "known here; give a method with methods"
+            )
+        own = METHODS[method.name].configured(method.parameters)
+        given = [str(part) for part in (baseline.sigma, baseline.file) if part is not msgspec.UNSET]
+        text = ":".join([baseline.name, *given] if baseline.name in BASELINES else given)
+        return Explainer(method.name, own, None if baseline.name == "none" else text)
+
+    def _too_few(self, maps: Sequence[Maps]) -> Iterator[Result]:
+        for one in maps:
+            if len(one.names) < LEAST:
+                yield self.skipped(f"{one.label}: {len(one.names)} pictures, fewer than {LEAST}")
+
+    def _old(self, cluster: Cluster, again: Cluster | None) -> Result:
+        """The result of a stored group, and of what it is now."""
+        share = 0.0 if again is None else again.share
+        what = f"share of {cluster.name} in its class, {cluster.place}, which was {cluster.share:.0%}"
+        return at_most(self.name, what, share, 0.0 if cluster.name in self.gone else cluster.share + self.growth)
+
+    def _new(self, groups: Sequence[Cluster]) -> Iterator[Result]:
+        """A result per group with new places, or one that there is none."""
+        for cluster in groups:
+            what = f"suspicion of a new group, {cluster.size} pictures of {cluster.label}, {cluster.place}"
+            yield at_most(self.name, what, cluster.suspicion, self.suspicion)
+        if not groups:
+            yield at_most(self.name, "groups with new places", 0.0, 0.0)
+
+
+def maps_of(work: Work, explainer: Explainer) -> list[Maps]:
+    """The maps of all pictures by explained class, in the order of names."""
+    subject = work.subject
+    places = np.stack([pooled(one) for one in subject.heatmaps(explainer).double().cpu().numpy()])
+    labels = [subject.model.label(i) or str(i) for i in subject.target.index.tolist()]
+    return [
+        Maps(
+            label,
+            [subject.names[i] for i in rows],
+            [work.samples[i].path for i in rows],
+            places[rows],
+        )
+        for label in sorted(set(labels))
+        if (rows := [i for i, own in enumerate(labels) if own == label])
+    ]
+
+
+def _again(cluster: Cluster, groups: Sequence[Cluster]) -> Cluster | None:
+    """The group of the same class that has most cells in common, if it has half of the cells of either."""
+    own = _cells(cluster)
+    shared = [(int((_cells(one) & own).sum()), one) for one in groups if one.label == cluster.label]
+    most, best = max(shared, key=lambda pair: pair[0], default=(0, None))
+    return best if best is not None and 2 * most >= min(own.sum(), _cells(best).sum()) else None
+
+
+def _cells(cluster: Cluster) -> NDArray[np.bool_]:
+    cells = np.zeros(np.shape(cluster.mean_map), bool)
+    cells[tuple(np.array(cluster.cells).T)] = True
+    return cells
