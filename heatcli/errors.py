@@ -160,6 +160,11 @@ def unknown_name(
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, such as `1 image` or `2,000 images`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def first_line(error: BaseException, limit: int = 240) -> str:
     """The first line with text of an exception's message, for use inside a one-line error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

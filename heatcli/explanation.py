@@ -410,9 +410,9 @@ def _noted(question: Question, ledger: Ledger, relevance: Tensor, books: Books, 
         if float(ratio[worst]) > CANCELLING:
             found.append((
                 f"cancelling {method.name}",
-                f"{method.name} gives pixels {float(sums[worst]):.3g} for and against a score of "
-                f"{float(ledger.output.detach()[worst]):.3g}: what is left of them is noise; another method or a "
-                "baseline helps",
+                f"{method.name} gives the pixels {float(sums[worst]):.3g} in all, for and against, and the score is "
+                f"{float(ledger.output.detach()[worst]):.3g}: so the map is mostly noise; try another method or a "
+                "baseline",
             ))  # fmt: skip
             if method.kind == OneWalk.kind and model.explained is None:
                 key = f"grows {method.name}"

@@ -82,12 +82,15 @@ PICTURES = Layout("NCHW")
 def layout_of(shape: Sequence[int | None] | None) -> Layout | None:
     """The layout of a declared input, by its number of axes; None where that says nothing.
 
-    Of three axes the last is channels where it is short beside the one before, or fixed where that is free.
+    Of three axes the last is channels where it is short beside the one before, or fixed where that is free. Three
+    channels of a square are a picture, which lacks the axis of the batch.
     """
     if shape is None or not 2 <= len(shape) <= 5:
         return None
     if len(shape) == 3:
-        length, last = shape[1:]
+        first, length, last = shape
+        if first == 3 and length is not None and length == last:
+            return None
         short = last is not None and last <= _FEW and (length is None or length > 4 * last)
         return Layout("NLC" if short else "NCL")
     if len(shape) == 5:

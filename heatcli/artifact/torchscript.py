@@ -33,7 +33,7 @@ def load_torchscript(path: Path) -> Artifact:
     content = archive.safe(path, entries, script.checked)
     module, training = _opened(path, content)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
-    required = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
+    required = [_tensor(path, a) for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
     likely = likely_shape(module)
     inputs = tuple(InputInfo(name, dtype=dtype, likely=likely) for name in required)
     ran = False
@@ -59,6 +59,17 @@ def load_torchscript(path: Path) -> Artifact:
         remarks=(_TRAINING,) if training else (),
         rewrites=("dequantise",) if quantises(module.inlined_graph) else (),
     )  # fmt: skip
+
+
+def _tensor(path: Path, argument: Any) -> str:
+    """The name of an argument that takes a tensor. Raises `ModelError` for a list, as detectors of torchvision take."""
+    if argument.type.kind() in ("ListType", "DictType", "TupleType"):
+        raise ModelError(
+            f"{path}: its input {argument.name} is a {argument.type}; heatcli gives one tensor [N, C, H, W], so export "
+            "the network inside a module that takes one"
+        )
+    name: str = argument.name
+    return name
 
 
 _TRAINING = (

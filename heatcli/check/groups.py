@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
-from heatcli.discover.features import Maps, pooled
+from heatcli.discover.features import Known, Maps, pooled
 from heatcli.discover.job import LEAST, Cluster, Found, clustered
 from heatcli.discover.write import TABLE, read_found
 from heatcli.errors import UsageError, unknown_name
@@ -102,17 +102,14 @@ class UnexpectedClusters(Check, frozen=True):
 def maps_of(work: Work, explainer: Explainer) -> list[Maps]:
     """The maps of all pictures by explained class, in the order of names."""
     subject = work.subject
-    places = np.stack([pooled(one) for one in subject.heatmaps(explainer).double().cpu().numpy()])
+    places = [pooled(one) for one in subject.heatmaps(explainer).double().cpu().numpy()]
     labels = [subject.model.label(i) or str(i) for i in subject.target.index.tolist()]
+    known = [
+        Known(name, sample.path, one) for name, sample, one in zip(subject.names, work.samples, places, strict=True)
+    ]
     return [
-        Maps(
-            label,
-            [subject.names[i] for i in rows],
-            [work.samples[i].path for i in rows],
-            places[rows],
-        )
+        Maps.of(label, [one for one, own in zip(known, labels, strict=True) if own == label])
         for label in sorted(set(labels))
-        if (rows := [i for i, own in enumerate(labels) if own == label])
     ]
 
 

@@ -31,7 +31,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         """The result as one line of text."""
         by = f" [{self.method}]" if self.method else ""
         found = f"{self.measured:.4g}" if isinstance(self.measured, float) else self.measured
-        colon = ":" if self.status == "skipped" else ""
+        colon = ":" if self.status == "skipped" or self.check == "image" else ""
         said = self.quantity + ("" if found is None else f"{colon} {found}")
         wanted = f", required {self.required}" if self.required else ""
         return f"{self.check}{by}: {self.image or 'all images'}: {said}{wanted}"

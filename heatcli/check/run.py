@@ -48,8 +48,9 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
         if isinstance(sample, Sample):
             samples.append(sample)
         else:
-            yield Result(check="image", quantity="cannot be read", status="failed", image=printable(str(sample[0])),
-                         measured=str(sample[1]), required="a picture")  # fmt: skip
+            path, error = sample
+            yield Result(check="image", quantity="cannot be read", status="failed", image=printable(str(path)),
+                         measured=str(error).removeprefix(f"{path}: "))  # fmt: skip
     if not samples:
         return
     work = _work(model, samples, spec.target, spec.seed, explainers, spec.baseline, folder, request)

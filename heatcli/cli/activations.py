@@ -43,7 +43,7 @@ def command(
     *,
     load: options.Load,
 ) -> None:
-    """Show feature maps as a labelled sheet and an .npz, ordered by activation or by what they gave to the score."""
+    """Show feature maps as a labelled sheet and an .npz, ordered by activation or by relevance."""
     from heatcli.errors import HeatcliError, UsageError
     from heatcli.inside.activations import CONVOLUTIONS
     from heatcli.inside.job import ActivationsRequest, run

@@ -14,6 +14,7 @@ from heatcli.cli import (
     bench,
     check,
     compare,
+    completion,
     concepts,
     config,
     discover,
@@ -81,7 +82,8 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        status = app(standalone_mode=False) or 0
+        with completion.whole_words():
+            status = app(standalone_mode=False) or 0
     except Interrupted as error:
         _end(str(error), error.status)
     except KeyboardInterrupt:
@@ -108,6 +110,8 @@ def _misused(error: Any) -> NoReturn:
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.exit(error.exit_code)
     context = getattr(error, "ctx", None)
+    if getattr(error, "option_name", None) == "--model":
+        _end("No such option: --model; this command takes the model as its first argument", error.exit_code)
     where = "heatcli" if context is None or context.parent is None else f"heatcli {context.info_name}"
     _end(f"{one_line(error.format_message().rstrip('.'))}; {where} --help lists what there is", error.exit_code)
 

@@ -18,7 +18,10 @@ def command(
         str | None, typer.Argument(metavar="[MODEL]", help="The model. Default: the embedded animals model.")
     ] = None,
     methods: Annotated[
-        str, typer.Option(metavar="A,B,…", help="Each NAME[:PARAMETER=VALUE,…]; see `heatcli methods`.")
+        str,
+        typer.Option(
+            "--methods", "--method", metavar="A,B,…", help="Each NAME[:PARAMETER=VALUE,…]; see `heatcli methods`."
+        ),
     ] = METHODS,
     batch_size: Annotated[int, typer.Option(help="How many images go through the network at once.")] = 8,
     repeats: Annotated[int, typer.Option(help="The number of rounds. Each round runs every method once, in turn.")] = 5,
@@ -30,7 +33,7 @@ def command(
     *,
     load: options.Load,
 ) -> None:
-    """Time methods beside the artifact's own input gradient: images a second, ratio, peak memory."""
+    """Measure the speed of methods: images a second, ratio to the artifact's own gradient, peak memory."""
     import torch
 
     from heatcli.evaluate.speed import bench

@@ -25,12 +25,17 @@ def command(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help="Methods instead of the spec's: NAME[:PARAMETER=VALUE,…][@BASELINE]."),
+        typer.Option(
+            "--methods",
+            "--method",
+            metavar="A,B,…",
+            help="Methods instead of the spec's: NAME[:PARAMETER=VALUE,…][@BASELINE].",
+        ),
     ] = None,
     masks: options.Masks = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a JUnit XML file, too.")] = None,
     html: options.Html = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a result on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print each result as a line of JSON on stdout.")] = False,
     github: Annotated[bool, typer.Option("--github", help="Print failures as GitHub annotations.")] = False,
     update_golden: Annotated[
         bool, typer.Option("--update-golden", help="Store the reports of the golden check again, and check nothing.")
@@ -39,7 +44,7 @@ def command(
     *,
     load: options.Load,
 ) -> None:
-    """Check a model on images: exit status 0 when all holds, 1 when something does not, with what and by how much."""
+    """Check a model on images. The exit status is 0 if all checks pass, else 1, and each failure is printed."""
     started = time.perf_counter()
     from heatcli.check import result as writers
     from heatcli.check.run import CheckRequest, run

@@ -9,7 +9,7 @@ from typer.core import TyperCommand
 
 from heatcli.cli import say, settings
 from heatcli.cli.examples import EXAMPLES
-from heatcli.cli.panels import OPTIONS, PANEL, PANELS
+from heatcli.cli.panels import PANELS, panel_of
 from heatcli.errors import UsageError
 
 
@@ -23,7 +23,7 @@ class Command(TyperCommand):
         for parameter in self.params:
             parameter.help = _escaped(parameter.help or "")  # type: ignore[attr-defined]
             if parameter.param_type_name == "option":
-                parameter.rich_help_panel = PANEL.get(parameter.name or "", OPTIONS)  # type: ignore[attr-defined]
+                parameter.rich_help_panel = panel_of(parameter.name or "", parameter.opts)  # type: ignore[attr-defined]
         self.params.sort(key=_rank)
         for key in settings.keys(self).values():
             key.parameter.envvar = key.variables(name or "")

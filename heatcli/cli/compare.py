@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heatcli.cli import options, say
+from heatcli.errors import counted
 
 if TYPE_CHECKING:
     from heatcli.evaluate.compare import Both, Comparison
@@ -21,7 +22,7 @@ WIDE = 120  # columns if stdout is not a terminal
 @options.loads(*options.INPUT)
 def command(
     a: Annotated[str, typer.Argument(metavar="A", help="An artifact, or a method NAME[:PARAMETER=VALUE,…][@BASELINE]")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with: another of the same.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What A is compared with: another artifact or method.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images.")],
     model: options.ModelPath = None,
     method: Annotated[
@@ -49,7 +50,7 @@ def command(
     *,
     load: options.Load,
 ) -> None:
-    """Compare outputs, heatmaps and bias totals image by image, worst first; --model is for two methods."""
+    """Compare two models, or two methods, image by image: outputs, heatmaps and sums of biases."""
     from heatcli.errors import UsageError
     from heatcli.evaluate.compare import Side, compare
     from heatcli.evaluate.explainer import Explainer, is_method
@@ -91,7 +92,7 @@ def _print(found: Comparison) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(f"A: {found.a}\nB: {found.b}", markup=False, highlight=False)
-    print(f"{len(found.pairs)} images, worst first")
+    print(f"{counted(len(found.pairs), 'image')}, worst first")
     folder = os.path.commonpath([os.path.dirname(p.image) for p in found.pairs]) if found.pairs else ""  # noqa: PTH120
     for p in found.pairs[:SHOWN]:
         says = p.label_a if p.label_a == p.label_b else f"A {p.label_a}, B {p.label_b}"

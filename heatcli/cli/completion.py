@@ -7,11 +7,12 @@ prints nothing else: after an error there are no completions.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ def commands(context: typer.Context, incomplete: str) -> list[str]:
     """The names of commands."""
     parent: Any = context.parent
     return [name for name in parent.command.commands if name.startswith(incomplete)]
+
+
+def methods(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of methods."""
+    return [name for name in METHODS if name.startswith(incomplete)]
 
 
 def _methods(context: typer.Context, incomplete: str) -> list[str]:
@@ -120,6 +126,48 @@ _NAMED: dict[str, Complete] = {
     "concept": _layers, "below": _layers, "cmap": _colours, "model": _models,
     "with_passes": _passes, "without_passes": _passes,
 }  # fmt: skip
+
+
+@contextmanager
+def whole_words() -> Iterator[None]:
+    """A block in which bash's words are whole while it completes, as in `--model torchvision:resnet50`.
+
+    bash breaks words at `:` and `=`, and replaces what stands after the last break. So the parts are joined before
+    typer reads them, and what stands before the last break is cut off the completions.
+    """
+    words, at = os.environ.get("COMP_WORDS", "").split("\n"), os.environ.get("COMP_CWORD", "")
+    if os.environ.get("_HEATCLI_COMPLETE") != "complete_bash" or not at.isdecimal():
+        yield
+        return
+    joined, position, before = _joined(words, int(at))
+    os.environ.update(COMP_WORDS="\n".join(joined), COMP_CWORD=str(position))
+    found = io.StringIO()
+    try:
+        with redirect_stdout(found):
+            yield
+    finally:
+        print(*(line.removeprefix(before) for line in found.getvalue().splitlines()), sep="\n")
+
+
+def _joined(words: list[str], at: int) -> tuple[list[str], int, str]:
+    """The words joined where bash broke them, the place of the word number `at`, and what of its value bash keeps.
+
+    A word of breaks alone belongs to the words on both its sides. An option's name and `=` are no part of its value.
+    """
+    joined, position, glued, before = [words[0]], at, False, ""
+    for i, word in enumerate(words[1:], 1):
+        breaks = word != "" and not word.strip(":=")
+        if glued or breaks:
+            joined[-1] += word
+        else:
+            joined.append(word)
+        if i == at and (glued or breaks):
+            whole = joined[-1] if breaks else joined[-1].removesuffix(word)
+            before = whole.partition("=")[2] if whole.startswith("-") else whole
+        if i == at:
+            position = len(joined) - 1
+        glued = breaks
+    return joined, position, before
 
 
 def _files(incomplete: str) -> list[str]:

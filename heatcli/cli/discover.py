@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heatcli.cli import options, say
+from heatcli.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,14 +50,14 @@ def command(
         ),
     ] = None,
     fill: Annotated[
-        str, typer.Option(metavar="blur[:SIGMA]|mean|black|zero|IMAGE", help="What --mask-out puts there.")
+        str, typer.Option(metavar="blur[:SIGMA]|mean|black|zero|IMAGE", help="What --mask-out puts in these places.")
     ] = "blur",
     json: options.Json = False,
     model: options.ModelPath = None,
     *,
     load: options.Load,
 ) -> None:
-    """Cluster the maps of each class, to find pictures that are recognised by something else than the others."""
+    """Group the maps of each class, to find pictures that the model recognises by something unusual."""
     from heatcli.discover.cover import cover, explanations
     from heatcli.discover.job import discover
     from heatcli.discover.write import write, write_spec
@@ -68,7 +69,8 @@ def command(
         model, run = run, _explained(load, run, pictures, maps, method, baseline)
     elif method or baseline:
         raise UsageError(f"{run}: was explained already; --method and --baseline are for MODEL FOLDER")
-    found, shown = discover(run, tuple(classes or ()), seed, say.note)
+    with say.progress("explanations") as advance:
+        found, shown = discover(run, tuple(classes or ()), seed, say.note, advance)
     table, picture = write(out or run / "discover", found, shown)
     if mask_out is not None:
         say.line(f"wrote {table} and {picture}")
@@ -91,9 +93,8 @@ def command(
         options.print_json(found)
     else:
         for cluster in found.clusters[:top]:
-            print(
-                f"{cluster.suspicion:6.1%}  {cluster.name}: {cluster.size} pictures, {cluster.share:.0%} of its class"
-            )
+            size = counted(cluster.size, "picture")
+            print(f"{cluster.suspicion:6.1%}  {cluster.name}: {size}, {cluster.share:.0%} of its class")
             print(f"        {cluster.reasons[0]}")
         if not any(cluster.suspicion for cluster in found.clusters):
             print("no group has relevance at places of its own")

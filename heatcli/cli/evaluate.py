@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heatcli.cli import options, say
+from heatcli.errors import counted
 
 if TYPE_CHECKING:
     from heatcli.evaluate.explainer import Explainer
@@ -34,12 +35,13 @@ def command(
     images: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of images, or images.")],
     recommend: Annotated[
         bool,
-        typer.Option("--recommend", help="Search for the method, its parameters and baseline that rank the regions of "
-                     "these pictures best for this model; see `heatcli help compare`."),
+        typer.Option("--recommend", help="Search for the method, parameters and baseline that rank the regions "
+            "of these pictures best for this model; see `heatcli help compare`."),
     ] = False,
     methods: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help="Methods, each NAME[:PARAMETER=VALUE,…][@BASELINE]; random and edges. "
+        typer.Option("--methods", "--method", metavar="A,B,…",
+                     help="Methods, each NAME[:PARAMETER=VALUE,…][@BASELINE]; random and edges are controls. "
                      f"Default: {METHODS}; with --recommend, ten, and four more of a network with attention."),
     ] = None,
     metric: Annotated[
@@ -138,7 +140,7 @@ def _print_ranking(found: Recommendation) -> None:
     from rich.table import Table
 
     console = Console()
-    title = f"{found.images} images: does the score fall where the map says it should?"
+    title = f"{counted(found.images, 'image')}: does the score fall where the map says it should?"
     said = "area: between the orders, in units of the score; held: by pixels, of the score; ms: processor time an image"
     table = Table("method", box=SIMPLE, padding=(0, 1, 0, 0), title=title, caption=said, pad_edge=False)
     for name in ("area ± 95%", "below the best", *(["mask"] if found.masks else []), "held", "ms"):
@@ -166,8 +168,8 @@ def _print(found: Evaluation) -> None:
     for metric in found.metrics:
         rows = [row for row in found.rows if row.metric == metric]
         columns = {row.column: row.better for row in rows}
-        table = Table("method", *(name + marks[better] for name, better in columns.items()),
-                      title=f"{metric}: mean [95% interval] over {max(row.images for row in rows)} images")  # fmt: skip
+        title = f"{metric}: mean [95% interval] over {counted(max(row.images for row in rows), 'image')}"
+        table = Table("method", *(name + marks[better] for name, better in columns.items()), title=title)
         for method in dict.fromkeys(row.method for row in rows):
             own = {row.column: row for row in rows if row.method == method}
             cells = (f"{own[c].mean:.4g} [{own[c].low:.3g}, {own[c].high:.3g}]" for c in columns)

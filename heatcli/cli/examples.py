@@ -38,7 +38,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "heatcli joint a.png b.png --model faces.onnx --preset imagenet --grid 12 --similarity dot",
         "heatcli joint a.png b.png --model faces.onnx --preset imagenet --method lrp-gamma --json",
     ),
-    "methods": ("heatcli methods", "heatcli methods --json", "heatcli methods | less"),
+    "methods": ("heatcli methods", "heatcli methods 'lrp-epsilon-*' grad-cam", "heatcli methods --json"),
     "inspect": (
         "heatcli inspect net.onnx",
         "heatcli inspect net.onnx --layers",

@@ -35,7 +35,8 @@ def command(
         typer.Option(
             "--method",
             metavar="NAME",
-            help="See `heatcli methods`; several, of one image, side by side. Default: lrp-eps, and the baseline blur.",
+            help="The method; see `heatcli methods`. Repeat it to see several side by side. Default: lrp-eps, "
+            "with the baseline blur.",
         ),
     ] = None,
     param: options.Param = None,
@@ -49,7 +50,8 @@ def command(
     concept: Annotated[
         str | None,
         typer.Option(
-            metavar="LAYER[:CHANNEL,...]", help="Show only what flows through these channels of a layer, or through it."
+            metavar="LAYER[:CHANNEL,...]",
+            help="Show only the relevance that flows through this layer, or through these channels of it.",
         ),
     ] = None,
     baseline: Annotated[
@@ -70,22 +72,25 @@ def command(
     expected: Annotated[
         str | None,
         typer.Option(
-            metavar="LABEL|CSV", help="What the model should say; where it says another, the difference is explained."
+            metavar="LABEL|CSV",
+            help="The right label, or a CSV file with a line image,label for each. If the model gives another "
+            "label, the difference of the two is explained.",
         ),
     ] = None,
     region: Annotated[
         str | None,
         typer.Option(
             metavar="L,T,R,B|MASK",
-            help="For outputs with positions: sum the scores in this region, not where the class wins.",
+            help="For outputs with positions, such as segmentation: sum the class's scores in this region. "
+            "Default: where the class wins.",
         ),
     ] = None,
     pair: Annotated[
         str | None,
         typer.Option(
             metavar="IMAGE",
-            help="Another picture: the similarity of its embedding and each image's is explained, on both. Of a "
-            "network that takes two pictures, the second one.",
+            help="A second picture. The similarity of its embedding to each image's is explained, on both "
+            "pictures. For a network that takes two pictures: the second one.",
         ),
     ] = None,
     similarity: Annotated[
@@ -106,7 +111,7 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Forget earlier runs into the folder. All files are written anew.")
+        bool, typer.Option("--overwrite", help="Forget the earlier runs in the folder, and write all files again.")
     ] = False,
     index: Annotated[
         str | None,
@@ -121,7 +126,10 @@ def command(
     ] = "json",
     biases: Annotated[
         str,
-        typer.Option(metavar="all|totals|none", help="What the report holds of each bias: all elements, the sums."),
+        typer.Option(
+            metavar="all|totals|none",
+            help="How much the report holds of the biases: all elements, their sums, or nothing.",
+        ),
     ] = "all",
     json: options.Json = False,
     arrays: Annotated[
@@ -144,7 +152,8 @@ def command(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="How many batches are worked on at once, each in a thread or process. Default: one a core, 2 to 4."
+            help="How many batches are worked on at once, each in a thread or process. Default: one for each "
+            "core, from 2 to 4."
         ),
     ] = None,
     engine: Annotated[
@@ -154,7 +163,7 @@ def command(
     *,
     load: options.Load,
 ) -> None:
-    """Explain what the model says of each image: a figure to look at, and a report that books every unit."""
+    """Explain the model's answer for each image: a figure to look at, and a report of where the score comes from."""
     part = options.shard(shard)
     started = time.perf_counter()
     from heatcli.cli.asked import baseline_of, methods_of, place_of, rules_of

@@ -30,16 +30,24 @@ def command(
     ] = None,
     target: Annotated[
         str,
-        typer.Option(metavar="top|INDEX|LABEL|A-B|input", help="The score; input: the class is an input of the model."),
+        typer.Option(
+            metavar="top|INDEX|LABEL|A-B|input",
+            help="The score that is explained. input: the model takes the class as an input.",
+        ),
     ] = "top",
     outputs: Annotated[
         str,
-        typer.Option(metavar="NAME,…", help="Of logits, heatmap, relevance, biases, bias_elements, ledger."),
+        typer.Option(
+            metavar="NAME,…",
+            help="Which outputs the model gets, of logits, heatmap, relevance, biases, bias_elements, ledger.",
+        ),
     ] = "logits,heatmap,relevance,biases,ledger",
     preprocess: Annotated[
         bool, typer.Option("--preprocess", help="Take pictures as uint8 [N, H, W, C], of the model's size.")
     ] = False,
-    u8: Annotated[bool, typer.Option("--u8", help="The heatmap as bytes, too, and the scale of each.")] = False,
+    u8: Annotated[
+        bool, typer.Option("--u8", help="Return the heatmap as bytes, too, with a scale for each image.")
+    ] = False,
     web: Annotated[
         bool, typer.Option("--web", help="Write a page that runs the explained model in the browser; -o is a folder.")
     ] = False,
@@ -51,7 +59,7 @@ def command(
     *,
     load: options.Load,
 ) -> None:
-    """Write a model that explains itself: its own output, and beside it heatmap, relevance, biases and ledger."""
+    """Write a model that explains itself: it returns its own output, a heatmap, biases and the ledger."""
     import msgspec
 
     from heatcli.cli.asked import methods_of, rules_of

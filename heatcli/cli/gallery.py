@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from heatcli.cli import options, say
+from heatcli.errors import counted
 
 
 def command(
@@ -19,20 +20,26 @@ def command(
         Path | None, typer.Option(metavar="DIR", help="A run on the same pictures, to show side by side.")
     ] = None,
     expected: Annotated[
-        str | None, typer.Option(metavar="LABEL|CSV", help="What the model should say: of all, or image,label a line.")
+        str | None,
+        typer.Option(
+            metavar="LABEL|CSV", help="The right label of all pictures, or a CSV file with a line image,label for each."
+        ),
     ] = None,
     masks: options.Masks = None,
     max_mb: Annotated[
-        float, typer.Option(help="Megabytes of the page; above it, small pictures go to a folder beside.")
+        float,
+        typer.Option(
+            help="The largest page in megabytes. Above it, the small pictures go to a folder beside the page."
+        ),
     ] = 50.0,
 ) -> None:
-    """Make one page to look through all explanations in a folder; it needs no network."""
+    """Make one HTML page to look through all explanations in a folder; it works offline."""
     from heatcli.gallery.build import MEGABYTE, GalleryRequest, build
 
     request = GalleryRequest(folder, output, against, expected, masks, max_mb)
     with say.progress("pictures") as advance:
         built = build(request, say.note, advance)
-    size = f"{built.explanations:,} explanations, {built.bytes / MEGABYTE:.1f} MB"
+    size = f"{counted(built.explanations, 'explanation')}, {built.bytes / MEGABYTE:.1f} MB"
     say.line(f"wrote {built.path}: {size}")
     if built.beside is not None:
         say.note(f"the small pictures are in {built.beside}, which the page needs beside it (--max-mb {max_mb:g})")

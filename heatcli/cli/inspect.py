@@ -22,7 +22,7 @@ def command(
     *,
     load: options.Load,
 ) -> None:
-    """Show what an artifact contains: its input, its operators and which have rules, its biases, its parameters."""
+    """Show what an artifact contains: its input, its outputs, its operators, its biases, its preprocessing."""
     from heatcli.errors import MissingError, UsageError
     from heatcli.model.inspection import draft_sidecar, inspect
     from heatcli.model.inspection import layers as layers_of

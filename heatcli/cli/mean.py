@@ -8,18 +8,19 @@ from typing import Annotated
 import typer
 
 from heatcli.cli import options, say
+from heatcli.errors import counted
 
 
 @options.loads(*(name for name in options.INPUT if name != "device"), device="cpu")
 def command(
-    folder: Annotated[Path, typer.Argument(help="A folder of images of any number.")],
+    folder: Annotated[Path, typer.Argument(help="A folder with any number of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz file to write.")],
     recursive: Annotated[bool, typer.Option(help="Read folders below, too.")] = False,
     model: options.ModelPath = None,
     *,
     load: options.Load,
 ) -> None:
-    """Write the mean of a folder's images, as the model would see them before normalisation."""
+    """Write the mean image of a folder, at the size of the model's input, before normalisation."""
     from heatcli.errors import HeatcliError, UsageError
     from heatcli.images.mean import image_files, mean_image, write_mean
     from heatcli.system.files import is_folder, make_folder
@@ -37,6 +38,6 @@ def command(
     write_mean(output, mean, count)
     for error in failed:
         say.error(error)
-    say.line(f"wrote {output}: the mean of {count} images, {'×'.join(map(str, mean.shape))}")
+    say.line(f"wrote {output}: the mean of {counted(count, 'image')}, {'×'.join(map(str, mean.shape))}")
     if failed:
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from heatcli.cli import say
+from heatcli.errors import counted
 
 
 def command(
@@ -15,7 +16,7 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The index to write.")] = Path(
         "index.jsonl"
     ),
-    index: Annotated[str, typer.Option(metavar="jsonl|parquet", help="parquet: a FILE.parquet besides.")] = "jsonl",
+    index: Annotated[str, typer.Option(metavar="jsonl|parquet", help="parquet: write FILE.parquet, too.")] = "jsonl",
 ) -> None:
     """Join the indexes of several folders, or of the shards of one run, into one."""
     from heatcli.errors import UsageError
@@ -26,6 +27,6 @@ def command(
     if index not in INDEXES:
         raise UsageError(f"--index {index} is not known; use {', '.join(INDEXES)}")
     count = merge(folders, output, say.note)
-    say.line(f"wrote {output}: {count:,} images")
+    say.line(f"wrote {output}: {counted(count, 'image')}")
     if index == "parquet":
         say.line(f"wrote {write_parquet(output)}")

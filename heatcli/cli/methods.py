@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any
 
-from heatcli.cli import options
+import typer
+
+from heatcli.cli import completion, options, say
 
 if TYPE_CHECKING:
     from heatcli.methods.method import Method
 
 
-def command(json: options.Json = False) -> None:
-    """List the methods: what they are, where they come from, what they take and cost, whether they conserve."""
-    from heatcli.methods.table import METHODS
-
-    rows = [_row(m) for m in METHODS.values()]
+def command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME|PATTERN...]", autocompletion=completion.methods,
+            help="Which methods, such as lrp-eps or 'lrp-*'. Default: all.",
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:  # fmt: skip
+    """List the methods: what each one does, its source, its parameters, its cost, and whether it divides the score."""
+    rows = [_row(method) for method in _chosen(names or ["*"])]
     if json:
         sys.stdout.buffer.write(options.as_json(rows))
     elif sys.stdout.isatty():
@@ -27,6 +37,19 @@ def command(json: options.Json = False) -> None:
             print(f"  conserves: {conserves}; baseline: {_baseline(row)}; cost: {row['cost']}")
             for line in _parameters(row):
                 print(f"  {line}")
+    if not names:
+        say.line("which one to start with: heatcli help choosing")
+
+
+def _chosen(names: list[str]) -> list[Method]:
+    """The methods that one of the names or patterns fits, in the order of the table. Raises `UsageError`."""
+    from heatcli.errors import unknown_name
+    from heatcli.methods.table import ELSEWHERE, METHODS
+
+    for name in names:
+        if not any(fnmatchcase(known, name) for known in METHODS):
+            raise unknown_name("method", name, METHODS, also=ELSEWHERE)
+    return [method for known, method in METHODS.items() if any(fnmatchcase(known, name) for name in names)]
 
 
 def _row(method: Method) -> dict[str, Any]:

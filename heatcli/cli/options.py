@@ -50,9 +50,7 @@ Layer = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The layer of a CAM method: the name of an operator or of a layer."),
 ]
-Html = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at, too; it needs no network.")
-]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML page, too; it works offline.")]
 Target = Annotated[str | None, typer.Option(metavar="top|INDEX|LABEL|A-B", help="The score that is explained.")]
 MethodsBaseline = Annotated[
     str | None,
@@ -66,7 +64,7 @@ BatchSize = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", "-v", help="Say on stderr what is decided, and when; `check`: what passes, too."),
+    typer.Option("--verbose", "-v", help="Print on stderr what heatcli decides, and when; `check`: also what passes."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 
@@ -106,11 +104,11 @@ class Load:
         ),
     ] = None
     confidence: Annotated[
-        float | None, typer.Option(help="The least probability of a box of a detector. Default: 0.25.")
+        float | None, typer.Option(help="The smallest probability of a detector's box. Default: 0.25.")
     ] = None
     overlap: Annotated[
         float | None,
-        typer.Option(help="The most overlap of two boxes of one class, intersection over union. Default: 0.45."),
+        typer.Option(help="The largest overlap (intersection over union) of two boxes of one class. Default: 0.45."),
     ] = None
     inputs: Annotated[
         list[str] | None,
@@ -129,7 +127,8 @@ class Load:
         ),
     ] = None
     sample_rate: Annotated[
-        float | None, typer.Option(metavar="HZ", help="Samples a second of a signal, for the axis of its figure.")
+        float | None,
+        typer.Option(metavar="HZ", help="How many samples a second a signal has, for the axis of its figure."),
     ] = None
     channels: Annotated[int | None, typer.Option(help="How many channels the model's input has, 1 or 3.")] = None
     mean: Annotated[
@@ -162,7 +161,7 @@ class Load:
     labels: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of class names, one a line.")] = None
     concept_names: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.toml", help='Names of channels: a table a layer, in it CHANNEL = "name".'),
+        typer.Option(metavar="FILE.toml", help='Names of channels: for each layer a table of lines CHANNEL = "name".'),
     ] = None
     preset: Annotated[
         str | None,
@@ -196,14 +195,15 @@ class Load:
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="The most memory of the sandbox, such as 12G, beside ten times the model's file. Default: 8G.",
+            help="The most memory of the sandbox, such as 12G, in addition to ten times the size of the model's "
+            "file. Default: 8G.",
         ),
     ] = None
     compiled: Annotated[
         bool,
         typer.Option(
             "--compile",
-            help="Compile to machine code from the second batch on. Pays in long runs; needs a C++ compiler.",
+            help="Compile to machine code from the second batch on. Worth it in long runs; needs a C++ compiler.",
         ),
     ] = False
     amp: Annotated[
@@ -331,7 +331,7 @@ def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, 
         if name not in PASSES:
             raise unknown_name("graph pass", name, PASSES)
     if output not in OUTPUTS:
-        raise unknown_name("output", output, OUTPUTS)
+        raise unknown_name("output", output, OUTPUTS, ways="; -o FILE names the figure" if Path(output).suffix else "")
     chosen = [*(name for name in DEFAULT if name != "logit"), *OUTPUTS[output], *more]
     for name in less or []:
         if name not in chosen:

@@ -71,10 +71,12 @@ def command(
     with say.progress("steps", steps + 1) as advance:
         found = search(loaded, classes(loaded, target), chosen, how, advance)
     for record in write(loaded, request, chosen, found):
-        named, final = record["target"], record["final"]
+        named, final, shown = record["target"], record["final"], record["shown"]
+        spread = shown["low"] > 0
+        contrast = f" (contrast raised: {shown['low']:.3g} is black, {shown['high']:.3g} is white)" if spread else ""
         say.line(
             f"{named['label'] if named['label'] is not None else named['index']}: score {final['score']:.5g}, "
-            f"log-probability {final['log_probability']:.4g}; wrote {out / record['files']['picture']}"
+            f"log-probability {final['log_probability']:.4g}; wrote {out / record['files']['picture']}{contrast}"
         )
         if json:
             options.print_json(record)

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from heatcli.cli import say
-from heatcli.errors import HeatcliError
+from heatcli.errors import HeatcliError, counted
 
 if TYPE_CHECKING:
     from heatcli.report.schema import LedgerPart
@@ -134,11 +134,12 @@ class Talk:
         """Print the summary of a run of many images. `index`: a text that ends the line."""
         if self.many:
             self.say(
-                f"{self.done:,} images in {_clock(self._seconds)}, {self._rate}, {self.failures:,} failed; {index}"
+                f"{counted(self.done, 'image')} in {_clock(self._seconds)}, {self._rate}, {self.failures:,} failed; "
+                f"{index}"
             )
         if self.many and self.biased:
-            self.say(f"biases took most of the score of {self.biased:,} of {self.done:,} images, which no map shows; "
-                     "--baseline blur compares with blurred pictures instead")  # fmt: skip
+            self.say(f"biases took most of the score of {self.biased:,} of {self.done:,} images, and no map shows them;"
+                     " --baseline blur compares with blurred pictures instead")  # fmt: skip
 
     @property
     def _seconds(self) -> float:
@@ -173,10 +174,6 @@ def _bar(total: int) -> Any:
     return bar
 
 
-def _what(row: Row) -> str:
-    return "number" if row.probability is None and row.quantity == "output" else "class"
-
-
 def _expected(row: Row) -> str:
     if row.expected is None:
         return ""
@@ -192,12 +189,16 @@ def _box(done: Done) -> int | None:
 
 def described(done: Done) -> str:
     """An explained image in words: the prediction, the ledger in one line, the files."""
+    from heatcli.report.schema import named
+
     row, ledger = done.row, done.row.ledger
-    assert ledger is not None  # an image that was explained has one
+    assert ledger is not None  # an image that was explained has both
+    assert row.index is not None
+    name = named(row.index, row.label, row.quantity or "", row.probability)
     box = f"box {_box(done)}: " if _box(done) is not None else ""
     files = [done.overlay_path] * ("overlay" in row.files) + [done.report_path]
     return (
-        f"{row.image}: {box}{row.label if row.label is not None else f'{_what(row)} {row.index}'}{_expected(row)}, "
+        f"{row.image}: {box}{name}{_expected(row)}, "
         f"{row.quantity} {row.score:.6g}"
         + ("" if row.probability is None else f", probability {row.probability:.4g}")
         + f"\n  {_divided(done, ledger)}\n  wrote {' and '.join(files)}"
@@ -206,23 +207,25 @@ def described(done: Done) -> str:
 
 def _divided(done: Done, ledger: LedgerPart) -> str:
     """The ledger in words, if the method keeps one, and a hint if the biases took most of the score."""
-    from heatcli.figures.view import biased, percent, through
+    from heatcli.figures.view import biased, element, percent, through
 
     report, left = done.report, f"{ledger.output:.6g}"
-    left += f" − {ledger.output_baseline:.6g}" if ledger.output_baseline else ""
+    parts = "pixels" if report is None else f"{element(report)}s"
+    before = ledger.output_baseline
+    left += f" − {before:.6g}" if before > 0 else f" − ({before:.6g})" if before else ""
     if report is not None and report.method.divides == "no":
         return f"{report.method.name} does not divide the score: the map shows where, not how much"
     if report is not None and report.method.divides == "part":
-        return f"pixels: {ledger.pixels:.6g} of {left}; {report.method.name} does not say where the rest is"
-    before = "" if report is None or not through(report) else f"{through(report)[2:]}\n  "
+        return f"{parts}: {ledger.pixels:.6g} of {left}; {report.method.name} does not say where the rest is"
+    flows = "" if report is None or not through(report) else f"{through(report)[2:]}\n  "
     line = (
-        f"{before}ledger: {left} = {ledger.pixels:.6g} pixels + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
+        f"{flows}ledger: {left} = {ledger.pixels:.6g} {parts} + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
         f"absorbed + {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})"
     )
     share = None if report is None else biased(report)
     if share is not None:
         line += (
-            f"\n  biases took {percent(share)} of the score, which no picture shows; --baseline blur compares with a "
-            "blurred picture instead"
+            f"\n  biases took {percent(share)} of the score, and no picture shows them; --baseline blur compares with "
+            "a blurred picture instead"
         )
     return line

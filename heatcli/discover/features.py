@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from heatcli.errors import UsageError
 from heatcli.report.schema import BaselinePart, MethodPart
 from heatcli.run.index.folder import Folder, Item
+from heatcli.run.index.index import Row, bias_share
 
 GRID = 16
 Array = NDArray[np.float32]
+Advance = Callable[[Iterable[Item | Row]], Iterator[Item | Row]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +26,36 @@ class Maps:
     """The maps of a class.
 
     `pictures`: the paths of the pictures, None if not found. `places`: the share of each cell in the positive relevance
-    of a picture, float32 [N, GRID, GRID]; the shares of a picture sum to 1.
+    of a picture, float32 [N, GRID, GRID]; the shares of a picture sum to 1. `right`: 1 if the model gives the expected
+    label, else 0. `bias_shares`: what biases take of the score (`heatcli.run.index.index.bias_share`). Both float64
+    [N], not a number where unknown.
     """
 
     label: str
     names: list[str]
     pictures: list[Path | None]
     places: Array
+    right: NDArray[np.float64]
+    bias_shares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, label: str, known: Sequence[Known]) -> Maps:
+        """The maps of pictures of a class."""
+        return cls(
+            label, [one.name for one in known], [one.picture for one in known], np.stack([one.places for one in known]),
+            np.array([one.right for one in known]), np.array([one.bias_share for one in known]),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What `Maps` has of each picture."""
+
+    name: str
+    picture: Path | None
+    places: Array
+    right: float = math.nan
+    bias_share: float = math.nan
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,17 +85,18 @@ def _shares(side: int, grid: int) -> NDArray[np.float64]:
     return overlap.clip(min=0)
 
 
-def read(path: Path, say: Callable[[str], None]) -> tuple[list[Maps], How]:
+def read(path: Path, say: Callable[[str], None], advance: Advance = iter) -> tuple[list[Maps], How]:
     """The maps of a folder of explanations, by explained class in the order of names, and how they were made.
 
-    `say`: called with notes on damage. Memory holds one report at a time and 1 kB per picture. Raises `UsageError` if
-    the folder holds several runs, or no reports with pixels.
+    `say`: called with notes on damage. `advance`: what the explanations pass through, such as a progress bar. Memory
+    holds one report at a time and 1 kB per picture. Raises `UsageError` if the folder holds several runs, or no reports
+    with pixels.
     """
     how: How | None = None
-    found: dict[str, tuple[list[str], list[Path | None], list[Array]]] = {}
+    found: dict[str, list[Known]] = {}
     runs: dict[tuple[str | None, str | None], str] = {}
     empty = 0
-    for item in Folder.open(path).items(say):
+    for item in advance(Folder.open(path).items(say)):
         if not isinstance(item, Item) or item.report is None:
             continue
         runs.setdefault((item.row.run, item.row.method), item.row.image)
@@ -82,10 +109,7 @@ def read(path: Path, say: Callable[[str], None]) -> tuple[list[Maps], How]:
             continue
         how = how or How(method=item.report.method, baseline=item.report.baseline)
         label = item.row.label or str(item.row.index)
-        names, pictures, places = found.setdefault(label, ([], [], []))
-        names.append(item.row.image)
-        pictures.append(item.picture())
-        places.append(pooled(item.pixels))
+        found.setdefault(label, []).append(_known(item, item.pixels))
     if how is None:
         why = (
             f"its {empty:,} reports hold no pixels; explain again without --pixels none" if empty else "has no reports"
@@ -93,7 +117,11 @@ def read(path: Path, say: Callable[[str], None]) -> tuple[list[Maps], How]:
         raise UsageError(f"{path}: {why}")
     if empty:
         say(f"{empty:,} reports without pixels are left out")
-    made = (
-        Maps(label, names, pictures, np.stack(places)) for label, (names, pictures, places) in sorted(found.items())
-    )
-    return list(made), how
+    return [Maps.of(label, known) for label, known in sorted(found.items())], how
+
+
+def _known(item: Item, pixels: NDArray[np.float64]) -> Known:
+    row = item.row
+    share = None if row.ledger is None else bias_share(row.ledger.pixels, row.biases)
+    right = math.nan if row.expected is None else float((row.predicted or row.label) == row.expected)
+    return Known(row.image, item.picture(), pooled(pixels), right, math.nan if share is None else share)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatcli.discover.clusters import Grouping, group
-from heatcli.discover.features import GRID, Array, Maps, read
+from heatcli.discover.features import GRID, Advance, Array, Maps, read
 from heatcli.discover.suspicion import LEAST_OTHERS, Own, own_places, usual
-from heatcli.errors import UsageError
+from heatcli.errors import UsageError, counted
 from heatcli.report.schema import BaselinePart, MethodPart
 
 LEAST = 20  # the least number of pictures of a class
@@ -35,6 +35,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     Bhattacharyya coefficient of two of them. `stability`: of the clustering of the class under random parts of it
     (adjusted Rand index). `medoids`: the pictures nearest to the mean map. `mean_map`: the mean share of each cell in
     the positive relevance, GRID × GRID. `cells`: (row, column) of the cells of its own; none if the suspicion is 0.
+    `accuracy`: the share of pictures with the expected label. `bias_share`: the mean share of the score that biases
+    take. Both null if unknown.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     images: list[str]
     cells: list[tuple[int, int]]
     mean_map: list[list[float]]
+    accuracy: float | None = None
+    bias_share: float | None = None
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,21 +78,22 @@ class Shown:
 
 
 def discover(
-    run: Path, classes: tuple[str, ...] = (), seed: int = 0, say: Say = lambda _: None
+    run: Path, classes: tuple[str, ...] = (), seed: int = 0, say: Say = lambda _: None, advance: Advance = iter
 ) -> tuple[Found, list[Shown]]:
     """Cluster each class of a finished run in the folder `run`.
 
-    `classes`: labels of the classes to cluster; empty for all. `say`: called with notes. Raises `UsageError` for an
-    unknown class, for too few pictures, and if scikit-learn is not installed.
+    `classes`: labels of the classes to cluster; empty for all. `say`: called with notes. `advance`: as
+    `heatcli.discover.features.read` takes it. Raises `UsageError` for an unknown class, for too few pictures, and if
+    scikit-learn is not installed.
     """
-    maps, how = read(run, say)
+    maps, how = read(run, say, advance)
     if unknown := [name for name in classes if name not in {one.label for one in maps}]:
         known = ", ".join(one.label for one in maps)
         raise UsageError(f"{run}: no picture is explained as {unknown[0]}; explained classes: {known}")
     skipped = {one.label: len(one.names) for one in maps if len(one.names) < LEAST}
     for label, count in skipped.items():
         if not classes or label in classes:
-            say(f"{label}: {count} pictures, fewer than {LEAST}; skipped")
+            say(f"{label}: {counted(count, 'picture')}, fewer than {LEAST}; skipped")
     found = clustered(str(run), maps, classes, seed)
     return Found(
         run=str(run), seed=seed, method=how.method, baseline=how.baseline,
@@ -144,6 +149,7 @@ def _cluster(
         if own.suspicion
         else "its relevance lies at no places of its own"
     )
+    accuracy, bias_share = _mean(maps.right[rows]), _mean(maps.bias_shares[rows])
     cluster = Cluster(
         name=f"{maps.label}/{k}", label=maps.label, size=len(rows), share=len(rows) / len(maps.names),
         suspicion=own.suspicion, separation=separation, constancy=constancy, stability=grouping.stability, place=place,
@@ -151,12 +157,26 @@ def _cluster(
             why,
             f"its maps are alike in place by {constancy:.2f} of 1",
             f"it lies apart from the rest of its class by {separation:.2f} (silhouette)",
+            *_beside("its pictures have the expected label in", accuracy, _mean(maps.right)),
+            *_beside("biases take, of its scores,", bias_share, _mean(maps.bias_shares)),
         ],
         medoids=[maps.names[i] for i in order], images=[maps.names[i] for i in rows],
         cells=[(int(y), int(x)) for y, x in np.argwhere(own.excess > 0)] if own.suspicion else [],
-        mean_map=[[round(float(x), 6) for x in line] for line in mean],
+        mean_map=[[round(float(x), 6) for x in line] for line in mean], accuracy=accuracy, bias_share=bias_share,
     )  # fmt: skip
     return Shown(cluster, [path for i in order if (path := maps.pictures[i]) is not None])
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """The mean of the known values; None if there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _beside(what: str, own: float | None, of_class: float | None) -> Iterator[str]:
+    """A reason with a share of the group and of its class, if both are known."""
+    if own is not None and of_class is not None:
+        yield f"{what} {own:.0%}, {of_class:.0%} in its class"
 
 
 def place_of(mass: Array) -> str:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from heatcli.discover.job import Cluster, Found, Shown
-from heatcli.errors import ImageError
+from heatcli.errors import ImageError, counted
 from heatcli.images.read import read_picture
 from heatcli.images.sheet import Block, Tile, coloured, png, sheet
 from heatcli.system.files import make_folder, read_regular, reading, write_atomically, write_json
@@ -63,5 +63,6 @@ def _block(shown: Shown) -> Block:
             continue  # the picture was moved or damaged since; its name is in clusters.json
         if not isinstance(picture.pixels, np.ndarray):
             tiles.append(Tile(picture.pixels, path.name[:16]))
-    title = f"{cluster.name}: suspicion {cluster.suspicion:.1%}, {cluster.size} pictures, {cluster.share:.0%} of class"
+    size = counted(cluster.size, "picture")
+    title = f"{cluster.name}: suspicion {cluster.suspicion:.1%}, {size}, {cluster.share:.0%} of class"
     return Block(title, tiles)

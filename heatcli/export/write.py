@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError, first_line
+from heatcli.system.extras import optional
 from heatcli.system.torch_private import OpOverload, without_overload
 
 if TYPE_CHECKING:
@@ -36,12 +37,7 @@ def onnx_of(
     """The record as ONNX with operators of the standard domain only, checked by `onnx.checker`. Raises `UsageError`."""
     import onnx
 
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "ONNX is written by onnxscript, which is not installed; pip install 'heatcli[export]'"
-        ) from error
+    optional("onnxscript", "ONNX is written by onnxscript", "export")
     with quiet(), _told("ONNX"):
         program = torch.onnx.export(
             _program(record, example, any_number), dynamo=True, opset_version=OPSET, input_names=list(inputs),

@@ -329,7 +329,7 @@ def _grid(views: Sequence[View], style: Style) -> Drawing:
     for i, (view, scale) in enumerate(zip(views, scales, strict=True)):
         at = _Shown.of(view, side)
         name = view.report.method.name if same else f"{Path(view.report.image.path).name}\n{view.report.method.name}"
-        held = "no unit" if not view.divided else f"pixels {percent(view.report.pixels.total / view.divided)}"
+        held = "no unit" if not view.divided else f"{view.element}s {percent(view.report.pixels.total / view.divided)}"
         mine = "" if shared is not None and i in together else f", ±{scale.cut:.2g}"
         title = f"{name}\n{held}{mine}" if alike else f"{name}\n{heading(view)}\n{held}{mine}"
         cells.append(Cell(at.overlay(style, scale), title, (scale, view) if i == barred else None))
@@ -339,7 +339,7 @@ def _grid(views: Sequence[View], style: Style) -> Drawing:
         scaled = (
             "Methods that divide the score share one scale, others have their own, after ±; --scale image undoes it."
         )
-    lines = [f"pixels: what share of its score each map holds. {scaled}"]
+    lines = [f"{views[0].element}s: what share of its score each map holds. {scaled}"]
     lines += [line for line in dict.fromkeys([*map(hidden, views)]) if line]
     title = Path(views[0].report.image.path).name if same else f"{len(views)} maps"
     title += f": {heading(views[0])}" if alike else ""

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from heatcli.images.preprocess import seen_box
 from heatcli.images.read import Picture
 from heatcli.images.sheet import picture_of
 from heatcli.report.build import Reports
-from heatcli.report.schema import FilesPart, ImagePart, SecondsPart, encode
+from heatcli.report.schema import FilesPart, ImagePart, SecondsPart, encode, named
 from heatcli.system.files import seen_from, write_atomically
 
 if TYPE_CHECKING:
@@ -116,7 +117,10 @@ def described(explanation: Explanation) -> str:
     n, shape = len(explanation.relevance), list(explanation.relevance.shape)
     target, model = explanation.target, explanation.model
     index = int(target.index[0])
-    label = (None if model is None else model.label(index)) or f"class {index}"
+    chance = float(explanation.probabilities[0, index])
+    label = named(
+        index, None if model is None else model.label(index), explanation.quantity, None if isnan(chance) else chance
+    )
     more = "" if n == 1 else f", … of {n} images"
     return (
         f"<Explanation by {explanation.method.name}, baseline {explanation.reference.name}: {label}, "

@@ -158,14 +158,14 @@ class Page:
         self.figure.add_artist(line)
 
     def strip(self, view: View, y: float, cmap: str) -> None:
-        """Draw the ledger as bars from 0: the shares of pixels, biases and losses in the score."""
-        score, entries = view.divided or 0.0, _entries(view)
-        values = [value for _, value in entries]
+        """Draw the ledger as bars from 0: the shares of the input, biases and losses in the score."""
+        score, found = view.divided or 0.0, entries(view)
+        values = [value for _, value in found]
         low, high = min(0.0, score, *values), max(0.0, score, *values)
         left, right = MARGIN + 62, 186
-        axes = self.axes(left, y, self.width - left - MARGIN - right, 18 * len(entries))
+        axes = self.axes(left, y, self.width - left - MARGIN - right, 18 * len(found))
         ends = colour_map(cmap)
-        for i, (name, value) in enumerate(entries):
+        for i, (name, value) in enumerate(found):
             colour = _BARS.get(name) or ends(1.0 if value >= 0 else 0.0)
             axes.barh(i, value, height=0.7, color=colour, linewidth=0)
             self.write(MARGIN, y + 18 * i + 2, name, 9)
@@ -174,17 +174,17 @@ class Page:
         axes.axvline(0, color=_INK, linewidth=0.8)
         axes.axvline(score, color=_INK, linewidth=1.2, linestyle=(0, (3, 2)))
         axes.set_xlim(low - 0.01 * (high - low), high + 0.01 * (high - low) or 1)
-        axes.set_ylim(len(entries) - 0.5, -0.5)
+        axes.set_ylim(len(found) - 0.5, -0.5)
         axes.set_axis_off()
         name = f"the share of {concept(view.report)}" if concept(view.report) else "score"
         name = name if not view.report.ledger.output_baseline else f"{name} less the baseline's"
-        self.write(MARGIN, y + 18 * len(entries) + 2, f"dashed: {name}, {number(score, 4)}", 8, color=_PALE)
+        self.write(MARGIN, y + 18 * len(found) + 2, f"dashed: {name}, {number(score, 4)}", 8, color=_PALE)
 
 
-def _entries(view: View) -> list[tuple[str, float]]:
+def entries(view: View) -> list[tuple[str, float]]:
     """The entries of the ledger to draw. Losses are left out if they are too small to see."""
     ledger = view.report.ledger
-    found = [("pixels", ledger.pixels), ("biases", ledger.biases)]
+    found = [(f"{view.element}s", ledger.pixels), ("biases", ledger.biases)]
     lost = ledger.absorbed + ledger.unexplained
     if abs(lost) > 1e-3 * max(abs(ledger.output - ledger.output_baseline), abs(ledger.pixels), abs(ledger.biases)):
         found.append(("losses", lost))
@@ -192,7 +192,7 @@ def _entries(view: View) -> list[tuple[str, float]]:
 
 
 def _strip_height(view: View) -> int:
-    return 18 * len(_entries(view)) + LINE + 4
+    return 18 * len(entries(view)) + LINE + 4
 
 
 def _fitting(cell: Cell) -> list[str]:

@@ -122,7 +122,7 @@ def _picture(path: Path, report: Report, pictures: Path | None, known: str | Non
     elif is_url(image.path):
         raise ImageError(f"{path}: its picture is at {image.path}; give a folder that has it with --pictures")
     else:
-        places = [path.parent / image.path, Path(image.path), path.parent / name]
+        places = places_of(path, image.path)
     there = next((place for place in places if os.path.isfile(place)), None)  # noqa: PTH113  (no name is refused)
     if there is None:
         raise ImageError(f"{path}: its picture {image.path} is not there; --pictures names the folder that has it")
@@ -133,6 +133,14 @@ def _picture(path: Path, report: Report, pictures: Path | None, known: str | Non
     if found.sha256 != image.sha256:
         raise ImageError(f"{path}: {there} is not the picture that was explained; its hash is another")
     return found
+
+
+def places_of(path: Path, name: str) -> list[Path]:
+    """Where the file that a report at `path` names by `name` may be, the likeliest place first.
+
+    Reports name files relative to themselves, older ones relative to the folder that the command ran in.
+    """
+    return [path.parent / name, Path(name), path.parent / PurePath(name).name]
 
 
 def with_seen(report: Report) -> Report:

@@ -17,7 +17,7 @@ from heatcli.images.overlay import SHARE, Scale
 from heatcli.images.preprocess import Box
 from heatcli.images.read import Picture
 from heatcli.images.volumes import chosen, grey_sheet, onto_volume, sheet_of, upright
-from heatcli.report.schema import ConceptPart, FilesPart, LedgerPart, PairPart, Report
+from heatcli.report.schema import ConceptPart, FilesPart, LedgerPart, PairPart, Report, named
 
 UNVERIFIED = "UNVERIFIED: not the model's own function"
 
@@ -53,8 +53,7 @@ class View:
     @property
     def element(self) -> str:
         """The name of an element of the map: pixel, sample, feature, …"""
-        axes = self.report.model.input.get("axes")
-        return Layout(axes).element if axes else "pixel"
+        return element(self.report)
 
     @property
     def divides(self) -> str:
@@ -67,6 +66,12 @@ class View:
         """output − output_baseline, which the method divides; None if the method does not divide the score."""
         ledger = self.report.ledger
         return None if self.divides == "no" else ledger.output - ledger.output_baseline
+
+
+def element(report: Report) -> str:
+    """The name of an element of a report's map: pixel, sample, voxel, feature."""
+    axes = report.model.input.get("axes")
+    return Layout(axes).element if axes else "pixel"
 
 
 def view_on(shown: Image.Image | Picture, relevance: NDArray[np.float64], report: Report) -> View:
@@ -96,7 +101,7 @@ def of_other(report: Report) -> Report:
 def heading(view: View) -> str:
     """Label, score and probability."""
     target = view.report.target
-    name = target.label if target.label is not None else f"class {target.index}"
+    name = named(target.index, target.label, target.quantity, target.probability)
     if target.expected:
         same = target.expected == target.predicted
         name = f"{name}, as expected" if same else f"{target.predicted} instead of {target.expected}"
@@ -147,6 +152,7 @@ def _short(value: Any) -> str:
 
 def percent(share: float) -> str:
     """A share as a percentage with two or three digits, never in powers of ten."""
+    share = share or 0.0  # without the sign of −0
     if share and abs(share) < 1e-8:
         return "less than 0.000001 %"
     digits = 2 if abs(share) < 1 else 3
@@ -187,8 +193,8 @@ def warned(view: View) -> str:
     if share is None:
         return ""
     return (
-        f"The network's biases took {percent(share)} of the score, which no picture shows; --baseline blur compares "
-        "with a blurred picture instead."
+        f"The network's biases took {percent(share)} of the score, and no picture shows them; --baseline blur "
+        "compares with a blurred picture instead."
     )
 
 

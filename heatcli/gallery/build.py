@@ -144,8 +144,7 @@ class _Page:
     def told(self, say: Say) -> None:
         """Call `say` with notes on missing pictures, maps, masks and links."""
         texts = {
-            "picture": "pictures are not where their reports say, or are others now; the page shows their maps alone, "
-            "so make it where heatcli explain ran",
+            "picture": "pictures are not where their reports say, or are others now; the page shows their maps alone",
             "map": "maps are missing or damaged",
             "mask": "masks cannot be used",
             "link": "maps lie too far from the page to be linked; write the page into the folder of the run",
@@ -191,12 +190,13 @@ class _Page:
             "predicts": own.predicts is not False,
             "conserves": own.conserves,
             "closed": summary.CLOSED,
+            "element": own.element,
             "quantity": self._report.target.quantity if self._report is not None else "output",
         }
         return template("page.html.j2").generate(
             version=__version__, own=own, meta=script_json(meta), count=len(self._store),
             answers=summary.answers(own, columns, self._report, results_in(self._folder.path), self._failures),
-            parts=summary.parts(columns) if own.conserves else [],
+            parts=summary.parts(own, columns) if own.conserves else [],
             worst=summary.worst(columns) if own.conserves else [],
             mean_map=summary.mean_map(self._mass / self._masses) if self._masses > 1 else None, masses=self._masses,
             inside=summary.median(columns["mask"]), masked=sum(m is not None for m in columns["mask"]),

@@ -19,12 +19,13 @@ from PIL import Image
 from heatcli.errors import HeatcliError, printable
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.similarity import rank_correlation
-from heatcli.gallery.thumbnails import Thumbnail, fit_of, map_of, thumbnail
+from heatcli.gallery.thumbnails import Thumbnail, fit_of, is_of_picture, map_of, thumbnail
 from heatcli.images.dataset import mask_file, read_mask
 from heatcli.images.expected import Expected
 from heatcli.images.read import MAX_PIXELS
 from heatcli.report.schema import LedgerPart
 from heatcli.run.index.folder import Item
+from heatcli.run.index.index import bias_share
 
 GRID = 24  # cells in a row of the mean map
 MOST_UP = 2  # the most `..` in a link
@@ -68,7 +69,7 @@ class Look:
         maps = [map_of(item, image)] + ([None if other is None else map_of(other, image)] if sides == 2 else [])
         values = self._values(item, path)
         remarks = {}
-        if picture is None and not _sequence(item):
+        if picture is None and is_of_picture(item):
             remarks["picture"] = item.row.image
         if maps[0] is None:
             remarks["map"] = item.row.stem
@@ -183,18 +184,11 @@ def shown(names: Iterable[str]) -> list[str]:
     return [os.path.relpath(name, common) for name in found]
 
 
-def share_of(pixels: float, biases: dict[str, float]) -> float | None:
-    """Σ|bias total| / (|pixel total| + Σ|bias total|), as in `heatcli check`; None if both are 0."""
-    booked = sum(map(abs, biases.values()))
-    whole = abs(pixels) + booked
-    return booked / whole if whole else None
-
-
 def _books(ledger: LedgerPart | None, biases: dict[str, float], side: str) -> dict[str, Any]:
     if ledger is None:
         return dict.fromkeys(name + side for name in (*LEDGER, "remainder", "share"))
     found = {name + side: _short(getattr(ledger, name)) for name in LEDGER}
-    share = share_of(ledger.pixels, biases)
+    share = bias_share(ledger.pixels, biases)
     return found | {"remainder" + side: _short(ledger.relative_error), "share" + side: _short(share)}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heatcli.check.result import Result
-from heatcli.errors import UsageError
+from heatcli.errors import UsageError, counted
 from heatcli.evaluate.compare import Both, Comparison
 from heatcli.evaluate.run import Evaluation
 from heatcli.gallery.build import template
@@ -123,7 +123,7 @@ def of_comparison(path: Path, found: Comparison) -> None:
     ]  # fmt: skip
     biases = [Line((name, _number(both.a), _number(both.b), _change(both))) for name, both in found.biases.items()]
     beyond = sum(not p.ok for p in found.pairs)
-    lead = f"{len(found.pairs):,} images" + (f", {beyond:,} beyond what is allowed." if beyond else ".")
+    lead = counted(len(found.pairs), "image") + (f", {beyond:,} beyond what is allowed." if beyond else ".")
     tables = [
         Table(
             "Image by image, worst first",
@@ -152,7 +152,8 @@ def of_evaluation(path: Path, found: Evaluation, pictures: Mapping[str, bytes]) 
         names = ("method", *(name + marks[better] for name, better in columns.items()))
         tables.append(Table(metric, names, lines, tuple(range(1, len(names)))))
     curves = [Table(Path(name).stem, (), [], png=png) for name, png in pictures.items() if name.endswith(".png")]
-    lead = f"{found.images:,} images; means with 95% bootstrap intervals over them. ↑ higher is better, ↓ lower is."
+    over = counted(found.images, "image")
+    lead = f"{over}; means with 95% bootstrap intervals over them. ↑ higher is better, ↓ lower is."
     write(path, "evaluate", Path(found.model).name, lead, [*tables, *curves])
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from heatcli.check.books import Ledger
 from heatcli.check.result import Result
 from heatcli.errors import UsageError
+from heatcli.figures.view import element
 from heatcli.methods.table import method as find_method
 from heatcli.report.schema import Report
 from heatcli.run.index.folder import Folder
@@ -44,7 +45,8 @@ class Facts:
     """Facts of a run.
 
     `explained`: a sentence on the target. `predicts`: whether the explained class is the predicted one; None if not
-    known. `conserves`: whether the method divides the whole score. `command`: the command line of the run.
+    known. `conserves`: whether the method divides the whole score. `command`: the command line of the run. `element`:
+    what the inputs consist of, such as pixels or samples.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Facts:
     predicts: bool | None
     conserves: bool
     command: str
+    element: str
 
 
 Columns = dict[str, list[Any]]
@@ -91,6 +94,7 @@ def facts(folder: Folder, report: Report | None, images: list[str], methods: lis
         predicts=None if not target else target == "top" or target.startswith("top:"),
         conserves=_conserves(name, report),
         command=shlex.join(command),
+        element="pixels" if report is None else f"{element(report)}s",
     )
 
 
@@ -161,11 +165,11 @@ def _ledger(own: Facts, columns: Columns) -> Answer:
 def _shares(own: Facts, columns: Columns) -> Answer:
     middle = median(columns["share"])
     if middle is None:
-        return Answer("good", "Biases", "none", "Everything that is booked is booked to pixels.")
+        return Answer("good", "Biases", "none", f"Everything that is booked is booked to {own.element}.")
     value = f"{middle:.0%} of what is booked"
     if middle < 0.5:
-        return Answer("good", "Biases", value, "Most of the score is booked to pixels, which the maps show.")
-    text = "More is booked to biases than to pixels, so the maps show the smaller part of the score."
+        return Answer("good", "Biases", value, f"Most of the score is booked to {own.element}, which the maps show.")
+    text = f"More is booked to biases than to {own.element}, so the maps show the smaller part of the score."
     if own.baseline == "none":
         text += " A baseline cancels the biases: explain again with --baseline blur."
     return Answer("bad", "Biases", value, text, "#sort=-share")
@@ -223,17 +227,17 @@ def median(values: list[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def parts(columns: Columns) -> list[tuple[str, float]]:
-    """The shares of pixels, biases and losses in what is booked, means over the pictures; their sum is 1."""
+def parts(own: Facts, columns: Columns) -> list[tuple[str, float]]:
+    """The shares of the input, biases and losses in what is booked, means over the pictures; their sum is 1."""
     sizes = np.zeros(3)
     for pixels, share, *lost in zip(*(columns[n] for n in ("pixels", "share", "absorbed", "unexplained")), strict=True):
         if pixels is None or share is None:
             continue
         losses = sum(abs(x or 0) for x in lost) * (1 - share) / (abs(pixels) or 1)
-        own = np.array([1 - share, share, losses])
-        sizes += own / own.sum()
+        kinds = np.array([1 - share, share, losses])
+        sizes += kinds / kinds.sum()
     whole = sizes.sum() or 1
-    return list(zip(("pixels", "biases", "losses"), (sizes / whole).tolist(), strict=True))
+    return list(zip((own.element, "biases", "losses"), (sizes / whole).tolist(), strict=True))
 
 
 def worst(columns: Columns) -> list[tuple[int, str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
+import msgspec
 from PIL import Image
 
 from heatcli.artifact.layout import PICTURES
@@ -34,6 +35,11 @@ class Thumbnail:
 def edge_of(count: int) -> int:
     """The longer side in pixels of a thumbnail on a page of `count` explanations."""
     return next((edge for most, edge in EDGES if count <= most), SMALLEST)
+
+
+def is_of_picture(item: Item) -> bool:
+    """Whether an explanation is of a picture, and not of a sequence, signal, volume or table."""
+    return item.report is None or (item.report.image.sequence is msgspec.UNSET and item.input.layout == PICTURES)
 
 
 def fit_of(item: Item) -> Fit | None:

@@ -68,7 +68,7 @@ def colour_map(name: str) -> Any:
     """
     known = [*DIVERGING, *(f"{n}_r" for n in DIVERGING)]
     if name not in known:
-        raise unknown_name("colour map", name, known)
+        raise unknown_name("diverging colour map", name, known, ways="; others have no neutral colour for 0")
     from matplotlib import colormaps
 
     return colormaps[name].resampled(255)

@@ -70,14 +70,21 @@ class Pictures:
             return self._known()
         if size is None and self.declared is not None and len(self.declared) != 4:
             dims = "×".join("N" if d is None else str(d) for d in self.declared)
+            if self.declared[0] in (1, 3) and len(self.declared) == 3:
+                raise MissingError(
+                    f"{self.path}: its input {dims} has no axis for the images of a batch; export the network for "
+                    f"1×{dims}, or say what the axes are with --axes, such as NCL"
+                )
             raise MissingError(
                 f"{self.path}: its input {dims} is no picture [N, C, H, W], signal, volume, table nor sequence of "
                 "one-hot letters; from Python, heatcli.explain(model, tensor) explains it"
             )
         if size is None:
+            sidecar = self.path.with_suffix(".toml").name
+            nothing = f"neither the artifact nor {sidecar}" if self.path.is_file() else "nothing"
             raise MissingError(
-                f"{self.path}: neither the artifact nor {self.path.with_suffix('.toml').name} says its input size; "
-                "give --size HEIGHTxWIDTH (in Python size=… or an example)"
+                f"{self.path}: {nothing} says its input size; give --size HEIGHTxWIDTH (in Python "
+                "size=(height, width), or an example of the input)"
             )
         return (self.input.channels or 3, *size)
 
@@ -239,8 +246,16 @@ def several(images: Any, rank: int = 4) -> list[Any]:
     if isinstance(images, str | Path | Image | Picture):
         return [images]
     if not isinstance(images, Iterable):
-        raise UsageError(f"{type(images).__name__} is no picture; give a path, a Pillow image, an array or a tensor")
-    return [_array(one) for one in images]
+        raise _no_picture(images)
+    found = [_array(one) for one in images]
+    for one in found:
+        if not isinstance(one, np.ndarray | str | Path | Image | Picture):
+            raise _no_picture(one)
+    return found
+
+
+def _no_picture(image: object) -> UsageError:
+    return UsageError(f"{type(image).__name__} is no picture; give a path, a Pillow image, an array or a tensor")
 
 
 def _array(image: Any) -> Any:

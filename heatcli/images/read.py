@@ -40,6 +40,7 @@ SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .npy"
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Pillow's own limit for decompression bombs: half a GiB in colour. 150 megapixel sensors are below it.
 MAX_PIXELS = 178_956_970
+MODELS = frozenset({".onnx", ".pt", ".pt2", ".pth"})
 SCANS = 1000  # limit for a JPEG: each scan takes a few bytes and one pass over the whole picture
 _SIDES = 1 << 26  # bytes of a picture's file besides pixels: metadata, thumbnails
 
@@ -196,6 +197,8 @@ class Reader:
             except Image.DecompressionBombError as error:
                 raise self._too_large(path) from error
             except UnidentifiedImageError as error:
+                if Path(path).suffix.lower() in MODELS:
+                    raise ImageError(f"{path}: is a model, not an image; give it with --model") from error
                 known = ", ".join(FORMATS)
                 raise ImageError(f"{path}: is not an image that Pillow can read as any of {known}") from error
             with opened as image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ class Looked:
 def planned(request: ActivationsRequest, ends: Collection[str] = SUFFIXES) -> list[tuple[Path, Path]]:
     """Pairs (picture, path of its sheet). `ends`: suffixes of pictures in a folder.
 
+    Pictures that differ in their suffix alone keep it: `a.jpg.activation.png`.
     Raises `UsageError` for wrong values, for sheets that collide, and for sheets that would overwrite a picture.
     """
     if request.by not in ("activation", "relevance"):
@@ -62,11 +64,12 @@ def planned(request: ActivationsRequest, ends: Collection[str] = SUFFIXES) -> li
     if not paths:
         raise UsageError(f"{request.images[0]}: no images in this folder")
     plan: dict[Path, Path] = {}
+    stems = Counter(path.stem for path in paths)
     for path in paths:
-        other = plan.setdefault(request.out / f"{path.stem}.{request.by}.png", path)
+        name = f"{path.stem if stems[path.stem] == 1 else path.name}.{request.by}.png"
+        other = plan.setdefault(request.out / name, path)
         if other is not path:
-            raise UsageError(f"{other} and {path} would both write {path.stem}.{request.by}.png; "
-                             "use one --out folder each")  # fmt: skip
+            raise UsageError(f"{other} and {path} would both write {name}; use one --out folder each")
     inputs = {path.absolute() for path in paths}
     for out in plan:
         if out.absolute() in inputs:

@@ -192,6 +192,11 @@ def parse(target: str, classes: int, labels: Sequence[str]) -> tuple[int, int | 
             if pair[0] is not None and pair[1] is not None:
                 return pair[0], pair[1]
     if target.lstrip("-").isdecimal() or not labels:
+        if classes == 1 and not labels:
+            raise UsageError(
+                f"target {target!r} is out of range: the model has one number, 0; --labels with two names makes it two "
+                "classes"
+            )
         raise UsageError(
             f"target {target!r} is out of range: the model has classes 0 to {classes - 1}"
             + ("" if labels else " and no labels")

@@ -401,7 +401,7 @@ def _note_same_labels(model: Model) -> None:
     for name, count in Counter(model.labels).items():
         if count > 1:
             first, second, *_ = (i for i, label in enumerate(model.labels) if label == name)
-            model.notes.add(f"the label {name!r} is that of classes {first} and {second}; a target names them by index")
+            model.notes.add(f"classes {first} and {second} have the same label {name!r}; --target takes their indices")
 
 
 def _note_graph(

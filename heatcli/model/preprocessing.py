@@ -87,8 +87,8 @@ def unknown(graph: Graph, name: str, spec: Input) -> str:
         )
     size = "" if spec.shape is None else f" to {spec.shape[0]}×{spec.shape[1]}"
     return (
-        f"nothing says how a picture becomes the input of {name}: pixels go in as 0..1, stretched{size}; "
-        "--preset imagenet, or --mean, --std and --resize, say otherwise, --preset none confirms it"
+        f"nothing says which preprocessing {name} was trained with: pixels go in as 0..1, stretched{size}; "
+        "change that with --preset imagenet, or --mean, --std and --resize; --preset none confirms it"
     )
 
 

@@ -25,6 +25,7 @@ from heatcli.system.files import make_folder, write_atomically
 from heatcli.version import __version__
 
 NAME = "heatcli.prototype/1"
+FAINT = 0.25  # of the range of pixels, 0..1
 TRACED = ("score", "log_probability", "prior", "norm")
 FRAMES = 40
 Steps = Callable[[Iterator[State]], Iterator[State]]
@@ -119,9 +120,12 @@ def safe(label: str) -> str:
 def as_shown(pixels: Tensor) -> tuple[Image.Image, float, float]:
     """Pixels [C, H, W] as a picture, and the values that are shown as black and white.
 
-    These are 0 and 1, or the smallest and largest value if they lie outside 0..1, so that no value is cut off.
+    These are 0 and 1, or the smallest and largest value if they lie outside 0..1, so that no value is cut off. They are
+    the smallest and largest value, too, if these lie less than `FAINT` apart: such a picture would be an even grey.
     """
-    low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))
+    low, high = float(pixels.min()), float(pixels.max())
+    if not 0 < high - low < FAINT:
+        low, high = min(0.0, low), max(1.0, high)
     return picture_of(((pixels - low) / (high - low)).cpu().numpy()), low, high
 
 

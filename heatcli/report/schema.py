@@ -280,6 +280,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     inputs: list[InputPart] | msgspec.UnsetType = msgspec.UNSET
 
 
+def named(index: int, label: str | None, quantity: str, probability: object) -> str:
+    """What an output is called: its label, else `class 3`, or `number 3` of a regression or an embedding.
+
+    `quantity`, `probability`: as in `TargetPart`. Numbers that are no classes have neither logits nor probabilities.
+    """
+    if label is not None:
+        return label
+    return f"{'number' if probability is None and quantity == 'output' else 'class'} {index}"
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a report."""
     schema = msgspec.json.schema(Report)

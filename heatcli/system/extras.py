@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 from heatcli.errors import UsageError
@@ -16,4 +19,17 @@ def optional(module: str, needs: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise UsageError(f"{needs}, which is not installed; pip install 'heatcli[{extra}]'") from error
+        raise UsageError(f"{needs}, which is not installed; {install(extra)}") from error
+
+
+def install(extra: str) -> str:
+    """The command that installs the packages of an extra.
+
+    It names the packages rather than `heatcli[extra]`, because heatcli may have been installed from a folder.
+    """
+    try:
+        lines = requires("heatcli") or []
+    except PackageNotFoundError:  # run from its sources
+        lines = []
+    packages = [re.split(r"[<>=!~; ]", line)[0] for line in lines if re.search(rf"extra == ['\"]{extra}['\"]", line)]
+    return f"pip install {shlex.join(packages or [f'heatcli[{extra}]'])}"

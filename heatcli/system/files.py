@@ -19,6 +19,7 @@ from typing import IO, Any, TypeVar
 import msgspec
 
 from heatcli.errors import ImageError, UsageError, boundary, first_line, reason
+from heatcli.system.extras import optional
 
 Stamp = tuple[int, ...]
 TRIES = 4  # attempts at an operation of an object store
@@ -284,14 +285,9 @@ def size(name: str) -> int | None:
 
 def remote(url: str) -> tuple[Any, str]:
     """fsspec's file system for a URL, and the path in it. Raises `UsageError` if it is not available."""
+    fsspec = optional("fsspec.core", f"{url}: URLs need fsspec", "urls")
     try:
-        import fsspec
-    except ImportError as error:
-        raise UsageError(
-            f"{url}: URLs need fsspec; pip install 'heatcli[ray]', or fsspec and the store's own"
-        ) from error
-    try:
-        system, path = fsspec.core.url_to_fs(url)
+        system, path = fsspec.url_to_fs(url)
     except (ValueError, ImportError, OSError) as error:
         raise UsageError(f"{url}: cannot be opened: {first_line(error)}") from error
     return system, path

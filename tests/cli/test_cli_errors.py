@@ -71,7 +71,7 @@ CASES = [
     ([WOLF, "--target", "wulf"], 2, "unknown label 'wulf'; did you mean 'wolf'?"),
     ([WOLF, "--target", "99"], 2, "target '99' is out of range: the model has classes 0 to 15"),
     ([WOLF, "--target", "wolf-99"], 2, "unknown label 'wolf-99'"),
-    ([WOLF, "--cmap", "vidris"], 2, "unknown colour map 'vidris'"),
+    ([WOLF, "--cmap", "vidris"], 2, "unknown diverging colour map 'vidris'"),
     ([WOLF, "--opacity", "2"], 2, "--opacity 2 is not allowed"),
     ([WOLF, "--pixels", "jsn"], 2, "--pixels jsn is not known; use json, npz, none"),
     ([WOLF, "--batch-size", "0"], 2, "--batch-size 0 is not allowed"),

@@ -63,6 +63,30 @@ def test_names_are_completed_without_torch(line: str, found: list[str], tmp_path
     assert completed(line, tmp_path) == (found, False)
 
 
+def test_words_that_bash_breaks_are_whole(tmp_path: Path) -> None:
+    """bash itself, whose words break at `:` and `=`: what stands before the last break is not repeated."""
+    script = """
+        heatcli() { python -c 'import sys; sys.argv = ["heatcli"]; from heatcli.cli.app import main; main()'; }
+        export -f heatcli
+        printf 'bash -c heatcli' > run; chmod +x run
+        eval "$(_HEATCLI_COMPLETE=source_bash heatcli)"
+        complete_words() {
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+            _heatcli_completion ./run; IFS=" "; echo "${COMPREPLY[*]}"
+        }
+        complete_words heatcli explain --model torchvision : resnet15
+        complete_words heatcli explain --model = torchvision : resnet15
+        complete_words heatcli explain --figure = p
+        complete_words heatcli explain --model torchvision : resnet18 --figure p
+        complete_words heatcli check m.pt a.png --methods lrp-0,guided-b
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+    )
+    assert done.stdout.splitlines() == ["resnet152", "resnet152", "panel parts", "panel parts", "lrp-0,guided-backprop"]
+
+
 def test_layers_are_those_of_the_model_that_settings_name(tmp_path: Path) -> None:
     (tmp_path / "heatcli.toml").write_text(f'model = "{MODELS / "digits.onnx"}"\n')
     os.environ.pop("HEATCLI_CONFIG")

@@ -67,4 +67,4 @@ def test_the_pages_name_the_default(cli: Cli) -> None:
     choosing = (ROOT / "heatcli" / "help" / "choosing.md").read_text(encoding="utf-8")
     assert f"`{DEFAULT}` against `{DEFAULT_BASELINE}`" in choosing
     helped = " ".join(cli("explain", "--help").out.replace("│", " ").split())
-    assert f"Default: {DEFAULT}, and the baseline {DEFAULT_BASELINE}." in helped
+    assert f"Default: {DEFAULT}, with the baseline {DEFAULT_BASELINE}." in helped

@@ -29,6 +29,11 @@ LEADING = [
     (["--no-pass", "centre-logits"], "--no-pass centre-logits: this pass is not on"),
     (["--no-pass", "foo"], "unknown graph pass 'foo'"),
     (["--biases", "few"], "--biases few is not known; use all, totals, none"),
+    (
+        ["--output", "why.png"],
+        "unknown output 'why.png'; known: centred-logit, logit, probability; -o FILE names the f",
+    ),
+    (["--cmap", "jet"], "unknown diverging colour map 'jet'; known: BrBG, "),
     (["--model", "resnet50"], "resnet50: no such model file; give the file of an artifact"),
 ]
 
@@ -49,6 +54,80 @@ def test_names_of_elsewhere_are_of_methods_here() -> None:
 def test_an_image_is_no_list(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_bytes(WOLF.read_bytes())
     assert "l.txt: is an image, not a list of images" in cli("explain", "l.txt").err
+
+
+def test_a_model_is_no_image(cli: Cli) -> None:
+    ran = cli("activations", EIGHT, MODELS / "digits.onnx", "--layer", "last")
+    assert ran.status == 1
+    assert "digits.onnx: is a model, not an image; give it with --model" in ran.err
+    ran = cli("check", "--model", MODELS / "digits.onnx", EIGHT)
+    assert (ran.status, ran.err) == (
+        2, "heatcli: No such option: --model; this command takes the model as its first argument\n"
+    )  # fmt: skip
+
+
+def test_a_picture_that_cannot_be_checked_is_named_once(cli: Cli) -> None:
+    ran = cli("check", MODELS / "animals.pt", "none.png")
+    assert ran.status == 1
+    assert ran.out.splitlines()[0] == "FAILED image: none.png: cannot be read: no such image file"
+
+
+def test_methods_are_listed_by_name_and_pattern(cli: Cli) -> None:
+    ran = cli("methods", "grad-cam", "lrp-alpha?-*", "--json")
+    assert [row["name"] for row in json.loads(ran.out)] == [
+        "lrp-alpha1-beta0", "lrp-alpha2-beta1", "lrp-alpha3-beta2", "grad-cam",
+    ]  # fmt: skip
+    assert "unknown method 'gradcam'; did you mean 'grad-cam'?" in cli("methods", "gradcam").err
+    assert "which one to start with: heatcli help choosing" in cli("methods").err
+
+
+def test_one_number_has_no_second_class(cli: Cli) -> None:
+    torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(12, 1), nn.Sigmoid()).eval()).save("one.pt")
+    one = (
+        "explain",
+        WOLF,
+        "--model",
+        "one.pt",
+        "--size",
+        "2x2",
+        "--preset",
+        "none",
+        "--figure",
+        "none",
+        "--target",
+        "1",
+    )
+    told = "target '1' is out of range: the model has one number, 0; --labels with two names makes it two classes"
+    assert told in cli(*one).err
+    Path("two.txt").write_text("ok\ndefect\n")
+    assert cli(*one, "--labels", "two.txt").status == 0
+
+
+class Unbatched(nn.Module):
+    """A network of one picture [C, H, W]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((1, 2))
+
+
+class Listed(nn.Module):
+    """A network that takes a list of pictures, as torchvision's detectors do."""
+
+    def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([image.mean((1, 2)) for image in images])
+
+
+def test_inputs_that_are_no_batch_are_refused(cli: Cli) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Unbatched(), (torch.rand(3, 32, 32),), "alone.onnx", dynamo=False)
+        torch.jit.script(Listed()).save("list.pt")
+    ran = cli("explain", WOLF, "--model", "alone.onnx")
+    assert ran.status == 2
+    assert "its input 3×32×32 has no axis for the images of a batch; export the network for 1×3×32×32, or" in ran.err
+    ran = cli("explain", WOLF, "--model", "list.pt", "--size", "32")
+    assert ran.status == 3
+    assert "list.pt: its input images is a List[Tensor]; heatcli gives one tensor [N, C, H, W], so export" in ran.err
 
 
 def test_a_spec_is_corrected(cli: Cli, tmp_path: Path) -> None:

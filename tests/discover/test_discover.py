@@ -10,7 +10,7 @@ import pytest
 from conftest import SAMPLES, Cli
 
 from heatcli.discover.clusters import group
-from heatcli.discover.features import GRID, Maps, pooled
+from heatcli.discover.features import GRID, Known, Maps, pooled
 from heatcli.discover.job import Cluster, clusters_of, place_of
 from heatcli.discover.suspicion import own_places, usual
 
@@ -44,9 +44,21 @@ def _class(tagged: int, plain: int) -> np.ndarray:
 
 
 def _found(places: np.ndarray, others: np.ndarray) -> list[Cluster]:
-    names = [str(i) for i in range(len(places))]
-    found = [shown.cluster for shown in clusters_of(Maps("a", names, [None] * len(names), places), others)]
+    known = [Known(str(i), None, one) for i, one in enumerate(places)]
+    found = [shown.cluster for shown in clusters_of(Maps.of("a", known), others)]
     return sorted(found, key=lambda cluster: -cluster.suspicion)
+
+
+def test_a_group_has_the_accuracy_and_the_bias_share_of_its_known_pictures() -> None:
+    places = _class(20, 40)
+    right = [0.0] * 10 + [1.0] * 10 + [1.0] * 40
+    known = [Known(str(i), None, one, right[i], 0.5 if i < 20 else 0.1) for i, one in enumerate(places)]
+    known[0] = Known("0", None, places[0])  # nothing is known of it
+    first, *_ = (shown.cluster for shown in clusters_of(Maps.of("a", known), _class(0, 200)) if shown.cluster.suspicion)
+    assert first.accuracy == pytest.approx(10 / 19)
+    assert first.bias_share == pytest.approx(0.5)
+    assert "its pictures have the expected label in 53%, 85% in its class" in first.reasons
+    assert _found(places, _class(0, 200))[0].accuracy is None
 
 
 @pytest.mark.parametrize("tagged", [6, 20])
@@ -108,7 +120,7 @@ def test_what_cannot_be_clustered_is_one_line(tmp_path: Path, cli: Cli) -> None:
     cli("explain", picture, "--out", tmp_path / "few", "--figure", "none")
     few = cli("discover", tmp_path / "few")
     assert few.status == 2
-    assert "wolf: 1 pictures, fewer than 20; skipped" in few.err
+    assert "wolf: 1 picture, fewer than 20; skipped" in few.err
     unknown = cli("discover", tmp_path / "few", "--class", "unicorn")
     assert "no picture is explained as unicorn; explained classes: wolf" in unknown.err
     cli("explain", picture, "--out", tmp_path / "few", "--method", "gradient", "--figure", "none")
@@ -125,7 +137,7 @@ def _noisy(picture: Path, count: int, folder: Path, rng: np.random.Generator) ->
         Image.fromarray(noisy.astype(np.uint8)).save(folder / f"{picture.stem}-{i}.png")
 
 
-def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli) -> None:
+def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     folder, rng = tmp_path / "in", np.random.default_rng(0)
@@ -138,7 +150,7 @@ def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli) ->
     others = [path for path in sorted(SAMPLES.glob("*.png")) if not path.stem.startswith("wolf")]
     for path in others:
         _noisy(path, -(-60 // len(others)), folder, rng)
-    assert cli("explain", folder, "--out", tmp_path / "all", "--figure", "none").status == 0
+    assert cli("explain", "in", "--out", "all", "--figure", "none").status == 0
     ran = cli("discover", tmp_path / "all", "--json")
     assert ran.status == 0, ran.err
     found = json.loads(ran.out)
@@ -150,5 +162,10 @@ def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli) ->
     assert all(np.sum(cluster["mean_map"]) == pytest.approx(1, abs=1e-3) for cluster in found["clusters"])
     with Image.open(tmp_path / "all" / "discover" / "clusters.png") as sheet:
         assert sheet.width > 88 * 4  # a mean map and medoids
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = cli("discover", "../all", "--out", "there")
+    assert again.status == 0, again.err
+    assert Path("there/clusters.png").read_bytes() == (tmp_path / "all" / "discover" / "clusters.png").read_bytes()
     listed = cli("discover", tmp_path / "all", "--top", "1", "--class", "wolf")
     assert len(listed.out.splitlines()) in (2, 3)

@@ -175,9 +175,9 @@ def test_what_a_figure_says() -> None:
     said = draw([view(relevance, score=2.0)], Style("panel")).text
     assert said == (
         "picture.png: wolf, logit 2, probability 0.5; lrp-eps (epsilon=1e-06), no baseline. The pixels hold 0.3 for "
-        "and 0.1 against, together 0.2 of 2 (10 %). The network's biases took 90 % of the score, which no picture "
-        "shows; --baseline blur compares with a blurred picture instead. Strongest colour: ±0.291 a pixel (percentile "
-        "98.5 of |relevance|)."
+        "and 0.1 against, together 0.2 of 2 (10 %). The network's biases took 90 % of the score, and no picture "
+        "shows them; --baseline blur compares with a blurred picture instead. Strongest colour: ±0.291 a pixel "
+        "(percentile 98.5 of |relevance|)."
     )
     assert "biases took" not in draw([view(relevance, score=2.0, baseline="blur")], Style("panel")).text
     assert shown(view(relevance, divides="no")) == (
@@ -190,7 +190,14 @@ def test_what_a_figure_says() -> None:
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0.5, "50 %"), (-1.1392, "−114 %"), (7.5e-7, "0.000075 %"), (1e-12, "less than 0.000001 %"), (0, "0 %")],
+    [
+        (0.5, "50 %"),
+        (-1.1392, "−114 %"),
+        (7.5e-7, "0.000075 %"),
+        (1e-12, "less than 0.000001 %"),
+        (0, "0 %"),
+        (-0.0, "0 %"),
+    ],
 )
 def test_percents_have_no_powers_of_ten(share: float, text: str) -> None:
     assert percent(share) == text

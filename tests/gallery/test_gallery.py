@@ -19,6 +19,7 @@ from conftest import MODELS, SAMPLES, Cli
 from PIL import Image
 
 from heatcli.gallery import pack
+from heatcli.run.index.folder import Folder
 
 TILES = {"a": 2, "b": 3}
 
@@ -288,6 +289,23 @@ def test_reports_without_an_index(cli: Cli, runs: Any) -> None:
     assert ran.status == 0
     assert "torn.json: is no report that can be read; it is left out" in ran.err
     assert see(runs.folder / "one" / "report.html").table["label"] == ["cow"]
+
+
+def test_pictures_are_found_from_every_folder(
+    cli: Cli, runs: Any, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """From another folder, and after the move of run and pictures together; not another picture of the same name."""
+    moved = tmp_path_factory.mktemp("moved") / "all"
+    runs.folder.rename(moved)
+    (moved / "elsewhere" / "pictures").mkdir(parents=True)
+    shutil.copy(SAMPLES / "cat-at-temple.png", moved / "elsewhere" / "pictures" / "cow.png")
+    monkeypatch.chdir(moved / "elsewhere")
+    ran = cli("gallery", moved / "a")
+    assert "pictures are not where" not in ran.err
+    assert see(moved / "a" / "report.html").table["there"] == [0b11] * 10
+    found = {item.row.image: item.picture() for item in Folder.open(moved / "a").items()}
+    for name, path in found.items():
+        assert path.samefile(moved / name)
 
 
 def test_pictures_that_are_gone_or_others(cli: Cli, runs: Any) -> None:

@@ -275,7 +275,7 @@ def test_a_label_too_many_and_labels_twice(tmp_path: Path, cli: Cli, picture: st
     (tmp_path / "six.txt").write_text("crane\ndog\ncrane\ncat\ncow\npig\n")
     ran = cli(*common, "six.txt")
     assert "heatcli: note: dense.pt has 5 classes, and there are 6 labels; check --labels\n" in ran.err
-    assert "note: the label 'crane' is that of classes 0 and 2; a target names them by index\n" in ran.err
+    assert "note: classes 0 and 2 have the same label 'crane'; --target takes their indices\n" in ran.err
     twice = cli(*common, "six.txt", "--target", "crane")
     assert (twice.status, "'crane' is the label of classes 0 and 2; give the index" in twice.err) == (2, True)
     none = cli(*common, "six.txt", "--target", "pig")

@@ -148,8 +148,8 @@ def norm(mean: float, variance: float) -> nn.BatchNorm2d:
 
 
 NOTHING = (
-    "heatcli: note: nothing says how a picture becomes the input of plain.pt: pixels go in as 0..1, stretched to 32×32"
-    "; --preset imagenet, or --mean, --std and --resize, say otherwise, --preset none confirms it\n"
+    "heatcli: note: nothing says which preprocessing plain.pt was trained with: pixels go in as 0..1, stretched to "
+    "32×32; change that with --preset imagenet, or --mean, --std and --resize; --preset none confirms it\n"
 )
 BYTE_RANGE = "so it seems to take 0..255; --mean 0 --std 0.003922 gives it those, --preset none confirms 0..1\n"
 
@@ -263,7 +263,9 @@ def test_maps_to_read_with_care_are_told(tmp_path: Path, cli: Cli) -> None:
     Image.new("RGB", (32, 32), "white").save(tmp_path / "white.png")
     common = ["--size", "32", "--preset", "none", "--method", "lrp-0"]
     ran = cli("explain", "white.png", "--model", "cancels.pt", *common)
-    assert "note: lrp-0 gives pixels 3.07e+03 for and against a score of 0.01: what is left of them is noise" in ran.err
+    assert (
+        "note: lrp-0 gives the pixels 3.07e+03 in all, for and against, and the score is 0.01: so the map is" in ran.err
+    )
     assert "note: relevance of lrp-0 grows most at operator sub_" in ran.err
     ran = cli("explain", "white.png", "--model", "unbalanced.pt", *common)
     assert "note: the ledger does not balance: " in ran.err

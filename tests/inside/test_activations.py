@@ -142,3 +142,19 @@ def test_errors_are_one_line(cli: Cli, tmp_path: Path) -> None:
         ran = cli(*command)
         assert (ran.status, ran.err.count("\n")) == (status, 1), ran.err
         assert text in ran.err
+
+
+def test_pictures_with_one_stem_both_get_sheets(cli: Cli, tmp_path: Path) -> None:
+    with Image.open(WOLF) as picture:
+        for name in ("same.png", "same.bmp", "other.png"):
+            picture.convert("RGB").save(name)
+    ran = cli("activations", "same.png", "same.bmp", "other.png", "--layer", "stem", "--out", "out")
+    assert ran.status == 0, ran.err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [
+        "other.activation.png", "same.bmp.activation.png", "same.png.activation.png",
+    ]  # fmt: skip
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "same.png").write_bytes((tmp_path / "same.png").read_bytes())
+    ran = cli("activations", "same.png", "sub/same.png", "--layer", "stem", "--out", "out")
+    assert ran.status == 2
+    assert "same.png and sub/same.png would both write same.png.activation.png; use one --out folder each" in ran.err

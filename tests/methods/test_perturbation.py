@@ -151,7 +151,10 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytes
     real = importlib.import_module
     monkeypatch.setattr(extras, "import_module", missing)
     model = load(network("plain"), tmp_path)
-    with pytest.raises(heatcli.errors.UsageError, match=r"need scikit-image.*pip install 'heatcli\[perturbation\]'"):
+    with pytest.raises(
+        heatcli.errors.UsageError,
+        match=r"need scikit-image, which is not installed; pip install scikit-image scikit-learn$",
+    ):
         heatcli.explain(model, images(1), "lime")
 
 

@@ -107,7 +107,7 @@ def test_what_is_no_model_is_told() -> None:
         heatcli.UsageError, match=r"dict is no model; give the path of an artifact, a torch\.nn\.Module"
     ):
         heatcli.load({"weights": 1})
-    with pytest.raises(heatcli.UsageError, match=r"Net \(in memory\): .*an example"):
+    with pytest.raises(heatcli.UsageError, match=r"Net \(in memory\): nothing says its input size; .*an example"):
         heatcli.explain(heatcli.load(Net()), WOLF)
 
 
@@ -132,8 +132,24 @@ def test_pictures_of_any_kind_are_the_same_picture() -> None:
     assert torch.allclose(heatcli.explain(model, expected[0]).relevance[0], both.relevance[0], atol=1e-3)
     with pytest.raises(heatcli.ImageError, match=r"missing\.png: no such image file"):
         heatcli.explain(model, "missing.png")
-    with pytest.raises(heatcli.UsageError, match="int is no picture"):
-        heatcli.explain(model, 3)
+    for given, name in ((3, "int"), (None, "NoneType"), ([[1, 2], [3, 4]], "list"), ([None], "NoneType")):
+        with pytest.raises(heatcli.UsageError, match=f"^{name} is no picture; give a path, a Pillow image"):
+            heatcli.explain(model, given)
+
+
+def test_numbers_that_are_no_classes_are_not_called_classes() -> None:
+    """In the prompt and in the figure; as `heatcli explain` prints it."""
+
+    class Embedding(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.normalize(super().forward(x), dim=1)
+
+    found = heatcli.explain(heatcli.load(Embedding().eval(), example()), example()[:1], target=1)
+    assert ": number 1, output " in repr(found)
+    assert ": number 1, output " in found.figure().text
+    found = heatcli.explain(heatcli.load(Net().eval(), example()), example()[:1], target=1)
+    assert ": class 1, output " in repr(found)
+    assert ": class 1, output " in found.figure().text
 
 
 def test_what_a_prompt_shows() -> None:

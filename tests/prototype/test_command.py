@@ -12,6 +12,7 @@ from conftest import MODELS, SAMPLES, Cli
 from PIL import Image
 
 from heatcli.prototype import rbm
+from heatcli.prototype.job import as_shown
 
 DIGITS = MODELS / "digits.onnx"
 
@@ -41,6 +42,17 @@ def test_a_class_as_a_process(process: Cli, tmp_path: Path) -> None:
     with Image.open(folder / record["files"]["animation"]) as gif:
         assert gif.n_frames == 13
     assert (folder / record["files"]["trace"]).stat().st_size > 3000
+
+
+def test_a_faint_picture_gets_contrast() -> None:
+    """Values within a quarter of 0..1 are spread; others keep black and white; an even picture stays even."""
+    x = torch.tensor([[[0.4, 0.5], [0.45, 0.6]]])
+    for pixels, low, high in (
+        (x, 0.4, 0.6), (x + 0.7, 1.1, 1.3), (4 * x - 1.2, 0, 1.2), (2 * x - 1, -0.2, 1), (0 * x + 0.5, 0, 1),
+    ):  # fmt: skip
+        shown, black, white = as_shown(pixels)
+        assert (black, white) == pytest.approx((low, high), abs=1e-6)
+        assert np.asarray(shown) == pytest.approx(255 * (pixels[0].numpy() - low) / (high - low), abs=1.01)
 
 
 def test_all_classes_on_a_sheet(cli: Cli, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import heatcli
+from heatcli.figures.page import entries
+from heatcli.figures.reading import view_of
 from heatcli.methods.table import METHODS
 from heatcli.report.schema import json_schema
 
@@ -154,6 +156,18 @@ def test_a_folder_of_signals_of_different_lengths(tmp_path: Path, cli: Cli) -> N
     assert ran.status == 0, ran.err
     shapes = [json.loads(Path(f"out/{name}.lrp-eps.json").read_text())["pixels"]["shape"] for name in "abc"]
     assert shapes == [[2, 64], [2, 50], [2, 64]]
+
+
+@pytest.mark.parametrize(("kind", "word"), [("signal", "samples"), ("volume", "voxels")])
+def test_the_ledger_has_the_inputs_own_word(tmp_path: Path, cli: Cli, kind: str, word: str) -> None:
+    path = artifact(kind, tmp_path)
+    np.save("x.npy", planted(kind))
+    ran = cli("explain", "x.npy", "-m", path, "--method", "lrp-eps", "--figure", "none", "--out", "out")
+    assert f" {word} + " in ran.err
+    assert "pixels" not in ran.err
+    assert [name for name, _ in entries(view_of("out/x.lrp-eps.json"))][:2] == [word, "biases"]
+    cli("gallery", "out")
+    assert f"goes to the {word}, and a map" in Path("out/report.html").read_text()
 
 
 @pytest.mark.parametrize("kind", SIDES)

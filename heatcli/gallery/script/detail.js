@@ -107,7 +107,7 @@ function steps(i, s, biases) {
   const found = [];
   const at = (name) => side(name, s)[i] ?? 0;
   if (at("output_baseline")) found.push(["on the baseline", at("output_baseline"), "lost"]);
-  found.push(["pixels", at("pixels"), ""]);
+  found.push([meta.element, at("pixels"), ""]);
   const sums = new Map();
   biases.forEach((total, k) => sums.set(layerOf(meta.names[k]), (sums.get(layerOf(meta.names[k])) ?? 0) + total));
   const most = [...sums].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 14).map(([name]) => name);

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from heatcli.artifact.layout import PICTURES
 from heatcli.artifact.sidecar import Input
 from heatcli.errors import HeatcliError, UsageError
+from heatcli.figures.reading import places_of
 from heatcli.images.read import Picture, Reader
 from heatcli.report.schema import NAME, Report
 from heatcli.run.index.index import INDEX, FileEntry, Row, images, row_of, told
@@ -81,16 +82,17 @@ class Item:
             return None
 
     def picture(self) -> Path | None:
-        """The path of the picture, relative to the report's folder, the working directory or the index's folder.
+        """The path of the picture, by its name in the report, then by that in the index; None if it is not there.
 
-        None if it is not there.
+        The index has the name that the command was given, relative to the folder that the command ran in.
         """
-        name = self.row.image
-        report = self.path("report")
-        starts = [self.folder if report is None else report.parent, Path(), self.folder]
-        if is_url(name):
+        beside = self.path("report") or self.folder / INDEX
+        names = [] if self.report is None else [self.report.image.path]
+        names += [self.row.image]
+        if any(map(is_url, names)):
             return None
-        return next((start / name for start in starts if is_there(start / name)), None)
+        places = [place for name in names for place in places_of(beside, name)]
+        return next((place for place in [*places, self.folder / self.row.image] if is_there(place)), None)
 
     @property
     def input(self) -> Input:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, Literal
@@ -93,6 +93,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     def last(self) -> bool:
         """Whether this is the image's last row."""
         return self.rank in (None, self.of)
+
+
+def bias_share(pixels: float, biases: Mapping[str, float]) -> float | None:
+    """Σ|bias total| / (|pixel total| + Σ|bias total|), as in `heatcli check`; None if both are 0."""
+    booked = sum(map(abs, biases.values()))
+    whole = abs(pixels) + booked
+    return booked / whole if whole else None
 
 
 class _Named(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from typing import Any
 from heatcli.errors import UsageError, first_line
 from heatcli.report.schema import LedgerPart
 from heatcli.run.index.index import Row, images
+from heatcli.system.extras import optional
 from heatcli.system.files import writing
 
 ROWS = 10_000  # in memory at once
@@ -19,11 +20,7 @@ FILES = ("overlay", "report", "pixels")
 
 def require() -> Any:
     """The module `pyarrow`. Raises `UsageError` if it is not installed."""
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise UsageError("Parquet needs pyarrow; pip install 'heatcli[parquet]'") from error
-    return pyarrow
+    return optional("pyarrow", "Parquet needs pyarrow", "parquet")
 
 
 def write_parquet(index: Path) -> Path:

@@ -63,6 +63,9 @@ def _plain(record: Record) -> dict[str, Any]:
     return _flat(msgspec.json.decode(msgspec.json.encode(record.parameters)))
 
 
+_FOLLOW = ("procedure", "rules")  # parameters that follow from the method and its options
+
+
 def _different(own: Record, other: Record) -> list[str]:
     here, there = _plain(own), _plain(other)
     return [name for name in here | there if here.get(name) != there.get(name)]
@@ -75,7 +78,8 @@ def agree(own: Record, other: Record, where: str, otherwise: str = "holds a run 
     """
     if different := _different(own, other):
         here, there = _plain(own), _plain(other)
-        pairs = [(name, *_apart(there.get(name), here.get(name))) for name in different[:3]]
+        shown = [name for name in different if not name.startswith(_FOLLOW)] or different
+        pairs = [(name, *_apart(there.get(name), here.get(name))) for name in shown[:3]]
         told = "; ".join(f"{name} {_short(theirs)}, not {_short(ours)}" for name, theirs, ours in pairs)
         folder = where.removesuffix(RECORD).rstrip("/") or "."
         raise UsageError(f"{folder}: {otherwise} ({told}); {_WAY_OUT}")

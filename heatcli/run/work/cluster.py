@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from heatcli.errors import ModelError, UsageError, first_line
+from heatcli.errors import ModelError, first_line
 from heatcli.model.model import Model
 from heatcli.model.named import cached_in, is_named
 from heatcli.run.work.pipeline import Pipeline
 from heatcli.run.work.request import Job, Outcome, Request
 from heatcli.run.work.shipping import Recipe, packed, unpacked
+from heatcli.system.extras import optional
 from heatcli.system.files import is_url, scratch, stamp
 from heatcli.system.memory import keep_freed
 
@@ -156,9 +157,5 @@ def require() -> Any:
     """The module `ray`. Raises `UsageError` if Ray is not installed."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise UsageError("--engine ray needs Ray; pip install 'heatcli[ray]'") from error
-    return ray
+    optional("ray.data", "--engine ray needs Ray", "ray")
+    return optional("ray", "--engine ray needs Ray", "ray")

@@ -127,7 +127,10 @@ class Run:
             if self._on_one_scale:
                 own = self.index.run if self.index is not None else None
                 scale = redraw(Path(self.request.out), Path(self.request.out, RECORD), self.request.style, own)
-                self.model.notes.add(f"all figures have one scale: their strongest colour is ±{scale.cut:.3g} a pixel")
+                element = self.model.pictures.layout.element
+                self.model.notes.add(
+                    f"all figures have one scale: their strongest colour is ±{scale.cut:.3g} a {element}"
+                )
 
     def _pipeline(self, stack: ExitStack) -> Pipeline | Cluster:
         if self.request.engine == "ray":
