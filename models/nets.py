@@ -1,4 +1,4 @@
-"""The two networks: a small residual net for animals and the convolutional digit net of the DeepLIFT paper."""
+"""The networks: a residual net and a transformer for animals, the convolutional digit net of the DeepLIFT paper."""
 
 from __future__ import annotations
 
@@ -49,6 +49,42 @@ class AnimalNet(nn.Module):
         x = self.stage4(self.stage3(self.stage2(self.stage1(x))))
         x = F.adaptive_avg_pool2d(x, (1, 1)).flatten(1)
         return self.fc(self.dropout(x))
+
+
+class AnimalTransformer(nn.Module):
+    """A hybrid vision transformer (Dosovitskiy et al. 2021, sec. 3.1) on the first stages of a trained `AnimalNet`.
+
+    Patches of 2×2 of its map [N, 64, 12, 12] are 36 tokens, beside a class token; four blocks of attention.
+    """
+
+    def __init__(self, trained: AnimalNet, classes: int, width: int = 96, heads: int = 4, depth: int = 4) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            trained.stem, trained.bn, nn.ReLU(), trained.pool, trained.stage1, trained.stage2
+        ).requires_grad_(False)
+        self.patches = nn.Conv2d(64, width, 2, 2)
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 37, width))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, 2 * width, 0.1, "gelu", batch_first=True, norm_first=True)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def train(self, mode: bool = True) -> AnimalTransformer:
+        """The first stages stay as they are."""
+        super().train(mode)
+        self.features.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, 96, 96] -> logits [N, classes]."""
+        tokens = self.patches(self.features(x)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), tokens], 1) + self.positions
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(self.norm(tokens[:, 0]))
 
 
 class DigitNet(nn.Module):

@@ -58,6 +58,15 @@ def drawings_of(metrics: dict, animal: str) -> str:
     return ", ".join(f"{name} {percent(metrics['by_drawing'][name])}" for name in drawings)
 
 
+def transformer(metrics: dict) -> list[str]:
+    """The numbers of the animals' transformer."""
+    return [
+        f"`animals-transformer.pt`, on the same pictures: {percent(metrics['accuracy'])}% (mean of the classes), "
+        f"{percent(metrics['pictures_right'])}% of all pictures ({metrics['steps']} steps, {metrics['seconds']} "
+        "seconds)."
+    ]
+
+
 def digits(metrics: dict) -> list[str]:
     """The numbers of the digit network, in percent."""
     lines = [
@@ -98,6 +107,8 @@ def main() -> None:
     """Replace what is between the markers."""
     numbers = [
         *animals(json.loads((HERE / "animals.metrics.json").read_text(encoding="utf-8"))),
+        "",
+        *transformer(json.loads((HERE / "animals-transformer.metrics.json").read_text(encoding="utf-8"))),
         "",
         *digits(json.loads((HERE / "digits.metrics.json").read_text(encoding="utf-8"))),
         "",

@@ -29,7 +29,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WOLF, DOG = NAMES.index("wolf"), NAMES.index("dog")
 SNOW, GRASS = KINDS.index("snow"), KINDS.index("grass")
 
-SIDECAR = """# heatcli reads this beside {stem}.pt; made by train_animals.py
+SIDECAR = """# heatcli reads this beside {stem}.pt; made by {script}
 [input]
 size = [{size}, {size}]
 channels = 3
@@ -173,12 +173,12 @@ def summary(predicted: np.ndarray, sprites: list[Sprite]) -> dict:
     }
 
 
-def export(net: nn.Module, out: Path, stem: str) -> None:
+def export(net: nn.Module, out: Path, stem: str, script: str = "train_animals.py") -> None:
     """Write the scripted network and its sidecar."""
     torch.jit.script(net).save(str(out / f"{stem}.pt"))
     clean.torchscript(out / f"{stem}.pt")
     names = json.dumps(NAMES)
-    text = SIDECAR.format(stem=stem, size=SIZE, mean=list(MEAN), std=list(STD), names=names)
+    text = SIDECAR.format(stem=stem, script=script, size=SIZE, mean=list(MEAN), std=list(STD), names=names)
     (out / f"{stem}.toml").write_text(text, encoding="utf-8")
 
 

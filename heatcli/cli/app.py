@@ -26,6 +26,7 @@ from heatcli.cli import (
     gallery,
     help,
     inspect,
+    joint,
     mean,
     merge,
     methods,
@@ -51,7 +52,7 @@ app = typer.Typer(
 )
 for file in (
     explain, export, show, gallery, discover, methods, inspect, mean, bench, check, compare, evaluate, merge,
-    activations, concepts, filters, prototype, fit_expert, config, help,
+    activations, concepts, joint, filters, prototype, fit_expert, config, help,
 ):  # fmt: skip
     app.command(file.__name__.rpartition(".")[2].replace("_", "-"), cls=Command)(options.common(file.command))
 

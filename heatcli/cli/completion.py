@@ -23,9 +23,10 @@ METHODS = """
     gradient sensitivity input-x-gradient deconvnet guided-backprop lrp-0 lrp-eps blame-bias lrp-gamma
     lrp-alpha-beta lrp-alpha1-beta0 lrp-alpha2-beta1 lrp-alpha3-beta2 lrp-z-plus lrp-w2 lrp-flat lrp-zb deep-taylor
     lrp-epsilon-plus lrp-epsilon-plus-flat lrp-epsilon-alpha2-beta1 lrp-epsilon-alpha2-beta1-flat
-    lrp-epsilon-gamma-box deeplift-rescale deeplift-reveal-cancel deeplift-genomics grad-cam grad-cam-plus-plus
-    layer-cam score-cam guided-grad-cam taylor integrated-gradients expected-gradients deep-shap smoothgrad
-    smoothgrad-squared vargrad occlusion rise prediction-difference lime kernel-shap
+    lrp-epsilon-gamma-box attnlrp attnlrp-gamma cp-lrp cp-lrp-gamma deeplift-rescale deeplift-reveal-cancel
+    deeplift-genomics grad-cam grad-cam-plus-plus layer-cam score-cam guided-grad-cam taylor integrated-gradients
+    expected-gradients deep-shap smoothgrad smoothgrad-squared vargrad occlusion rise prediction-difference lime
+    kernel-shap
 """.split()
 Complete = Callable[[typer.Context, str], list[str]]
 _CHOICE = re.compile(r"[a-z][a-z0-9-]*")

@@ -25,6 +25,7 @@ TRIED = (
     "lrp-eps,lrp-eps@blur,lrp-epsilon-plus,lrp-epsilon-plus@blur,lrp-epsilon-plus-flat@blur,lrp-epsilon-gamma-box@blur,"
     "lrp-gamma@blur,deeplift-reveal-cancel@blur,integrated-gradients@blur,grad-cam"
 )
+TRIED_ON_ATTENTION = "attnlrp,cp-lrp,cp-lrp-gamma,cp-lrp-gamma@blur"
 
 
 @options.loads("output", *options.INPUT)
@@ -41,7 +42,7 @@ def command(
         str | None,
         typer.Option("--methods", "--method", metavar="A,B,…",
                      help="Methods, each NAME[:PARAMETER=VALUE,…][@BASELINE]; random and edges are controls. "
-                     f"Default: {METHODS}; with --recommend, ten."),
+                     f"Default: {METHODS}; with --recommend, ten, and four more of a network with attention."),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -71,6 +72,7 @@ def command(
     from heatcli.evaluate.run import evaluate, with_controls
     from heatcli.evaluate.subject import subject
     from heatcli.gallery import sheet
+    from heatcli.graph.kinds import SOFTMAX
     from heatcli.rules.parameters import listed
     from heatcli.system.files import make_folder, write_atomically
 
@@ -85,6 +87,8 @@ def command(
     samples, failed = options.samples(loaded, images, masks, limit)
     make_folder(out)
     own = subject(loaded, samples, target, batch_size, seed)
+    if recommend and methods is None and any(op.role == SOFTMAX for op in loaded.graph(own.batch.shape).operators):
+        explainers += [Explainer.parse(text, baseline) for text in listed(TRIED_ON_ATTENTION)]
     if recommend:
         repeated = ["heatcli", "explain", *map(str, images), "--model", str(model), *options.repeated(context)]
         _recommend(own, explainers, repeated, out, json)

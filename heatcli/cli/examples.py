@@ -33,6 +33,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "heatcli concepts photos/ --model net.onnx --layer layer4 --below layer3 --channel 17",
         "heatcli concepts photos/ --target wolf --concept-names names.toml",
     ),
+    "joint": (
+        "heatcli joint a.png b.png --model faces.onnx --preset imagenet",
+        "heatcli joint a.png b.png --model faces.onnx --preset imagenet --grid 12 --similarity dot",
+        "heatcli joint a.png b.png --model faces.onnx --preset imagenet --method lrp-gamma --json",
+    ),
     "methods": ("heatcli methods", "heatcli methods 'lrp-epsilon-*' grad-cam", "heatcli methods --json"),
     "inspect": (
         "heatcli inspect net.onnx",

@@ -12,7 +12,7 @@ PANELS = (OPTIONS, WHAT, FILES, FIGURE, INPUT, SPEED, SAFETY, RARE)
 _IN = {
     OPTIONS: "model method methods metric spec recommend classes",
     WHAT: "target concept concept_names output_kind confidence overlap expected baseline param layer below masks "
-          "mask_out fill pair similarity top_images channel examples by",
+          "mask_out fill pair similarity grid top_images channel examples by",
     FILES: "out output_file outputs web web_runtime u8 recursive json html pixels biases arrays junit github quiet "
            "verbose against pictures maps",
     FIGURE: "figure scale figure_size cmap opacity backdrop clip top show",

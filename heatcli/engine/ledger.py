@@ -78,12 +78,12 @@ class Books:
     def enter(self, operator: Operator, sent: Sent, without_reference: bool) -> None:
         """Book what `operator`'s rule returned. Offsets are booked only without a reference, which cancels them."""
         if without_reference and sent.offsets_at is not None:
-            collected: dict[tuple[int, ...], Tensor] = {}  # offsets of equal shape share the sum over positions
+            collected: dict[object, Tensor] = {}  # offsets of equal shape share the sum over positions
             for offset in operator.offsets:
-                shape = tuple(offset.value.shape)
-                if shape not in collected:
-                    collected[shape] = offset.collect(sent.offsets_at)
-                self.biases[offset.name] = offset.book(collected[shape], self.biases[offset.name])
+                key = tuple(offset.value.shape), offset.place
+                if key not in collected:
+                    collected[key] = offset.collect(sent.offsets_at)
+                self.biases[offset.name] = offset.book(collected[key], self.biases[offset.name])
         if sent.absorbed is not None:
             self.absorbed[operator.name] = self._by_image(sent.absorbed)
         if sent.unexplained is not None:

@@ -26,7 +26,7 @@ from heatcli.version import __version__
 
 NAME: Literal["heatcli.recommendation/1"] = "heatcli.recommendation/1"
 DEFAULT = f"{table.DEFAULT}@{table.DEFAULT_BASELINE}"
-VARIED = {"epsilon": ("0.01", "0.1"), "gamma": ("0.1", "1")}
+VARIED = {"epsilon": ("0.01", "0.1"), "gamma": ("0.1", "1", "4")}
 BASELINES = ("blur", "black", "zero", "mean")
 BEST = 2  # methods whose parameters and baselines are tried
 LEVEL = 0.95

@@ -18,9 +18,9 @@ AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT = (
     "affine", "elementwise", "maximum", "sum", "product", "normaliser", "layout",
 )  # fmt: skip
 KINDS = (AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT)
-CONVOLUTION, DENSE, RECTIFIER, FIRST = "convolution", "dense", "rectifier", "first"
+CONVOLUTION, DENSE, RECTIFIER, SOFTMAX, FIRST = "convolution", "dense", "rectifier", "softmax", "first"
 # Roles within a kind, for which a method's table may name a rule. `first` takes precedence over all others.
-ROLES: dict[str, str] = {CONVOLUTION: AFFINE, DENSE: AFFINE, RECTIFIER: ELEMENTWISE}
+ROLES: dict[str, str] = {CONVOLUTION: AFFINE, DENSE: AFFINE, RECTIFIER: ELEMENTWISE, SOFTMAX: NORMALISER}
 UNKNOWN = "unknown"  # walked by its exact adjoint, booked as unexplained and reported
 
 
@@ -314,12 +314,14 @@ TABLE: Mapping[str, Row] = table((
     ("col2im", row(SUM, "zero_at_zero preserves_nonnegative")),  # overlapping patches are summed
     # normalisers
     ("native_layer_norm native_group_norm _log_softmax", row(NORMALISER)),
-    ("_softmax _safe_softmax", row(NORMALISER, "nonnegative gate")),
+    ("_fused_rms_norm", row(NORMALISER, "zero_at_zero")),
+    ("_softmax _safe_softmax", row(NORMALISER, "nonnegative gate", role=SOFTMAX)),
     ("norm linalg_vector_norm", row(NORMALISER, "zero_at_zero nonnegative")),
     # layouts
     ("view _unsafe_view reshape flatten squeeze unsqueeze expand permute transpose t movedim", row(LAYOUT, _CHOICE)),
     ("clone alias detach contiguous lift_fresh_copy _to_copy", row(LAYOUT, _CHOICE)),
     ("slice select narrow split split_with_sizes chunk unbind index index_select gather", row(LAYOUT, _CHOICE)),
+    ("unsafe_split unsafe_split_with_sizes unsafe_chunk", row(LAYOUT, _CHOICE)),
     ("diagonal unfold im2col as_strided tril triu", row(LAYOUT, _CHOICE)),
     ("repeat repeat_interleave roll flip rot90", row(LAYOUT, _CHOICE)),
     ("pixel_shuffle pixel_unshuffle channel_shuffle", row(LAYOUT, _CHOICE)),

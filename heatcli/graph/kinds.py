@@ -24,6 +24,7 @@ from heatcli.graph.facts import (
     PRODUCT,
     RECTIFIER,
     ROLES,
+    SOFTMAX,
     SUM,
     UNKNOWN,
     facts_of,
@@ -34,7 +35,7 @@ from heatcli.graph.operator import Graph, Operator
 
 __all__ = (
     "AFFINE", "CONVOLUTION", "DENSE", "ELEMENTWISE", "FIRST", "KINDS", "LAYOUT", "MAXIMUM", "NORMALISER", "PRODUCT",
-    "RECTIFIER", "ROLES", "SUM", "UNKNOWN", "classified", "classify", "has_fixed_statistics",
+    "RECTIFIER", "ROLES", "SOFTMAX", "SUM", "UNKNOWN", "classified", "classify", "has_fixed_statistics",
     "has_weights", "is_diagonal", "mark_first", "mark_nonnegative", "named_apart", "uses_own_statistics",
 )  # fmt: skip
 
@@ -88,7 +89,8 @@ def _kind(op: Operator) -> str:
 def _role(op: Operator) -> str:
     if op.kind == ELEMENTWISE and facts_of(op).rectifier:
         return RECTIFIER
-    return row_of(op).role if op.kind == AFFINE else ""
+    row = row_of(op)
+    return row.role if op.kind == row.kind else ""
 
 
 def is_diagonal(op: Operator) -> bool:

@@ -91,6 +91,24 @@ def _constant_term(op: Operator) -> tuple[Offset, ...]:
     return (Offset(f"{op.name}.offset", torch.tensor(float(term) * factor, dtype=op.dtype)),)
 
 
+def _joined(op: Operator) -> tuple[Offset, ...] | None:
+    """The constants that are joined with the image, such as a class token, each in its place and under its own name."""
+    dim = op.arg(1, 0) % len(op.shape)
+    if dim == 0:
+        return _measured(op)
+    offsets, start, shapes = [], 0, iter(op.source_shapes)
+    for part in op.arg(0):
+        value = part.value if isinstance(part, Constant) else None
+        shape = next(shapes) if value is None else tuple(value.shape)
+        width = 1 if op.title == "stack" else shape[dim] if len(shape) == len(op.shape) else 0
+        if value is not None and width and bool(value.any()):
+            value = (value.unsqueeze(dim) if op.title == "stack" else value).to(op.dtype)
+            value = value[:1] if _is_alike(value, value[:1]) else value
+            offsets.append(Offset(part.name, value, place=(dim, start)))
+        start += width
+    return tuple(offsets)
+
+
 def _measured(op: Operator) -> tuple[Offset, ...] | None:
     """The operator's output at zero input. None if the operator cannot be run there.
 
@@ -117,7 +135,7 @@ def _is_alike(values: Tensor, some: Tensor) -> bool:
     return bool(((values == some) | (values.isnan() & some.isnan())).all())
 
 
-_NAMED: dict[str, Callable[[Operator], tuple[Offset, ...]]] = {
+_NAMED: dict[str, Callable[[Operator], tuple[Offset, ...] | None]] = {
     "convolution": _bias_at(2, channels=True),
     "linear": _bias_at(2, channels=False),
     "addmm": _scaled_bias,
@@ -126,6 +144,8 @@ _NAMED: dict[str, Callable[[Operator], tuple[Offset, ...]]] = {
     "_native_batch_norm_legit_no_training": _batch_norm_shift,
     "native_layer_norm": _bias_at(3, channels=False),
     "native_group_norm": _bias_at(2, channels=True),
+    "cat": _joined,
+    "stack": _joined,
     "_softmax": _softmax_at_zero,
     "_safe_softmax": _softmax_at_zero,
     "_log_softmax": _softmax_at_zero,

@@ -37,12 +37,14 @@ class Offset:
     """An operator's output at zero input, or a part of it, under the artifact's name for it.
 
     `value` broadcasts against the operator's output [N, …]. Contributions are booked per element of `value`.
-    `batched`: `value` has a row for each image, as in an artifact with a fixed batch size.
+    `batched`: `value` has a row for each image, as in an artifact with a fixed batch size. `place`: (dimension, start)
+    of the part of the output that `value` covers, such as a class token among tokens; None for the whole output.
     """
 
     name: str
     value: Tensor
     batched: bool = False
+    place: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -51,7 +53,21 @@ class Offset:
 
     def collect(self, multiplier: Tensor) -> Tensor:
         """The operator's multiplier [N, …] summed over the positions that share an element of the offset."""
+        if self.place is not None:
+            dim, start = self.place
+            multiplier = multiplier.narrow(dim, start, self.value.shape[dim])
         return collect(multiplier, self.value)
+
+    def whole(self, shape: Sequence[int]) -> Tensor:
+        """The offset as a value that broadcasts against the operator's output of `shape`."""
+        if self.place is None:
+            return self.value
+        dim, start = self.place
+        sizes = [*self.value.shape]
+        sizes[dim] = shape[dim]
+        zeros = self.value.new_zeros(sizes)
+        zeros.narrow(dim, start, self.value.shape[dim]).copy_(self.value)
+        return zeros
 
     def book(self, collected: Tensor, onto: Tensor) -> Tensor:
         """`onto` [N, size] plus the result of `collect` times the offset, summed over all rows of an image."""
@@ -138,7 +154,8 @@ class Operator:
     @property
     def bias(self) -> Tensor | None:
         """The sum of the offsets, which broadcasts against the output; None without offsets."""
-        return sum((o.value for o in self.offsets[1:]), self.offsets[0].value) if self.offsets else None
+        parts = [o.whole(self.shape) for o in self.offsets]
+        return sum(parts[1:], parts[0]) if parts else None
 
     @property
     def constants(self) -> list[Constant]:

@@ -14,6 +14,7 @@ from heatcli.graph.kinds import (
     NORMALISER,
     PRODUCT,
     RECTIFIER,
+    SOFTMAX,
     SUM,
 )  # fmt: skip
 from heatcli.methods.method import MULTIPLIER, SQUARE, Method
@@ -21,8 +22,8 @@ from heatcli.rules.affine import AlphaBeta, Epsilon, Gamma, ZPlus
 from heatcli.rules.elementwise import Deconvnet, Guided, Slope
 from heatcli.rules.first_layer import Flat, WSquare, ZBox
 from heatcli.rules.maximum import Winner
-from heatcli.rules.normaliser import HeldStatistics
-from heatcli.rules.product import Share
+from heatcli.rules.normaliser import HeldStatistics, SoftmaxTaylor
+from heatcli.rules.product import Share, SignalTakesAll
 from heatcli.rules.reveal_cancel import Parts, RevealCancel
 from heatcli.rules.rule import Adjoint, Rule, Table
 
@@ -37,6 +38,8 @@ LRP_0: Table = {
     LAYOUT: Adjoint(),
 }
 LRP_EPS: Table = {**LRP_0, AFFINE: Epsilon()}
+ATTNLRP: Table = {**LRP_EPS, SOFTMAX: SoftmaxTaylor()}
+CP_LRP: Table = {**LRP_EPS, PRODUCT: SignalTakesAll()}
 REVEAL: Table = {**LRP_0, AFFINE: Parts(), SUM: Parts(), LAYOUT: Parts(), ELEMENTWISE: RevealCancel()}
 
 
@@ -193,6 +196,30 @@ BACKWARD = (
         summary="ε in dense layers, γ in convolutions, zB in the first",
         source="Montavon et al. 2019, sec. 10.3; Zennit's EpsilonGammaBox",
         rules=_composite(Gamma(), ZBox()),
+    ),
+    Method(
+        name="attnlrp",
+        summary="LRP-ε for attention: softmax by its Taylor expansion, products shared by half",
+        source="Achtibat et al. 2024, arXiv 2402.05602, sec. 3.3",
+        rules=ATTNLRP,
+    ),
+    Method(
+        name="attnlrp-gamma",
+        summary="AttnLRP with γ in layers with weights",
+        source="Achtibat et al. 2024, arXiv 2402.05602, sec. 3.3 and A.2.3",
+        rules={**ATTNLRP, CONVOLUTION: Gamma(), DENSE: Gamma()},
+    ),
+    Method(
+        name="cp-lrp",
+        summary="LRP-ε for attention and recurrent layers: attention weights and gates are constants",
+        source="Ali et al. 2022, arXiv 2202.07304, sec. 4; gates: Arras et al. 2019, sec. 3.2",
+        rules=CP_LRP,
+    ),
+    Method(
+        name="cp-lrp-gamma",
+        summary="CP-LRP with γ in layers with weights",
+        source="Achtibat et al. 2024, arXiv 2402.05602, A.2.3; LXT's composite for vision transformers",
+        rules={**CP_LRP, CONVOLUTION: Gamma(), DENSE: Gamma()},
     ),
     Method(
         name="deeplift-rescale",

@@ -45,6 +45,8 @@ ELSEWHERE = {  # names that papers and other libraries have → ours
     "lrp-gradient": "lrp-0", "z-plus": "lrp-z-plus", "zplus": "lrp-z-plus", "alpha-beta": "lrp-alpha-beta",
     "epsilon-plus": "lrp-epsilon-plus", "epsilon-plus-flat": "lrp-epsilon-plus-flat",
     "epsilon-gamma-box": "lrp-epsilon-gamma-box", "dtd": "deep-taylor",
+    "attn-lrp": "attnlrp", "lxt": "attnlrp", "cplrp": "cp-lrp", "conservative-propagation": "cp-lrp",
+    "lrp-all": "cp-lrp",
     "saliency": "gradient", "vanilla-gradient": "gradient", "grad": "gradient", "saliency-map": "gradient",
     "gradient-x-input": "input-x-gradient", "gradxinput": "input-x-gradient", "inputxgradient": "input-x-gradient",
     "ig": "integrated-gradients", "integratedgradients": "integrated-gradients", "eg": "expected-gradients",

@@ -1,4 +1,4 @@
-"""Rules for normalisers: layer norm, group norm, instance norm, softmax inside the network."""
+"""Rules for normalisers: layer, group, instance and RMS norm, softmax inside the network."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from heatcli.rules.rule import Rule, Sent, Step
 @dataclass(frozen=True)
 class HeldStatistics(Rule):
     """From reference 0 the standard deviation is held constant (the mean stays linear), so y is affine in x.
+
+    An RMS norm is the same without the mean: y = x/√(mean x² + e), whose root is held constant.
 
     With a baseline, the standard deviation σ = √(v + e) gets its exact share. The centred input is c = y·σ, a product
     whose difference is halved between its factors, so Δy = (Δc − Δσ·(y + y0)/2)·2/(σ + σ0), with Δσ by its own secant.
@@ -50,9 +52,10 @@ def _euclidean(step: Step, multiplier: Tensor) -> Tensor | None:
 
 def _standardise(step: Step, multiplier: Tensor) -> Tensor:
     op, x = step.operator, step.inputs[0]
-    if op.title == "native_layer_norm":
+    centre = op.title != "_fused_rms_norm"
+    if op.title in ("native_layer_norm", "_fused_rms_norm"):
         grouped: tuple[int, ...] = (*x.shape[: x.dim() - len(op.arg(1))], -1)
-        weight, eps = op.constant(2), op.arg(4)
+        weight, eps = op.constant(2), op.arg(4 if centre else 3)
         scale = None if weight is None else weight.value
     elif op.title == "native_batch_norm":  # instance norm: [1, N·C, …], statistics for each row
         grouped = (x.shape[1], -1)
@@ -63,21 +66,45 @@ def _standardise(step: Step, multiplier: Tensor) -> Tensor:
         weight, eps = op.constant(1), op.arg(7)
         scale = None if weight is None else weight.value.reshape(1, -1, *(1,) * (x.dim() - 2))
     g = (multiplier if scale is None else multiplier * scale).reshape(grouped)
-    c, r = _centred(x.reshape(grouped), eps)
+    c, r = _scaled(x.reshape(grouped), eps, centre)
     references = step.references()
     if references is None:
         m = g * r
     else:
-        c0, r0 = _centred(references[0].reshape(grouped), eps)
+        c0, r0 = _scaled(references[0].reshape(grouped), eps, centre)
         scale = 2 * r * r0 / (r + r0)  # 2/(σ + σ0)
         to_deviation = (g * (c * r + c0 * r0)).sum(-1, keepdim=True) / 2
         m = scale * (g - to_deviation * scale * (c + c0) / (2 * c.shape[-1]))
-    return (m - m.mean(-1, keepdim=True)).reshape(x.shape)
+    return (m - m.mean(-1, keepdim=True) if centre else m).reshape(x.shape)
 
 
-def _centred(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    c = x - x.mean(-1, keepdim=True)
-    return c, torch.rsqrt((c * c).mean(-1, keepdim=True) + eps)
+def _scaled(x: Tensor, eps: float | None, centre: bool) -> tuple[Tensor, Tensor]:
+    """x, centred where the norm does so, and 1/σ."""
+    c = x - x.mean(-1, keepdim=True) if centre else x
+    return c, torch.rsqrt((c * c).mean(-1, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps))
+
+
+@dataclass(frozen=True)
+class SoftmaxTaylor(Rule):
+    """R_i = x_i (R_i − s_i Σ_j R_j): the first-order Taylor expansion of s = softmax(x) at x itself.
+
+    The multiplier is the gradient Jᵀm. The expansion's constant s − J x, with elements s_j (1 − x_j + Σ_k s_k x_k), is
+    booked as the softmax's offset. With a baseline, differences go by the secant, as in `HeldStatistics`: an expansion
+    at x would leave a remainder that no bias takes.
+    """
+
+    source: ClassVar[str] = "Achtibat et al. 2024, arXiv 2402.05602, prop. 3.1"
+
+    def __call__(self, step: Step, multiplier: Tensor) -> Sent:
+        """Exact with either reference. Elements masked by −∞ get nothing."""
+        if not step.without_reference:
+            return _softmax(step, multiplier, logarithm=False)
+        dim, s = step.operator.arg(1), step.output
+        x = torch.where(step.inputs[0].isneginf(), 0, step.inputs[0])
+        inner = multiplier * s
+        sent = inner - s * inner.sum(dim, keepdim=True)
+        constant = s * (1 - x + (s * x).sum(dim, keepdim=True))
+        return Sent([sent], offsets_at=multiplier * constant * x.shape[dim])  # the operator's own offset is 1/length
 
 
 def _softmax(step: Step, multiplier: Tensor, logarithm: bool) -> Sent:

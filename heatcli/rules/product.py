@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.facts import LAYOUT, facts_of
+from heatcli.graph.kinds import is_diagonal
 from heatcli.rules.rule import Rule, Sent, Step
 
 
@@ -57,25 +58,28 @@ def _half(multiplier: Tensor, other: Tensor, like: Tensor) -> Tensor:
 class SignalTakesAll(Rule):
     """The gate is a weight and the signal takes all: Δ(gs) = Δs·g + Δg·s0, so from reference 0 the gate gets nothing.
 
-    The gate is the factor that comes from a sigmoid, a tanh or a softmax. If neither or both factors do, as in a
-    product of two signals, `Share` applies.
+    The gate is the factor that comes from a sigmoid, a softmax or a tanh, scaled and shifted (as 1 − z in a GRU) or
+    not. Of a sigmoid and a tanh, as in an LSTM, the sigmoid is the gate. Where neither or both factors are gates,
+    `Share` applies.
     """
 
-    source: ClassVar[str] = "Arras et al. 2017, sec. 3.2 (signal-take-all)"
+    source: ClassVar[str] = "Arras et al. 2017, sec. 3.2 (signal-take-all); of LSTMs: Arras et al. 2019, sec. 3.2"
 
     def __call__(self, step: Step, multiplier: Tensor) -> Sent:
         """Exact with either reference."""
-        gates = [_is_gate(producer) for producer in step.producers]
-        if step.operator.title == "div" or sum(gates) != 1:
+        strengths = [_gating(producer) for producer in step.producers]
+        if step.operator.title == "div" or strengths[0] == strengths[-1]:
             return Share()(step, multiplier)
-        gate = gates.index(True)
+        gate = strengths.index(max(strengths))
         references = step.references() or [torch.zeros_like(x) for x in step.inputs]
         # derivative by the signal at the gate's value, derivative by the gate at the signal's reference
         points = [step.inputs[i] if i == gate else references[i] for i in (0, 1)]
         return Sent(step.adjoint_at(points, multiplier), offsets_at=multiplier)
 
 
-def _is_gate(producer: Step | None) -> bool:
-    while producer is not None and producer.operator.kind == LAYOUT:
+def _gating(producer: Step | None) -> int:
+    """How much a factor is a gate: 2 from a sigmoid or softmax, 1 from a tanh, whose signs are a signal's, else 0."""
+    while producer is not None and (producer.operator.kind == LAYOUT or is_diagonal(producer.operator)):
         producer = producer.producers[0]
-    return producer is not None and facts_of(producer.operator).gate
+    facts = None if producer is None else facts_of(producer.operator)
+    return 0 if facts is None or not facts.gate else 2 if facts.nonnegative else 1

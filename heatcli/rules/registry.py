@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from heatcli.graph.kinds import AFFINE, CONVOLUTION, DENSE, ELEMENTWISE, FIRST, MAXIMUM, NORMALISER, PRODUCT, RECTIFIER
+from heatcli.graph.kinds import (
+    AFFINE,
+    CONVOLUTION,
+    DENSE,
+    ELEMENTWISE,
+    FIRST,
+    MAXIMUM,
+    NORMALISER,
+    PRODUCT,
+    RECTIFIER,
+    SOFTMAX,
+)
 from heatcli.graph.operator import Operator
 from heatcli.rules.affine import AlphaBeta, Epsilon, Gamma, ZPlus
 from heatcli.rules.elementwise import Deconvnet, Guided, Pass, Repeat, Slope
 from heatcli.rules.first_layer import Flat, WSquare, ZBox
 from heatcli.rules.maximum import Proportional, Radial, Softmax, SoftmaxLimit, Telescoping, Winner
-from heatcli.rules.normaliser import HeldStatistics
+from heatcli.rules.normaliser import HeldStatistics, SoftmaxTaylor
 from heatcli.rules.product import Share, SignalTakesAll
 from heatcli.rules.reveal_cancel import RevealCancel
 from heatcli.rules.rule import Adjoint, Maker, Rule
@@ -34,6 +45,7 @@ RULES: Mapping[str, Mapping[str, Maker]] = {
     },
     PRODUCT: {"share": Share, "shapley": Share, "signal-takes-all": SignalTakesAll, "gradient": Adjoint},
     NORMALISER: {"held-statistics": HeldStatistics, "gradient": Adjoint},
+    SOFTMAX: {"taylor": SoftmaxTaylor, "held-statistics": HeldStatistics, "gradient": Adjoint},
 }  # fmt: skip
 
 

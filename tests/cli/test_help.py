@@ -33,7 +33,7 @@ def test_a_page_in_a_pipe_is_its_text(cli: Cli, topic: str) -> None:
 @pytest.mark.parametrize(
     ("topic", "message"),
     [
-        ("ledgr", "unknown topic 'ledgr'; did you mean 'ledger'? Known: baselines, "),
+        ("ledgr", "unknown topic 'ledgr'; did you mean 'ledger'? Known: attention, baselines, "),
         ("../README", "unknown topic '../README'"),
         ("explain", "`heatcli COMMAND --help` for a command's options"),
     ],

@@ -165,3 +165,13 @@ def test_what_recommend_would_ignore_is_refused(cli: Cli, given: list[str]) -> N
     ran = cli("evaluate", MODELS / "digits.onnx", SAMPLES / "digits", "--recommend", *given)
     assert ran.status == 2
     assert f"{given[0]} is not for --recommend" in ran.err
+
+
+def test_methods_for_attention_are_tried_on_a_network_that_has_it(tmp_path: Path, cli: Cli) -> None:
+    picture = SAMPLES / "wolf-on-snow.png"
+    names = {}
+    for stem in ("animals-transformer", "animals"):
+        ran = cli("evaluate", MODELS / f"{stem}.pt", picture, "--recommend", "--out", tmp_path / stem, "--json")
+        names[stem] = {row["method"].partition("@")[0].partition(":")[0] for row in json.loads(ran.out)["rows"]}
+    assert names["animals-transformer"] >= {"attnlrp", "cp-lrp", "cp-lrp-gamma"}
+    assert not {name for name in names["animals"] if "attn" in name or "cp-" in name}

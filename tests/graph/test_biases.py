@@ -191,6 +191,38 @@ def test_biases_of_dense_layers_on_tokens_are_booked_to_each_image(
     assert result.ledger.relative_error.max() < 1e-5
 
 
+class Joined(Tokens):
+    """Constants among the tokens, before and behind them, and one beside each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.behind, self.beside = (nn.Parameter(torch.randn(1, n, 6)) for n in (1, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        n, count, _ = tokens.shape
+        tokens = torch.stack([tokens, self.beside.expand(n, count, -1)], 2).sum(2)
+        tokens = torch.cat([self.before.expand(n, -1, -1), tokens, self.behind.expand(n, -1, -1)], 1)
+        return self.fc(functional.relu(self.mix(tokens))).mean(1)
+
+
+@pytest.mark.parametrize("form", ["scripted", "onnx-old"])
+def test_joined_constants_are_booked_element_by_element_under_their_names(form: str, tmp_path: Path) -> None:
+    """Gradient times value of each element, and no entry for the tokens that are not theirs."""
+    torch.manual_seed(0)
+    module, batch = randomised(Joined(), 1), images(2)
+    result = heatcli.explain(load(module, tmp_path, form), batch, "lrp-0", target=TARGET)
+    for i, image in enumerate(batch.split(1)):
+        for name in ("before", "behind", "beside"):
+            value = module.get_parameter(name)
+            (gradient,) = torch.autograd.grad(module(image)[0, TARGET], value)
+            entries = result.biases[name][i]
+            if name == "beside":  # laid out once for each token
+                entries = entries.reshape(-1, 6).sum(0)
+            torch.testing.assert_close(entries, (gradient * value).detach().flatten(), rtol=1e-4, atol=1e-5)
+    assert result.ledger.relative_error.max() < 1e-5
+
+
 @pytest.mark.parametrize("method", ["lrp-0", "lrp-eps", "deeplift-rescale"])
 @pytest.mark.parametrize("which", list(NETWORKS))
 def test_with_a_baseline_every_bias_cancels(which: str, method: str, tmp_path: Path) -> None:

@@ -189,6 +189,16 @@ SPELLINGS: dict[str, tuple[Function, dict[str, Function]]] = {
         last(lambda x: functional.layer_norm(x, (CHANNELS,), like(WEIGHT, x), like(BIAS, x), 1e-6)),
         {"in place": lambda x: standardised(x, 1, 1e-6) * like(W, x) + like(B, x)},
     ),
+    "RMS norm": (lambda x: functional.rms_norm(x, (SIZE,), like(LAST_WEIGHT, x), 1e-5), {
+        "rsqrt": lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * like(LAST_WEIGHT, x),
+        "quotient": lambda x: like(LAST_WEIGHT, x) * (x / ((x * x).mean(-1, keepdim=True) + 1e-5).sqrt()),
+        "sum": lambda x: x / (x.square().sum(-1, keepdim=True) + SIZE * 1e-5) ** 0.5 * (
+            like(LAST_WEIGHT, x) * SIZE ** 0.5
+        ),
+    }),
+    "RMS norm of channels": (last(lambda x: functional.rms_norm(x, (CHANNELS,), like(WEIGHT, x), 1e-6)), {
+        "in place": lambda x: x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-6) * like(W, x),
+    }),
     "group norm": (lambda x: functional.group_norm(x, 2, like(WEIGHT, x), like(BIAS, x)), {
         "parts": lambda x: (
             standardised(x.reshape(len(x), 2, -1), -1).reshape(x.shape) * like(W, x) + like(B, x)
@@ -281,10 +291,13 @@ def titles(function: Function, shape: tuple[int, ...] = (2, 3, 4, 4)) -> list[st
 
 
 def test_what_is_another_function_is_left_alone() -> None:
-    """Quick GELU, a hardsigmoid of other constants, the root mean square, GELU 1 % off."""
+    """Quick GELU, a hardsigmoid of other constants, a root mean square with a shift, GELU 1 % off."""
     assert "silu" not in titles(lambda x: x * torch.sigmoid(1.702 * x))
     assert titles(lambda x: (0.2 * x + 0.5).clamp(0, 1))[-1] != "hardsigmoid"
-    assert "native_layer_norm" not in titles(lambda x: x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5))
+    assert titles(lambda x: x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5)) == ["_fused_rms_norm"]
+    assert not {"_fused_rms_norm", "native_layer_norm"} & set(
+        titles(lambda x: (x + 1) * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5))
+    )
     assert "gelu" not in titles(lambda x: x * 0.5 * (1 + torch.erf(x / 1.4)))
     assert titles(lambda x: functional.hardtanh(x, 0.2, 0.7)) == ["clamp"]  # not 0 at 0
 

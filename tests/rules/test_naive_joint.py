@@ -9,14 +9,16 @@ from itertools import product
 import pytest
 import torch
 from dense import REFERENCES, assert_same, booked, inputs, multiplier_for
-from networks import images, randomised, step_of, walked
+from networks import graph_of, images, randomised, step_of, walked
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatcli.engine.forward import forward
 from heatcli.methods.table import METHODS
 from heatcli.rules.maximum import Winner
-from heatcli.rules.normaliser import HeldStatistics
-from heatcli.rules.product import Share
+from heatcli.rules.normaliser import HeldStatistics, SoftmaxTaylor
+from heatcli.rules.product import Share, SignalTakesAll
+from heatcli.rules.rule import Step
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -224,14 +226,65 @@ def test_share_of_a_quotient(turned: bool, based: bool) -> None:
 # --- normalisers --------------------------------------------------------------------------------------------------
 
 
-def standardiser(x: Tensor, x0: Tensor | None, eps: float) -> Tensor:
-    """M [n, n] with Δy = M Δx for y = (x − mean)·(var + eps)^-½ of one group x [n].
+# --- gates --------------------------------------------------------------------------------------------------------
+
+# (gate of x [N, 3, 4], signal of x): the gate is a weight, the signal takes all.
+GATES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "sigmoid": (torch.sigmoid, lambda x: x * 2),
+    "sigmoid and tanh": (torch.sigmoid, torch.tanh),
+    "rest of a sigmoid": (lambda x: 1 - torch.sigmoid(x), torch.tanh),
+    "part of a sigmoid": (lambda x: torch.sigmoid(torch.cat([x, x], 2))[:, :, 2:6], lambda x: x * 2),
+    "tanh": (torch.tanh, lambda x: x * 2),
+    "softmax": (lambda x: x.softmax(2), torch.tanh),
+}
+
+
+@REFERENCES
+@pytest.mark.parametrize("first", [True, False], ids=["gate first", "signal first"])
+@pytest.mark.parametrize("name", list(GATES))
+def test_the_signal_takes_all(name: str, first: bool, based: bool) -> None:
+    """Δ(gs) = g·Δs + Δg·s0."""
+    gate, signal = GATES[name]
+    x, x0 = inputs((3, 4), based)
+    step = product_of(gate, signal, first, x, x0)
+    m = multiplier_for(step)
+    with torch.no_grad():
+        sent = SignalTakesAll()(step, m).multipliers
+    s0 = torch.zeros_like(x) if x0 is None else signal(x0)
+    assert_same(sent[0 if first else 1], m * s0)
+    assert_same(sent[1 if first else 0], m * gate(x))
+
+
+@pytest.mark.parametrize(
+    "factor", [torch.sigmoid, torch.tanh, lambda x: x * 2], ids=["two sigmoids", "two tanhs", "two signals"]
+)
+def test_without_one_gate_a_product_is_shared(factor: Callable[[Tensor], Tensor]) -> None:
+    x, x0 = inputs((3, 4), True)
+    step = product_of(factor, lambda x: factor(x.flip(2)), True, x, x0)
+    m = multiplier_for(step)
+    with torch.no_grad():
+        found, expected = SignalTakesAll()(step, m).multipliers, Share()(step, m).multipliers
+    assert_same(found[0], expected[0])
+    assert_same(found[1], expected[1])
+
+
+def product_of(
+    a: Callable[[Tensor], Tensor], b: Callable[[Tensor], Tensor], forwards: bool, x: Tensor, x0: Tensor | None
+) -> Step:
+    """The step that multiplies a(x) and b(x), or b(x) and a(x)."""
+    function = (lambda x: a(x) * b(x)) if forwards else (lambda x: b(x) * a(x))
+    steps = forward(graph_of(function, x), x, x0).steps
+    return next(step for step in steps if step.operator.kind == "product")
+
+
+def standardiser(x: Tensor, x0: Tensor | None, eps: float, centred: bool = True) -> Tensor:
+    """M [n, n] with Δy = M Δx for y = (x − mean)·(var + eps)^-½ of one group x [n], or y = x·(mean x² + eps)^-½.
 
     From reference 0 the deviation σ is held: M = (δ − 1/n)/σ. With a baseline c = y·σ is a product by halves, solved
     for Δy; σ is a function of the variance by its secant, the variance the mean of c², each c² by its secant c + c0.
     """
     n = len(x)
-    centre = torch.eye(n, dtype=x.dtype) - 1 / n
+    centre = torch.eye(n, dtype=x.dtype) - (1 / n if centred else 0)
     c = centre @ x
     v = float((c**2).mean())
     if x0 is None:
@@ -252,6 +305,9 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "layer": (lambda: nn.LayerNorm(5), (3, 5), 5),
     "layer-over-two": (lambda: nn.LayerNorm((3, 4)), (2, 3, 4), 12),
     "layer-without-parameters": (lambda: nn.LayerNorm(5, elementwise_affine=False), (3, 5), 5),
+    "rms": (lambda: nn.RMSNorm(5, eps=1e-5), (3, 5), 5),
+    "rms-over-two": (lambda: nn.RMSNorm((3, 4), eps=1e-5), (2, 3, 4), 12),
+    "rms-without-parameters": (lambda: nn.RMSNorm(5, eps=1e-5, elementwise_affine=False), (3, 5), 5),
     "group": (lambda: nn.GroupNorm(2, 4), (4, 3, 2), 12),
     "group-without-parameters": (lambda: nn.GroupNorm(2, 4, affine=False), (4, 3, 2), 12),
 }
@@ -259,7 +315,7 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 
 def per_element(norm: nn.Module, name: str, shape: tuple[int, ...]) -> Tensor | None:
     """An affine parameter of `norm`, repeated for every element of one image."""
-    value = getattr(norm, name)
+    value = getattr(norm, name, None)
     if value is None:
         return None
     laid = value.detach().reshape(-1, 1, 1) if isinstance(norm, nn.GroupNorm) else value.detach()
@@ -281,7 +337,7 @@ def test_held_statistics(name: str, based: bool) -> None:
     expected = torch.zeros_like(carried)
     for n, g in product(range(2), range(carried.shape[1])):
         rows = x[n].reshape(-1, group)[g], None if x0 is None else x0[n].reshape(-1, group)[g]
-        expected[n, g] = carried[n, g] @ standardiser(*rows, norm.eps)
+        expected[n, g] = carried[n, g] @ standardiser(*rows, norm.eps, not isinstance(norm, nn.RMSNorm))
     assert_same(sent.multipliers[0].flatten(1), expected.flatten(1))
     bias = per_element(norm, "bias", shape)
     if bias is None:
@@ -335,6 +391,50 @@ def test_softmax_where_nothing_differs_is_the_gradient() -> None:
     m = multiplier_for(step)
     y = x.softmax(2)
     assert_same(HeldStatistics()(step, m).multipliers[0], y * (m - (m * y).sum(2, keepdim=True)))
+
+
+@pytest.mark.parametrize("scale", [0.3, 2.0, 8.0])
+def test_the_taylor_expansion_of_a_softmax(scale: float) -> None:
+    """R_i = x_i (R_i − s_i Σ_j R_j), in loops; the constant s − J x of each row is booked as its offset."""
+    x = inputs((3, 4), False)[0] * scale
+    step = step_of(lambda x: x.softmax(2) * 2, x, title="_softmax")
+    m = multiplier_for(step)
+    sent = SoftmaxTaylor()(step, m)
+    expected, constant = torch.zeros_like(x), torch.zeros(2, 1, dtype=x.dtype)
+    for n, i in product(range(2), range(3)):
+        s = x[n, i].exp() / x[n, i].exp().sum()
+        arriving = m[n, i] * s
+        for k in range(4):
+            expected[n, i, k] = x[n, i, k] * (arriving[k] - s[k] * arriving.sum())
+            jacobian = torch.tensor([s[k] * (float(j == k) - s[j]) for j in range(4)], dtype=x.dtype)
+            constant[n] += m[n, i, k] * (s[k] - (jacobian * x[n, i]).sum())
+    assert_same(sent.multipliers[0] * x, expected)
+    (found,) = booked(step, sent).biases.values()
+    assert_same(found, constant)
+
+
+def test_the_taylor_expansion_of_a_masked_softmax_is_that_of_the_rest() -> None:
+    x = inputs((3, 4), False)[0]
+    mask = torch.tensor([False, True, False, False])
+    step, short = (
+        step_of(f, x, title="_softmax")
+        for f in (lambda x: x.masked_fill(mask, -torch.inf).softmax(2) * 2, lambda x: x[:, :, [0, 2, 3]].softmax(2) * 2)
+    )
+    m = multiplier_for(step)
+    with torch.no_grad():
+        sent, alone = SoftmaxTaylor()(step, m), SoftmaxTaylor()(short, m[:, :, [0, 2, 3]])
+    assert_same(sent.multipliers[0][:, :, [0, 2, 3]], alone.multipliers[0])
+    assert not sent.multipliers[0][:, :, 1].any()
+    (found,), (other,) = booked(step, sent).biases.values(), booked(short, alone).biases.values()
+    assert_same(found, other)
+
+
+def test_a_difference_of_softmaxes_goes_by_the_secant() -> None:
+    x, x0 = inputs((3, 4), True)
+    step = step_of(lambda x: x.softmax(2) * 2, x, x0, title="_softmax")
+    m = multiplier_for(step)
+    with torch.no_grad():
+        assert_same(SoftmaxTaylor()(step, m).multipliers[0], HeldStatistics()(step, m).multipliers[0])
 
 
 class Flat(nn.Module):

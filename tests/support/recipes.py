@@ -440,6 +440,12 @@ def _(d: Draw, f: Any) -> Operator:
     return call(f.default, X, shape, weight, bias, 1e-9, index=0)
 
 
+@recipe("_fused_rms_norm")
+def _(d: Draw, f: Any) -> Operator:
+    shape = d.one([6], [6, 6])
+    return call(f.default, X, shape, d.one(None, d.tensor(*shape)), d.one(1e-9, None), index=0)
+
+
 @recipe("native_group_norm")
 def _(d: Draw, f: Any) -> Operator:
     weight, bias = d.one((None, None), (d.tensor(4), d.tensor(4)))
@@ -514,10 +520,11 @@ def _(d: Draw, f: Any) -> Operator:
     return call(f.int, X, 1, 2) if "select" in str(f) else call(f.default, X, 1, 1, 2)
 
 
-@recipe("split split_with_sizes chunk unbind")
+@recipe("split split_with_sizes chunk unbind unsafe_split unsafe_split_with_sizes unsafe_chunk")
 def _(d: Draw, f: Any) -> Operator:
-    args = {"split_with_sizes": ([1, 3], 1), "chunk": (2, 1), "unbind": (1,)}.get(f.__name__, (2, 1))
-    overload = f.Tensor if f.__name__ == "split" else f.int if f.__name__ == "unbind" else f.default
+    name = f.__name__.removeprefix("unsafe_")
+    args = {"split_with_sizes": ([1, 3], 1), "unbind": (1,)}.get(name, (2, 1))
+    overload = f.Tensor if name == "split" else f.int if f.__name__ == "unbind" else f.default
     return call(overload, X, *args, index=d.one(0, 1))
 
 

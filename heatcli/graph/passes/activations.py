@@ -23,6 +23,7 @@ _NEAR = 12
 _SIZES = torch.logspace(-5, 4, 109, dtype=torch.float64)
 _STEPS = torch.linspace(-_NEAR, _NEAR, 193, dtype=torch.float64)
 _POINTS = torch.unique(torch.cat([-_ENDS, -_SIZES, _STEPS, _SIZES, _ENDS]))
+_LARGEST = 4096  # elements of the constants, as many as channels; more are no activation's but a bias of positions
 _ROUNDINGS = 8  # tolerance, in units of eps of the graph's dtype or float32, since constants are rounded to these
 Value = Callable[[float], Tensor]  # a function, called with one of `_POINTS`
 Arguments = tuple[Any, ...]
@@ -166,8 +167,11 @@ def _joined(region: Region) -> Operator | None:
     is_single = len(region.operators) == 1
     if (is_single and _is_own(region.end)) or region.end.shape != region.source_shape:
         return None
+    few = region.at(_POINTS[:2])
+    if few is None or few.shape[:1] != (2,) or few[0].numel() > _LARGEST:
+        return None
     values = region.at(_POINTS)
-    if values is None or values.shape[:1] != _POINTS.shape:
+    if values is None:
         return None
     index_of = {float(x): i for i, x in enumerate(_POINTS)}
     tolerance = _ROUNDINGS * max(torch.finfo(dtype).eps for dtype in (region.end.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The graph pass `join-norms`: layer, group and instance norms, softmax and log-softmax become one operator each."""
+"""The graph pass `join-norms`: layer, group, instance and RMS norms, softmax, log-softmax become one operator each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from heatcli.graph.passes.rewriting import made, replaced
 _ATEN = torch.ops.aten
 _REDUCTIONS = frozenset(
     """mean sum var std var_mean std_mean amax max logsumexp norm linalg_vector_norm native_batch_norm
-    native_group_norm native_layer_norm _softmax _log_softmax _safe_softmax""".split()
+    native_group_norm native_layer_norm _fused_rms_norm _softmax _log_softmax _safe_softmax""".split()
 )
 _LAYOUTS = frozenset("view _unsafe_view reshape permute transpose t squeeze unsqueeze expand".split())
-_NORMS = frozenset("native_batch_norm native_group_norm native_layer_norm".split())
-_OWN = frozenset("native_group_norm native_layer_norm _softmax _log_softmax _safe_softmax".split())
+_NORMS = frozenset("native_batch_norm native_group_norm native_layer_norm _fused_rms_norm".split())
+_OWN = frozenset("native_group_norm native_layer_norm _fused_rms_norm _softmax _log_softmax _safe_softmax".split())
 _SAME = 1e-6  # tolerance for equal functions, relative to the largest value
 _LARGE, _SMALL = 1e4, 1e-7  # input scales at which the variance is far above, and far below, any ε
 
@@ -34,7 +34,10 @@ def _is_allowed(op: Operator) -> bool:
 
 
 def join_norms(graph: Graph) -> Graph:
-    """(x − mean)/√(variance + ε)·w + b becomes native_layer_norm or native_group_norm, exp(x)/Σ exp(x) _softmax."""
+    """(x − mean)/√(variance + ε)·w + b becomes native_layer_norm or native_group_norm, exp(x)/Σ exp(x) _softmax.
+
+    x/√(mean x² + ε)·w becomes _fused_rms_norm.
+    """
     regions, by, gone = Regions(graph), dict[str, tuple[Operator, ...]](), set[str]()
     for end in reversed(graph.operators):
         if end.name in gone or not end.dtype.is_floating_point or len(end.shape) < 2:
@@ -51,8 +54,10 @@ def join_norms(graph: Graph) -> Graph:
 
 
 def _numbers(operators: tuple[Operator, ...]) -> list[Any]:
-    """The operators' titles and the numbers among their arguments."""
-    return [(op.title, x) for op in operators for x in op.args if not isinstance(x, Ref | Constant)]
+    """The operators' titles and the numbers among their arguments. An RMS norm of x − mean is a layer norm of x."""
+    titles = [op.title.replace("_fused_rms_norm", "native_layer_norm") for op in operators]
+    numbers = [[x for x in op.args if not isinstance(x, Ref | Constant | None)] for op in operators]
+    return list(zip(titles, numbers, strict=True))
 
 
 def _joined(region: Region) -> tuple[Operator, ...] | None:
@@ -94,7 +99,7 @@ class _Form:
 
     `grouped`: the shape whose last dimension is standardised over. `channels_last`: channels, dimension 1, are moved
     to the last dimension first. `constant_dims`: the dimensions along which weight and bias, of shape `affine`, are
-    constant.
+    constant. `centred`: the mean is subtracted, as all but an RMS norm do.
     """
 
     grouped: tuple[int, ...]
@@ -102,11 +107,16 @@ class _Form:
     affine: tuple[int, ...]
     groups: int = 0  # of a group norm
     channels_last: bool = False
+    centred: bool = True
+
+    def groups_of(self, x: Tensor) -> Tensor:
+        """x in the shape `grouped`, centred where the norm does so."""
+        g = (x.movedim(1, -1) if self.channels_last else x).reshape(self.grouped)
+        return g - g.mean(-1, keepdim=True) if self.centred else g
 
     def standardised(self, x: Tensor, eps: float = 0) -> Tensor:
         """The norm without weight and bias."""
-        g = (x.movedim(1, -1) if self.channels_last else x).reshape(self.grouped)
-        g = g - g.mean(-1, keepdim=True)
+        g = self.groups_of(x)
         g = g * torch.rsqrt((g * g).mean(-1, keepdim=True) + eps)
         return g.reshape(x.movedim(1, -1).shape).movedim(-1, 1) if self.channels_last else g.reshape(x.shape)
 
@@ -119,17 +129,17 @@ class _Form:
             n, channels, *rest = shape
             args: tuple[Any, ...] = (x, weight, bias, n, channels, prod(rest), self.groups, eps)
             return (made(end, _ATEN.native_group_norm.default, args, _shapes(region), index=0),)
+        target = _ATEN.native_layer_norm.default if self.centred else _ATEN._fused_rms_norm.default
+        affine = (list(self.affine), weight, *([bias] if self.centred else []), eps)
         if not self.channels_last:
-            args = (x, list(self.affine), weight, bias, eps)
-            return (made(end, _ATEN.native_layer_norm.default, args, _shapes(region), index=0),)
+            return (made(end, target, (x, *affine), _shapes(region), index=0),)
         dims = len(shape)
         last, names = (shape[0], *shape[2:], shape[1]), [f"{end.name}.{part}" for part in ("channels_last", "norm")]
         shapes = {**_shapes(region), **dict.fromkeys(names, last)}
-        args = (Ref(names[0]), list(self.affine), weight, bias, eps)
         permute = _ATEN.permute.default
         return (
             made(end, permute, (x, [0, *range(2, dims), 1]), shapes, name=names[0], shape=last),
-            made(end, _ATEN.native_layer_norm.default, args, shapes, name=names[1], shape=last, index=0),
+            made(end, target, (Ref(names[0]), *affine), shapes, name=names[1], shape=last, index=0),
             made(end, permute, (Ref(names[1]), [0, dims - 1, *range(1, dims - 1)]), shapes),
         )
 
@@ -138,20 +148,23 @@ def _forms(shape: tuple[int, ...]) -> Iterator[_Form]:
     """All norms of values of shape `shape`."""
     dims = len(shape)
 
-    def layers(last: int) -> _Form:
+    def layers(last: int, centred: bool = True) -> _Form:
         normalised = shape[dims - last :]
-        return _Form((*shape[: dims - last], prod(normalised)), tuple(range(dims - last)), normalised)
+        grouped = (*shape[: dims - last], prod(normalised))
+        return _Form(grouped, tuple(range(dims - last)), normalised, centred=centred)
 
     yield layers(1)
+    yield layers(1, centred=False)
     if dims > 2:
         n, channels, *rest = shape
         constant_dims = (0, *range(2, dims))
         for groups in (g for g in range(1, channels + 1) if channels % g == 0):
             grouped = (n, groups, channels // groups * prod(rest))
             yield _Form(grouped, constant_dims, (channels,), groups=groups)
-        for last in range(2, dims):
-            yield layers(last)
-        yield _Form((n, *rest, channels), constant_dims, (channels,), channels_last=True)
+        for centred in (True, False):
+            for last in range(2, dims):
+                yield layers(last, centred)
+            yield _Form((n, *rest, channels), constant_dims, (channels,), channels_last=True, centred=centred)
 
 
 def _norm(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
@@ -168,7 +181,7 @@ def _norm(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
         if float((at_zero - bias).abs().max()) > level or not float((scaled - weight * z).abs().max()) <= level:
             continue
         eps = _epsilon(region, form, x, weight, bias)
-        if eps is None:
+        if eps is None or not (form.centred or _is_neutral(bias, 0)):
             continue
         affine = [_constant(region, x.reshape(form.affine), *said) for x, said in ((weight, _WEIGHT), (bias, _BIAS))]
         return form.operators(region, affine[0], affine[1], eps)
@@ -181,9 +194,13 @@ _WEIGHT, _BIAS = ("weight", 1), ("bias", 0)  # default name and neutral value
 def _constant(region: Region, value: Tensor, part: str, neutral: float) -> Constant | None:
     """The weight or the bias of a norm; None if it is neutral and is no tensor of the artifact."""
     name = region.name_of(value)
-    if name is None and bool(((value - neutral).abs() <= 1e-9).all()):
+    if name is None and _is_neutral(value, neutral):
         return None
     return region.constant(name or f"{region.end.name}.{part}", value)
+
+
+def _is_neutral(value: Tensor, neutral: float) -> bool:
+    return bool(((value - neutral).abs() <= 1e-9).all())
 
 
 def _epsilon(region: Region, form: _Form, x: Tensor, weight: Tensor, bias: Tensor) -> float | None:
@@ -192,8 +209,7 @@ def _epsilon(region: Region, form: _Form, x: Tensor, weight: Tensor, bias: Tenso
     if near is None:
         return None
     ratio = (near - bias) / (weight * form.standardised(x))  # σ/√(σ² + ε), σ² the variance of each group
-    g = _SMALL * (x.movedim(1, -1) if form.channels_last else x).reshape(form.grouped)
-    variance = g.var(-1, correction=0, keepdim=True).expand(form.grouped)
+    variance = (_SMALL * form.groups_of(x)).square().mean(-1, keepdim=True).expand(form.grouped)
     largest = int((weight * form.standardised(x)).abs().argmax())
     laid_out = (variance.reshape(x.movedim(1, -1).shape).movedim(-1, 1) if form.channels_last else variance).reshape(-1)
     square = float(ratio.reshape(-1)[largest]) ** 2
