@@ -24,7 +24,7 @@ def command(
         Path,
         typer.Argument(metavar="DIR|MODEL", help="A folder that heatcli explain wrote to; or a model."),
     ],
-    pictures: Annotated[
+    folders: Annotated[
         list[str] | None,
         typer.Argument(metavar="FOLDER...", help="Pictures that MODEL explains first, of folders and those below."),
     ] = None,
@@ -65,8 +65,8 @@ def command(
     from heatcli.system.files import write_atomically
 
     options.at_least_one("--top", top)
-    if pictures:
-        model, run = run, _explained(load, run, pictures, maps, method, baseline)
+    if folders:
+        model, run = run, _explained(load, run, folders, maps, method, baseline)
     elif method or baseline:
         raise UsageError(f"{run}: was explained already; --method and --baseline are for MODEL FOLDER")
     with say.progress("explanations") as advance:
@@ -102,7 +102,7 @@ def command(
 
 
 def _explained(
-    load: options.Load, model: Path, pictures: Sequence[str], maps: Path, method: str | None, baseline: str | None
+    load: options.Load, model: Path, folders: Sequence[str], maps: Path, method: str | None, baseline: str | None
 ) -> Path:
     """Explain pictures into the folder `maps`, as far as this was not done before; the folder. Raises `UsageError`."""
     from heatcli.cli.asked import baseline_of, methods_of
@@ -112,7 +112,7 @@ def _explained(
 
     named, started = [method] if method else [], time.perf_counter()
     request = Request(
-        tuple(pictures), maps, methods_of(named, {}, None)[0], baseline=baseline_of(baseline, named), pixels="npz",
+        tuple(folders), maps, methods_of(named, {}, None)[0], baseline=baseline_of(baseline, named), pixels="npz",
         biases="totals", style=Style(NONE), recursive=True, resume=True, processes=True, device=load.device,
     )  # fmt: skip
     explained(load(model), request, time.perf_counter() - started, json=False, keep=False)
