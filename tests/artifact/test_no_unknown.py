@@ -20,7 +20,8 @@ from heatcli.graph.kinds import UNKNOWN
 NAMES = ("resnet18", "vgg11", "densenet121", "mobilenet_v3_small", "efficientnet_b0")
 # exports that take longer than the rest of the test: of many operators, or by the newer exporter of ONNX
 SLOW = {
-    ("densenet121", "frozen"), ("densenet121", "pt2"), ("efficientnet_b0", "pt2"),
+    ("densenet121", "frozen"), ("densenet121", "scripted"), ("densenet121", "pt2"), ("efficientnet_b0", "frozen"),
+    ("efficientnet_b0", "pt2"),
     *((name, "onnx-new") for name in NAMES if name != "resnet18"),
 }  # fmt: skip
 CASES = [

@@ -66,7 +66,7 @@ def test_names_are_completed_without_torch(line: str, found: list[str], tmp_path
 def test_words_that_bash_breaks_are_whole(tmp_path: Path) -> None:
     """bash itself, whose words break at `:` and `=`: what stands before the last break is not repeated."""
     script = """
-        heatcli() { python -c 'import sys; sys.argv = ["heatcli"]; from heatcli.cli.app import main; main()'; }
+        heatcli() { "$PYTHON" -c 'import sys; sys.argv = ["heatcli"]; from heatcli.cli.app import main; main()'; }
         export -f heatcli
         printf 'bash -c heatcli' > run; chmod +x run
         eval "$(_HEATCLI_COMPLETE=source_bash heatcli)"
@@ -80,7 +80,7 @@ def test_words_that_bash_breaks_are_whole(tmp_path: Path) -> None:
         complete_words heatcli explain --model torchvision : resnet18 --figure p
         complete_words heatcli check m.pt a.png --methods lrp-0,guided-b
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
     )

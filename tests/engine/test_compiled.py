@@ -102,11 +102,10 @@ def shallow() -> nn.Module:
 @pytest.mark.parametrize(
     ("module", "name", "more"),
     [
-        (shallow, "lrp-eps", {}),
         (shallow, "deeplift-rescale", {}),
-        (shallow, "integrated-gradients", {"steps": 16}),
         *(
-            pytest.param(partial(network, "excited"), name, more, marks=pytest.mark.slow, id=f"excited-{name}")
+            pytest.param(module, name, more, marks=pytest.mark.slow, id=f"{which}-{name}")
+            for which, module in (("shallow", shallow), ("excited", partial(network, "excited")))
             for name, more in (("lrp-eps", {}), ("deeplift-rescale", {}), ("integrated-gradients", {"steps": 16}))
         ),
     ],

@@ -167,6 +167,7 @@ def test_what_recommend_would_ignore_is_refused(cli: Cli, given: list[str]) -> N
     assert f"{given[0]} is not for --recommend" in ran.err
 
 
+@pytest.mark.slow
 def test_methods_for_attention_are_tried_on_a_network_that_has_it(tmp_path: Path, cli: Cli) -> None:
     picture = SAMPLES / "wolf-on-snow.png"
     names = {}

@@ -24,6 +24,7 @@ _SIZES = torch.logspace(-5, 4, 109, dtype=torch.float64)
 _STEPS = torch.linspace(-_NEAR, _NEAR, 193, dtype=torch.float64)
 _POINTS = torch.unique(torch.cat([-_ENDS, -_SIZES, _STEPS, _SIZES, _ENDS]))
 _LARGEST = 4096  # elements of the constants, as many as channels; more are no activation's but a bias of positions
+_FEW, _ALL = slice(None, None, 23), slice(None)  # of the points: most functions differ at a few of them already
 _ROUNDINGS = 8  # tolerance, in units of eps of the graph's dtype or float32, since constants are rounded to these
 Value = Callable[[float], Tensor]  # a function, called with one of `_POINTS`
 Arguments = tuple[Any, ...]
@@ -180,7 +181,10 @@ def _joined(region: Region) -> Operator | None:
         arguments = activation.arguments(lambda x: values[index_of[x]], region)
         if arguments is None:
             continue
-        error = _difference(values, activation.values(arguments) if arguments else _fixed(activation))
+        by = activation.values(arguments) if arguments else _fixed(activation)
+        if _difference(values, by, _FEW) > tolerance:
+            continue
+        error = _difference(values, by, _ALL)
         if error <= tolerance and (best is None or error < best[0]):
             best = error, activation, arguments
     if best is None:
@@ -210,12 +214,13 @@ def _fixed(activation: Activation) -> Tensor:
     return activation.values(())
 
 
-def _difference(values: Tensor, by: Tensor) -> float:
-    """The largest difference between a function's values at `_POINTS` and an operator's, relative above 1.
+def _difference(values: Tensor, by: Tensor, points: slice) -> float:
+    """The largest difference between a function's values and an operator's at some of `_POINTS`, relative above 1.
 
     Points beyond `_NEAR` where the function overflows and the operator does not, as log(1 + exp(x)), are ignored.
     """
     by = by.reshape(*by.shape, *(1,) * (values.dim() - by.dim()))
-    is_near = _POINTS.abs().reshape(-1, *(1,) * (values.dim() - 1)) <= _NEAR
+    values, by = values[points], by[points]
+    is_near = _POINTS[points].abs().reshape(-1, *(1,) * (values.dim() - 1)) <= _NEAR
     same = (values == by) | (values.isnan() & by.isnan()) | ~(is_near | values.isfinite())
     return float(torch.where(same, 0, (values - by).abs() / by.abs().clamp(min=1)).nan_to_num(nan=torch.inf).max())
