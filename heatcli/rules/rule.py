@@ -93,6 +93,8 @@ class Step:
         """
         if not output.requires_grad:
             return [None] * len(inputs)
+        if "pool3d" in self.operator.title:  # torch's kernel refuses other layouts in memory of four dimensions
+            multiplier = multiplier.contiguous()
         try:
             return run_backward(output, inputs, multiplier, self.differentiable)
         except RuntimeError as error:

@@ -44,6 +44,13 @@ def clone_of_parameter(net: nn.Module, y: Tensor) -> Tensor:
     return o + y.relu()
 
 
+def detached_beside_memory_as_it_lies(net: nn.Module, y: Tensor) -> Tensor:
+    y = y.as_strided(y.shape, (C * H * W, H * W, 1, H))
+    o = y.detach().clone()  # `detach` is a word about training: the function goes through it
+    o[:, 1:3] = y[:, :2]
+    return o + y
+
+
 def expanded_parameter(net: nn.Module, y: Tensor) -> Tensor:
     o = net.pos.expand_as(y).clone()
     o.mul_(y).add_(y, alpha=0.5)
@@ -194,7 +201,7 @@ def number_copied(net: nn.Module, y: Tensor) -> Tensor:
 WRITES = [
     clone_of_parameter, expanded_parameter, shift, slice_of_itself, view_then_base, permuted, chunks, indexed,
     overwritten, overwritten_by_picture, diagonal, squeezed, clamped, loop, circular, out_argument, into_input,
-    as_other_type, strided, affine_grid, number_copied, random_slope,
+    as_other_type, strided, affine_grid, number_copied, random_slope, detached_beside_memory_as_it_lies,
 ]  # fmt: skip
 
 
@@ -310,3 +317,46 @@ def test_the_graph_computes_what_the_module_computes(name: str, format: str, tmp
 def _of_runtime(path: Path, x: Tensor) -> Tensor:
     session = onnxruntime.InferenceSession(str(path))
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+class Overlapping(nn.Module):
+    """Writes into the rows that it reads, which torch notices for one image alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.tensor([1, 1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 1.0
+        y.transpose(0, 1).index_put_([self.rows], y[:, :2].transpose(0, 1), accumulate=True)
+        return y.mean((2, 3))
+
+
+def test_what_reads_the_memory_that_it_writes_is_refused(tmp_path: Path) -> None:
+    x = torch.rand(2, 3, 4, 4)
+    _traced(Overlapping(), x, tmp_path / "net.pt")
+    with pytest.raises(heatcli.ModelError, match="reads memory that aten"):
+        heatcli.explain(heatcli.load(tmp_path / "net.pt", size=(4, 4), channels=3), x, "lrp-0")
+
+
+class PooledAsAVolume(nn.Module):
+    """The batch is pooled as the channels of one volume, whose multiplier then lies in memory channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dense = nn.Linear(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.max_pool3d(x, 2, 1)
+        return self.dense(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).square().mean((2, 3))
+
+
+def test_a_multiplier_may_lie_channels_last_before_a_pooling_of_volumes(tmp_path: Path) -> None:
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    _traced(PooledAsAVolume(), x, tmp_path / "net.pt")
+    found = heatcli.explain(heatcli.load(tmp_path / "net.pt", size=(8, 8), channels=3), x, "gradient", target=1)
+    step = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).double() * 1e-6
+    net = PooledAsAVolume().double()  # by differences: autograd fails on this network
+    slope = (net(x + step) - net(x - step))[:, 1].sum() / 2
+    torch.testing.assert_close((found.relevance.double() * step).sum(), slope, rtol=1e-3, atol=1e-9)

