@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from measure.onnx_standard import REFUSED, WRONG, cases, outcome
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from heatcli.artifact.onnx.load import load_onnx
 from heatcli.artifact.onnx.registry import OPERATORS
+
+sys.path.append(str(Path(__file__).parents[1] / "measure"))
+from onnx_standard import REFUSED, WRONG, cases, outcome
 
 
 def _sample() -> Iterator[Any]:
