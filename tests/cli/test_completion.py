@@ -68,7 +68,7 @@ def test_words_that_bash_breaks_are_whole(tmp_path: Path) -> None:
     script = """
         heatcli() { "$PYTHON" -c 'import sys; sys.argv = ["heatcli"]; from heatcli.cli.app import main; main()'; }
         export -f heatcli
-        printf 'bash -c heatcli' > run; chmod +x run
+        printf '#!/usr/bin/env bash\\nheatcli\\n' > run; chmod +x run  # sh would drop the exported function
         eval "$(_HEATCLI_COMPLETE=source_bash heatcli)"
         complete_words() {
             COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
