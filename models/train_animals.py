@@ -244,13 +244,12 @@ def build(args: argparse.Namespace) -> None:
         print(json.dumps(metrics[stem], indent=1))
 
 
-def main() -> int:
-    """Train, measure, write; 2 where data is missing."""
-    args = parse()
+def run(args: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> int:
+    """The work of a training script with its threads and seed; 2 where data is missing."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     try:
-        validate(args) if args.hold_out else build(args)
+        work(args)
     except MissingDataError as error:
         print(error, file=sys.stderr)
         return 2
@@ -258,4 +257,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    arguments = parse()
+    sys.exit(run(arguments, validate if arguments.hold_out else build))

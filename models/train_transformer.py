@@ -15,8 +15,8 @@ import torch
 from compose import Look
 from nets import AnimalNet, AnimalTransformer
 from scenes import background_bank
-from sprites import FAMILIES, NAMES, TEST_FAMILY, MissingDataError, load, sets_of
-from train_animals import SIZE, Studio, export, predictions, summary, train
+from sprites import FAMILIES, NAMES, TEST_FAMILY, load, sets_of
+from train_animals import SIZE, Studio, export, predictions, run, summary, train
 
 STEM = "animals-transformer"
 
@@ -53,18 +53,5 @@ def build(args: argparse.Namespace) -> None:
     print(json.dumps(metrics, indent=1))
 
 
-def main() -> int:
-    """Train, measure, write; 2 where data is missing."""
-    args = parse()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    try:
-        build(args)
-    except MissingDataError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(parse(), build))

@@ -42,9 +42,7 @@ class Background(Check, frozen=True):
         rows = work.subject.masked
         if not len(rows) or (len(rows) < 2 and not self.backgrounds):
             why = NO_MASKS if not len(rows) else "a single image with a mask, and no backgrounds given"
-            if work.asked:
-                raise UsageError(f"[background]: {why}")
-            yield self.skipped(why)
+            yield self.lacking(work, why)
             return
         subject = work.subject.rows(rows)
         made = composites(subject, self._given(work), self.count)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from heatcli.check.result import Result, Status, at_least, at_most
 from heatcli.check.work import Check, Work
-from heatcli.errors import ModelError, UsageError
+from heatcli.errors import ModelError
 from heatcli.images.dataset import Sample
 from heatcli.images.expected import read_labels
 from heatcli.methods.targets import parse
@@ -34,10 +34,8 @@ class Prediction(Check, frozen=True):
         """A result per image, and the share of right predictions. Raises `UsageError` if no image has a label."""
         expected = self._expected(work)
         if not expected:
-            if work.asked:
-                raise UsageError("[prediction]: no image has an expected label; give labels = FILE, or sort the images "
-                                 "into folders named after the classes")  # fmt: skip
-            yield self.skipped("no expected labels")
+            missing = "no image has an expected label; give labels = FILE, or sort the images into folders named after"
+            yield self.lacking(work, "no expected labels", f"{missing} the classes")
             return
         scores = work.subject.outputs().sum(2)
         model, hits = work.subject.model, []

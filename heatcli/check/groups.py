@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
 from heatcli.discover.features import Known, Maps, pooled
-from heatcli.discover.job import LEAST, Cluster, Found, clustered
+from heatcli.discover.job import LEAST, Cluster, Found, clustered, too_few
 from heatcli.discover.write import TABLE, read_found
-from heatcli.errors import UsageError, unknown_name
+from heatcli.errors import UsageError, counted, unknown_name
 from heatcli.evaluate.explainer import Explainer
 from heatcli.images.baselines import BASELINES
 from heatcli.methods.table import METHODS
@@ -42,10 +40,7 @@ class UnexpectedClusters(Check, frozen=True):
         """A result per group. Skipped if there is no file of clusters and the check was not asked for."""
         file = work.folder / self.clusters
         if not is_there(file):
-            why = f"no stored clusters in {file}; heatcli discover stores them"
-            if work.asked:
-                raise UsageError(f"[{self.name}]: {why}")
-            yield self.skipped(why)
+            yield self.lacking(work, f"no stored clusters in {file}; heatcli discover stores them")
             return
         stored = read_found(file)
         old = [cluster for cluster in stored.clusters if cluster.suspicion]
@@ -53,7 +48,8 @@ class UnexpectedClusters(Check, frozen=True):
             if name not in [cluster.name for cluster in old]:
                 raise unknown_name(f"group in {file}", name, [cluster.name for cluster in old])
         maps = maps_of(work, self._explainer(work, stored, file))
-        yield from self._too_few(maps)
+        for label, count in too_few(maps).items():
+            yield self.skipped(f"{label}: {counted(count, 'picture')}, fewer than {LEAST}")
         found = clustered(f"[{self.name}]", maps, seed=stored.seed)
         new = [shown.cluster for shown in found if shown.cluster.suspicion]
         again = {cluster.name: _again(cluster, new) for cluster in old}
@@ -78,11 +74,6 @@ class UnexpectedClusters(Check, frozen=True):
         given = [str(part) for part in (baseline.sigma, baseline.file) if part is not msgspec.UNSET]
         text = ":".join([baseline.name, *given] if baseline.name in BASELINES else given)
         return Explainer(method.name, own, None if baseline.name == "none" else text)
-
-    def _too_few(self, maps: Sequence[Maps]) -> Iterator[Result]:
-        for one in maps:
-            if len(one.names) < LEAST:
-                yield self.skipped(f"{one.label}: {len(one.names)} pictures, fewer than {LEAST}")
 
     def _old(self, cluster: Cluster, again: Cluster | None) -> Result:
         """The result of a stored group, and of what it is now."""
@@ -115,13 +106,7 @@ def maps_of(work: Work, explainer: Explainer) -> list[Maps]:
 
 def _again(cluster: Cluster, groups: Sequence[Cluster]) -> Cluster | None:
     """The group of the same class that has most cells in common, if it has half of the cells of either."""
-    own = _cells(cluster)
-    shared = [(int((_cells(one) & own).sum()), one) for one in groups if one.label == cluster.label]
+    own = set(cluster.cells)
+    shared = [(len(own.intersection(one.cells)), one) for one in groups if one.label == cluster.label]
     most, best = max(shared, key=lambda pair: pair[0], default=(0, None))
-    return best if best is not None and 2 * most >= min(own.sum(), _cells(best).sum()) else None
-
-
-def _cells(cluster: Cluster) -> NDArray[np.bool_]:
-    cells = np.zeros(np.shape(cluster.mean_map), bool)
-    cells[tuple(np.array(cluster.cells).T)] = True
-    return cells
+    return best if best is not None and 2 * most >= min(len(own), len(best.cells)) else None

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from heatcli.check.result import Result, at_least, at_most
 from heatcli.check.work import Check, Work
-from heatcli.errors import UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.layers import randomisation
 from heatcli.evaluate.location import inside_share, pointing
@@ -41,9 +40,7 @@ class InsideMask(Check, frozen=True):
         """Check the images that have a mask. Raises `UsageError` if there are none and the spec has this check."""
         rows = work.subject.masked
         if not len(rows):
-            if work.asked:
-                raise UsageError(f"[inside-mask]: {NO_MASKS}")
-            yield self.skipped(NO_MASKS)
+            yield self.lacking(work, NO_MASKS)
             return
         subject = work.subject.rows(rows)
         for explainer in self.explainers(work):

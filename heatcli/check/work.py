@@ -11,6 +11,7 @@ from typing import ClassVar
 import msgspec
 
 from heatcli.check.result import Result
+from heatcli.errors import UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.subject import Subject
 from heatcli.images.dataset import Sample
@@ -55,6 +56,12 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if not self.methods or alone:
             return work.explainers
         return tuple(Explainer.parse(text, work.baseline) for text in self.methods)
+
+    def lacking(self, work: Work, why: str, error: str = "") -> Result:
+        """The result of a check that lacks something. With a spec, raises `UsageError`: `error`, or `why`."""
+        if work.asked:
+            raise UsageError(f"[{self.name}]: {error or why}")
+        return self.skipped(why)
 
     def skipped(self, why: str) -> Result:
         """The result of a check that cannot run, with the reason."""

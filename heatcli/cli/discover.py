@@ -60,7 +60,7 @@ def command(
     """Group the maps of each class, to find pictures that the model recognises by something unusual."""
     from heatcli.discover.cover import cover, explanations
     from heatcli.discover.job import discover
-    from heatcli.discover.write import write, write_spec
+    from heatcli.discover.write import FOLDER, write, write_spec
     from heatcli.errors import UsageError, unknown_name
     from heatcli.system.files import write_atomically
 
@@ -71,7 +71,7 @@ def command(
         raise UsageError(f"{run}: was explained already; --method and --baseline are for MODEL FOLDER")
     with say.progress("explanations") as advance:
         found, shown = discover(run, tuple(classes or ()), seed, say.note, advance)
-    table, picture = write(out or run / "discover", found, shown)
+    table, picture = write(out or run / FOLDER, found, shown)
     if mask_out is not None:
         say.line(f"wrote {table} and {picture}")
         chosen = next((cluster for cluster in found.clusters if cluster.name == mask_out), None)

@@ -22,6 +22,7 @@ def explained(
     """
     from heatcli.cli.signals import came
     from heatcli.cli.talk import Interrupted, Talk
+    from heatcli.errors import counted
     from heatcli.run import Done, Run
     from heatcli.system.files import read
 
@@ -45,8 +46,7 @@ def explained(
             with closing(run.outcomes()) as outcomes:
                 for outcome in outcomes:
                     if loaded.batch_size and request.batch_size > loaded.batch_size:
-                        images = "1 image" if loaded.batch_size == 1 else f"{loaded.batch_size} images"
-                        talk.once("batch", f"{loaded.path} takes {images} at a time")
+                        talk.once("batch", f"{loaded.path} takes {counted(loaded.batch_size, 'image')} at a time")
                     if run.lost:
                         talk.once("lost", "a worker process died; its images are explained again")
                     talk.hear(outcome)

@@ -106,7 +106,7 @@ def discover(
     if unknown := [name for name in classes if name not in {one.label for one in maps}]:
         known = ", ".join(one.label for one in maps)
         raise UsageError(f"{run}: no picture is explained as {unknown[0]}; explained classes: {known}")
-    skipped = {one.label: len(one.names) for one in maps if len(one.names) < LEAST}
+    skipped = too_few(maps)
     for label, count in skipped.items():
         if not classes or label in classes:
             say(f"{label}: {counted(count, 'picture')}, fewer than {LEAST}; skipped")
@@ -116,6 +116,11 @@ def discover(
         clusters=[shown.cluster for shown in found], skipped=skipped,
         layout={one.label: dots(one, found) for one in maps if any(s.cluster.label == one.label for s in found)},
     ), found  # fmt: skip
+
+
+def too_few(maps: Sequence[Maps]) -> dict[str, int]:
+    """The classes with too few pictures for groups, and how many these are."""
+    return {one.label: len(one.names) for one in maps if len(one.names) < LEAST}
 
 
 def dots(maps: Maps, found: Sequence[Shown]) -> Dots:

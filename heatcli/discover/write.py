@@ -15,7 +15,7 @@ from heatcli.images.sheet import Block, Tile, coloured, png, sheet
 from heatcli.system.files import make_folder, read_regular, reading, write_atomically, write_json
 
 DRAWN = 10  # the most clusters on the sheet
-TABLE = "clusters.json"
+FOLDER, TABLE = "discover", "clusters.json"  # in the folder of a run
 SPEC = """\
 # Written by heatcli discover. The check fails as long as pictures of the class {label} are recognised by the places of
 # {name}, and if another group of pictures gets places of its own: heatcli check MODEL PICTURES --spec {file}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from heatcli.discover.write import TABLE, read_found
+from heatcli.discover.write import FOLDER, TABLE, read_found
 from heatcli.system.files import is_there
 
 
@@ -15,7 +15,7 @@ def groups_of(folder: Path, columns: dict[str, list[Any]]) -> list[dict[str, Any
     Adds columns by the column `name`, null for pictures that are in no scatter: `x` and `y`, places in 0..1, and
     `group`, the place of the picture's group in the result. Raises `UsageError` for a damaged file.
     """
-    file = folder / "discover" / TABLE
+    file = folder / FOLDER / TABLE
     if not is_there(file):
         return []
     found = read_found(file)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLES, Cli
+from embeddings import Linear
 from torch import Tensor, nn
 
 import heatcli
@@ -29,16 +30,6 @@ class Embedding(nn.Module):
         return self.dense(nn.functional.avg_pool2d(self.conv(x).relu(), 3).flatten(1))
 
 
-class Bilinear(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.dense = nn.Linear(3 * SIDE * SIDE, 4, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dense(x.flatten(1))
-
-
 def two() -> tuple[Tensor, Tensor]:
     torch.manual_seed(2)
     return torch.rand(1, 3, SIDE, SIDE), torch.rand(1, 3, SIDE, SIDE)
@@ -53,7 +44,7 @@ def regions(values: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["cosine", "dot"])
 def test_of_a_linear_network_it_is_the_bilinear_form(name: str) -> None:
     """a·(WᵀW)·b, element by element, summed over regions; over both norms for the cosine."""
-    net, (a, b) = Bilinear(), two()
+    net, (a, b) = Linear(SIDE), two()
     found = joint(heatcli.load(net, a), a, b, "lrp-0", name, GRID)
     w = net.dense.weight.detach().double().reshape(4, 3, SIDE, SIDE)
     own, other = (regions((w * x[0].double()).sum(1)) for x in (a, b))  # [4, GRID, GRID]

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import SAMPLES, Cli
+from embeddings import Linear
 from PIL import Image
 from torch import Tensor, nn
 
@@ -42,18 +43,6 @@ class Embedding(nn.Module):
         return nn.functional.normalize(y) if self.unit else y
 
 
-class Linear(nn.Module):
-    """f(x) = W·x: its similarities are bilinear forms."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.dense = nn.Linear(3 * SIDE * SIDE, 4, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dense(x.flatten(1))
-
-
 def two() -> tuple[Tensor, Tensor]:
     torch.manual_seed(2)
     return torch.rand(2, 3, SIDE, SIDE), torch.rand(2, 3, SIDE, SIDE)
@@ -68,7 +57,7 @@ def similarity(net: nn.Module, a: Tensor, b: Tensor, name: str) -> Tensor:
 @pytest.mark.parametrize("name", ["cosine", "dot"])
 def test_of_a_linear_network_each_pixel_has_its_share_of_the_bilinear_form(name: str) -> None:
     """f(a)·f(b) = Σᵢ aᵢ·(WᵀW b)ᵢ; the cosine is that over both norms."""
-    net, (a, b) = Linear(), two()
+    net, (a, b) = Linear(SIDE), two()
     result = heatcli.explain(heatcli.load(net, a), a, "lrp-0", pair=b, similarity=name)
     w = net.dense.weight.detach().double()
     norms = (net(a).norm(dim=1) * net(b).norm(dim=1)).detach().double() if name == "cosine" else torch.ones(2)
@@ -270,7 +259,7 @@ class Siamese(nn.Module):
 
     def __init__(self, linear: bool = False) -> None:
         super().__init__()
-        self.one = Linear() if linear else Embedding()
+        self.one = Linear(SIDE) if linear else Embedding()
         self.last = nn.Linear(5 - linear, 1)
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
