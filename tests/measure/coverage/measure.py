@@ -1,6 +1,6 @@
 """Which architectures, in which formats, heatcli explains, and how exactly: writes COVERAGE.md beside this file.
 
-    python tests/measure/coverage/measure.py [--only WORD] [--formats A,B] [--seconds 600]
+    python tests/measure/coverage/measure.py [--only WORD] [--formats A,B] [--seconds 1800] [--jobs 2]
 
 Needs torchvision, timm, onnx, onnxruntime and onnxscript. Each architecture runs in a process of its own; rows that
 are already in COVERAGE.jsonl are kept (delete it to start anew).
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help="architectures whose name contains this")
     parser.add_argument("--formats", default=",".join(FORMATS))
-    parser.add_argument("--seconds", type=float, default=600, help="limit for one architecture")
+    parser.add_argument("--seconds", type=float, default=1800, help="limit for one architecture")
+    parser.add_argument("--jobs", type=int, default=1, help="architectures at the same time")
     parser.add_argument("--one", nargs=2, metavar=("ARCHITECTURE", "SIZE"))
     options = parser.parse_args()
     formats = options.formats.split(",")
@@ -217,29 +219,36 @@ def main() -> None:
         one(options.one[0], int(options.one[1]), formats)
         return
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-    for architecture, size in all_architectures().items():
+
+    def measured(item: tuple[str, int]) -> list[dict[str, Any]]:
+        architecture, size = item
         known = {r["format"] for r in rows if r["architecture"] == architecture}
         wanted = [f for f in formats if f not in known]
-        if options.only not in architecture or not wanted:
-            continue
-        command = [sys.executable, __file__, "--one", architecture, str(size), "--formats", ",".join(wanted)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds, check=False)
-            out, error = done.stdout, done.stderr
-        except subprocess.TimeoutExpired as expired:
-            out, error = (expired.stdout or b"").decode(), f"took longer than {options.seconds:g} s"
-        new = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-        for name in wanted[len(new) :]:
-            why = error.strip().splitlines()[-1][:200] if error.strip() else "the process died"
-            new.append({"architecture": architecture, "format": name, "size": size, "export": why})
-        rows += new
-        ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (HERE / "COVERAGE.md").write_text(table(rows), encoding="utf-8")
-        print(
-            architecture,
-            *(f"{r['format']}: {r.get('error') or r.get('export') or r.get(METHODS[0])}" for r in new),
-            sep="\n  ",
-        )
+        return _in_a_process(architecture, size, wanted, options.seconds) if wanted else []
+
+    asked = [item for item in all_architectures().items() if options.only in item[0]]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for waited in as_completed([pool.submit(measured, item) for item in asked]):
+            new = waited.result()
+            rows += new
+            ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (HERE / "COVERAGE.md").write_text(table(rows), encoding="utf-8")
+            for r in new:
+                print(r["architecture"], r["format"], _outcome(r), r.get("map"), flush=True)
+
+
+def _in_a_process(architecture: str, size: int, wanted: list[str], seconds: float) -> list[dict[str, Any]]:
+    """The rows of one architecture; formats that its process did not reach say why."""
+    command = [sys.executable, __file__, "--one", architecture, str(size), "--formats", ",".join(wanted)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        out, error = done.stdout, done.stderr
+    except subprocess.TimeoutExpired as expired:
+        out, error = (expired.stdout or b"").decode(), f"took longer than {seconds:g} s"
+    found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    why = error.strip().splitlines()[-1][:200] if error.strip() else "the process died"
+    missing = wanted[len(found) :]
+    return found + [{"architecture": architecture, "format": f, "size": size, "export": why} for f in missing]
 
 
 if __name__ == "__main__":
