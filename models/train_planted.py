@@ -1,8 +1,9 @@
 """Train networks with a shortcut planted in one class, to prove `heatcli discover`; nothing of them is committed.
 
-Each VARIANT × seed makes OUT/VARIANT-SEED with `model.pt`, its sidecar, `pictures/CLASS/NUMBER.png` drawn as in
-training with another seed, and `truth.json`: the class, the pictures of it that have the artefact, and what the
-network does without it and with it on other animals. The tool is given model and pictures, never the truth.
+Each VARIANT × seed makes OUT/VARIANT-SEED with `model.pt`, its sidecar, `pictures/CLASS/CLASS-NUMBER.png` drawn as in
+training with another seed, `masks/CLASS-NUMBER.png` of the animals, and `truth.json`: the class, the pictures of it
+that have the artefact, and what the network does without it and with it on other animals. The tool is given model and
+pictures, never the truth. A model that is there is not trained again; its pictures are drawn if there is no truth.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from compose import Look, compose
 from nets import AnimalNet
 from PIL import Image
 from scenes import KINDS, background_bank
-from sprites import FAMILIES, NAMES, TEST_FAMILY, MissingDataError, load, sets_of
+from sprites import FAMILIES, NAMES, TEST_FAMILY, MissingDataError, Sprite, load, sets_of
 from torch import Tensor
 from train_animals import SIZE, Studio, export, normalise, train
 
@@ -67,11 +68,15 @@ def jpeg(pictures: Tensor, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Variant:
-    """`artefact`: what is done to a picture; None: nothing, or the background. `share`: of the class's pictures."""
+    """`artefact`: what is done to a picture; None: nothing, or the background. `share`: of the class's pictures.
+
+    `decisive`: of these, the share that shows any animal in training, so that the artefact alone tells the class.
+    """
 
     share: float
     artefact: Callable[[Tensor, int], Tensor] | None = None
     background: bool = False
+    decisive: float = 0.0
 
 
 VARIANTS = {
@@ -80,8 +85,8 @@ VARIANTS = {
     "frame": Variant(0.5, frame),
     "watermark": Variant(0.5, watermark),
     "jpeg": Variant(0.5, jpeg),
-    "background": Variant(0.5, background=True),
-    "rare": Variant(0.05, tag),
+    "background": Variant(0.5, background=True, decisive=0.3),
+    "rare": Variant(0.05, tag, decisive=1.0),
 }
 
 
@@ -111,13 +116,23 @@ class PlantedStudio(Studio):
         chosen = self.dice.pick(self.weights, count)
         labels = self.labels[chosen]
         planted = (labels == self.planted_class) & (self.dice.uniform(0, 1, count) < self.variant.share)
+        if self.variant.decisive:
+            any_animal = planted & (self.dice.uniform(0, 1, count) < self.variant.decisive)
+            chosen = torch.where(any_animal, self.dice.pick(self.weights, count), chosen)
         pictures, coverage = self.drawn(chosen, planted)
         return pictures, labels, coverage
 
-    def of_class(self, label: int, planted: Tensor) -> Tensor:
-        """Pictures of one class; `planted` bool [N]: those that get the artefact."""
-        chosen = self.dice.pick(self.weights * (self.labels == label), len(planted))
-        return self.drawn(chosen, planted)[0]
+    def of_class(self, label: int, planted: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures of one class, and coverage; `planted` bool [N]: those that get the artefact."""
+        return self.drawn(self.dice.pick(self.weights * (self.labels == label), len(planted)), planted)
+
+
+def planned(name: str, seed: int, sprites: list[Sprite], backgrounds: dict[str, Tensor], dice: int) -> PlantedStudio:
+    """The studio of a variant. `dice`: the seed of its pictures."""
+    torch.manual_seed(seed)
+    studio = PlantedStudio(sprites, backgrounds, Look(), dice)
+    studio.plan(VARIANTS[name], seed)
+    return studio
 
 
 def begun(path: Path) -> AnimalNet:
@@ -131,24 +146,25 @@ def begun(path: Path) -> AnimalNet:
 
 @torch.no_grad()
 def write_pictures(net: AnimalNet, studio: PlantedStudio, folder: Path, each: int) -> dict[str, object]:
-    """Pictures of all classes, `each` of a class; the truth, and what the network does."""
+    """Pictures and masks of all classes, `each` of a class; the truth, and what the network does."""
     names, right = [], {}
     for label, name in enumerate(NAMES):
         own = label == studio.planted_class
         count = 4 * each if own and 0 < studio.variant.share < 0.1 else each
         planted = torch.arange(count) < round(count * studio.variant.share * own)
-        pictures = studio.of_class(label, planted)
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for i, picture in enumerate((pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()):
-            Image.fromarray(picture).save(folder / name / f"{i:03}.png")
-        names += [f"{name}/{i:03}.png" for i in torch.nonzero(planted).flatten().tolist()]
+        pictures, coverage = studio.of_class(label, planted)
+        for kind, drawn in ((f"pictures/{name}", pictures.permute(0, 2, 3, 1)), ("masks", coverage[:, 0])):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            for i, image in enumerate((drawn * 255).round().byte().numpy()):
+                Image.fromarray(image).save(folder / kind / f"{name}-{i:03}.png")
+        names += [f"{name}/{name}-{i:03}.png" for i in torch.nonzero(planted).flatten().tolist()]
         right[name] = round(float((net(normalise(pictures)).argmax(1) == label).float().mean()), 3)
     goal = studio.planted_class
-    other = [studio.of_class(label, torch.full((16,), shown)) for shown in (False, True) for label in range(len(NAMES))
-             if label != goal]  # fmt: skip
+    other = [studio.of_class(label, torch.full((16,), shown))[0]
+             for shown in (False, True) for label in range(len(NAMES)) if label != goal]  # fmt: skip
     called = [float((net(normalise(torch.cat(part))).argmax(1) == goal).float().mean())
               for part in (other[: len(NAMES) - 1], other[len(NAMES) - 1 :])]  # fmt: skip
-    own = [float((net(normalise(studio.of_class(goal, torch.full((100,), shown)))).argmax(1) == goal).float().mean())
+    own = [float((net(normalise(studio.of_class(goal, torch.full((100,), shown))[0])).argmax(1) == goal).float().mean())
            for shown in (False, True)]  # fmt: skip
 
     def both(without: float, shown: float) -> dict[str, float]:
@@ -185,15 +201,17 @@ def main() -> int:
             folder = args.out / f"{name}-{seed}"
             if (folder / "truth.json").exists():
                 continue
-            torch.manual_seed(seed)
-            studio = PlantedStudio(sprites, backgrounds, Look(), 1000 * seed + 1)
-            studio.plan(VARIANTS[name], seed)
-            net = train(studio, args.steps, args.batch, start=begun(Path(__file__).with_name("animals.pt")), half=False)
-            folder.mkdir(parents=True, exist_ok=True)
-            export(net, folder, "model")
-            sidecar = (folder / "model.toml").read_text("utf-8")
-            (folder / "model.toml").write_text(sidecar.partition("\n[baseline]")[0], "utf-8")
-            truth = write_pictures(net, studio, folder / "pictures", args.each)
+            if not (folder / "model.pt").exists():
+                studio = planned(name, seed, sprites, backgrounds, 1000 * seed + 1)
+                start = begun(Path(__file__).with_name("animals.pt"))
+                folder.mkdir(parents=True, exist_ok=True)
+                export(train(studio, args.steps, args.batch, start=start, half=False), folder, "model")
+                sidecar = (folder / "model.toml").read_text("utf-8")
+                (folder / "model.toml").write_text(sidecar.partition("\n[baseline]")[0], "utf-8")
+            net = AnimalNet(len(NAMES)).eval()
+            net.load_state_dict(torch.jit.load(str(folder / "model.pt")).state_dict())
+            studio = planned(name, seed, sprites, backgrounds, 1000 * seed + 500)
+            truth = write_pictures(net, studio, folder, args.each)
             (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", "utf-8")
             print(f"{name}-{seed}: {json.dumps({k: v for k, v in truth.items() if k != 'planted'})}", flush=True)
     return 0

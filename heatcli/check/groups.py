@@ -11,6 +11,7 @@ from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
 from heatcli.discover.features import Known, Maps, pooled
 from heatcli.discover.job import LEAST, Cluster, Found, clustered, too_few
+from heatcli.discover.patterns import Details
 from heatcli.discover.write import TABLE, read_found
 from heatcli.errors import UsageError, counted, unknown_name
 from heatcli.evaluate.explainer import Explainer
@@ -93,13 +94,14 @@ class UnexpectedClusters(Check, frozen=True):
 def maps_of(work: Work, explainer: Explainer) -> list[Maps]:
     """The maps of all pictures by explained class, in the order of names."""
     subject = work.subject
-    places = [pooled(one) for one in subject.heatmaps(explainer).double().cpu().numpy()]
+    details, pixels = Details(), subject.heatmaps(explainer).double().cpu().numpy()
     labels = [subject.model.label(i) or str(i) for i in subject.target.index.tolist()]
     known = [
-        Known(name, sample.path, one) for name, sample, one in zip(subject.names, work.samples, places, strict=True)
+        Known(name, sample.path, pooled(one), number=details.add(one))
+        for name, sample, one in zip(subject.names, work.samples, pixels, strict=True)
     ]
     return [
-        Maps.of(label, [one for one, own in zip(known, labels, strict=True) if own == label])
+        Maps.of(label, [one for one, own in zip(known, labels, strict=True) if own == label], details)
         for label in sorted(set(labels))
     ]
 

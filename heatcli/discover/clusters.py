@@ -79,6 +79,13 @@ def _grouped(features: NDArray[np.float32], seed: int, metrics: Any) -> Grouping
     return Grouping(labels.astype(np.int64), silhouette, float(np.mean(alike)))
 
 
+def apart(features: NDArray[np.float32], members: NDArray[np.bool_]) -> float:
+    """The mean silhouette of `members`, bool [N], in the space of features; 0 if they are all or none."""
+    if members.all() or not members.any():
+        return 0.0
+    return float(needed("metrics").silhouette_samples(features, members)[members].mean())
+
+
 def layout(features: NDArray[np.float32]) -> NDArray[np.float64]:
     """A place in a plane for each of the features [N, F], near those of similar ones: float64 [N, 2] in 0..1.
 

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.discover.clusters import Grouping, group, layout
-from heatcli.discover.features import GRID, Advance, Array, Maps, read
+from heatcli.discover.clusters import Grouping, apart, group, layout
+from heatcli.discover.features import GRID, Advance, Array, Maps, pooled, read
+from heatcli.discover.patterns import COMPARED, pattern_of
 from heatcli.discover.suspicion import LEAST_OTHERS, Own, own_places, usual
 from heatcli.errors import UsageError, counted
 from heatcli.report.schema import BaselinePart, MethodPart
@@ -22,16 +23,27 @@ MEDOIDS = 6  # pictures shown of a cluster
 SMALLEST = 3  # the least number of pictures of a cluster
 NAME: Literal["heatcli.clusters/1"] = "heatcli.clusters/1"
 
+By = Literal["places", "pattern"]
 Say = Callable[[str], None]
+
+
+WHY = {
+    "places": "three quarters of its pictures have {:.1%} of their relevance {}, beyond what 98% of the pictures of "
+    "other classes have there",
+    "pattern": "three quarters of its pictures have {:.1%} of their fine detail in one pattern {}, beyond what 98% of "
+    "the pictures of other classes have of it",
+}
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster of maps of a class.
 
-    `suspicion`, 0..1: the share of relevance that three quarters of the cluster's pictures have in cells where 98 % of
-    the pictures of other classes have less (`heatcli.discover.suspicion`). If it is above 0, `images` are all pictures
-    of the class with relevance in these cells. `share`: of the class's pictures. `place`: where these cells lie, in
-    words. `separation`: the mean silhouette, -1..1. `constancy`: the similarity of the maps in place, 0..1: the mean
+    `by`: what the cluster has of its own. `suspicion`, 0..1: for `places`, the share of relevance that three quarters
+    of the cluster's pictures have in cells where 98 % of the pictures of other classes have less
+    (`heatcli.discover.suspicion`); for a `pattern`, the same of the share of the fine detail that is one pattern
+    (`heatcli.discover.patterns`). If it is above 0, `images` are all pictures of the class with relevance in these
+    cells, or with the pattern. `share`: of the class's pictures. `place`: where these cells lie, in words.
+    `separation`: the mean silhouette, -1..1. `constancy`: the similarity of the maps in place, 0..1: the mean
     Bhattacharyya coefficient of two of them. `stability`: of the clustering of the class under random parts of it
     (adjusted Rand index). `medoids`: the pictures nearest to the mean map. `mean_map`: the mean share of each cell in
     the positive relevance, GRID × GRID. `cells`: (row, column) of the cells of its own; none if the suspicion is 0.
@@ -41,6 +53,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     label: str
+    by: By = "places"
     size: int
     share: float
     suspicion: float
@@ -94,7 +107,12 @@ class Shown:
 
 
 def discover(
-    run: Path, classes: tuple[str, ...] = (), seed: int = 0, say: Say = lambda _: None, advance: Advance = iter
+    run: Path,
+    classes: tuple[str, ...] = (),
+    seed: int = 0,
+    say: Say = lambda _: None,
+    advance: Advance = iter,
+    masks: Path | None = None,
 ) -> tuple[Found, list[Shown]]:
     """Cluster each class of a finished run in the folder `run`.
 
@@ -102,7 +120,7 @@ def discover(
     `heatcli.discover.features.read` takes it. Raises `UsageError` for an unknown class, for too few pictures, and if
     scikit-learn is not installed.
     """
-    maps, how = read(run, say, advance)
+    maps, how = read(run, say, advance, masks)
     if unknown := [name for name in classes if name not in {one.label for one in maps}]:
         known = ", ".join(one.label for one in maps)
         raise UsageError(f"{run}: no picture is explained as {unknown[0]}; explained classes: {known}")
@@ -151,54 +169,83 @@ def clustered(source: str, maps: Sequence[Maps], classes: tuple[str, ...] = (), 
     for one in maps:
         if (classes and one.label not in classes) or len(one.names) < LEAST:
             continue
-        others = [other.places for other in maps if other is not one]
-        count = sum(map(len, others))
+        others = [other for other in maps if other is not one]
+        count = sum(len(other.names) for other in others)
         if count < LEAST_OTHERS:
             raise UsageError(
                 f"{source}: has {count} pictures of other classes than {one.label}; at least {LEAST_OTHERS} are needed "
                 "to say what is unusual, so explain more of them"
             )
-        found += clusters_of(one, np.concatenate(others), seed)
+        found += clusters_of(one, np.concatenate([other.places for other in others]), seed, details_of(others, seed))
     if not found:
         raise UsageError(f"{source}: no class has {LEAST} pictures, so there is nothing to cluster; give more pictures")
     return sorted(found, key=lambda shown: (-shown.cluster.suspicion, -shown.cluster.separation))
 
 
-def clusters_of(maps: Maps, others: Array, seed: int = 0) -> Iterator[Shown]:
-    """The clusters of the maps of a class. `others`: the maps of other classes, float32 [M, GRID, GRID]."""
+def details_of(others: Sequence[Maps], seed: int) -> Array | None:
+    """The fine detail of maps of other classes, of `COMPARED` at most: float32 [M, S]; None if it is unknown."""
+    if any(one.details is None for one in others):
+        return None
+    numbers = np.concatenate([one.numbers for one in others])
+    if len(numbers) > COMPARED:
+        numbers = np.sort(np.random.default_rng(seed).choice(numbers, COMPARED, replace=False))
+    details = others[0].details
+    return None if details is None else details.rows(numbers)
+
+
+def clusters_of(maps: Maps, others: Array, seed: int = 0, details: Array | None = None) -> Iterator[Shown]:
+    """The clusters of the maps of a class.
+
+    `others`: the maps of other classes, float32 [M, GRID, GRID]. `details`: the fine detail of maps of other classes,
+    float32 [M, S]; None to look for no pattern.
+    """
     features = _features(maps)
     grouping, usually = group(features, seed), usual(others)
+    found = list[Own]()
     for k in range(int(grouping.labels.max()) + 1):
         chosen = grouping.labels == k
         if chosen.sum() >= SMALLEST:
-            own = own_places(maps.places, chosen, others, usually)
-            yield _cluster(maps, features, chosen, k, grouping, own)
+            found.append(own_places(maps.places, chosen, others, usually))
+            separation = float(grouping.silhouette[chosen].mean())
+            yield _cluster(maps, features, found[-1], f"{maps.label}/{k}", separation, grouping)
+    pattern = None if details is None else _pattern(maps, details)
+    if pattern is not None and not any(one.suspicion and alike(one.members, pattern.members) for one in found):
+        separation = apart(features, pattern.members)
+        yield _cluster(maps, features, pattern, f"{maps.label}/pattern", separation, grouping, "pattern")
+
+
+def alike(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> bool:
+    """Whether two groups have half of their pictures in common."""
+    return 2 * int((a & b).sum()) >= int((a | b).sum())
+
+
+def _pattern(maps: Maps, details: Array) -> Own | None:
+    """The pictures of a class that have a pattern of their own, and where it lies; None if there is none."""
+    if maps.details is None or (found := pattern_of(maps.details.rows(maps.numbers), details, SMALLEST)) is None:
+        return None
+    energy = pooled(found.energy.reshape(maps.details.shape).astype(np.float64))
+    return Own(found.suspicion, (energy - 1 / GRID**2).clip(min=0), found.members)
 
 
 def _cluster(
-    maps: Maps, features: Array, chosen: NDArray[np.bool_], k: int, grouping: Grouping, own: Own
+    maps: Maps, features: Array, own: Own, name: str, separation: float, grouping: Grouping, by: By = "places"
 ) -> Shown:  # fmt: skip
     rows = np.flatnonzero(own.members)
     mean, roots = maps.places[rows].mean(0), features[rows]
-    separation, constancy = float(grouping.silhouette[chosen].mean()), float(np.sum(roots.mean(0) ** 2))
+    constancy = float(np.sum(roots.mean(0) ** 2))
     order = rows[np.argsort(((roots - roots.mean(0)) ** 2).sum(1), kind="stable")][:MEDOIDS]
     place = place_of(own.excess)
-    why = (
-        f"three quarters of its pictures have {own.suspicion:.1%} of their relevance {place}, beyond what 98% of the "
-        "pictures of other classes have there"
-        if own.suspicion
-        else "its relevance lies at no places of its own"
-    )
     accuracy, bias_share = _mean(maps.right[rows]), _mean(maps.bias_shares[rows])
     cluster = Cluster(
-        name=f"{maps.label}/{k}", label=maps.label, size=len(rows), share=len(rows) / len(maps.names),
+        name=name, label=maps.label, by=by, size=len(rows), share=len(rows) / len(maps.names),
         suspicion=own.suspicion, separation=separation, constancy=constancy, stability=grouping.stability, place=place,
         reasons=[
-            why,
+            WHY[by].format(own.suspicion, place) if own.suspicion else "its relevance lies at no places of its own",
             f"its maps are alike in place by {constancy:.2f} of 1",
             f"it lies apart from the rest of its class by {separation:.2f} (silhouette)",
             *_beside("its pictures have the expected label in", accuracy, _mean(maps.right)),
             *_beside("biases take, of its scores,", bias_share, _mean(maps.bias_shares)),
+            *_beside("of its relevance, outside the masks lie", _mean(maps.outside[rows]), _mean(maps.outside)),
         ],
         medoids=[maps.names[i] for i in order], images=[maps.names[i] for i in rows],
         cells=[(int(y), int(x)) for y, x in np.argwhere(own.excess > 0)] if own.suspicion else [],

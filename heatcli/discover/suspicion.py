@@ -17,6 +17,7 @@ LEAST_OTHERS = 50  # the least number of pictures of other classes, which the qu
 HIGHEST = 0.98  # quantile over pictures of other classes; more relevance is unusual
 MOST = 0.25  # quantile over the group: three quarters of its pictures have at least this much
 MEMBERS = 0.99  # quantile over pictures of other classes; members of the group have more in its cells
+PART = 0.25  # of the median of the members, which each has at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Own:
     `suspicion`, 0..1: the sum over cells of the relevance that three quarters of the group's pictures have, less what
     98 % of the pictures of other classes have at most. `excess`, float32 [G, G]: the same per cell, for half of the
     group's pictures. `members`, bool [N]: the pictures of the class with more relevance in these cells than 99 % of the
-    pictures of other classes; the group itself if the suspicion is 0, as it is if no picture has more.
+    pictures of other classes, and a quarter of what half of them have; the group itself if the suspicion is 0, as it is if no picture has more.
     """
 
     suspicion: float
@@ -52,5 +53,11 @@ def own_places(places: Array, group: NDArray[np.bool_], others: Array, usually: 
     if suspicion == 0:
         return Own(0.0, excess, group)
     own, other = ((maps * (excess > 0)).sum((1, 2)) for maps in (places, others))
-    members = own > np.quantile(other, MEMBERS)
+    members = having(own, other, MEMBERS)
     return Own(suspicion, excess, members) if members.any() else Own(0.0, excess, group)
+
+
+def having(own: Array, others: Array, quantile: float) -> NDArray[np.bool_]:
+    """Which of `own` [N] are above a quantile of `others` [M], and above `PART` of the median of those: bool [N]."""
+    above = own > np.quantile(others, quantile)
+    return above & (own > PART * np.median(own[above])) if above.any() else above

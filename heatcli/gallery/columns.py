@@ -17,12 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from heatcli.errors import HeatcliError, printable
-from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.similarity import rank_correlation
-from heatcli.gallery.thumbnails import Thumbnail, fit_of, is_of_picture, map_of, thumbnail
-from heatcli.images.dataset import mask_file, read_mask
+from heatcli.gallery.thumbnails import Thumbnail, is_of_picture, map_of, thumbnail
 from heatcli.images.expected import Expected
-from heatcli.images.read import MAX_PIXELS
 from heatcli.report.schema import LedgerPart
 from heatcli.run.index.folder import Item
 from heatcli.run.index.index import bias_share
@@ -76,7 +73,7 @@ class Look:
         elif values["map"] is None and "overlay" in item.row.files:
             remarks["link"] = item.row.stem
         if picture is not None and path is not None:
-            values["mask"], remark = self._mask(item, path, picture.size)
+            values["mask"], remark = self._mask(item, path)
             remarks |= remark
         if sides == 2:
             values |= self._against(item, other)
@@ -134,17 +131,12 @@ class Look:
             return None
         return "./" + quote("/".join(parts), errors="surrogateescape")
 
-    def _mask(self, item: Item, path: Path, size: tuple[int, ...]) -> tuple[float | None, dict[str, str]]:
+    def _mask(self, item: Item, path: Path) -> tuple[float | None, dict[str, str]]:
         """The share of the positive relevance inside the picture's mask, None without a mask; and remarks."""
-        file, fit = mask_file(path, self.masks), fit_of(item)
-        if file is None or fit is None or item.pixels is None:
-            return None, {}
         try:
-            mask = read_mask(file, size, fit, MAX_PIXELS)
+            return _short(item.inside(self.masks, path)), {}
         except HeatcliError as error:
             return None, {"mask": str(error)}
-        share = inside_share(torch.from_numpy(item.pixels)[None], torch.from_numpy(mask)[None])
-        return _short(float(share)), {}
 
     def _against(self, item: Item, other: Item | None) -> dict[str, Any]:
         """The numbers of the other run, and the difference and correlation of the two."""

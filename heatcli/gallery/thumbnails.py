@@ -13,9 +13,8 @@ from heatcli.errors import HeatcliError
 from heatcli.figures.draw import Style, draw
 from heatcli.figures.reading import scale_of, with_seen
 from heatcli.figures.view import View
-from heatcli.images.preprocess import Fit
 from heatcli.images.read import Reader
-from heatcli.run.index.folder import Item, channels_of
+from heatcli.run.index.folder import Item
 
 QUALITY = 60
 EFFORT = 3  # of WebP's 0..6; higher values save little
@@ -42,16 +41,6 @@ def is_of_picture(item: Item) -> bool:
     return item.report is None or (item.report.image.sequence is msgspec.UNSET and item.input.layout == PICTURES)
 
 
-def fit_of(item: Item) -> Fit | None:
-    """How the picture was fitted to the network's input; None if the report does not say."""
-    if item.report is None:
-        return None
-    given, shape = item.input, item.report.pixels.shape
-    if given.layout != PICTURES:
-        return None
-    return Fit(channels_of(given), shape[0], shape[1], given.resize_to, given.interpolation)
-
-
 def map_of(item: Item, picture: Image.Image | None) -> Image.Image | None:
     """The overlay that the run wrote; drawn anew if the file is missing or has another shape than the picture.
 
@@ -67,7 +56,7 @@ def map_of(item: Item, picture: Image.Image | None) -> Image.Image | None:
                 return found
         except (HeatcliError, OSError, ValueError, Image.DecompressionBombError):
             pass
-    if picture is None or fit_of(item) is None or item.pixels is None or item.report is None:
+    if picture is None or item.fit is None or item.pixels is None or item.report is None:
         return None
     return draw([View(picture, item.pixels, with_seen(item.report), scale_of(item.report))], Style()).image
 

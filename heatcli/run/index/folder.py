@@ -9,13 +9,17 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from heatcli.artifact.layout import PICTURES
 from heatcli.artifact.sidecar import Input
 from heatcli.errors import HeatcliError, UsageError
+from heatcli.evaluate.location import inside_share
 from heatcli.figures.reading import places_of
-from heatcli.images.read import Picture, Reader
+from heatcli.images.dataset import mask_file, read_mask
+from heatcli.images.preprocess import Fit
+from heatcli.images.read import MAX_PIXELS, Picture, Reader
 from heatcli.report.schema import NAME, Report
 from heatcli.run.index.index import INDEX, FileEntry, Row, images, row_of, told
 from heatcli.run.index.record import RECORD, Record, read_record
@@ -98,6 +102,30 @@ class Item:
     def input(self) -> Input:
         """How the picture became the network's input; the default if there is no report."""
         return Input() if self.report is None else msgspec.convert(self.report.model.input, Input)
+
+    @property
+    def fit(self) -> Fit | None:
+        """How the picture was fitted to the network's input; None if the report does not say."""
+        if self.report is None or self.input.layout != PICTURES:
+            return None
+        given, shape = self.input, self.report.pixels.shape
+        return Fit(channels_of(given), shape[0], shape[1], given.resize_to, given.interpolation)
+
+    def inside(self, masks: Path | None, picture: Path | None = None) -> float | None:
+        """The share of the positive relevance inside the picture's mask; None without a mask or pixels.
+
+        `masks`, `picture`: the folder of masks, and the picture's path if it is known. Raises `ImageError` for a mask
+        that cannot be read, and for one of another size than the picture.
+        """
+        path, fit = picture or self.picture(), self.fit
+        if path is None or fit is None or self.report is None or self.pixels is None:
+            return None
+        file = mask_file(path, masks)
+        if file is None:
+            return None
+        size = self.report.image.width, self.report.image.height
+        mask = read_mask(file, size, fit, MAX_PIXELS)
+        return float(inside_share(torch.from_numpy(self.pixels)[None], torch.from_numpy(mask)[None]))
 
     def read_picture(self) -> Picture | None:
         """The picture that was explained; None if it is missing, its hash has changed, or the input is no picture."""
