@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from heatcli.check.maps import NO_MASKS
 from heatcli.check.result import Result, at_least, at_most
@@ -15,8 +14,8 @@ from heatcli.check.work import Check, Work
 from heatcli.errors import ImageError, UsageError
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.subject import Subject
-from heatcli.images.baselines import gaussian_blur
 from heatcli.images.mean import images_in
+from heatcli.images.painted import painted_over
 
 
 class Background(Check, frozen=True):
@@ -100,17 +99,3 @@ def composites(subject: Subject, backgrounds: Tensor | None, count: int) -> Comp
     rows = subject.rows(of)
     return Composites(Subject(subject.model, rows.names, batch, rows.target, rows.mask, subject.batch_size,
                               subject.seed), of)  # fmt: skip
-
-
-def painted_over(batch: Tensor, mask: Tensor) -> Tensor:
-    """Pictures [N, C, H, W] without their objects: the mask [N, H, W], slightly enlarged, is filled from around it."""
-    near = max(1, max(batch.shape[-2:]) // 48)
-    object_ = functional.max_pool2d(mask[:, None], 2 * near + 1, 1, near) > 0.02
-    outside = (~object_).to(batch)
-    known, filled, done = batch * outside, batch * outside, ~object_
-    for sigma in (1.0, 3.0, 9.0, 27.0, 81.0):  # the finest blur that reaches a pixel from outside fills the pixel
-        reached = gaussian_blur(outside, sigma)
-        around = gaussian_blur(known, sigma) / reached.clamp(min=1e-6)
-        filled = torch.where(done, filled, around)
-        done = done | (reached > 0.1)
-    return torch.where(object_, filled, batch)

@@ -52,12 +52,21 @@ def command(
     fill: Annotated[
         str, typer.Option(metavar="blur[:SIGMA]|mean|black|zero|IMAGE", help="What --mask-out puts in these places.")
     ] = "blur",
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Masks DIR/NAME.png of the objects: with a model, look for backgrounds, too."),
+    ] = None,
+    counter: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Backgrounds that the objects of --masks are laid on, to ask again."),
+    ] = None,
     json: options.Json = False,
     model: options.ModelPath = None,
     *,
     load: options.Load,
 ) -> None:
     """Group the maps of each class, to find pictures that the model recognises by something unusual."""
+    from heatcli.discover.background import backgrounds
     from heatcli.discover.cover import cover, explanations
     from heatcli.discover.job import discover
     from heatcli.discover.write import FOLDER, write, write_spec
@@ -65,12 +74,20 @@ def command(
     from heatcli.system.files import write_atomically
 
     options.at_least_one("--top", top)
+    if counter is not None and (masks is None or not (model or folders)):
+        raise UsageError("--counter needs --masks DIR and a model: objects are laid on its backgrounds")
+    failures = 0
     if folders:
-        model, run = run, _explained(load, run, folders, maps, method, baseline)
+        failures = _explained(load, run, folders, maps, method, baseline)
+        model, run = run, maps
     elif method or baseline:
         raise UsageError(f"{run}: was explained already; --method and --baseline are for MODEL FOLDER")
+    asked = None
+    if masks is not None and model is not None:
+        with say.progress("backgrounds") as advance:
+            asked = backgrounds(load(model), run, advance(explanations(run)), masks, counter, say.note)
     with say.progress("explanations") as advance:
-        found, shown = discover(run, tuple(classes or ()), seed, say.note, advance)
+        found, shown = discover(run, tuple(classes or ()), seed, say.note, advance, masks, asked)
     table, picture = write(out or run / FOLDER, found, shown)
     if mask_out is not None:
         say.line(f"wrote {table} and {picture}")
@@ -88,8 +105,7 @@ def command(
         else:
             _print(covered)
         say.line(f"wrote {file}, and {spec} for heatcli check")
-        return
-    if json:
+    elif json:
         options.print_json(found)
     else:
         for cluster in found.clusters[:top]:
@@ -97,14 +113,17 @@ def command(
             print(f"{cluster.suspicion:6.1%}  {cluster.name}: {size}, {cluster.share:.0%} of its class")
             print(f"        {cluster.reasons[0]}")
         if not any(cluster.suspicion for cluster in found.clusters):
-            print("no group has relevance at places of its own")
-    say.line(f"wrote {table} and {picture}")
+            print("no group has relevance at places of its own, a pattern, or a telling background")
+    if mask_out is None:
+        say.line(f"wrote {table} and {picture}")
+    if failures:
+        raise typer.Exit(1)
 
 
 def _explained(
     load: options.Load, model: Path, folders: Sequence[str], maps: Path, method: str | None, baseline: str | None
-) -> Path:
-    """Explain pictures into the folder `maps`, as far as this was not done before; the folder. Raises `UsageError`."""
+) -> int:
+    """Explain pictures into the folder `maps`, as far as this was not done before; how many failed."""
     from heatcli.cli.asked import baseline_of, methods_of
     from heatcli.cli.running import explained
     from heatcli.figures.draw import NONE, Style
@@ -115,8 +134,7 @@ def _explained(
         tuple(folders), maps, methods_of(named, {}, None)[0], baseline=baseline_of(baseline, named), pixels="npz",
         biases="totals", style=Style(NONE), recursive=True, resume=True, processes=True, device=load.device,
     )  # fmt: skip
-    explained(load(model), request, time.perf_counter() - started, json=False, keep=False)
-    return maps
+    return explained(load(model), request, time.perf_counter() - started, json=False, keep=False)[1]
 
 
 def _print(covered: Covered) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -16,17 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from heatcli.discover.asking import answers, with_pictures
 from heatcli.discover.features import GRID
 from heatcli.discover.job import Cluster
 from heatcli.errors import UsageError
 from heatcli.images.baselines import fitted, read
-from heatcli.images.read import Picture
-from heatcli.methods.question import outputs_of
 from heatcli.model.model import Model
 from heatcli.run.index.folder import Folder, Item
 
 CONTROLS = 5  # other places that are covered, of each picture
-BATCH = 8  # pictures at once
 FILL = "blur"
 
 
@@ -90,7 +87,7 @@ def cover(model: Model, run: Path, cluster: Cluster, items: Iterable[Item], fill
     if not cluster.cells:
         raise UsageError(f"{cluster.name}: has no places of its own, so there is nothing to cover")
     names, rng, found = set(cluster.images), np.random.default_rng(seed), dict[str, _Rows]()
-    for known, pictures in _read(model, run, items):
+    for known, pictures in with_pictures(model, run, items):
         batch = model.preprocess(pictures).to(model.device, model.pictures.dtype)
         filled = fitted(read(fill, model.pictures, batch), batch).batch
         if filled is None:
@@ -109,33 +106,16 @@ def cover(model: Model, run: Path, cluster: Cluster, items: Iterable[Item], fill
     )  # fmt: skip
 
 
-def _read(model: Model, run: Path, items: Iterable[Item]) -> Iterator[tuple[list[Item], list[Picture]]]:
-    """Explanations with their pictures, a few at a time; a picture that is gone or has changed is left out."""
-    left = iter(items)
-    while chunk := list(islice(left, BATCH)):
-        known, pictures = [], []
-        for item in chunk:
-            picture = item.read_picture()
-            if picture is None or item.report is None:
-                continue
-            if item.report.model.sha256 != model.sha256:
-                raise UsageError(f"{run}: was explained with another model than {model.path}; give that one by --model")
-            known.append(item)
-            pictures.append(picture)
-        if known:
-            yield known, pictures
-
-
 def _effects(
     model: Model, batch: Tensor, filled: Tensor, cluster: Cluster, rng: np.random.Generator
 ) -> list[list[float]]:
     """Of each picture: kept, kept elsewhere, the changes of the score, and the answers before and after."""
     cells = np.zeros((GRID, GRID), bool)
     cells[tuple(np.array(cluster.cells).T)] = True
-    before = _answers(model, batch)
+    before = answers(model, batch)
     top = before.argmax(1)
-    after = _answers(model, _laid(batch, filled, cells))
-    others = [_answers(model, _laid(batch, filled, _moved(cells, rng))) for _ in range(CONTROLS)]
+    after = answers(model, _laid(batch, filled, cells))
+    others = [answers(model, _laid(batch, filled, _moved(cells, rng))) for _ in range(CONTROLS)]
 
     def change(scores: Tensor) -> Tensor:
         return (scores - before).gather(1, top[:, None])[:, 0]
@@ -145,14 +125,6 @@ def _effects(
         change(after), torch.stack([change(o) for o in others]).mean(0), top.double(), after.argmax(1).double(),
     ]  # fmt: skip
     return torch.stack([column.double() for column in columns], 1).tolist()
-
-
-def _answers(model: Model, batch: Tensor) -> Tensor:
-    """The scores of the classes, float64 [N, classes]. Raises `UsageError` for outputs that are none."""
-    output = outputs_of(model, batch)
-    if output.shape[1] < 2 or output.shape[2] != 1:
-        raise UsageError(f"{model.path}: its output is not one score a class; --mask-out is for classifiers")
-    return output[..., 0].double().cpu()
 
 
 def _laid(batch: Tensor, filled: Tensor, cells: NDArray[np.bool_]) -> Tensor:

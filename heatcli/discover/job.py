@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from heatcli.discover.background import Backgrounds, telling
 from heatcli.discover.clusters import Grouping, apart, group, layout
 from heatcli.discover.features import GRID, Advance, Array, Maps, pooled, read
 from heatcli.discover.patterns import COMPARED, pattern_of
@@ -23,7 +24,7 @@ MEDOIDS = 6  # pictures shown of a cluster
 SMALLEST = 3  # the least number of pictures of a cluster
 NAME: Literal["heatcli.clusters/1"] = "heatcli.clusters/1"
 
-By = Literal["places", "pattern"]
+By = Literal["places", "pattern", "background"]
 Say = Callable[[str], None]
 
 
@@ -32,6 +33,8 @@ WHY = {
     "other classes have there",
     "pattern": "three quarters of its pictures have {:.1%} of their fine detail in one pattern {}, beyond what 98% of "
     "the pictures of other classes have of it",
+    "background": "the backgrounds alone give three quarters of its pictures {:.1%} of their score, beyond what 98% of "
+    "the backgrounds of other classes give",
 }
 
 
@@ -41,7 +44,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     `by`: what the cluster has of its own. `suspicion`, 0..1: for `places`, the share of relevance that three quarters
     of the cluster's pictures have in cells where 98 % of the pictures of other classes have less
     (`heatcli.discover.suspicion`); for a `pattern`, the same of the share of the fine detail that is one pattern
-    (`heatcli.discover.patterns`). If it is above 0, `images` are all pictures of the class with relevance in these
+    (`heatcli.discover.patterns`); for a `background`, the share of the score that it gives alone
+    (`heatcli.discover.background`). If it is above 0, `images` are all pictures of the class with relevance in these
     cells, or with the pattern. `share`: of the class's pictures. `place`: where these cells lie, in words.
     `separation`: the mean silhouette, -1..1. `constancy`: the similarity of the maps in place, 0..1: the mean
     Bhattacharyya coefficient of two of them. `stability`: of the clustering of the class under random parts of it
@@ -107,18 +111,14 @@ class Shown:
 
 
 def discover(
-    run: Path,
-    classes: tuple[str, ...] = (),
-    seed: int = 0,
-    say: Say = lambda _: None,
-    advance: Advance = iter,
-    masks: Path | None = None,
-) -> tuple[Found, list[Shown]]:
+    run: Path, classes: tuple[str, ...] = (), seed: int = 0, say: Say = lambda _: None, advance: Advance = iter,
+    masks: Path | None = None, asked: Backgrounds | None = None,
+) -> tuple[Found, list[Shown]]:  # fmt: skip
     """Cluster each class of a finished run in the folder `run`.
 
-    `classes`: labels of the classes to cluster; empty for all. `say`: called with notes. `advance`: as
-    `heatcli.discover.features.read` takes it. Raises `UsageError` for an unknown class, for too few pictures, and if
-    scikit-learn is not installed.
+    `classes`: labels of the classes to cluster; empty for all. `say`: called with notes. `advance`, `masks`: as
+    `heatcli.discover.features.read` takes them. `asked`: what the model says of the backgrounds. Raises `UsageError`
+    for an unknown class, for too few pictures, and if scikit-learn is not installed.
     """
     maps, how = read(run, say, advance, masks)
     if unknown := [name for name in classes if name not in {one.label for one in maps}]:
@@ -128,7 +128,7 @@ def discover(
     for label, count in skipped.items():
         if not classes or label in classes:
             say(f"{label}: {counted(count, 'picture')}, fewer than {LEAST}; skipped")
-    found = clustered(str(run), maps, classes, seed)
+    found = clustered(str(run), maps, classes, seed, asked)
     return Found(
         run=str(run), seed=seed, method=how.method, baseline=how.baseline,
         clusters=[shown.cluster for shown in found], skipped=skipped,
@@ -159,11 +159,13 @@ def _features(maps: Maps) -> Array:
     return np.sqrt(maps.places).reshape(len(maps.names), -1)
 
 
-def clustered(source: str, maps: Sequence[Maps], classes: tuple[str, ...] = (), seed: int = 0) -> list[Shown]:
+def clustered(
+    source: str, maps: Sequence[Maps], classes: tuple[str, ...] = (), seed: int = 0, asked: Backgrounds | None = None
+) -> list[Shown]:
     """The clusters of each class with enough pictures, the most suspicious first.
 
-    `source`: where the maps come from, for errors. Raises `UsageError` for too few pictures, and if scikit-learn is not
-    installed.
+    `source`: where the maps come from, for errors. `asked`: what the model says of the backgrounds. Raises `UsageError`
+    for too few pictures, and if scikit-learn is not installed.
     """
     found = list[Shown]()
     for one in maps:
@@ -176,42 +178,41 @@ def clustered(source: str, maps: Sequence[Maps], classes: tuple[str, ...] = (), 
                 f"{source}: has {count} pictures of other classes than {one.label}; at least {LEAST_OTHERS} are needed "
                 "to say what is unusual, so explain more of them"
             )
-        found += clusters_of(one, np.concatenate([other.places for other in others]), seed, details_of(others, seed))
+        found += clusters_of(one, others, seed, asked)
     if not found:
         raise UsageError(f"{source}: no class has {LEAST} pictures, so there is nothing to cluster; give more pictures")
     return sorted(found, key=lambda shown: (-shown.cluster.suspicion, -shown.cluster.separation))
 
 
-def details_of(others: Sequence[Maps], seed: int) -> Array | None:
-    """The fine detail of maps of other classes, of `COMPARED` at most: float32 [M, S]; None if it is unknown."""
-    if any(one.details is None for one in others):
-        return None
-    numbers = np.concatenate([one.numbers for one in others])
-    if len(numbers) > COMPARED:
-        numbers = np.sort(np.random.default_rng(seed).choice(numbers, COMPARED, replace=False))
-    details = others[0].details
-    return None if details is None else details.rows(numbers)
+def clusters_of(
+    maps: Maps, others: Sequence[Maps], seed: int = 0, asked: Backgrounds | None = None
+) -> Iterator[Shown]:  # fmt: skip
+    """The clusters of the maps of a class, beside the maps of other classes; then its pattern, and its background.
 
-
-def clusters_of(maps: Maps, others: Array, seed: int = 0, details: Array | None = None) -> Iterator[Shown]:
-    """The clusters of the maps of a class.
-
-    `others`: the maps of other classes, float32 [M, GRID, GRID]. `details`: the fine detail of maps of other classes,
-    float32 [M, S]; None to look for no pattern.
+    A cluster with places of its own that has half of its pictures in common with those of the pattern is one with it:
+    its pictures are those with the pattern, which tells them apart more sharply.
     """
     features = _features(maps)
-    grouping, usually = group(features, seed), usual(others)
-    found = list[Own]()
+    grouping, places = group(features, seed), np.concatenate([one.places for one in others])
+    usually, pattern, again = usual(places), _pattern(maps, others, seed), False
     for k in range(int(grouping.labels.max()) + 1):
         chosen = grouping.labels == k
-        if chosen.sum() >= SMALLEST:
-            found.append(own_places(maps.places, chosen, others, usually))
-            separation = float(grouping.silhouette[chosen].mean())
-            yield _cluster(maps, features, found[-1], f"{maps.label}/{k}", separation, grouping)
-    pattern = None if details is None else _pattern(maps, details)
-    if pattern is not None and not any(one.suspicion and alike(one.members, pattern.members) for one in found):
+        if chosen.sum() < SMALLEST:
+            continue
+        own = own_places(maps.places, chosen, places, usually)
+        if own.suspicion and pattern is not None and alike(own.members, pattern.members):
+            own, again = replace(own, members=pattern.members), True
+        separation = float(grouping.silhouette[chosen].mean())
+        yield _cluster(maps, features, own, f"{maps.label}/{k}", separation, grouping)
+    if pattern is not None and not again:
         separation = apart(features, pattern.members)
         yield _cluster(maps, features, pattern, f"{maps.label}/pattern", separation, grouping, "pattern")
+    if asked is not None and (told := telling(maps, others, asked)) is not None:
+        own = Own(told.suspicion, np.zeros((GRID, GRID), np.float32), told.members)
+        separation = apart(features, told.members)
+        yield _cluster(
+            maps, features, own, f"{maps.label}/background", separation, grouping, "background", told.reasons()
+        )
 
 
 def alike(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> bool:
@@ -219,28 +220,39 @@ def alike(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> bool:
     return 2 * int((a & b).sum()) >= int((a | b).sum())
 
 
-def _pattern(maps: Maps, details: Array) -> Own | None:
-    """The pictures of a class that have a pattern of their own, and where it lies; None if there is none."""
-    if maps.details is None or (found := pattern_of(maps.details.rows(maps.numbers), details, SMALLEST)) is None:
+def _pattern(maps: Maps, others: Sequence[Maps], seed: int) -> Own | None:
+    """The pictures of a class that have a pattern of their own, and where it lies; None if there is none.
+
+    It is compared with `COMPARED` maps of other classes at most.
+    """
+    if maps.details is None:
+        return None
+    numbers = np.concatenate([one.numbers for one in others])
+    if len(numbers) > COMPARED:
+        numbers = np.sort(np.random.default_rng(seed).choice(numbers, COMPARED, replace=False))
+    found = pattern_of(maps.details.rows(maps.numbers), maps.details.rows(numbers), SMALLEST)
+    if found is None:
         return None
     energy = pooled(found.energy.reshape(maps.details.shape).astype(np.float64))
     return Own(found.suspicion, (energy - 1 / GRID**2).clip(min=0), found.members)
 
 
 def _cluster(
-    maps: Maps, features: Array, own: Own, name: str, separation: float, grouping: Grouping, by: By = "places"
+    maps: Maps, features: Array, own: Own, name: str, separation: float, grouping: Grouping, by: By = "places",
+    more: Sequence[str] = (),
 ) -> Shown:  # fmt: skip
     rows = np.flatnonzero(own.members)
     mean, roots = maps.places[rows].mean(0), features[rows]
     constancy = float(np.sum(roots.mean(0) ** 2))
     order = rows[np.argsort(((roots - roots.mean(0)) ** 2).sum(1), kind="stable")][:MEDOIDS]
-    place = place_of(own.excess)
+    place = "on the background" if by == "background" else place_of(own.excess)
     accuracy, bias_share = _mean(maps.right[rows]), _mean(maps.bias_shares[rows])
     cluster = Cluster(
         name=name, label=maps.label, by=by, size=len(rows), share=len(rows) / len(maps.names),
         suspicion=own.suspicion, separation=separation, constancy=constancy, stability=grouping.stability, place=place,
         reasons=[
             WHY[by].format(own.suspicion, place) if own.suspicion else "its relevance lies at no places of its own",
+            *more,
             f"its maps are alike in place by {constancy:.2f} of 1",
             f"it lies apart from the rest of its class by {separation:.2f} (silhouette)",
             *_beside("its pictures have the expected label in", accuracy, _mean(maps.right)),

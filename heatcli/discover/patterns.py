@@ -150,6 +150,6 @@ def projected(own: Array, members: NDArray[np.bool_], others: Array) -> tuple[Ar
     return common, alike, others @ common
 
 
-def signed_square(value: float) -> float:
+def signed_square(value: np.floating) -> float:
     """x·|x|: the share of a unit vector along another, below 0 if it points away from it."""
     return float(value * abs(value))

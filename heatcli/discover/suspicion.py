@@ -17,7 +17,8 @@ LEAST_OTHERS = 50  # the least number of pictures of other classes, which the qu
 HIGHEST = 0.98  # quantile over pictures of other classes; more relevance is unusual
 MOST = 0.25  # quantile over the group: three quarters of its pictures have at least this much
 MEMBERS = 0.99  # quantile over pictures of other classes; members of the group have more in its cells
-PART = 0.25  # of the median of the members, which each has at least
+LEAST = 0.001  # the least suspicion; less comes by chance
+GAP = 2.0  # a jump in what members have by this factor parts those that have it from the rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Own:
     `suspicion`, 0..1: the sum over cells of the relevance that three quarters of the group's pictures have, less what
     98 % of the pictures of other classes have at most. `excess`, float32 [G, G]: the same per cell, for half of the
     group's pictures. `members`, bool [N]: the pictures of the class with more relevance in these cells than 99 % of the
-    pictures of other classes, and a quarter of what half of them have; the group itself if the suspicion is 0, as it is if no picture has more.
+    pictures of other classes (`having`); the group itself if the suspicion is 0, as it is if no picture has more.
     """
 
     suspicion: float
@@ -50,7 +51,7 @@ def own_places(places: Array, group: NDArray[np.bool_], others: Array, usually: 
     least, half = np.quantile(places[group], [MOST, 0.5], axis=0).astype(np.float32)
     suspicion = float((least - usually).clip(min=0).sum())
     excess = (half - usually).clip(min=0)
-    if suspicion == 0:
+    if suspicion < LEAST:
         return Own(0.0, excess, group)
     own, other = ((maps * (excess > 0)).sum((1, 2)) for maps in (places, others))
     members = having(own, other, MEMBERS)
@@ -58,6 +59,16 @@ def own_places(places: Array, group: NDArray[np.bool_], others: Array, usually: 
 
 
 def having(own: Array, others: Array, quantile: float) -> NDArray[np.bool_]:
-    """Which of `own` [N] are above a quantile of `others` [M], and above `PART` of the median of those: bool [N]."""
+    """Which of `own` [N] are above a quantile of `others` [M]: bool [N].
+
+    If one of these has at least `GAP` times as much as the next lower one, only those above the widest such gap, unless
+    they are less than a fifth.
+    """
     above = own > np.quantile(others, quantile)
-    return above & (own > PART * np.median(own[above])) if above.any() else above
+    values = np.sort(own[above])
+    upper = values[: len(values) - len(values) // 5]
+    if len(upper) < 2 or upper[0] <= 0:
+        return above
+    steps = upper[1:] / upper[:-1]
+    found: NDArray[np.bool_] = above & (own > upper[steps.argmax()]) if steps.max() >= GAP else above
+    return found

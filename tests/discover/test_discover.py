@@ -43,9 +43,12 @@ def _class(tagged: int, plain: int) -> np.ndarray:
     return places
 
 
+def _maps(places: np.ndarray, label: str = "a") -> Maps:
+    return Maps.of(label, [Known(str(i), None, one) for i, one in enumerate(places)])
+
+
 def _found(places: np.ndarray, others: np.ndarray) -> list[Cluster]:
-    known = [Known(str(i), None, one) for i, one in enumerate(places)]
-    found = [shown.cluster for shown in clusters_of(Maps.of("a", known), others)]
+    found = [shown.cluster for shown in clusters_of(_maps(places), [_maps(others, "b")])]
     return sorted(found, key=lambda cluster: -cluster.suspicion)
 
 
@@ -54,7 +57,8 @@ def test_a_group_has_the_accuracy_and_the_bias_share_of_its_known_pictures() -> 
     right = [0.0] * 10 + [1.0] * 10 + [1.0] * 40
     known = [Known(str(i), None, one, right[i], 0.5 if i < 20 else 0.1) for i, one in enumerate(places)]
     known[0] = Known("0", None, places[0])  # nothing is known of it
-    first, *_ = (shown.cluster for shown in clusters_of(Maps.of("a", known), _class(0, 200)) if shown.cluster.suspicion)
+    others = [_maps(_class(0, 200), "b")]
+    first, *_ = (shown.cluster for shown in clusters_of(Maps.of("a", known), others) if shown.cluster.suspicion)
     assert first.accuracy == pytest.approx(10 / 19)
     assert first.bias_share == pytest.approx(0.5)
     assert "its pictures have the expected label in 53%, 85% in its class" in first.reasons

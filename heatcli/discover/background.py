@@ -1,0 +1,164 @@
+"""What the model says of the background of each picture, without its object: whether it recognises a class by that.
+
+A background has no place and no pattern of its own. With masks of the objects the model can be asked: the score of a
+class on the background alone should be no higher for pictures of the class than for those of other classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from heatcli.discover.asking import answers, with_pictures
+from heatcli.discover.features import Array, Maps
+from heatcli.discover.suspicion import HIGHEST, MEMBERS, MOST, having
+from heatcli.errors import ImageError, UsageError, counted
+from heatcli.images.dataset import mask_file, read_mask
+from heatcli.images.mean import images_in
+from heatcli.images.painted import painted_over
+from heatcli.model.model import Model
+from heatcli.run.index.folder import Item
+
+MOST_OTHER = 8  # backgrounds of a folder that each object is laid on
+SHARE = 0.15  # of a class; fewer pictures with a telling background come by chance
+
+
+@dataclass(frozen=True, eq=False)
+class Backgrounds:
+    """Scores of N pictures, each less the mean over the classes.
+
+    `rows`: (picture, explained class) → its number. `index`: the explained class, int64 [N]. `score`: of it on the
+    picture, float32 [N]. `alone`: of each class on the background alone, float32 [N, classes]. `other`: of the
+    explained class on other backgrounds, the mean over these, float32 [N]; None without any.
+    """
+
+    rows: dict[tuple[str, str], int]
+    index: NDArray[np.int64]
+    score: Array
+    alone: Array
+    other: Array | None
+
+    def of(self, maps: Maps) -> NDArray[np.int64]:
+        """The numbers of a class's pictures, -1 for one without a mask: int64 [n]."""
+        return np.array([self.rows.get((name, maps.label), -1) for name in maps.names], np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Telling:
+    """Pictures of a class with a telling background. `suspicion` as in `telling`; `members`: bool [N]."""
+
+    suspicion: float
+    members: NDArray[np.bool_]
+    fall: tuple[float, float] | None = None
+
+    def reasons(self) -> list[str]:
+        """What `fall` says, in words."""
+        if self.fall is None:
+            return []
+        own, whole = self.fall
+        return [f"on other backgrounds their score changes by {own:+.2f}, by {whole:+.2f} in all of the class"]
+
+
+def telling(maps: Maps, others: Sequence[Maps], asked: Backgrounds) -> Telling | None:
+    """The pictures of a class that the model recognises by the background alone; None if there are few.
+
+    They have a higher score of the class there than 99 % of the backgrounds of other classes. `suspicion`, 0..1: the
+    score that three quarters of them have there, less what 98 % of those have at most, as a share of the score of the
+    picture. `fall`: the mean change of the score on other backgrounds, of members and of all pictures of the class.
+    """
+    rows = asked.of(maps)
+    elsewhere = np.concatenate([asked.of(other) for other in others])
+    known, elsewhere = rows >= 0, elsewhere[elsewhere >= 0]
+    if not known.any() or not len(elsewhere):
+        return None
+    goal = int(asked.index[rows[known][0]])
+    other = asked.alone[elsewhere, goal]
+    alone = np.where(known, asked.alone[rows, goal], -np.inf).astype(np.float32)
+    members = known & having(alone, other, MEMBERS)
+    if members.sum() < SHARE * known.sum():
+        return None
+    excess = float(np.quantile(alone[members], MOST) - np.quantile(other, HIGHEST))
+    whole = float(np.median(asked.score[rows[members]]))
+    if excess <= 0 or whole <= 0:
+        return None
+    return Telling(min(1.0, excess / whole), members, _fall(asked, rows, known, members))
+
+
+def _fall(
+    asked: Backgrounds, rows: NDArray[np.int64], known: NDArray[np.bool_], members: NDArray[np.bool_]
+) -> tuple[float, float] | None:
+    if asked.other is None:
+        return None
+    change = asked.other - asked.score
+    return float(change[rows[members]].mean()), float(change[rows[known]].mean())
+
+
+def backgrounds(
+    model: Model, run: Path, items: Iterable[Item], masks: Path, counter: Path | None, say: Callable[[str], None]
+) -> Backgrounds:
+    """Ask the model for the backgrounds of all pictures of a run that have a mask.
+
+    `counter`: a folder of other backgrounds that objects are laid on. `say`: called with notes. Raises `UsageError`
+    for another model than that of the run, for one without classes, and if no picture has a mask.
+    """
+    behind = None if counter is None else _given(model, counter, say)
+    rows: dict[tuple[str, str], int] = {}
+    index, scores, alone, laid = list[int](), list[Tensor](), list[Tensor](), list[Tensor]()
+    for known, batch, mask in _masked(model, run, items, masks):
+        goal = torch.tensor([item.row.index or 0 for item in known])[:, None]
+
+        def of(pictures: Tensor) -> Tensor:
+            found = answers(model, pictures.to(model.device, model.pictures.dtype))
+            return (found - found.mean(1, keepdim=True)).float()
+
+        for item in known:
+            rows.setdefault((item.row.image, item.row.label or str(item.row.index)), len(rows))
+        index += goal[:, 0].tolist()
+        scores.append(of(batch).gather(1, goal)[:, 0])
+        alone.append(of(painted_over(batch, mask)))
+        if behind is not None:
+            each = [of(batch * mask[:, None] + one * (1 - mask[:, None])).gather(1, goal)[:, 0] for one in behind]
+            laid.append(torch.stack(each).mean(0))
+    if not rows:
+        raise UsageError(f"{masks}: no picture of {run} can be read together with a mask")
+    return Backgrounds(
+        rows, np.array(index, np.int64), torch.cat(scores).numpy(), torch.cat(alone).numpy(),
+        torch.cat(laid).numpy() if laid else None,
+    )  # fmt: skip
+
+
+def _masked(model: Model, run: Path, items: Iterable[Item], masks: Path) -> Iterator[tuple[list[Item], Tensor, Tensor]]:
+    """Explanations, the network's inputs [n, C, H, W] and their masks [n, H, W]; those without are left out."""
+    for items_, pictures in with_pictures(model, run, items):
+        kept = []
+        for item, picture in zip(items_, pictures, strict=True):
+            file, fit = mask_file(Path(picture.path), masks), item.fit
+            if file is None or fit is None:
+                continue
+            try:
+                kept.append((item, picture, torch.from_numpy(read_mask(file, picture.size, fit))))
+            except ImageError:
+                continue  # told when its relevance was read
+        if kept:
+            batch = model.preprocess([picture for _, picture, _ in kept])
+            yield [item for item, _, _ in kept], batch, torch.stack([mask for _, _, mask in kept])
+
+
+def _given(model: Model, folder: Path, say: Callable[[str], None]) -> Tensor:
+    """The backgrounds of a folder as the network's input [B, C, H, W]. Raises `UsageError`."""
+    paths = list(images_in([folder], False, model.pictures.suffixes))
+    if not paths:
+        raise UsageError(f"{folder}: no images in this folder of backgrounds")
+    if len(paths) > MOST_OTHER:
+        say(f"{folder}: {counted(len(paths), 'background')}; {MOST_OTHER} of them are used")
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, MOST_OTHER).astype(int)]
+    try:
+        return model.preprocess([model.pictures.reader.picture(path) for path in paths])
+    except ImageError as error:
+        raise UsageError(f"--counter: {error}") from error
