@@ -17,14 +17,13 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.discover.suspicion import HIGHEST, MOST, having
+from heatcli.discover.suspicion import HIGHEST, MEMBERS, MOST, having
 
 Array = NDArray[np.float32]
 
 FINEST = 96  # the most cells of a side
 NARROW, WIDE = 0.5, 2.0  # cells; detail is what a blur by the first keeps and one by the second takes away
 STRONG = 3.0  # times 2σ√N; natural classes of the measured networks stay below 2.4
-MEMBERS = 0.95  # quantile over pictures of other classes; pictures that have the pattern have more of it
 SEARCHED, COMPARED = 1000, 2000  # the most pictures of the class that are searched, and of other classes
 ROUNDS = 10
 
@@ -102,6 +101,7 @@ def pattern_of(own: Array, others: Array, least: int) -> Pattern | None:
 
     `own`, `others`: unit vectors, float32 [N, S] and [M, S]. `least`: the least number of members.
     """
+    own, others = weighed(own, others)
     n = min(len(own), SEARCHED)
     searched = own if n == len(own) else own[np.linspace(0, len(own) - 1, n).astype(int)]
     cosines = (searched @ searched.T).astype(np.float64)
@@ -126,6 +126,18 @@ def pattern_of(own: Array, others: Array, least: int) -> Pattern | None:
     if members.sum() < least or excess <= 0:
         return None
     return Pattern(strength, float(excess), members, np.square(common))
+
+
+def weighed(own: Array, others: Array) -> tuple[Array, Array]:
+    """Both as unit vectors, each value divided by how much it varies in other classes, as in a linear discriminant.
+
+    Where natural things often lie, detail says little of a pattern. The median variance is added to each.
+    """
+    spread = np.mean(np.square(others), axis=0)
+    spread += np.median(spread) or 1.0
+    scaled = (own / spread, others / spread)
+    one, other = (x / np.linalg.norm(x, axis=1, keepdims=True).clip(min=1e-12) for x in scaled)
+    return one, other
 
 
 def leading(matrix: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
