@@ -21,7 +21,7 @@ from heatcli.system.files import is_there
 
 
 class UnexpectedClusters(Check, frozen=True):
-    """No group of pictures has places of its own that no stored group had, and no stored group has grown.
+    """No group of pictures has places or a pattern of its own that no stored group had, and no stored group has grown.
 
     A group is a cluster of maps of a class whose suspicion is above 0 (`heatcli.discover`); a stored group is found
     again if a new one of its class has half of its cells, or the reverse. `clusters`: the file of the stored groups,
@@ -44,7 +44,10 @@ class UnexpectedClusters(Check, frozen=True):
             yield self.lacking(work, f"no stored clusters in {file}; heatcli discover stores them")
             return
         stored = read_found(file)
-        old = [cluster for cluster in stored.clusters if cluster.suspicion]
+        old = [cluster for cluster in stored.clusters if cluster.suspicion and cluster.by != "background"]
+        for cluster in stored.clusters:
+            if cluster.by == "background":
+                yield self.skipped(f"{cluster.name}: a background has no places; heatcli discover --masks looks for it")
         for name in self.gone:
             if name not in [cluster.name for cluster in old]:
                 raise unknown_name(f"group in {file}", name, [cluster.name for cluster in old])
@@ -83,7 +86,7 @@ class UnexpectedClusters(Check, frozen=True):
         return at_most(self.name, what, share, 0.0 if cluster.name in self.gone else cluster.share + self.growth)
 
     def _new(self, groups: Sequence[Cluster]) -> Iterator[Result]:
-        """A result per group with new places, or one that there is none."""
+        """A result per group with new places or a new pattern, or one that there is none."""
         for cluster in groups:
             what = f"suspicion of a new group, {cluster.size} pictures of {cluster.label}, {cluster.place}"
             yield at_most(self.name, what, cluster.suspicion, self.suspicion)

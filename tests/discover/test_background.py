@@ -1,0 +1,131 @@
+"""Groups that a model recognises by the background: masks, the background alone, and other backgrounds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Cli
+from networks import load
+from PIL import Image
+from torch import Tensor, nn
+
+pytest.importorskip("sklearn")
+
+SEA, RED, GREEN = 24, 30, 60
+
+
+class Swimmer(nn.Module):
+    """Class 0: red in the middle, or blue anywhere, which counts `sea` times as much; class 1: green in the middle."""
+
+    def __init__(self, sea: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 3, 32, 32))
+        with torch.no_grad():
+            self.weight[0, 0, 8:24, 8:24] = 1 / 64
+            self.weight[0, 2] = sea / 1024
+            self.weight[1, 1, 8:24, 8:24] = 1 / 64
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x.flatten(1), self.weight.flatten(1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Red squares on blue and on grey, green ones on grey, in `pictures`; the squares in `masks`; blue in `sea`."""
+    folder, rng = tmp_path_factory.mktemp("sea"), np.random.default_rng(0)
+    for name in ("pictures", "masks", "grey", "sea"):
+        (folder / name).mkdir()
+    for name, count, channel in (("sea", SEA, 0), ("red", RED, 0), ("green", GREEN, 1)):
+        for i in range(count):
+            pixels, mask = np.full((32, 32, 3), 60) + rng.integers(-20, 20, (32, 32, 1)), np.zeros((32, 32), np.uint8)
+            pixels[..., 2] = rng.integers(150, 250, (32, 32)) if name == "sea" else 0
+            y, x = rng.integers(8, 18, 2)
+            pixels[y : y + 6, x : x + 6] = 0
+            pixels[y : y + 6, x : x + 6, channel] = rng.uniform(150, 250)
+            mask[y : y + 6, x : x + 6] = 255
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "pictures" / f"{name}-{i:02}.png")
+            Image.fromarray(mask).save(folder / "masks" / f"{name}-{i:02}.png")
+    for i in range(9):
+        Image.new("RGB", (32, 32), (60 + i, 60, 0)).save(folder / "grey" / f"{i}.png")
+    return folder
+
+
+def _explained(cli: Cli, folder: Path, at: Path, sea: float) -> tuple[str, ...]:
+    """Explain the pictures into `maps`; the options that load the model."""
+    model = load(Swimmer(sea), at, shape=(3, 32, 32))
+    how = ("--model", str(model.path), "--size", "32")
+    ran = cli("explain", folder / "pictures", *how, "--method", "lrp-0", "--out", "maps", "--figure", "none", "-q")
+    assert ran.status == 0, ran.err
+    return how
+
+
+def test_a_background_that_tells_the_class_is_found_with_its_pictures(folder: Path, tmp_path: Path, cli: Cli) -> None:
+    how = _explained(cli, folder, tmp_path, 4.0)
+    masks = ("--masks", folder / "masks")
+    ran = cli("discover", "maps", *masks, *how, "--counter", folder / "grey", "--json")
+    assert ran.status == 0, ran.err
+    assert "9 backgrounds; 8 of them are used" in ran.err
+    first = next(one for one in json.loads(ran.out)["clusters"] if one["by"] == "background")
+    assert first["name"] == "0/background"
+    assert {Path(name).stem.partition("-")[0] for name in first["images"]} == {"sea"}
+    assert first["size"] == SEA
+    assert first["suspicion"] > 0.5
+    assert first["place"] == "on the background"
+    assert first["cells"] == []
+    fall = next(reason for reason in first["reasons"] if reason.startswith("on other backgrounds"))
+    assert "changes by -" in fall
+    assert any(reason.startswith("of its relevance, outside the masks lie") for reason in first["reasons"])
+    covered = cli("discover", "maps", *masks, *how, "--mask-out", first["name"])
+    assert covered.status == 2
+    assert "0/background: has no places of its own, so there is nothing to cover" in covered.err
+    without = json.loads(cli("discover", "maps", *masks, "--json").out)["clusters"]
+    assert not any(one["by"] == "background" for one in without), "that needs the model"
+
+
+def test_a_model_that_looks_at_the_object_has_no_such_group(folder: Path, tmp_path: Path, cli: Cli) -> None:
+    how = _explained(cli, folder, tmp_path, 0.0)
+    ran = cli("discover", "maps", "--masks", folder / "masks", *how, "--json")
+    assert ran.status == 0, ran.err
+    assert not any(one["by"] == "background" for one in json.loads(ran.out)["clusters"])
+
+
+def test_what_is_wrong_with_masks_and_backgrounds_is_one_line(folder: Path, tmp_path: Path, cli: Cli) -> None:
+    how = _explained(cli, folder, tmp_path, 0.0)
+    for options, words in (
+        (("--counter", folder / "grey"), "--counter needs --masks DIR and a model"),
+        (("--counter", folder / "grey", "--masks", folder / "masks"), "--counter needs --masks DIR and a model"),
+        (("--masks", folder / "grey"), "has a mask for none of the pictures; a mask is named NAME.png"),
+        (("--masks", folder / "masks", "--counter", folder / "sea", *how), "no images in this folder of backgrounds"),
+        (("--masks", folder / "grey", *how), "no picture of maps can be read together with a mask"),
+    ):
+        ran = cli("discover", "maps", *options)
+        assert ran.status == 2, options
+        assert words in ran.err
+        assert len(ran.err.splitlines()) == 1
+    small = tmp_path / "small"
+    small.mkdir()
+    for file in sorted((folder / "masks").iterdir()):
+        with Image.open(file) as mask:
+            side = 16 if file.stem == "red-00" else 32
+            mask.resize((side, side)).save(small / file.name)
+    ran = cli("discover", "maps", "--masks", small)
+    assert ran.status == 0, ran.err
+    assert "red-00.png: the mask is 16×16, the picture 32×32" in ran.err
+    assert "1 picture without a mask" in ran.err
+
+
+def test_the_status_is_1_if_a_picture_could_not_be_explained(folder: Path, tmp_path: Path, cli: Cli) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for file in (folder / "pictures").iterdir():
+        (pictures / file.name).write_bytes(file.read_bytes())
+    (pictures / "broken.png").write_bytes(b"no picture")
+    model = load(Swimmer(0.0), tmp_path, shape=(3, 32, 32))
+    ran = cli("discover", model.path, pictures, "--size", "32", "--method", "lrp-0", "--maps", "maps")
+    assert ran.status == 1, ran.err
+    assert "broken.png" in ran.err
+    assert Path("maps/discover/clusters.json").is_file()
