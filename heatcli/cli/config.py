@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heatcli.cli import completion, options, say, settings
+from heatcli.cli import completion, options, results, say, settings
 
 
 def command(
@@ -35,7 +35,7 @@ def command(
     rows = [row for one in ([name] if name else commands) for row in _rows(parent, one, file, whole=name is not None)]
     warnings = settings.unknown_variables(commands)
     if json:
-        options.print_json(
+        results.print_json(
             {"file": None if file is None else file.name, "settings": rows, "unknown": warnings}
         )  # fmt: skip
         return

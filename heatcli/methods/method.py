@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from heatcli.engine.ledger import Books
+from heatcli.engine.ledger import Books, Ledger
 from heatcli.errors import UsageError
 from heatcli.graph.kinds import CONVOLUTION, DENSE, ELEMENTWISE, FIRST, RECTIFIER
 from heatcli.graph.operator import Graph
@@ -53,6 +53,12 @@ class Answer:
     score0: Tensor | None = None
     score: Tensor | None = None
     concept: Concept | None = None
+
+    def closed(self, question: Question, conserves: bool) -> tuple[Books, Ledger]:
+        """The books, and the ledger of the explained score. `conserves`: whether the method does."""
+        books = self.books or Books.open(question.graph, question.batch)
+        score = question.score if self.score is None else self.score
+        return books, Ledger.of(score, self.score0, self.relevance, books, conserves)
 
 
 class Procedure(Protocol):

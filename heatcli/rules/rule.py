@@ -13,6 +13,7 @@ from torch import Tensor
 
 from heatcli.errors import ModelError, first_line
 from heatcli.graph.adjoints import Product
+from heatcli.graph.facts import facts_of
 from heatcli.graph.operator import Operator
 from heatcli.rules.numerics import per_image
 from heatcli.rules.parameters import Parameters
@@ -93,7 +94,7 @@ class Step:
         """
         if not output.requires_grad:
             return [None] * len(inputs)
-        if "pool3d" in self.operator.title:  # torch's kernel refuses other layouts in memory of four dimensions
+        if facts_of(self.operator).refuses_channels_last:
             multiplier = multiplier.contiguous()
         try:
             return run_backward(output, inputs, multiplier, self.differentiable)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heatcli.errors import UsageError, unknown_name
-from heatcli.explanation import Explanation, combined, explain
+from heatcli.explanation import Explanation, explain
 from heatcli.images.baselines import Reference
+from heatcli.methods.joining import combined
 from heatcli.methods.table import Method
 from heatcli.model.model import Model
 
