@@ -121,6 +121,7 @@ def _bounds(holds: Callable[[Range, Range], bool]) -> Condition:
     """A condition on the bounds of min(max(x, low), high). Each bound is a range, as a tensor bounds each element."""
 
     def condition(op: Operator) -> bool:
+        """Whether the bounds of that call fulfil the condition."""
         if op.title in ("maximum", "minimum"):
             bound = op.arg(1 if op.reads(0) else 0)
             low, high = (bound, None) if op.title == "maximum" else (None, bound)
@@ -160,6 +161,7 @@ def _threshold_rises(op: Operator) -> bool:
 
 
 def _threshold_at_zero(op: Operator) -> bool:
+    """f(0) = 0: either 0 is above the threshold, or the value below it is 0."""
     return _number(op, "threshold") < 0 or _number(op, "value") == 0
 
 

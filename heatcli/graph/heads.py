@@ -1,9 +1,9 @@
-"""Which head the network has: where all its outputs together are boxes with scores, in one form [N, rows, places].
+"""Detector heads: outputs that are boxes with scores, joined into one form [N, rows, places].
 
-A detector returns boxes before suppression: one tensor [N, 4 + C, A] or [N, A, 5 + C] (YOLO), or boxes and scores
-apart (SSD, RetinaNet, DETR). `found` recognises them; `joined` makes [N, C + (1) + 4, A] of them: the scores of the
-classes, the objectness where there is one, and the four numbers of the box. So a box is a place, and its score a row:
-what targets of any dense output are.
+A detector returns boxes before suppression: one tensor [N, 4 + C, A] or [N, A, 5 + C] (YOLO), or boxes and scores apart
+(SSD, RetinaNet, DETR). `found` recognises them; `joined` makes [N, C + (1) + 4, A] of them: the scores of the classes,
+the objectness where there is one, and the four numbers of the box. So each box is a place and each score a row, as in
+any dense output.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def _together(
 ) -> tuple[str, int, int, bool] | None:
     """One tensor of boxes and scores: its layout, its number (twice), and whether there is an objectness.
 
-    Without a word of the user's, the number of places must be that of a grid of strides 8, 16, 32 (64): once for heads
-    without anchors, three times for heads with three anchors.
+    Unless the user says that the output is boxes (`said`), the number of places must be that of a grid of strides 8,
+    16, 32 (64): once for heads without anchors, three times for heads with three anchors.
     """
     for at, one in enumerate(returned):
         if one.dim() != 3 or one.shape[0] != shape[0] or min(one.shape[1:]) < 5:

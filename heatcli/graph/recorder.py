@@ -84,7 +84,7 @@ class Recorder(DispatchMode):
         self._memories: dict[int, _Memory] = {}  # by address, for tensors that no call returned
 
     def value_of(self, tensor: Tensor) -> Tensor:
-        """The tensor that holds the current value of `tensor`, a tensor of the module."""
+        """The tensor that holds the current value of `tensor`, a tensor of the module; of the same shape and dtype."""
         return self._current(self._known(tensor))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -98,6 +98,7 @@ class Recorder(DispatchMode):
             raise
 
     def _recorded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record a call of the module on current values, and run it. Raises `NotFollowedError`."""
         name = library_name_of(func)
         instead = FUSED.get(title_of(func)) or QUANTISED.get(name)
         if instead is not None:
@@ -128,9 +129,10 @@ class Recorder(DispatchMode):
         return pytree.tree_map_only(Tensor, lambda x: origin.get(id(x), x), output)
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call that writes nowhere, and record it."""
         if func in _OVERWRITING:
             args, kwargs = self._without_losers(func, args, kwargs)
-        if func is _ATEN.detach.default:  # a word about training: the function goes on through it
+        if func is _ATEN.detach.default:  # cuts gradients in training; the function itself goes on
             func = _ATEN.alias.default
         output = func(*args, **kwargs)
         self.calls.append(Call(func, args, kwargs, output, NODE.get()))
@@ -185,10 +187,12 @@ class Recorder(DispatchMode):
         return value
 
     def _keep(self, tensor: Tensor, value: _Value) -> None:
+        """Let a tensor of the module stand for `value`."""
         self._values[id(tensor)] = value
         self._seen.append(tensor)
 
     def _current(self, value: _Value) -> Tensor:
+        """The value now: of an outdated view, the view of its base's current value."""
         if value.version != value.memory.version and value.base is not None and value.view is not None:
             value.now = value.view(self._current(value.base))
             value.version = value.memory.version

@@ -86,7 +86,7 @@ class Region:
         return self(points.reshape(-1, *(1,) * (dims - 1)).expand(-1, *shape[1:]))
 
     def name_of(self, value: Tensor) -> str | None:
-        """The name of the artifact's tensor in the region with those values; None if there is none."""
+        """The name of the artifact's tensor in the region with those values, of any shape; None if there is none."""
         flat = value.double().cpu().flatten()
         for constant in self.constants:
             same = constant.value if constant.value.numel() == flat.numel() else squeezed(constant.value)
@@ -96,7 +96,10 @@ class Region:
         return None
 
     def constant(self, name: str, value: Tensor) -> Constant:
-        """A constant computed from the region's constants, on their device, with the dtype of the region's output."""
+        """A constant computed from the region's constants, on their device, in the dtype of the output.
+
+        `value`: of any shape.
+        """
         device = next((c.value.device for c in self.constants), torch.device("cpu"))
         return Constant(name, value.to(device, self.end.dtype))
 
