@@ -127,6 +127,7 @@ def _members(chain: str, modules: Collection[str]) -> list[str]:
 
 @functools.cache
 def _is_refused(attribute: str) -> bool:
+    """Whether an attribute is the name of a forbidden operator."""
     return attribute in ("torch", "ops") or (is_operator(attribute) and not permitted("aten", attribute))
 
 

@@ -109,6 +109,7 @@ def _opened(path: Path, content: bytes) -> tuple[Any, bool]:
 
 
 def _differs_in_training(module: Any) -> bool:
+    """Whether the module has layers that compute something else in training mode."""
     graph = module.inlined_graph
     return any(graph.findNode(kind) for kind in _TRAINED)
 

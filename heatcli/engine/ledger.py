@@ -68,7 +68,7 @@ class Books:
 
     @classmethod
     def open(cls, graph: Graph, batch: Tensor) -> Books:
-        """Books with a zero entry for every bias of the network, in forward order."""
+        """Books with a zero entry for every bias of the network, in forward order, for a batch [N, …]."""
         sizes = [size for _, size in graph.offsets.values()]
         entries = batch.new_zeros(len(batch), sum(sizes)).split_with_sizes(sizes, 1)
         return cls(len(batch), dict(zip(graph.offsets, entries, strict=True)))
@@ -89,6 +89,7 @@ class Books:
 
     @property
     def _parts(self) -> tuple[dict[str, Tensor], ...]:
+        """Biases, absorbed and unexplained."""
         return self.biases, self.absorbed, self.unexplained
 
     def enter(self, operator: Operator, sent: Sent, without_reference: bool) -> None:

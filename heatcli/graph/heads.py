@@ -47,9 +47,9 @@ def found(
     """The boxes that the floating-point outputs `returned` are, for an input of `shape` [N, C, H, W]; else None.
 
     `kind`: what the user says the output is; `detections` accepts any number of places. `background`: the class that
-    is none. `labels`: how many class names there are, 0 if unknown. `form`: centre or corners, if the user says so.
-    The values decide between logits and probabilities, between centre and corners, and whether coordinates are shares
-    of the input's size.
+    stands for no object. `labels`: how many class names there are, 0 if unknown. `form`: centre or corners, if the user
+    says so. The values decide between logits and probabilities, between centre and corners, and whether coordinates are
+    shares of the input's size.
     """
     if kind not in (None, DETECTIONS) or len(shape) != 4:
         return None

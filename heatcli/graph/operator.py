@@ -221,7 +221,7 @@ class Boxes:
     `objectness`: whether a box has a score of its own besides its classes. `classes`: C. `size`: (height, width) of the
     input. `form`: of four numbers, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `unit`: whether they are shares
     of the size, else pixels. `ends`: sigmoid or softmax. `logits`: whether the scores are those before it.
-    `background`: the class that is none, or None.
+    `background`: the class that stands for no object, or None.
     """
 
     layout: str

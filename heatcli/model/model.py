@@ -321,6 +321,7 @@ def _settings(options: Options, artifact: Artifact, told: Settings) -> Settings:
 
 
 def _pictures(path: Path, picture: InputInfo, settings: Settings, device: str, notes: Notes) -> Pictures:
+    """How pictures become the artifact's input."""
     return Pictures(
         path=path, input=settings.input, declared=picture.shape, device=_device(device), dtype=picture.dtype,
         mean_file=settings.mean_file, max_pixels=settings.max_pixels, say=notes.add,
@@ -331,6 +332,7 @@ def _capture(
     path: Path, artifact: Artifact, picture: InputInfo, pictures: Pictures, settings: Settings, options: Options,
     cache: Cache | None = None, contained: Contained | None = None,
 ) -> Capture:  # fmt: skip
+    """What captures the artifact's graphs."""
     return Capture(
         path=path, artifact=artifact, picture=picture, others=options.inputs, pictures=pictures,
         passes=_known(options.passes), head=options.head, unverified=options.unverified, memory=options.memory,
@@ -349,6 +351,7 @@ def _capture_in_child(path: Path, options: Options, tell: Tell, artifact: Artifa
 
 
 def _compiler() -> Compiler:
+    """A compiler of walks; the import takes time, so it is done only for `--compile`."""
     from heatcli.engine.compiled import Compiler
 
     return Compiler()
@@ -371,6 +374,7 @@ def _found(given: str | Path | None) -> Path:
 
 
 def _known(passes: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of passes. Raises `UsageError` for an unknown one."""
     for name in passes:
         if name not in PASSES:
             raise unknown_name("graph pass", name, PASSES)
@@ -378,6 +382,7 @@ def _known(passes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _device(name: str) -> torch.device:
+    """The device of that name. Raises `UsageError` if it is unknown or cannot be used."""
     if name == "auto":
         return torch.device(next((n for n in ("cuda", "mps") if getattr(torch, n).is_available()), "cpu"))
     try:

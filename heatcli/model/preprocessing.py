@@ -65,6 +65,7 @@ def checked(spec: Input, path: Path, flags: Mapping[str, Any]) -> None:
 
 
 def _wrong(name: str, path: Path, flags: Mapping[str, Any], told: str) -> HeatcliError:
+    """The error for a value: `UsageError` if a flag gave it, else `ModelError`, since the sidecar did."""
     if flags.get(name) is not None:
         return UsageError(f"--{name} {told}")
     file = path.with_suffix(".toml")

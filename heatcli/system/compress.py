@@ -99,7 +99,7 @@ def _array(file: IO[bytes], size: int, most: int) -> NDArray[Any]:
     if dtype.kind not in "biuf":
         raise ValueError(f"holds {'objects' if dtype.hasobject else dtype}, not numbers")
     if min(shape, default=0) < 0:
-        raise ValueError(f"its shape {shape} is none")
+        raise ValueError(f"its shape {shape} is not valid")
     if count > most:
         raise ValueError(f"its shape {shape} is of {count:,} numbers, and at most {most:,} are read")
     length = count * dtype.itemsize
