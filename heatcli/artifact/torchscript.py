@@ -39,8 +39,10 @@ def load_torchscript(path: Path) -> Artifact:
     ran = False
 
     def module_for(_: Shapes) -> Any:
-        """A module that has not run: from the second run on TorchScript makes fewer calls, which would change the
-        numbers in operators' names."""
+        """A module that has not run.
+
+        From the second run on TorchScript makes fewer calls, which would change the numbers in operators' names.
+        """
         nonlocal ran
         if ran:
             return _opened(path, content)[0]

@@ -74,6 +74,7 @@ def command(
 def _top(
     loaded: Model, images: list[Path], layer: str, channel: int, n: int, recursive: bool, out: Path, json: bool
 ) -> None:
+    """Write the pictures that excite a channel most."""
     from heatcli.errors import HeatcliError
     from heatcli.images.mean import images_in
     from heatcli.images.sheet import Block, png, sheet

@@ -83,4 +83,5 @@ def command(
 
 
 def _print(found: Result) -> None:
+    """Print a result as one line."""
     print(f"{found.status.upper()} {found.line}")

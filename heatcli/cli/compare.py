@@ -87,6 +87,7 @@ def command(
 
 
 def _print(found: Comparison) -> None:
+    """Print the worst pairs, and a table of biases."""
     from rich.console import Console
     from rich.table import Table
 

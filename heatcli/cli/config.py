@@ -65,12 +65,14 @@ def _rows(parent: Any, name: str, file: settings.File | None, whole: bool) -> li
 
 
 def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return str(value) if isinstance(value, Path | os.PathLike) else value
 
 
 def _print(rows: list[dict[str, Any]], all_commands: bool) -> None:
+    """Print the settings as a table."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

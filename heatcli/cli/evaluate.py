@@ -135,6 +135,7 @@ def _tell(
 
 
 def _print_ranking(found: Recommendation) -> None:
+    """Print the ranking as a table, the result in sentences, and the command."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -160,6 +161,7 @@ def _print_ranking(found: Recommendation) -> None:
 
 
 def _print(found: Evaluation) -> None:
+    """Print a table per metric."""
     from rich.console import Console
     from rich.table import Table
 

@@ -75,6 +75,7 @@ def _unfinished(path: Path, format: Any, artifact: Any, missing: str, json: bool
 
 
 def _write(path: Path, text: str) -> None:
+    """Write the sidecar. Raises `UsageError` if there is one."""
     from heatcli.errors import UsageError
     from heatcli.system.files import write_atomically
 
@@ -85,6 +86,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
+    """Print what an artifact contains."""
     from rich.console import Console
     from rich.table import Table
 

@@ -53,6 +53,7 @@ def _chosen(names: list[str]) -> list[Method]:
 
 
 def _row(method: Method) -> dict[str, Any]:
+    """What is listed of a method."""
     return {
         "name": method.name,
         "kind": method.kind,
@@ -86,6 +87,7 @@ def _parameters(row: dict[str, Any]) -> list[str]:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
+    """Print the methods as a table."""
     from rich.console import Console
     from rich.table import Table
 

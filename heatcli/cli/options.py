@@ -363,8 +363,8 @@ def samples(
 ) -> tuple[list[Sample], list[Path]]:
     """The pictures that `images` name, at most `limit`, and the paths of those that cannot be read.
 
-    `masks`: the folder of masks. Each error is printed on stderr. If no picture can be read, the command ends with
-    status 1. Raises `UsageError`.
+    `masks`: the folder of masks. Each error is printed on stderr. Raises `typer.Exit` with status 1 if no picture can
+    be read, `UsageError`.
     """
     from heatcli.images.dataset import Sample, read
 

@@ -40,7 +40,7 @@ class WrittenNetwork(Network):
         keep: Collection[str] = (), bounds: Bounds | None = None, compiled: bool = True,  # noqa: ARG002
         until: Layer | None = None,
     ) -> Tape:  # fmt: skip
-        """As `Network.forward`, without control flow that depends on values."""
+        """As `Network.forward`, on a batch [N, …], without control flow that depends on values."""
         tape = forward(self.part(batch.shape, until), batch, baseline, rules=rules, keep=keep, fixed=True, plain=True)
         if bounds is not None:
             tape.bound(*bounds)

@@ -28,8 +28,10 @@ _SUM = 1e-3  # tolerance of a sum of probabilities
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What counts as a box: a probability of at least `confidence`, and at most `overlap` (intersection over union)
-    with a better box of its class. Raises `UsageError`."""
+    """What counts as a box: a probability of at least `confidence`, and at most `overlap` with a better box.
+
+    `overlap`: intersection over union with a better box of the same class. Raises `UsageError`.
+    """
 
     confidence: float = 0.25
     overlap: float = 0.45

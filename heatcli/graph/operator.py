@@ -163,7 +163,10 @@ class Operator:
         return [x for x in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(x, Constant)]
 
     def run(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None = None) -> Tensor:
-        """Call the operator on `values`, by name. `inputs`, a tensor for each source, replace the sources' values."""
+        """Call the operator on `values`, name → tensor, of the shapes at capture but for the number of images.
+
+        `inputs`, a tensor for each source, replace the values of the sources.
+        """
         stand_in = iter(inputs) if inputs is not None else None
         args, kwargs = list(self._plain[0]), dict(self._plain[1])
         for key in self._open:

@@ -30,12 +30,12 @@ def rounded(x: Tensor, scale: float, zero: int, low: int = 0, high: int = 255) -
 
 
 def quantize(x: Tensor, scale: Any, zero: Any, dtype: torch.dtype) -> Tensor:
-    """`aten::quantize_per_tensor`."""
+    """`aten::quantize_per_tensor`, of a tensor of any shape."""
     return rounded(x, float(scale), int(zero), *_RANGES[dtype])
 
 
 def dequantize(x: Tensor) -> Tensor:
-    """`aten::dequantize`: these values are real already; stored weights are not."""
+    """`aten::dequantize`, of a tensor of any shape: these values are real already; stored weights are not."""
     if not x.is_quantized:
         return x
     with unrecorded():

@@ -74,7 +74,7 @@ def to_bytes(graph: Graph) -> list[Buffer]:
 def from_bytes(content: Tensor) -> Graph:
     """The graph stored in `content` (uint8 [size], 64-byte aligned). Its tensors are views of `content`.
 
-    Raises various exceptions if `content` is not the output of `to_bytes`.
+    Raises `ValueError`, or other exceptions, if `content` is not the output of `to_bytes`.
     """
     length = int.from_bytes(bytes(content[:8].tolist()), "little")
     head = msgspec.msgpack.decode(content[8 : 8 + length].numpy().data, type=_Head)

@@ -41,10 +41,10 @@ class Choice:
 
 
 def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> Choice | None:
-    """The choice that the tensors `returned` depend on; None if there is none. A choice that layers with weights follow
-    is a part of the network.
+    """The choice that the tensors `returned` depend on; None if there is none.
 
-    Some tensor returned must be of no fixed shape, or hold places: the number of a class, of a box.
+    A choice that layers with weights follow is a part of the network. Some tensor returned must be of no fixed shape,
+    or hold places: the number of a class, of a box.
     """
     of_image, after, places, free = {id(image)}, set[int](), set[int](), set[int]()
     roots, titles, later = dict[int, Tensor](), list[str](), set[int]()
@@ -173,7 +173,10 @@ def _turned(x: Tensor, n: int) -> list[Tensor]:
 
 
 def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
-    """The artifact's node that makes each raw output, with axes swapped or not; "" where nodes have no names."""
+    """The artifact's node that makes each raw output [N, A, …], with axes swapped or not.
+
+    "" where nodes have no names.
+    """
     made = {id(call.output): call for call in calls}
     names = []
     for x in raw:

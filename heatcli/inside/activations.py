@@ -77,6 +77,7 @@ def activations(
 def _maps(
     model: Model, batch: Tensor, wanted: Sequence[str], method: Method, target: Any, baseline: str | Tensor | None
 ) -> tuple[list[FeatureMaps], Target]:
+    """The feature maps of a batch [N, …] that the network takes at once, and the explained target."""
     layers = find_layers(model.graph(batch.shape), wanted, model.path)
     names = [layer.name for layer in layers]
     question, references = asked(model, batch, method, target, baseline, names)

@@ -187,6 +187,7 @@ class Method:
         return self._read_baseline(baseline, pictures, torch.empty(0))
 
     def _read_baseline(self, baseline: str | Tensor | Reference, pictures: Pictures, batch: Tensor) -> Reference:
+        """As `reference`, before the baseline is fitted to the batch."""
         if isinstance(baseline, Reference):
             return baseline
         takes_several = self.procedure.takes in (POOL, FOLDER)
@@ -203,6 +204,7 @@ class Method:
         return read_several(baseline, pictures)
 
     def _needs_folder(self) -> UsageError:
+        """The error for a method that compares with a folder."""
         return UsageError(f"method {self.name} draws from a folder of images; give --baseline FOLDER")
 
     def read(self, multiplier: Tensor, difference: Tensor) -> Tensor:
@@ -212,7 +214,10 @@ class Method:
         return multiplier * (difference if self.readout == RELEVANCE else multiplier)
 
     def relevance(self, multiplier: Tensor, difference: Tensor, books: Books) -> Tensor:
-        """The relevance that a walk found: what its multipliers say, and what reached pixels without one."""
+        """The relevance [N, …] that a walk found: what its multipliers say, and what reached pixels without one.
+
+        `multiplier`, `difference`: of the input, [N, …].
+        """
         found = self.read(multiplier, difference)
         return found if books.direct is None else found + books.direct
 

@@ -164,6 +164,7 @@ class Question:
         self, tape: Tape, goal: Target, rules: Table, book: bool, keep: Sequence[str],
         rows: int | None = None,
     ) -> Walked:  # fmt: skip
+        """The walk of a forward run. `rows`: how many of its points count; None: all."""
         seed = goal.seed(laid_out(tape.output))
         score = score_of(goal, tape.output)
         start = tape.reference_output

@@ -53,6 +53,7 @@ def references(model: Model, batch: Tensor, baseline: str, seed: int = 0) -> Ref
 
 
 def _frequencies(model: Model, argument: str, letters: int) -> list[float]:
+    """The frequency of each letter: given, the sidecar's, or equal ones. Raises `UsageError`."""
     try:
         given = [float(part) for part in argument.split(",")] if argument else list(model.settings.background)
     except ValueError:

@@ -118,7 +118,7 @@ def _given(op: Operator, leaf: Any, values: dict[str, Tensor]) -> Any:
 
 
 def squeezed(value: Tensor) -> Tensor:
-    """A tensor with size 1 along every dimension along which it is constant, which undoes broadcasting."""
+    """A tensor of any shape, with size 1 along every dimension along which it is constant: undoes broadcasting."""
     for d, size in enumerate(value.shape):
         if size > 1 and bool((value == value.narrow(d, 0, 1)).all()):
             value = value.narrow(d, 0, 1)

@@ -24,7 +24,7 @@ from heatcli.graph.quantised import rounded
 def quantise(
     call: Call, x: Tensor, scale: Tensor, zero: Tensor | None, axis: int | None = None, block: int = 0, number: int = 0
 ) -> Quantised:
-    """`x` rounded to multiples of its scale and clamped to the integer range.
+    """`x`, of any shape, rounded to multiples of its scale and clamped to the integer range.
 
     `scale`, `zero`: one, one for each index of `axis`, or one for each `block` along it. `number`: the ONNX type, if
     known. Raises `RefusedError` for a type that heatcli does not know.
