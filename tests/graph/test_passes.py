@@ -166,7 +166,7 @@ class _Written(nn.Module):
 
 
 @pytest.mark.parametrize("write", ["where", "masked_fill", "pad"])
-def test_scales_do_not_move_past_constants_in_between(tmp_path: Path, write: str) -> None:
+def test_scales_do_not_move_past_constants_in_between(write: str) -> None:
     """A constant that is written between two factors is multiplied by the second alone."""
     torch.manual_seed(0)
     net, x = _Written(write).eval(), torch.rand(2, 3, 4, 4)
