@@ -42,6 +42,7 @@ class Facts:
     rectifier: bool = False  # max(x, 0), or min(max(x, 0), bound)
     minimum: bool = False  # selects the smallest element, where others of its kind select the largest
     indexed: bool = False  # the second output holds each window's winning index, flattened over the last dimensions
+    picks: bool = False  # each value of f(x) is a value of x
     gate: bool = False  # the output typically weights another factor of a product
     diagonal: bool = False  # with one source, scales and shifts each element separately; cheap to recompute
     fixed_statistics: bool = False  # a batch norm that scales and shifts each channel by constants (eval mode)
@@ -234,7 +235,8 @@ def _other_is_zero(op: Operator) -> bool:
 # --- the table ----------------------------------------------------------------------------------------------------
 
 _MEAN = "zero_at_zero preserves_nonnegative"
-_CHOICE = "zero_at_zero preserves_nonnegative"
+_PARTS = "zero_at_zero preserves_nonnegative"  # and zeros between them
+_CHOICE = f"{_PARTS} picks"
 
 TABLE: Mapping[str, Row] = table((
     # layers with weights
@@ -332,7 +334,8 @@ TABLE: Mapping[str, Row] = table((
     ("clone alias detach contiguous lift_fresh_copy _to_copy", row(LAYOUT, _CHOICE)),
     ("slice select narrow split split_with_sizes chunk unbind index index_select gather", row(LAYOUT, _CHOICE)),
     ("unsafe_split unsafe_split_with_sizes unsafe_chunk", row(LAYOUT, _CHOICE)),
-    ("diagonal unfold im2col as_strided tril triu", row(LAYOUT, _CHOICE)),
+    ("diagonal unfold as_strided", row(LAYOUT, _CHOICE)),
+    ("im2col tril triu", row(LAYOUT, _PARTS)),
     ("repeat repeat_interleave roll flip rot90", row(LAYOUT, _CHOICE)),
     ("pixel_shuffle pixel_unshuffle channel_shuffle", row(LAYOUT, _CHOICE)),
     ("reflection_pad1d reflection_pad2d reflection_pad3d", row(LAYOUT, _CHOICE)),

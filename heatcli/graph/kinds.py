@@ -100,6 +100,16 @@ def is_diagonal(op: Operator) -> bool:
     return op.kind == AFFINE and len(op.sources) == 1 and facts_of(op).diagonal
 
 
+def is_choice(op: Operator) -> bool:
+    """Whether each value of the output is a value of the only source."""
+    return op.kind == LAYOUT and len(op.sources) == 1 and facts_of(op).picks
+
+
+def is_linear_layout(op: Operator) -> bool:
+    """Whether the operator rearranges one source, and what it may add between its values is zeros."""
+    return op.kind == LAYOUT and len(op.sources) == 1 and facts_of(op).zero_at_zero
+
+
 def has_weights(op: Operator) -> bool:
     """Whether the operator is a layer with weights: convolution or dense."""
     return op.role in (CONVOLUTION, DENSE)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from heatcli.graph.kinds import LAYOUT, SUM, classified
+from heatcli.graph.kinds import SUM, classified, is_choice
 from heatcli.graph.operator import Graph, Operator, Ref, needed_for, renamed
 from heatcli.graph.outputs import final_activation, is_whole
 from heatcli.graph.passes.rewriting import uses
@@ -77,7 +77,7 @@ class _Before:
         if op.title in ("cat", "stack"):
             if not any(before):
                 return None
-        elif None in before or (op.kind == LAYOUT, op.title == "mul", len(before)) not in _CARRIED:
+        elif None in before or (is_choice(op), op.title == "mul", len(before)) not in _CARRIED:
             return None
         names = {old: new for old, new in zip(op.sources, before, strict=True) if new}
         again = renamed(replace(op, name=f"{name}.logits"), names)
