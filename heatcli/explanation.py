@@ -194,7 +194,7 @@ def _in_parts(
     found, counts = [], []
     for index, n in parts:
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
-        own = _of(target, index)
+        own = _target_of(target, index)
         found.append(_retried(model, batch[index], chosen, own, origin.rows(index), area, progress))
         counts.append(n)
     return joining.joined_parts(found, counts)
@@ -272,7 +272,7 @@ def _retried(model: Model, batch: Tensor, *rest: Any) -> Explanation:
         return _explain(model, batch, *rest)
 
 
-def _of(target: Any, index: Tensor) -> Any:
+def _target_of(target: Any, index: Tensor) -> Any:
     """The target of the images `index`."""
     if isinstance(target, Target):
         return target.rows(index.to(target.index.device))

@@ -44,9 +44,9 @@ class Held:
 def held(model: Any) -> Held:
     """The artifact of a model in memory. Raises `UsageError` for what is no model, `ModelError`."""
     if isinstance(model, torch.export.ExportedProgram):
-        return _written(model, "ExportedProgram", ".pt2", torch.export.save)
+        return _through_file(model, "ExportedProgram", ".pt2", torch.export.save)
     if isinstance(model, torch.jit.ScriptModule):
-        return _written(model, _name(model), ".pt", torch.jit.save)
+        return _through_file(model, _name(model), ".pt", torch.jit.save)
     if isinstance(model, nn.Module):
         return _copied(model)
     raise UsageError(
@@ -65,7 +65,7 @@ def _path(name: str) -> Path:
     return Path(f"{name} (in memory)")
 
 
-def _written(model: Any, name: str, suffix: str, save: Any) -> Held:
+def _through_file(model: Any, name: str, suffix: str, save: Any) -> Held:
     """A model that is written as a file, which is read again as any other."""
     path = _path(name)
     with tempfile.TemporaryDirectory(prefix="heatcli-") as folder, edge(path, "written"), warnings.catch_warnings():

@@ -59,7 +59,7 @@ def _check_code(sources: Mapping[str, bytes]) -> None:
         line = code[code.rfind("\n", 0, end) + 1 :].partition("\n")[0].strip()
         raise Refused(f"holds code that torch does not write: {line[:80]!r}; refused")
     for text in set(_TEXTS.findall(code)):
-        _check_attribute(_said(text))
+        _check_attribute(_literal(text))
     bare = _TEXTS.sub("''", code)
     modules = {name.removeprefix("code/").removesuffix(".py").replace("/", ".") for name in sources}
     for chain in set(NAMES.findall(bare)):
@@ -94,7 +94,7 @@ def _check_types(sources: Mapping[str, bytes]) -> None:
     raise Refused("holds classes that are nested too deeply; refused")
 
 
-def _said(text: str) -> str:
+def _literal(text: str) -> str:
     """The value of a literal in TorchScript's code. Its escapes are Python's."""
     return text[1:-1].encode().decode("unicode_escape") if "\\" in text else text[1:-1]
 

@@ -262,7 +262,7 @@ def _typed(value: object, kind: str) -> object:
     return value
 
 
-def _listed(values: list[Any]) -> list[Any]:
+def _typed_list(values: list[Any]) -> list[Any]:
     """A list with a type. Raises `ValueError` for other values."""
     if type(values) is not list:
         raise ValueError("no list")
@@ -275,7 +275,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any] | str] = {
     "collections.OrderedDict": lambda *_: _Pairs(),
     "torch.device": lambda kind, *index: (kind, *index),
     "torch.jit._pickle.restore_type_tag": lambda value, kind: _typed(value, kind),
-    **{f"torch.jit._pickle.build_{kind}list": _listed for kind in "int tensor double bool".split()},
+    **{f"torch.jit._pickle.build_{kind}list": _typed_list for kind in "int tensor double bool".split()},
     **{f"torch.{name}": name for name in (
         "per_tensor_affine", "per_channel_affine", "per_channel_affine_float_qparams", "per_tensor_symmetric",
     )},

@@ -80,12 +80,12 @@ def largest_difference(stored: Mapping[str, Any], fresh: Mapping[str, Any]) -> t
         "the biases": ([x for b in old.values() for x in b["values"]], [x for b in new.values() for x in b["values"]]),
         "the pixels": (stored["pixels"]["values"], fresh["pixels"]["values"]),
     }
-    found = {kind: _apart(a, b) for kind, (a, b) in kinds.items()}
+    found = {kind: _relative_difference(a, b) for kind, (a, b) in kinds.items()}
     worst = max(found, key=lambda kind: found[kind])
     return worst, found[worst]
 
 
-def _apart(stored: Any, fresh: Any) -> float:
+def _relative_difference(stored: Any, fresh: Any) -> float:
     """The largest difference of two lists of numbers, over the largest stored one."""
     a, b = np.asarray(stored, dtype=np.float64), np.asarray(fresh, dtype=np.float64)
     scale = np.abs(a).max() if a.size else 0.0

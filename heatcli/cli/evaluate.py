@@ -106,7 +106,7 @@ def command(
         write_atomically(out / name, png)
     if html is not None:
         sheet.of_evaluation(html, found, curves)
-    _tell(found, out, "evaluation.json", _print, json, " and curves" if found.curves else "")
+    _write_and_print(found, out, "evaluation.json", _print, json, " and curves" if found.curves else "")
     if failed:
         raise typer.Exit(1)
 
@@ -116,10 +116,10 @@ def _recommend(own: Subject, explainers: list[Explainer], command: list[str], ou
     from heatcli.evaluate.recommend import Search
 
     found = Search(own, lambda text: say.line(f"  {text}"))(explainers, command)
-    _tell(found, out, "recommendation.json", _print_ranking, json)
+    _write_and_print(found, out, "recommendation.json", _print_ranking, json)
 
 
-def _tell(
+def _write_and_print(
     found: Any, out: Path, name: str, printed: Callable[[Any], None], json: bool, besides: str = ""
 ) -> None:  # fmt: skip
     """Write a result as JSON into `out`, and print it: as JSON, or by `printed`. `besides`: ends the last line."""

@@ -1,6 +1,6 @@
-"""What a command says on stderr: how much of it, the user decides by `--quiet` and `--verbose`.
+"""Messages of a command on stderr. `--quiet` and `--verbose` decide how many.
 
-Results go to stdout, and are not of this file. A process runs one command, so that the level stands in this module.
+Results go to stdout (`results.py`). The level is a variable of this module, since a process runs one command.
 """
 
 from __future__ import annotations

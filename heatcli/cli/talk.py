@@ -26,7 +26,7 @@ class Interrupted(HeatcliError):  # noqa: N818  (an interrupt is not an error)
         self.status = 128 + number
 
 
-def _why(name: str, value: float, done: Done) -> str:
+def _unexplained(name: str, value: float, done: Done) -> str:
     """A sentence on unexplained relevance: `value` at the operator `name`."""
     from heatcli.methods.smooth import NOISE
 
@@ -108,7 +108,7 @@ class Talk:
             if not self.many:
                 self.say(described(outcome))
             for name, value in outcome.unexplained.items():
-                self.once(name, _why(name, value, outcome))
+                self.once(name, _unexplained(name, value, outcome))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, failures=self.failures)
         elif self.many and time.monotonic() - self._spoke > EVERY:

@@ -52,7 +52,7 @@ def inputs_for(note: Note, batch: Tensor) -> dict[str, Tensor]:
     return {name: found.get(name, torch.zeros(n, dtype=torch.int64)) for name in note.inputs}
 
 
-def _known(path: Path, text: str | None) -> Note:
+def _note_in(path: Path, text: str | None) -> Note:
     """The note in a file. Raises `UsageError` if there is none."""
     note = read_note(path, text or "")
     if note is None:
@@ -66,7 +66,7 @@ def _onnx(path: Path, only: str | None) -> Explained:
     import onnxruntime
 
     proto = onnx.load(path)
-    note = _known(path, next((p.value for p in proto.metadata_props if p.key == NOTE), None))
+    note = _note_in(path, next((p.value for p in proto.metadata_props if p.key == NOTE), None))
     if only is not None:
         proto = onnx.utils.Extractor(proto).extract_model([note.inputs[0]], [only])
     settings = onnxruntime.SessionOptions()
@@ -100,7 +100,7 @@ def _pt2(path: Path, only: str | None) -> Explained:  # noqa: ARG001
     """The model in a .pt2 file."""
     extra = {NOTE: ""}
     program = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra)
-    return _torch(_known(path, extra[NOTE]), program.module(), "torch.export")
+    return _torch(_note_in(path, extra[NOTE]), program.module(), "torch.export")
 
 
 def _torchscript(path: Path, only: str | None) -> Explained:  # noqa: ARG001
@@ -109,4 +109,4 @@ def _torchscript(path: Path, only: str | None) -> Explained:  # noqa: ARG001
     with quiet():
         module = torch.jit.load(str(path), _extra_files=extra)  # type: ignore[no-untyped-call]
     text = extra[NOTE]
-    return _torch(_known(path, text.decode() if isinstance(text, bytes) else text), module, "TorchScript")
+    return _torch(_note_in(path, text.decode() if isinstance(text, bytes) else text), module, "TorchScript")

@@ -226,13 +226,13 @@ def told(scale: Scale, view: View) -> str:
     text = f"Strongest colour: ±{scale.cut:.3g} a {view.element} ({why})"
     if scale.by == "share":
         text += (
-            f"; it is pale, because |relevance| is only {percent(_held(view))} of the score in all, and below "
+            f"; it is pale, because |relevance| is only {percent(_mass_ratio(view))} of the score in all, and below "
             f"{percent(SHARE)} colours fade"
         )
     return f"{text}."
 
 
-def _held(view: View) -> float:
+def _mass_ratio(view: View) -> float:
     """Σ|relevance| / |score|; more than 1 if positive and negative relevance cancel."""
     return float(np.abs(view.relevance).sum()) / abs(view.divided) if view.divided else 1.0
 

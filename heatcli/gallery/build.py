@@ -262,7 +262,7 @@ SCRIPTS = ("data", "state", "histograms", "groups", "grid", "detail", "controls"
 
 
 @cache
-def _own(name: str) -> str:
+def _content_of(name: str) -> str:
     """The content of a file of this folder."""
     return (HERE / name).read_text(encoding="utf-8")
 
@@ -279,7 +279,7 @@ def template(name: str) -> jinja2.Template:
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    script = "\n".join(_own(f"script/{name}.js") for name in SCRIPTS)
+    script = "\n".join(_content_of(f"script/{name}.js") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    environment.globals |= {"style": _own("page.css"), "script": script, "script_hash": f"sha256-{digest}"}
+    environment.globals |= {"style": _content_of("page.css"), "script": script, "script_hash": f"sha256-{digest}"}
     return environment.get_template(name)

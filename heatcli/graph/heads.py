@@ -55,14 +55,14 @@ def found(
     """
     if kind not in (None, DETECTIONS) or len(shape) != 4:
         return None
-    where = _apart(returned, shape[0]) or _together(returned, shape, kind == DETECTIONS, labels)
+    where = _two_tensors(returned, shape[0]) or _one_tensor(returned, shape, kind == DETECTIONS, labels)
     if where is None:
         return None
     layout, boxes_at, scores_at, objectness = where
     size = int(shape[2]), int(shape[3])
     rough = Boxes(layout=layout, boxes_at=boxes_at, scores_at=scores_at, objectness=objectness, classes=0, size=size)
     with torch.no_grad():
-        scores, objects, box = _parts(returned, rough)
+        scores, objects, box = _scores_and_boxes(returned, rough)
         in_unit = bool((scores >= 0).all() and (scores <= 1).all())
         sums = in_unit and scores.shape[1] > 1 and bool(((scores.sum(1) - 1).abs() < _SUM).all())
         ordered = bool((box[:, 2] >= box[:, 0]).all() and (box[:, 3] >= box[:, 1]).all())
@@ -78,13 +78,13 @@ def found(
 
 def joined(returned: Sequence[Tensor], boxes: Boxes) -> Tensor:
     """The outputs as one tensor [N, C + (1) + 4, A]: class scores (times objectness), objectness, box."""
-    scores, objects, box = _parts(returned, boxes)
+    scores, objects, box = _scores_and_boxes(returned, boxes)
     if objects is None:
         return torch.cat([scores, box], 1)
     return torch.cat([scores + objects if boxes.logits else scores * objects, objects, box], 1)
 
 
-def _parts(returned: Sequence[Tensor], boxes: Boxes) -> tuple[Tensor, Tensor | None, Tensor]:
+def _scores_and_boxes(returned: Sequence[Tensor], boxes: Boxes) -> tuple[Tensor, Tensor | None, Tensor]:
     """Class scores [N, C, A], objectness [N, 1, A] or None, boxes [N, 4, A]."""
     if boxes.layout == APART:
         box, scores = returned[boxes.boxes_at], returned[boxes.scores_at]
@@ -98,7 +98,7 @@ def _parts(returned: Sequence[Tensor], boxes: Boxes) -> tuple[Tensor, Tensor | N
     return whole[:, 4:], None, whole[:, :4]
 
 
-def _together(
+def _one_tensor(
     returned: Sequence[Tensor], shape: Sequence[int], said: bool, labels: int
 ) -> tuple[str, int, int, bool] | None:
     """One tensor of boxes and scores: its layout, its number (twice), and whether there is an objectness.
@@ -132,7 +132,7 @@ def _anchors(places: int, size: Sequence[int]) -> int | None:
     return None
 
 
-def _apart(returned: Sequence[Tensor], n: int) -> tuple[str, int, int, bool] | None:
+def _two_tensors(returned: Sequence[Tensor], n: int) -> tuple[str, int, int, bool] | None:
     """Two tensors [N, A, 4] and [N, A, C]: their numbers. None if there are none such, or if C is 4, too."""
     flat = [x.squeeze(2) if x.dim() == 4 and x.shape[2] == 1 else x for x in returned]
     boxes = [i for i, x in enumerate(flat) if x.dim() == 3 and x.shape[0] == n and x.shape[2] == 4]

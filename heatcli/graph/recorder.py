@@ -85,7 +85,7 @@ class Recorder(DispatchMode):
 
     def value_of(self, tensor: Tensor) -> Tensor:
         """The tensor that holds the current value of `tensor`, a tensor of the module; of the same shape and dtype."""
-        return self._current(self._known(tensor))
+        return self._current(self._value_for(tensor))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         try:
@@ -111,9 +111,9 @@ class Recorder(DispatchMode):
         if is_random(func, args, kwargs):
             raise NotFollowedError(f"draws random numbers ({func}); export it in evaluation mode, without them")
         if torch.Tag.inplace_view in func.tags:
-            return self._in_shape(func, args, kwargs)
+            return self._shape_in_place(func, args, kwargs)
         if schema_of(func).is_mutable:
-            return self._written(func, args, kwargs)
+            return self._in_place(func, args, kwargs)
         given, named = pytree.tree_map_only(Tensor, self.value_of, (args, kwargs))
         if func is _ATEN.native_batch_norm.default and given[5]:
             # Training mode writes running statistics, which the output does not depend on.
@@ -173,7 +173,7 @@ class Recorder(DispatchMode):
 
     # --- what tensors stand for -----------------------------------------------------------------------------------
 
-    def _known(self, tensor: Tensor) -> _Value:
+    def _value_for(self, tensor: Tensor) -> _Value:
         """The value of a tensor. A tensor that no call returned, a parameter, is a root of its own memory."""
         value = self._values.get(id(tensor))
         if value is None:
@@ -182,7 +182,7 @@ class Recorder(DispatchMode):
             if memory.version and twin is None:
                 raise NotFollowedError("reads memory that was written through another tensor")
             memory.roots.append(tensor)
-            value = _Value(tensor, memory) if twin is None else self._known(twin)
+            value = _Value(tensor, memory) if twin is None else self._value_for(twin)
             self._keep(tensor, value)
         return value
 
@@ -200,7 +200,7 @@ class Recorder(DispatchMode):
 
     def _note_views(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Remember which base the outputs are views of, for writes to either."""
-        base = self._known(viewed(func, args, kwargs))
+        base = self._value_for(viewed(func, args, kwargs))
         others = args[1:]
         for index, tensor in enumerate(output if isinstance(output, list | tuple) else [output]):
             if id(tensor) in self._values or tensor is base.now:
@@ -217,7 +217,7 @@ class Recorder(DispatchMode):
 
     # --- what is written in place ---------------------------------------------------------------------------------
 
-    def _written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _in_place(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute an in-place or out= call without writing; its outputs become the values of the tensors written to."""
         arguments = bound(func, args, kwargs)
         targets = [
@@ -261,7 +261,7 @@ class Recorder(DispatchMode):
 
     def _write(self, tensor: Tensor, new: Tensor) -> None:
         """Make `new` the value of `tensor`, and update its bases. Views of the same memory become outdated."""
-        value = self._known(tensor)
+        value = self._value_for(tensor)
         if any(not _same_place(root, value.memory.roots[0]) for root in value.memory.roots[1:]):
             raise NotFollowedError("writes into memory that several parameters share")
         value.now = self._like(self._current(value), new)
@@ -300,11 +300,11 @@ class Recorder(DispatchMode):
         dense = self._call(_ATEN.clone.default, (dense,), {"memory_format": torch.contiguous_format})
         return self._call(_ATEN.permute.default, (dense, back), {})  # type: ignore[no-any-return]
 
-    def _in_shape(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _shape_in_place(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """A call that changes its argument's shape (`squeeze_`): the argument becomes a view of its earlier value."""
         pure = pure_form(func)
         tensor, others = args[0], args[1:]
-        value = self._known(tensor)
+        value = self._value_for(tensor)
         if pure is None or any(root is tensor for root in value.memory.roots):
             raise _unfollowed(func)
         if value.now is tensor:  # recorded calls keep a tensor of the old shape

@@ -78,11 +78,11 @@ def from_bytes(content: Tensor) -> Graph:
     """
     length = int.from_bytes(bytes(content[:8].tolist()), "little")
     head = msgspec.msgpack.decode(content[8 : 8 + length].numpy().data, type=_Head)
-    start, storages = _up(8 + length), []
+    start, storages = _rounded_up(8 + length), []
     for storage in head.storages:
-        memory = content[start : start + _up(storage.size)]
+        memory = content[start : start + _rounded_up(storage.size)]
         storages.append(memory.to(torch.device(storage.device)))
-        start += _up(storage.size)
+        start += _rounded_up(storage.size)
     if start != len(content):
         raise ValueError(f"{len(content)} bytes, not {start}")
     graph = _value(head.graph, [_tensor(tensor, storages) for tensor in head.tensors])
@@ -176,7 +176,7 @@ def torch_name(name: str) -> Any:
     return _TORCH[name]
 
 
-def _up(size: int) -> int:
+def _rounded_up(size: int) -> int:
     """The size rounded up to a multiple of `_ALIGNED`."""
     return size + -size % _ALIGNED
 

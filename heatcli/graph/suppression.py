@@ -50,10 +50,10 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
     roots, titles, later = dict[int, Tensor](), list[str](), set[int]()
     within = _before_weights(calls)
     for call in calls:
-        title, inputs = name_of(call.target), [x for x in pytree.tree_leaves((call.args, call.kwargs)) if _is(x)]
+        title, inputs = name_of(call.target), [x for x in pytree.tree_leaves((call.args, call.kwargs)) if _is_tensor(x)]
         if not any(id(x) in of_image for x in inputs):
             continue
-        outputs = [x for x in pytree.tree_leaves(call.output) if _is(x)]
+        outputs = [x for x in pytree.tree_leaves(call.output) if _is_tensor(x)]
         of_image.update(map(id, outputs))
         chosen = any(id(x) in after for x in inputs)
         chooses = _chooses(call, title, outputs) and not any(id(x) in within for x in outputs)
@@ -76,7 +76,7 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
     return Choice(tuple(titles), tuple(roots.values()), frozenset(later), suppresses)
 
 
-def _is(x: object) -> bool:
+def _is_tensor(x: object) -> bool:
     return isinstance(x, Tensor)
 
 
@@ -95,8 +95,8 @@ def _before_weights(calls: Sequence[Call]) -> set[int]:
     found = set[int]()
     for call in reversed(calls):
         inputs, outputs = pytree.tree_leaves((call.args, call.kwargs)), pytree.tree_leaves(call.output)
-        if name_of(call.target) in _WEIGHTED or any(id(x) in found for x in outputs if _is(x)):
-            found.update(id(x) for x in inputs if _is(x))
+        if name_of(call.target) in _WEIGHTED or any(id(x) in found for x in outputs if _is_tensor(x)):
+            found.update(id(x) for x in inputs if _is_tensor(x))
     return found
 
 

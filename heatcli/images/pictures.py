@@ -65,9 +65,9 @@ class Pictures:
         """
         size = self.input.shape
         if self.alphabet:
-            raise UsageError(f"{self.path}: reads sequences of {self.alphabet}, and this is for pictures")
+            raise UsageError(f"{self.path}: reads sequences of {self.alphabet}, and pictures are needed here")
         if self.layout != PICTURES:
-            return self._known()
+            return self._tried_shape()
         if size is None and self.declared is not None and len(self.declared) != 4:
             dims = "×".join("N" if d is None else str(d) for d in self.declared)
             if self.declared[0] in (1, 3) and len(self.declared) == 3:
@@ -88,7 +88,7 @@ class Pictures:
             )
         return (self.input.channels or 3, *size)
 
-    def _known(self) -> tuple[int, ...]:
+    def _tried_shape(self) -> tuple[int, ...]:
         """The shape of signals, volumes and tables, with the sides that are tried where the artifact takes any.
 
         Raises `MissingError`.
@@ -138,7 +138,7 @@ class Pictures:
         """How pictures are resized. Raises `UsageError` for a network that takes none."""
         fit = self.fit
         if isinstance(fit, Whole):
-            raise UsageError(f"{self.path}: takes a {self.layout.kind}, and this is for pictures")
+            raise UsageError(f"{self.path}: takes a {self.layout.kind}, and pictures are needed here")
         return fit
 
     @property

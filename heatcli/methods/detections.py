@@ -41,15 +41,15 @@ class Found:
 
 def is_of_boxes(target: object) -> bool:
     """Whether a target names boxes: `detections`, `detections:K`, `box:N`, `box:N.x`."""
-    return _named(target) in (ALL, ONE)
+    return _first_word(target) in (ALL, ONE)
 
 
 def is_of_all_boxes(target: object) -> bool:
     """Whether a target names all boxes of an image, or the best K: `detections`, `detections:K`."""
-    return _named(target) == ALL
+    return _first_word(target) == ALL
 
 
-def _named(target: object) -> str:
+def _first_word(target: object) -> str:
     return target.partition(":")[0] if isinstance(target, str) else ""
 
 
@@ -68,10 +68,10 @@ def find(output: Tensor, boxes: Boxes, limits: Thresholds = Thresholds()) -> lis
     chances = box_chances(boxes, output)[:, : boxes.classes].float()
     if boxes.background is not None:
         chances[:, boxes.background] = 0
-    return [_in_one(one, box, limits) for one, box in zip(chances, corners(output, boxes), strict=True)]
+    return [_in_image(one, box, limits) for one, box in zip(chances, corners(output, boxes), strict=True)]
 
 
-def _in_one(chances: Tensor, box: Tensor, limits: Thresholds) -> Found:
+def _in_image(chances: Tensor, box: Tensor, limits: Thresholds) -> Found:
     """Boxes by chances [C, A] and corners [A, 4] of one image."""
     best, classes = chances.max(0)
     order = best.argsort(descending=True, stable=True)
@@ -157,7 +157,7 @@ def choose_for(model: Model, graph: Graph, target: Any, output: Tensor, region: 
 
 
 def no_detector(model: Model, target: object) -> UsageError:
-    """The error for a target of boxes where the model's outputs are none."""
+    """The error for a target of boxes if the model's outputs are not boxes."""
     return UsageError(
         f"{model.path}: is no detector as far as its outputs tell, so it has no {target}; --kind detections says it is "
         "one"

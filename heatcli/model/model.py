@@ -207,7 +207,7 @@ def load(
     Raises `ModelError` if the artifact cannot be used, `UsageError` for an invalid flag.
     """
     in_memory = path is not None and not isinstance(path, str | Path)
-    file = held(path) if in_memory else _found(path)
+    file = held(path) if in_memory else _model_path(path)
     name = file.name if isinstance(file, Held) else file
     if in_memory and (cache or sandbox):
         raise UsageError(f"{name}: a model in memory has no cache and needs no sandbox; leave them out")
@@ -272,7 +272,7 @@ def assembled(file: Path | Held, options: Options, tell: Tell, path: Path | None
             cache = Cache(file, opened) if options.cache else None
             artifact = cache.artifact() if cache else opened(file)
             kind, sha256 = found.name, cache.sha256 if cache else digest(file)
-    artifact, options, note = _told(path, artifact, options)
+    artifact, options, note = _with_note_and_example(path, artifact, options)
     try:
         picture = explained_input(path, artifact, options.inputs)
     except MissingError as error:
@@ -298,7 +298,7 @@ def assembled(file: Path | Held, options: Options, tell: Tell, path: Path | None
     )  # fmt: skip
 
 
-def _told(path: Path, artifact: Artifact, options: Options) -> tuple[Artifact, Options, Note | None]:
+def _with_note_and_example(path: Path, artifact: Artifact, options: Options) -> tuple[Artifact, Options, Note | None]:
     """Artifact and options with what the artifact's note and an example say of its inputs."""
     note = read_note(path, artifact.note)
     if note is not None:
@@ -335,7 +335,7 @@ def _capture(
     """What captures the artifact's graphs."""
     return Capture(
         path=path, artifact=artifact, picture=picture, others=options.inputs, pictures=pictures,
-        passes=_known(options.passes), head=options.head, unverified=options.unverified, memory=options.memory,
+        passes=_known_passes(options.passes), head=options.head, unverified=options.unverified, memory=options.memory,
         cache=cache, contained=contained, output=settings.output, labels=len(settings.labels),
         walked=tuple(settings.inputs),
     )  # fmt: skip
@@ -343,7 +343,7 @@ def _capture(
 
 def _capture_in_child(path: Path, options: Options, tell: Tell, artifact: Artifact) -> Callable[..., Any]:
     """The function that captures graphs in the child process, on the CPU."""
-    artifact, options, _ = _told(path, artifact, options)
+    artifact, options, _ = _with_note_and_example(path, artifact, options)
     picture = explained_input(path, artifact, options.inputs)
     settings = _settings(options, artifact, tell(artifact, picture))
     pictures = _pictures(path, picture, settings, "cpu", Notes())
@@ -357,7 +357,7 @@ def _compiler() -> Compiler:
     return Compiler()
 
 
-def _found(given: str | Path | None) -> Path:
+def _model_path(given: str | Path | None) -> Path:
     """The path of a regular file, or the full name of a network of torchvision. Raises `ModelError`, `UsageError`."""
     if given is not None and is_named(given):
         return named(given).path
@@ -373,7 +373,7 @@ def _found(given: str | Path | None) -> Path:
     return path
 
 
-def _known(passes: tuple[str, ...]) -> tuple[str, ...]:
+def _known_passes(passes: tuple[str, ...]) -> tuple[str, ...]:
     """The names of passes. Raises `UsageError` for an unknown one."""
     for name in passes:
         if name not in PASSES:

@@ -96,12 +96,12 @@ class Flags:
             output=replace_fields(sidecar.output, **said),
             max_pixels=self.max_pixels,
             concepts=sidecar.concepts if self.concepts is None else read_concepts(Path(self.concepts)),
-            inputs=_named(path, artifact, sidecar.inputs),
+            inputs=_named_inputs(path, artifact, sidecar.inputs),
         )
 
 
-def _named(path: Path, artifact: Artifact, named: Mapping[str, Named]) -> Mapping[str, Named]:
-    """The sidecar's `[inputs]`. Raises `UsageError` for an input that there is not."""
+def _named_inputs(path: Path, artifact: Artifact, named: Mapping[str, Named]) -> Mapping[str, Named]:
+    """The sidecar's `[inputs]`. Raises `UsageError` for an input that the artifact does not have."""
     for name in named:
         if name not in [i.name for i in artifact.inputs]:
             raise unknown_name(f"input of {path.name}", name, [i.name for i in artifact.inputs])

@@ -146,10 +146,10 @@ class Regions:
         for op in graph.operators:
             first, *rest = op.refs
             for name in rest:
-                first = self._met(first, name)
+                first = self._meeting_point(first, name)
             self.through[op.name], self._depth[op.name] = first, self._depth[first] + 1
 
-    def _met(self, a: str, b: str) -> str:
+    def _meeting_point(self, a: str, b: str) -> str:
         """The last value that all paths to `a` and all paths to `b` pass through."""
         while a != b:
             if self._depth[a] < self._depth[b]:
