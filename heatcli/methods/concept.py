@@ -1,8 +1,8 @@
 """Concept relevance: a walk restricted to what flows through channels of one layer (Achtibat et al. 2023, CRP).
 
 The relevance R_c = Σ m·(z − z0) of the channels c of a layer z is a share of the score. A second walk divides it among
-the pixels, and the biases before the layer. The maps of all channels add up to the map of the layer. If nothing bypasses
-the layer, this is the ordinary map.
+the pixels, and the biases before the layer. The maps of all channels add up to the map of the layer, which is the
+ordinary map if nothing bypasses the layer.
 """
 
 from __future__ import annotations
