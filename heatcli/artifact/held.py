@@ -146,7 +146,7 @@ def with_example(
     explained = left[pictures[0]].name
     shapes = {i.name: (None, *x.shape[1:]) for i, x in zip(left, values, strict=True)}
     others = {i.name: x[:1].detach() for i, x in zip(left, values, strict=True) if i.name != explained}
-    told = tuple(
+    infos = tuple(
         replace(i, shape=shapes[i.name]) if i.name == explained and i.shape is None else i for i in artifact.inputs
     )
-    return replace(artifact, inputs=told), {**inputs, **others}
+    return replace(artifact, inputs=infos), {**inputs, **others}

@@ -95,17 +95,17 @@ class Sandbox:
                 if not self._pipe.poll(self.limits.seconds):
                     self._give_up(f"takes longer than {self.limits.seconds:g} s to open and capture; if its source is "
                                   "trusted, --max-seconds allows more")  # fmt: skip
-                kind, said = msgspec.msgpack.decode(self._pipe.recv_bytes(), type=tuple[str, str | int])
+                kind, payload = msgspec.msgpack.decode(self._pipe.recv_bytes(), type=tuple[str, str | int])
             except (EOFError, OSError):
                 self._give_up(self._how_it_died())
             except BaseException:  # Ctrl-C: nobody waits for the child any more
                 self.end("was interrupted")
                 raise
         if kind == NotStorableError.__name__:
-            raise NotStorableError(said)
+            raise NotStorableError(payload)
         if kind:
-            raise getattr(errors, kind)(said)
-        content = torch.empty(int(said), dtype=torch.uint8)
+            raise getattr(errors, kind)(payload)
+        content = torch.empty(int(payload), dtype=torch.uint8)
         with open(self._file, "rb", closefd=False) as file:
             file.seek(0)
             file.readinto(content.numpy().data)

@@ -41,11 +41,11 @@ class Prediction(Check, frozen=True):
         model, hits = work.subject.model, []
         for i, wanted in expected.items():
             index = parse(wanted, scores.shape[1], model.labels)[0]
-            said = int(scores[i].argmax())
-            hits.append(float(said == index))
-            status: Status = "passed" if said == index else "reported" if self.least < 1 else "failed"
+            predicted = int(scores[i].argmax())
+            hits.append(float(predicted == index))
+            status: Status = "passed" if predicted == index else "reported" if self.least < 1 else "failed"
             yield Result(check=self.name, quantity="predicted", status=status, image=work.subject.names[i],
-                         measured=model.label(said) or str(said), required=wanted)  # fmt: skip
+                         measured=model.label(predicted) or str(predicted), required=wanted)  # fmt: skip
         yield at_least(self.name, "share predicted as expected", sum(hits) / len(hits), self.least)
 
     def _expected(self, work: Work) -> dict[int, str]:

@@ -32,9 +32,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         by = f" [{self.method}]" if self.method else ""
         found = f"{self.measured:.4g}" if isinstance(self.measured, float) else self.measured
         colon = ":" if self.status == "skipped" or self.check == "image" else ""
-        said = self.quantity + ("" if found is None else f"{colon} {found}")
+        text = self.quantity + ("" if found is None else f"{colon} {found}")
         wanted = f", required {self.required}" if self.required else ""
-        return f"{self.check}{by}: {self.image or 'all images'}: {said}{wanted}"
+        return f"{self.check}{by}: {self.image or 'all images'}: {text}{wanted}"
 
 
 def at_least(check: str, quantity: str, measured: float, least: float | None, **where: str | None) -> Result:

@@ -142,8 +142,8 @@ def _print_ranking(found: Recommendation) -> None:
 
     console = Console()
     title = f"{counted(found.images, 'image')}: does the score fall where the map says it should?"
-    said = "area: between the orders, in units of the score; held: by pixels, of the score; ms: processor time an image"
-    table = Table("method", box=SIMPLE, padding=(0, 1, 0, 0), title=title, caption=said, pad_edge=False)
+    key = "area: between the orders, in units of the score; held: by pixels, of the score; ms: processor time an image"
+    table = Table("method", box=SIMPLE, padding=(0, 1, 0, 0), title=title, caption=key, pad_edge=False)
     for name in ("area ± 95%", "below the best", *(["mask"] if found.masks else []), "held", "ms"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:

@@ -98,8 +98,8 @@ def _print(found: dict[str, Any]) -> None:
     console.print(f"sha256 {found['sha256']}", highlight=False)
     for one in found["outputs"]:
         name = f" {one['name']}" if one["name"] else ""
-        said = f": {_output(output)}" if one["explained"] else "; --head explains it"
-        line = f"output {one['number']}{name} {one['shape']}, {one['dtype']}{said}"
+        meaning = f": {_output(output)}" if one["explained"] else "; --head explains it"
+        line = f"output {one['number']}{name} {one['shape']}, {one['dtype']}{meaning}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"preprocessing: {_preprocessing(found['input'])}", markup=False, highlight=False, soft_wrap=True)
     console.print(_verified(found["verified"]), markup=False, highlight=False, soft_wrap=True)

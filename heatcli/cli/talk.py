@@ -122,12 +122,12 @@ class Talk:
         report = done.report
         if report is not None and not self.done:
             same = report.model.verified
-            said = (
+            verdict = (
                 "not compared"
                 if same is None
                 else f"{'the same' if same.agrees else 'NOT the same'} as in {same.against}"
             )
-            say.detail(f"the model's function is {said}; graph passes: {', '.join(report.model.passes) or 'none'}")
+            say.detail(f"the model's function is {verdict}; graph passes: {', '.join(report.model.passes) or 'none'}")
         taken = "" if report is None else f" in {report.seconds.forward + report.seconds.backward:.3f} s"
         say.detail(f"{done.row.image} explained{taken}")
 

@@ -58,8 +58,8 @@ class View:
     @property
     def divides(self) -> str:
         """`MethodPart.divides`; for older reports without it, `whole` if the ledger balances, else `no`."""
-        said = self.report.method.divides
-        return said if isinstance(said, str) else "whole" if self.report.ledger.relative_error < 1e-3 else "no"
+        stated = self.report.method.divides
+        return stated if isinstance(stated, str) else "whole" if self.report.ledger.relative_error < 1e-3 else "no"
 
     @property
     def divided(self) -> float | None:
@@ -219,7 +219,7 @@ def contrasted(report: Report) -> str:
     return f"Positive speaks for {target.predicted} rather than {target.expected}, which is expected; negative against."
 
 
-def told(scale: Scale, view: View) -> str:
+def strongest(scale: Scale, view: View) -> str:
     """A sentence on the strongest colour of the scale."""
     own = f"percentile {scale.clip:g} of |relevance|"
     why = {"percentile": own, "share": own, "run": "one scale for all", "given": "as asked for"}[scale.by]
@@ -264,7 +264,7 @@ def caption(view: View, scale: Scale) -> list[str]:
     own = [shown(view)]
     if view.pair is not None:
         own = [f"{_name(each)}: {shown(each)}" for each in (view, view.pair)]
-    lines = [contrasted(view.report), *own, beside(view.report), warned(view), told(scale, view), hidden(view)]
+    lines = [contrasted(view.report), *own, beside(view.report), warned(view), strongest(scale, view), hidden(view)]
     verified = view.report.model.verified
     if verified is not None and not verified.agrees:
         lines.insert(0, UNVERIFIED + ".")

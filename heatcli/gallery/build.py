@@ -91,7 +91,7 @@ def build(request: GalleryRequest, say: Say, advance: Advance = iter) -> Built:
     with contextlib.closing(Store(1 if other is None else 2)) as store:
         page = _Page(request, folder, other, store)
         page.read(look, say, advance)
-        page.told(say)
+        page.note_missing(say)
         return page.write(output)
 
 
@@ -131,8 +131,8 @@ class _Page:
 
         for entry in _side_by_side(entries()):
             self._store.add(entry)
-            for kind, told in entry.remarks.items():
-                self._missing.setdefault(kind, []).append(told)
+            for kind, remark in entry.remarks.items():
+                self._missing.setdefault(kind, []).append(remark)
             if entry.mass is not None:
                 self._mass += entry.mass
                 self._masses += 1
@@ -143,7 +143,7 @@ class _Page:
         if look.expected.table is not None and not any(self._store.columns["expected"]):
             raise UsageError(f"{self._request.expected}: names none of the pictures in {self._folder.path}")
 
-    def told(self, say: Say) -> None:
+    def note_missing(self, say: Say) -> None:
         """Call `say` with notes on missing pictures, maps, masks and links."""
         texts = {
             "picture": "pictures are not where their reports say, or are others now; the page shows their maps alone",
@@ -215,12 +215,12 @@ class _Page:
             return [own.method]
         there = summary.facts(self._other, self._other_report, [], [])
         sides = [(side.method, side.baseline, side.model) for side in (own, there)]
-        told = [f"{m}" + (f", baseline {b}" if b != "none" else "") for m, b, _ in sides]
-        if told[0] == told[1]:
-            told = [model for _, _, model in sides]
-        if told[0] == told[1]:
-            told = [self._folder.path.name, self._other.path.name]
-        return told
+        titles = [f"{m}" + (f", baseline {b}" if b != "none" else "") for m, b, _ in sides]
+        if titles[0] == titles[1]:
+            titles = [model for _, _, model in sides]
+        if titles[0] == titles[1]:
+            titles = [self._folder.path.name, self._other.path.name]
+        return titles
 
 
 Key = tuple[str | None, int | None]

@@ -45,13 +45,13 @@ def _from_junit(content: bytes) -> list[Result]:
     for case in root.iter("testcase") if root.get("name") == "heatcli check" else ():
         child = next(iter(case), None)
         tag = "system-out" if child is None else child.tag
-        said = "" if child is None else child.text or child.get("message") or ""
+        text = "" if child is None else child.text or child.get("message") or ""
         found.append(
             Result(
                 check=(case.get("classname") or "").removeprefix("heatcli."),
                 quantity=case.get("name") or "",
-                status=_STATUS.get(tag, "passed" if ", required " in said else "reported"),
-                measured=said,
+                status=_STATUS.get(tag, "passed" if ", required " in text else "reported"),
+                measured=text,
             )
         )
     return found

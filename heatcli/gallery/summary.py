@@ -209,8 +209,8 @@ def _predictions(own: Facts, columns: Columns) -> Answer:
     value = f"{sum(known):,} of {len(known):,} as expected"
     if not wrong:
         return Answer("good", "Predictions", value, "Every picture with an expected label got it.")
-    told = ", ".join(f"{a} as {b}" + (f" ({n}×)" if n > 1 else "") for (a, b), n in wrong.most_common(3))
-    return Answer("bad", "Predictions", value, f"Most often wrong: {told}.", "#right=wrong")
+    most = ", ".join(f"{a} as {b}" + (f" ({n}×)" if n > 1 else "") for (a, b), n in wrong.most_common(3))
+    return Answer("bad", "Predictions", value, f"Most often wrong: {most}.", "#right=wrong")
 
 
 def _checks(checks: list[Result]) -> Answer:

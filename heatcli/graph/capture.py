@@ -56,20 +56,20 @@ def record(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error, recorder.failed)}"
         ) from error
     every = [recorder.value_of(x) for x in floating(returned)]
-    told = None if boxes is None or head is not None else boxes(every, example.shape)
+    detected = None if boxes is None or head is not None else boxes(every, example.shape)
     choice = None
-    if told is None and head is None:
+    if detected is None and head is None:
         leaves = [recorder.value_of(x) for x in pytree.tree_leaves(returned) if isinstance(x, Tensor)]
         choice = suppression.found(recorder.calls, example, leaves)
     if choice is not None:
-        returned, told = _before(recorder, choice, example, boxes, where)
+        returned, detected = _before(recorder, choice, example, boxes, where)
     with torch.no_grad(), recorder:
-        output = scores(returned, head or 0, where) if told is None else joined(floating(returned), told)
+        output = scores(returned, head or 0, where) if detected is None else joined(floating(returned), detected)
     output = recorder.value_of(output)
     calls = recorder.calls
     if choice is not None:
         calls = [call for call in calls if id(call) not in choice.after]
-    graph = replace(classify(_flatten(calls, example, output, names, where)), boxes=told)
+    graph = replace(classify(_flatten(calls, example, output, names, where)), boxes=detected)
     if choice is not None:
         nodes = suppression.nodes_of(calls, floating(returned))
         graph = replace(graph, before=choice.operators, raw=nodes)
@@ -89,11 +89,11 @@ def _before(
     with torch.no_grad(), recorder:
         ways = [] if boxes is None else list(suppression.forms(list(recorder.calls), choice, len(example)))
     for raw in ways:
-        told = None if boxes is None else boxes(raw, example.shape)
-        if told is not None:
-            if told.ends == "softmax" and told.background is None and choice.suppresses:
-                told = replace(told, background=0)  # as torchvision's detectors have it
-            return raw, told
+        detected = None if boxes is None else boxes(raw, example.shape)
+        if detected is not None:
+            if detected.ends == "softmax" and detected.background is None and choice.suppresses:
+                detected = replace(detected, background=0)  # as torchvision's detectors have it
+            return raw, detected
     if choice.suppresses:
         shapes = ", ".join(str(list(x.shape)) for x in choice.roots[:4])
         raise ModelError(

@@ -99,11 +99,11 @@ def _scores_and_boxes(returned: Sequence[Tensor], boxes: Boxes) -> tuple[Tensor,
 
 
 def _one_tensor(
-    returned: Sequence[Tensor], shape: Sequence[int], said: bool, labels: int
+    returned: Sequence[Tensor], shape: Sequence[int], stated: bool, labels: int
 ) -> tuple[str, int, int, bool] | None:
     """One tensor of boxes and scores: its layout, its number (twice), and whether there is an objectness.
 
-    Unless the user says that the output is boxes (`said`), the number of places must be that of a grid of strides 8,
+    Unless the user says that the output is boxes (`stated`), the number of places must be that of a grid of strides 8,
     16, 32 (64): once for heads without anchors, three times for heads with three anchors.
     """
     for at, one in enumerate(returned):
@@ -112,7 +112,7 @@ def _one_tensor(
         layout = ROWS if one.shape[1] < one.shape[2] else COLUMNS
         rows, places = sorted(one.shape[1:])
         per_cell = _anchors(places, shape[2:])
-        if per_cell is None and not said:
+        if per_cell is None and not stated:
             continue
         objectness = layout == COLUMNS and per_cell is not None
         if labels and rows - labels in (4, 5):

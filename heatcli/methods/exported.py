@@ -24,10 +24,10 @@ INSIDE = "inside the artifact"  # where absorbed and unexplained relevance was b
 
 def own_method(model: Model, note: Note) -> Method:
     """The method that the model explains itself by. Raises `ModelError` for a method that this heatcli lacks."""
-    said = note.method
-    if said.name not in METHODS:
-        raise ModelError(f"{model.path}: explains itself by {said.name}, a method that this heatcli does not have")
-    return METHODS[said.name].configured(said.parameters).with_rules(said.rules)
+    own = note.method
+    if own.name not in METHODS:
+        raise ModelError(f"{model.path}: explains itself by {own.name}, a method that this heatcli does not have")
+    return METHODS[own.name].configured(own.parameters).with_rules(own.rules)
 
 
 def asked(model: Model, note: Note, method: str | Method | None, parameters: Mapping[str, Any]) -> Method:

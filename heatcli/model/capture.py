@@ -129,10 +129,10 @@ class Capture:
 
     def _boxes(self, returned: Sequence[Tensor], shape: Sequence[int]) -> Boxes | None:
         """The boxes that all outputs together are, as far as the user does not say otherwise."""
-        said = self.output
-        if said.axis is not None:
+        stated = self.output
+        if stated.axis is not None:
             return None
-        return heads.found(returned, shape, said.kind, said.background, self.labels, said.boxes)
+        return heads.found(returned, shape, stated.kind, stated.background, self.labels, stated.boxes)
 
     def _walked(self, x: Tensor, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The values of the other inputs. A zero that depends on the image `x` is added to those that get relevance.
@@ -204,8 +204,8 @@ class Capture:
         if self.artifact.of_nodes is None:
             return output_of(self._recorded(batch), batch)
         values = self.artifact.of_nodes(self._inputs(batch), graph.raw) or []
-        told = [turned_as(x, one.shape) for x, one in zip(values, graph.returned, strict=False)]
-        raw = [x for x in told if x is not None]
+        turned = [turned_as(x, one.shape) for x, one in zip(values, graph.returned, strict=False)]
+        raw = [x for x in turned if x is not None]
         if len(raw) != len(graph.returned):
             raise NotComparedError("no node of it returns what goes into its suppression")
         return raw[0] if graph.boxes is None else heads.joined(raw, graph.boxes)

@@ -43,9 +43,9 @@ def draft_sidecar(model: Model) -> str:
 
 def _output_part(model: Model) -> str:
     """The sidecar's `[output]` table, "" if nothing is known about the output."""
-    said = [f"axis = {model.settings.output.axis}\n"] if model.settings.output.axis is not None else []
-    said += [f'kind = "{model.settings.output.kind}"\n'] if model.settings.output.kind is not None else []
-    return f"[output]\n{''.join(said)}\n" if said else ""
+    lines = [f"axis = {model.settings.output.axis}\n"] if model.settings.output.axis is not None else []
+    lines += [f'kind = "{model.settings.output.kind}"\n'] if model.settings.output.kind is not None else []
+    return f"[output]\n{''.join(lines)}\n" if lines else ""
 
 
 def outline(path: Path, format: Format, artifact: Artifact, missing: str) -> dict[str, Any]:

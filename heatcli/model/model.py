@@ -313,11 +313,11 @@ def _with_note_and_example(path: Path, artifact: Artifact, options: Options) -> 
     return artifact, replace(options, inputs=inputs), note
 
 
-def _settings(options: Options, artifact: Artifact, told: Settings) -> Settings:
+def _settings(options: Options, artifact: Artifact, given: Settings) -> Settings:
     """The settings, in which the output of a network whose pairs are explained is an embedding."""
-    if not options.pair or artifact.paired or told.output.kind is not None:
-        return told
-    return replace(told, output=replace_fields(told.output, kind=EMBEDDING))
+    if not options.pair or artifact.paired or given.output.kind is not None:
+        return given
+    return replace(given, output=replace_fields(given.output, kind=EMBEDDING))
 
 
 def _pictures(path: Path, picture: InputInfo, settings: Settings, device: str, notes: Notes) -> Pictures:

@@ -104,12 +104,12 @@ class Reports:
     def _inputs(self, i: int) -> list[schema.InputPart] | msgspec.UnsetType:
         """The values of inputs that the sidecar names, and their relevance."""
         found = []
-        for name, told in self._named.items():
+        for name, named in self._named.items():
             relevance = self.explanation.biases.get(name)
             values = self._others[name].reshape(len(self._others[name]), -1)
             if relevance is not None:
                 row = values[i if len(values) > 1 else 0].tolist(), relevance[i].tolist()
-                names = told.names or tuple(str(number) for number in range(len(row[0])))
+                names = named.names or tuple(str(number) for number in range(len(row[0])))
                 parts = [schema.ValuePart(name=n, value=v, relevance=r) for n, v, r in zip(names, *row, strict=True)]
                 found.append(schema.InputPart(name=name, values=parts))
         return found or msgspec.UNSET

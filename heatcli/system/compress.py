@@ -156,8 +156,8 @@ def png_bytes(picture: Image.Image, text: str = "") -> bytes:
         np.subtract(lines[1:], lines[:-1], out=target[1:])
         above = lines[-1]
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    said = text.encode("utf-8", "backslashreplace")
-    about = [(b"iTXt", b"Description\0\0\0\0\0" + said)] if text else []  # PNG specification, 11.3.4.5
+    description = text.encode("utf-8", "backslashreplace")
+    about = [(b"iTXt", b"Description\0\0\0\0\0" + description)] if text else []  # PNG specification, 11.3.4.5
     chunks = ((b"IHDR", header), *about, (b"IDAT", deflate(filtered)), (b"IEND", b""))
     return SIGNATURE + b"".join(_chunk(name, content) for name, content in chunks)
 

@@ -127,9 +127,9 @@ class _Builder:
             except RefusedError as error:
                 raise NodeError(f'node "{name}" ({proto.op_type}): {error}') from error
         inputs = tuple(proto.input)
-        position, said = _TYPED_BY.get(proto.op_type, (0, ""))
-        if said and len(inputs) > position and inputs[position] in self._half_bytes:
-            attributes[said] = self._half_bytes[inputs[position]]
+        position, typed_by = _TYPED_BY.get(proto.op_type, (0, ""))
+        if typed_by and len(inputs) > position and inputs[position] in self._half_bytes:
+            attributes[typed_by] = self._half_bytes[inputs[position]]
         node = Node(
             proto.op_type, domain, name, self._opsets.get(domain, 1), inputs, tuple(proto.output), attributes,
             tuple(not i or i in fixed for i in inputs), _unset,

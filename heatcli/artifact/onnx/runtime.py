@@ -60,8 +60,8 @@ class Runtime:
         program = self._program()
         names = [name for node in program.body.nodes for name in node.outputs if name]
         session = self._opened(_with_outputs(self._path, names))
-        told = {output.name for output in session.get_outputs() if output.type.startswith("tensor(")}
-        names = [name for name in names if name in told]
+        returned = {output.name for output in session.get_outputs() if output.type.startswith("tensor(")}
+        names = [name for name in names if name in returned]
         inputs = dict(zip(program.body.inputs, values, strict=False))
         scope: dict[str, Value] = {**inputs, **dict(zip(names, self._ran(session, names, values), strict=True))}
         device = next((v.device for v in values), torch.device("cpu"))

@@ -186,7 +186,7 @@ def _norm(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
         eps = _epsilon(region, form, x, weight, bias)
         if eps is None or not (form.centred or _is_neutral(bias, 0)):
             continue
-        affine = [_constant(region, x.reshape(form.affine), *said) for x, said in ((weight, _WEIGHT), (bias, _BIAS))]
+        affine = [_constant(region, x.reshape(form.affine), *part) for x, part in ((weight, _WEIGHT), (bias, _BIAS))]
         return form.operators(region, affine[0], affine[1], eps)
     return None
 

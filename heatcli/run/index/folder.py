@@ -17,7 +17,7 @@ from heatcli.errors import HeatcliError, UsageError
 from heatcli.figures.reading import places_of
 from heatcli.images.read import Picture, Reader
 from heatcli.report.schema import NAME, Report
-from heatcli.run.index.index import INDEX, FileEntry, Row, images, row_of, told
+from heatcli.run.index.index import INDEX, FileEntry, Row, damage_note, images, row_of
 from heatcli.run.index.record import RECORD, Record, read_record
 from heatcli.system.compress import MAGIC, crc32, read_array
 from heatcli.system.files import is_folder, is_there, is_url, read_regular
@@ -147,7 +147,7 @@ class Folder:
         for rows in images(index, damaged):
             for row, _ in rows:
                 yield row if row.error is not None else Item(row, self.path, rows[0][0])
-        if note := told(str(index), damaged):
+        if note := damage_note(str(index), damaged):
             say(note)
 
     def count(self) -> int:

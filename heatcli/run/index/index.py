@@ -188,7 +188,7 @@ def _row(path: Path, line: bytes) -> Row | None:
     return None
 
 
-def told(path: str, damaged: list[int]) -> str:
+def damage_note(path: str, damaged: list[int]) -> str:
     """A note on damaged lines; empty if there are none."""
     if not damaged:
         return ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from heatcli.errors import UsageError
-from heatcli.run.index.index import INDEX, Row, images, line_of, number_of, told
+from heatcli.run.index.index import INDEX, Row, damage_note, images, line_of, number_of
 from heatcli.run.index.record import RECORD, Record, agree, read_record
 from heatcli.system.files import make_folder, writing
 
@@ -76,7 +76,7 @@ def _all(folders: Sequence[Path], say: Callable[[str], None] = lambda _: None) -
         damaged: list[int] = []
         for rows in images(folder / INDEX, damaged):
             yield folder, [row for row, _ in rows]
-        if note := told(str(folder / INDEX), damaged):
+        if note := damage_note(str(folder / INDEX), damaged):
             say(note)
 
 

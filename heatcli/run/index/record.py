@@ -81,9 +81,9 @@ def agree(own: Record, other: Record, where: str, otherwise: str = "holds a run 
         here, there = _plain(own), _plain(other)
         shown = [name for name in different if not name.startswith(_FOLLOW)] or different
         pairs = [(name, *_differing(there.get(name), here.get(name))) for name in shown[:3]]
-        told = "; ".join(f"{name} {_short(theirs)}, not {_short(ours)}" for name, theirs, ours in pairs)
+        differences = "; ".join(f"{name} {_short(theirs)}, not {_short(ours)}" for name, theirs, ours in pairs)
         folder = where.removesuffix(RECORD).rstrip("/") or "."
-        raise UsageError(f"{folder}: {otherwise} ({told}); {_WAY_OUT}")
+        raise UsageError(f"{folder}: {otherwise} ({differences}); {_WAY_OUT}")
 
 
 def claim(folder: Path, own: Record, run: str | None = None) -> Path:

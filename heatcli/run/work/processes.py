@@ -105,11 +105,11 @@ class Processes:
             return None
         try:
             child.pipe.send(jobs)
-            told = False
+            stopping = False
             while not child.pipe.poll(ASKED):
-                if self.stopped() and not told:
+                if self.stopped() and not stopping:
                     child.pipe.send(None)
-                    told = True
+                    stopping = True
             content = child.pipe.recv_bytes()
         except (EOFError, OSError):
             self.lost += not self.stopped()

@@ -350,8 +350,8 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     own_model = replace_fields(report.model, path=model.named_in(folder))
     report = replace_fields(report, model=own_model)
     if ready.said is not None:
-        told = replace_fields(report.target, expected=ready.said[0], predicted=ready.said[1])
-        report = replace_fields(report, target=told)
+        target = replace_fields(report.target, expected=ready.said[0], predicted=ready.said[1])
+        report = replace_fields(report, target=target)
     contents = {
         name: _volume(model, request, ready, name) if name.endswith(NIFTI) else of.array(i, PurePath(name).suffix)
         for what, name in named.items()
