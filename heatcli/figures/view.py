@@ -52,7 +52,7 @@ class View:
 
     @property
     def element(self) -> str:
-        """The name of an element of the map: pixel, sample, feature, …"""
+        """The name of an element of the map, such as pixel, sample or feature."""
         return element(self.report)
 
     @property
@@ -75,7 +75,7 @@ def element(report: Report) -> str:
 
 
 def view_on(shown: Image.Image | Picture, relevance: NDArray[np.float64], report: Report) -> View:
-    """A view. `relevance`: as in the report. A volume is shown as slices side by side."""
+    """A view. `relevance`: float64, in the report's shape. A volume is shown as slices side by side."""
     if isinstance(shown, Image.Image) or relevance.ndim == 2:
         return View(shown, relevance, report)
     assert isinstance(shown.pixels, np.ndarray)
@@ -147,6 +147,7 @@ def means(view: View) -> str:
 
 
 def _short(value: Any) -> str:
+    """A parameter's value as text."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -161,6 +162,7 @@ def percent(share: float) -> str:
 
 
 def number(value: float, digits: int, sign: str = "") -> str:
+    """A number with that many digits and a typographic minus. `sign`: + to show the sign of positive numbers, too."""
     return f"{value:{sign}.{digits}g}".replace("-", "−")
 
 
@@ -270,6 +272,7 @@ def caption(view: View, scale: Scale) -> list[str]:
 
 
 def _name(view: View) -> str:
+    """The name of the picture's file."""
     return Path(view.report.image.path).name
 
 

@@ -74,6 +74,7 @@ def classified(op: Operator) -> Operator:
 
 
 def _kind(op: Operator) -> str:
+    """The kind of an operator, by its row and by which arguments carry the image."""
     row = row_of(op)
     if any(name not in op.sources for name in op.refs):
         return UNKNOWN  # a mask or an index that depends on the image: exact only while its value is fixed
@@ -87,6 +88,7 @@ def _kind(op: Operator) -> str:
 
 
 def _role(op: Operator) -> str:
+    """The role within the kind, or ""."""
     if op.kind == ELEMENTWISE and facts_of(op).rectifier:
         return RECTIFIER
     row = row_of(op)

@@ -245,6 +245,7 @@ def _kind(graph: Graph, classes: int, last: Operator | None, labels: int) -> str
 
 
 def _text(shape: Sequence[int], batch: int) -> str:
+    """A shape as text, with N for the images."""
     return f"[{', '.join('N' if axis == batch else str(size) for axis, size in enumerate(shape))}]"
 
 
@@ -269,11 +270,13 @@ def _appended(graph: Graph, name: str, target: Any, args: list[Any], shape: tupl
 
 
 def _free(graph: Graph, name: str) -> str:
+    """A name for an appended operator that no other operator has."""
     taken = {op.name for op in graph.operators}
     return next(x for x in _names(name) if x not in taken)
 
 
 def _names(name: str) -> Iterator[str]:
+    """Names to try: `output_…`, `output_…_2`, `output_…_3`."""
     yield f"output_{name}"
     i = 1
     while True:

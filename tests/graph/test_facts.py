@@ -308,12 +308,28 @@ def normaliser(op: Operator) -> bool:
     return True
 
 
+def refuses_channels_last(op: Operator) -> bool:
+    """torch raises for an image in channels last memory, and for a multiplier in it."""
+    (x,), refused = samples(op)[0], 0
+    if x.dim() != 4:
+        return False
+    last = {"memory_format": torch.channels_last}
+    for value, m in ((x.contiguous(**last), None), (x, torch.ones(op.shape, dtype=x.dtype).contiguous(**last))):
+        leaf = value.requires_grad_()
+        try:
+            output = op.run({}, [leaf])
+            torch.autograd.grad(output, leaf, torch.ones_like(output) if m is None else m)
+        except RuntimeError as error:
+            refused += "memory format" in str(error)
+    return refused == 2
+
+
 PROPERTIES: dict[str, Callable[[Operator], bool]] = {
     "zero_at_zero": zero_at_zero, "homogeneous": homogeneous, "exact": exact, "keeps_sign": keeps_sign,
     "keeps_order": keeps_order, "steep": steep, "nonnegative": nonnegative,
     "preserves_nonnegative": preserves_nonnegative, "rectifier": rectifier, "minimum": minimum, "indexed": indexed,
     "picks": picks, "gate": gate, "diagonal": diagonal, "fixed_statistics": fixed_statistics, "overwrites": overwrites,
-    "spare_output": spare_output, "rounds_once": rounds_once,
+    "spare_output": spare_output, "rounds_once": rounds_once, "refuses_channels_last": refuses_channels_last,
 }  # fmt: skip
 KIND: dict[str, Callable[[Operator], bool]] = {
     "affine": affine, "elementwise": elementwise, "maximum": maximum, "sum": joint_sum, "product": product,
@@ -405,7 +421,7 @@ FALSE = {
     "zero_at_zero": "sigmoid", "homogeneous": "silu", "exact": "gelu", "keeps_sign": "abs", "keeps_order": "silu",
     "nonnegative": "gelu", "preserves_nonnegative": "neg", "rectifier": "silu", "minimum": "amax",
     "picks": "constant_pad_nd", "gate": "sub", "diagonal": "cumsum", "fixed_statistics": "cumsum", "overwrites": "silu",
-    "spare_output": "sigmoid", "rounds_once": "add",
+    "spare_output": "sigmoid", "rounds_once": "add", "refuses_channels_last": "max_pool2d",
 }  # fmt: skip
 FALSE_KINDS = {
     "affine": "relu", "elementwise": "cumsum", "sum": "mul", "product": "add", "normaliser": "relu", "layout": "mean",

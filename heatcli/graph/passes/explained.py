@@ -49,10 +49,10 @@ _CARRIED = ((True, False, 1), (False, True, 2))
 
 
 class _Before:
-    """The values before a sigmoid or softmax, as new operators `made`; None where none is found.
+    """Finds the values before a sigmoid or softmax, and makes new operators (`made`) that compute with them.
 
-    Layouts and concatenations are made again on the values before. The logit of a product of two probabilities is the
-    sum of their logits: it grows with both, and stays useful where the product is near 0 or 1.
+    Layouts and concatenations are repeated on the values before. The logit of a product of two probabilities is the sum
+    of their logits: it grows with both, and stays useful where the product is near 0 or 1.
     """
 
     def __init__(self, by_name: Mapping[str, Operator], image: str) -> None:
@@ -61,11 +61,13 @@ class _Before:
         self._known: dict[str, str | None] = {}
 
     def __call__(self, name: str) -> str | None:
+        """The value before the activation that makes the value `name`, through layouts; None where none is found."""
         if name not in self._known:
             self._known[name] = self._found(name)
         return self._known[name]
 
     def _found(self, name: str) -> str | None:
+        """As the call, without the cache."""
         op = self._by_name.get(name)
         if op is None:
             return None

@@ -201,6 +201,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
 
 def _folded(layer: Operator, norm: Operator) -> Operator | None:
+    """The layer with the scale and shift of the batch norm in its weight and bias; None where that cannot be done."""
     scale, shift = batch_norm_scale_shift(norm)
     convolution = layer.title == "convolution"
     transposed = convolution and layer.arg(6)
