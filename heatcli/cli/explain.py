@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from heatcli.run import Request
 
 
+TUNED_ON = 16  # the most pictures that a value is sought on
 # Flags that sequences refuse; a file of settings may have them for the pictures of other models.
 FOR_PICTURES = ("figure", "output_file", "arrays", "show", "expected", "pair")
 
@@ -38,6 +39,12 @@ Methods = Annotated[
         metavar="NAME",
         help="The method; see `heatcli methods`. Repeat it to see several side by side. Default: lrp-eps, "
         "with the baseline blur.",
+    ),
+]
+Param = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param", metavar="NAME=VALUE", help="Set a parameter of the method. auto: find the best gamma or epsilon."
     ),
 ]
 Smooth = Annotated[
@@ -146,7 +153,7 @@ def command(
     context: typer.Context,
     images: Images,
     method: Methods = None,
-    param: options.Param = None,
+    param: Param = None,
     rule: options.Rule = None,
     composite: options.Composite = None,
     layer: options.Layer = None,
@@ -198,7 +205,10 @@ def command(
     named = method or []
     one = len(images) == 1 and not is_many(images[0])
     rules = rules_of(composite, rule)
-    chosen = _methods(named, values.parameters(param), rules, layer, concept, smooth)
+    given, sought = values.sought(values.parameters(param))
+    chosen = _methods(named, given, rules, layer, concept, smooth)
+    for name in sought:
+        _check_sought(name, chosen)
     kind = figure or ("overlay" if not one else "grid" if len(chosen) > 1 else "panel")
     style = drawing.style(kind, figure_size, scale, clip, cmap, opacity, backdrop, top)
     _check(images, chosen, kind, one, json and show)
@@ -218,12 +228,16 @@ def command(
         if not (method or param or rules or layer or smooth or concept):
             chosen = [own_method(loaded, loaded.explained)]
     if loaded.pictures.alphabet:
+        if sought:
+            raise UsageError(f"{sought[0]}=auto: is found on pictures, and {loaded.path} reads sequences; give a value")
         if len(chosen) > 1 or any(settings.source(context, name) == "COMMANDLINE" for name in FOR_PICTURES):
             others = "several --method, --figure, -o, --arrays, --show, --expected, --pair"
             raise UsageError(f"a sequence has a logo; {others} are for pictures")
         against = baseline_of(baseline, named, sequences=True)
         _explain_sequences(loaded, replace(request, method=chosen[0]), against, seconds, json)
         return
+    if sought:
+        chosen = _tuned(loaded, request, chosen, sought)
     reports, failures = _explain_pictures(loaded, request, chosen, seconds, json, show or kind == "grid")
     if reports and (show or kind == "grid"):
         _draw(reports, style, Path(file or f"{folder}/{Path(images[0]).stem}.grid.png"), show)
@@ -243,6 +257,38 @@ def _methods(
     chosen = [asked.with_rules(rules) for asked in methods_of(named, parameters, layer)]
     chosen = chosen if concept is None else [restricted(asked, concept) for asked in chosen]
     return chosen if smooth is None else [smoothed(asked, smooth) for asked in chosen]
+
+
+def _check_sought(name: str, chosen: Sequence[Method]) -> None:
+    """Raise `UsageError` if no value can be found for the parameter, or no method has it."""
+    from heatcli.evaluate.tune import VALUES
+
+    if not any(name in asked.fields for asked in chosen):
+        chosen[0].configured({name: 0})  # raises, and lists the parameters of the method
+    if name not in VALUES:
+        raise UsageError(f"{name}=auto: only {' and '.join(VALUES)} can be found; give {name} a value")
+
+
+def _tuned(loaded: Model, request: Request, chosen: Sequence[Method], sought: Sequence[str]) -> list[Method]:
+    """The methods with the values of the parameters `sought` that are best on some of the pictures of the request."""
+    from heatcli.evaluate.subject import subject
+    from heatcli.evaluate.tune import tuned
+    from heatcli.run.work.inputs import STDIN, find
+
+    if STDIN in request.inputs:
+        raise UsageError(f"{sought[0]}=auto: looks at pictures first; a list on stdin can be read only once")
+    found = find(request.inputs, request.recursive, request.glob, None, request.out)
+    step = max(1, len(found) // TUNED_ON)
+    paths = [Path(found.path(i)) for i in range(0, len(found), step)][:TUNED_ON]
+    own = subject(loaded, options.samples(loaded, paths, None)[0], request.target)
+    made: list[Method] = []
+    for asked in chosen:
+        names = [name for name in sought if name in asked.fields]
+        best = tuned(own, asked, names, request.baseline, say.detail) if names else None
+        if best is not None:
+            loaded.notes.add(best.words)
+        made.append(asked if best is None else best.method)
+    return made
 
 
 def _check(images: Sequence[str], chosen: Sequence[Method], kind: str, one: bool, both: bool) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from heatcli.errors import UsageError, boundary
 
+AUTO = "auto"  # the value of a parameter that heatcli finds
+
 
 def sides(text: str | None) -> tuple[int, ...] | int | None:
     """The value of `--size N|HxW|DxHxW`: the lengths of the sides, or one number for all. Raises `UsageError`."""
@@ -83,6 +85,12 @@ def shard(text: str | None) -> tuple[int, int] | None:
 def parameters(given: list[str] | None) -> dict[str, str]:
     """The values of `--param NAME=VALUE` as a dictionary. Raises `UsageError`."""
     return _assignments("--param", given, "name=value")
+
+
+def sought(parameters: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The parameters with a value, and the names of those that `auto` asks heatcli to find a value for."""
+    names = [name for name, value in parameters.items() if value == AUTO]
+    return {name: value for name, value in parameters.items() if name not in names}, names
 
 
 def arrays(given: list[str] | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 TORCHVISION: dict[str, int] = {
-    "alexnet": 224, "vgg11": 64, "vgg16_bn": 64, "resnet18": 64, "resnet50": 64, "resnext50_32x4d": 64,
+    "alexnet": 224, "vgg11": 224, "vgg16_bn": 224, "resnet18": 64, "resnet50": 64, "resnext50_32x4d": 64,
     "wide_resnet50_2": 64, "densenet121": 64, "inception_v3": 96, "googlenet": 64, "squeezenet1_1": 64,
     "mobilenet_v2": 64, "mobilenet_v3_small": 64, "mobilenet_v3_large": 64, "shufflenet_v2_x1_0": 64,
     "mnasnet1_0": 64, "efficientnet_b0": 64, "efficientnet_v2_s": 64, "regnet_x_400mf": 64, "regnet_y_400mf": 64,
