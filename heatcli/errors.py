@@ -6,7 +6,7 @@ HeatcliError            base; ``status`` is the command's exit status
 ├── ModelError     (3)  the artifact cannot be used
 │   ├── OutOfMemoryError    it needs more memory than there is
 │   ├── DiffersError        its captured graph is another function than the artifact
-│   ├── NotComparedError     its own runtime cannot run it here
+│   ├── NotComparedError    its own runtime cannot run it here
 │   └── OtherBranchError    it decides otherwise on these values than on the image it was captured on
 └── ImageError     (1)  one image (or baseline image) cannot be used; the others still can
 """
@@ -80,7 +80,7 @@ def boundary(
 
     Raises `kind`, in one line that begins with the source's name; an error of heatcli's own passes as it is. Decoders
     raise what they like on damaged files, `MemoryError` and `RecursionError` too, so no list of exceptions is whole.
-    `damaged`: what is said instead of `what` and the reason, where the system could read the source. `way_out`: what
+    `damaged`: what to say instead of `what` and the reason, where the system could read the source. `way_out`: what
     the user can do.
     """
     try:
@@ -88,8 +88,8 @@ def boundary(
     except HeatcliError:
         raise
     except Exception as error:
-        said = damaged if damaged and not isinstance(error, OSError) else f"{what}: {reason(error)}"
-        raise kind(f"{source}: {said}{way_out and f'; {way_out}'}") from error
+        problem = damaged if damaged and not isinstance(error, OSError) else f"{what}: {reason(error)}"
+        raise kind(f"{source}: {problem}{way_out and f'; {way_out}'}") from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""A model that is in memory: an `nn.Module`, a ScriptModule or an ExportedProgram, as an artifact.
+"""A model in memory, an `nn.Module`, a ScriptModule or an ExportedProgram, as an artifact.
 
-What has a file format is written in that format and read again, so that it goes the way of files. An `nn.Module` has
-none: it is copied, and the copy is captured by running it.
+ScriptModules and ExportedPrograms are written as files and read again. An `nn.Module` has no file format: a copy of it
+is captured by running it.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Held:
 def held(model: Any) -> Held:
     """The artifact of a model in memory. Raises `UsageError` for what is no model, `ModelError`."""
     if isinstance(model, torch.export.ExportedProgram):
-        return _written(model, "ExportedProgram", ".pt2", torch.export.save)
+        return _through_file(model, "ExportedProgram", ".pt2", torch.export.save)
     if isinstance(model, torch.jit.ScriptModule):
-        return _written(model, _name(model), ".pt", torch.jit.save)
+        return _through_file(model, _name(model), ".pt", torch.jit.save)
     if isinstance(model, nn.Module):
         return _copied(model)
     raise UsageError(
@@ -56,15 +56,16 @@ def held(model: Any) -> Held:
 
 
 def _name(model: Any) -> str:
+    """The name of the model's class."""
     return getattr(model, "original_name", "") or type(model).__name__
 
 
 def _path(name: str) -> Path:
-    """What stands for the path of a model that has none."""
+    """The name that replaces the path of a model in memory."""
     return Path(f"{name} (in memory)")
 
 
-def _written(model: Any, name: str, suffix: str, save: Any) -> Held:
+def _through_file(model: Any, name: str, suffix: str, save: Any) -> Held:
     """A model that is written as a file, which is read again as any other."""
     path = _path(name)
     with tempfile.TemporaryDirectory(prefix="heatcli-") as folder, edge(path, "written"), warnings.catch_warnings():
@@ -90,7 +91,7 @@ def _copied(model: nn.Module) -> Held:
 
 
 def artifact_of(module: nn.Module, embedded: str = "", remarks: tuple[str, ...] = ()) -> Artifact:
-    """The artifact of a module that is ours: it is led to evaluation mode. The rest as in `Artifact`."""
+    """The artifact of a module, which is set to evaluation mode. `embedded`, `remarks`: as in `Artifact`."""
     module = module.eval().requires_grad_(False)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     inputs = tuple(InputInfo(name, dtype=dtype, likely=likely_shape(module)) for name in _required(module))
@@ -126,9 +127,9 @@ def _hash(module: nn.Module) -> str:
 def with_example(
     artifact: Artifact, inputs: Mapping[str, Tensor], example: Example | None
 ) -> tuple[Artifact, Mapping[str, Tensor]]:
-    """The artifact with the shapes that an example shows, and the values of its inputs but the picture.
+    """The artifact with the shapes of an example, and the values of all inputs but the picture.
 
-    `example`: the picture's input [N, C, H, W], or all inputs in order, of which the first of floating point and four
+    `example`: the picture's input [N, C, H, W], or all inputs in order, of which the first floating-point one with four
     dimensions is the picture's. Shapes that the artifact declares stay. Raises `UsageError`.
     """
     if example is None:
@@ -145,7 +146,7 @@ def with_example(
     explained = left[pictures[0]].name
     shapes = {i.name: (None, *x.shape[1:]) for i, x in zip(left, values, strict=True)}
     others = {i.name: x[:1].detach() for i, x in zip(left, values, strict=True) if i.name != explained}
-    told = tuple(
+    infos = tuple(
         replace(i, shape=shapes[i.name]) if i.name == explained and i.shape is None else i for i in artifact.inputs
     )
-    return replace(artifact, inputs=told), {**inputs, **others}
+    return replace(artifact, inputs=infos), {**inputs, **others}

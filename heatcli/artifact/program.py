@@ -57,18 +57,19 @@ def checked(entries: Mapping[str, Buffer]) -> dict[str, Buffer]:
         if name not in _AS_IS and not _KEPT.fullmatch(name) and not _DROPPED.fullmatch(name):
             raise Refused(f"holds {name}, which is no part of a torch.export archive; refused")
     kept: dict[str, Buffer] = {name: content for name, content in entries.items() if name in _AS_IS}
-    kept[_MODEL] = _written(_program(_parsed(entries, _MODEL)))
+    kept[_MODEL] = _as_json(_program(_parsed(entries, _MODEL)))
     kept["data/sample_inputs/model.pt"] = b""
     for folder, start in _CONFIGS.items():
         place = f"data/{folder}"
         config = _config(_parsed(entries, f"{place}/model_{folder}_config.json"), place, start, entries)
-        kept[f"{place}/model_{folder}_config.json"] = _written(config)
+        kept[f"{place}/model_{folder}_config.json"] = _as_json(config)
         for payload in config["config"].values():
             kept[f"{place}/{payload['path_name']}"] = entries[f"{place}/{payload['path_name']}"]
     return kept
 
 
 def _parsed(entries: Mapping[str, Buffer], name: str) -> Any:
+    """The JSON of an entry. Raises `Refused` if it is missing or not valid."""
     if name not in entries:
         raise Refused(f"holds no {name}; export it anew")
     try:
@@ -77,7 +78,7 @@ def _parsed(entries: Mapping[str, Buffer], name: str) -> Any:
         raise Refused(f"holds {name}, which is no valid JSON; export it anew") from error
 
 
-def _written(tree: Any) -> bytes:
+def _as_json(tree: Any) -> bytes:
     return json.dumps(tree).encode()
 
 
@@ -85,7 +86,7 @@ def _config(config: Any, place: str, start: str, entries: Mapping[str, Buffer]) 
     """The table of tensors in a folder. Each is plain memory in an entry of that folder."""
     tensors: dict[str, Any] = {}
     for name, payload in _mapping(_mapping(config, "config")["config"]).items():
-        _named(name, _PATH)
+        _check_text(name, _PATH)
         entry = _mapping(payload, "path_name", "is_param", "use_pickle", "tensor_meta")
         if entry["use_pickle"] is not False:
             raise Refused(f"holds pickled tensors ({name}); heatcli never unpickles")
@@ -132,7 +133,7 @@ def _program(program: Any) -> dict[str, Any]:
     whole["guards_code"] = [_guard(code) for code in _list(whole.get("guards_code", []))]
     for symbol in _mapping(whole.get("range_constraints", {})):
         if not isinstance(symbol, str) or not _is_arithmetic(symbol):
-            raise Refused(f"holds a shape expression that is none: {str(symbol)[:60]!r}; refused")
+            raise Refused(f"holds {str(symbol)[:60]!r} where a size expression belongs; refused")
     _walk(whole["range_constraints"], keys=False)
     return whole
 
@@ -156,6 +157,7 @@ def _signature(signature: Any) -> dict[str, Any]:
 
 
 def _tree(tree: Any) -> dict[str, Any]:
+    """A nesting of tuples, lists and dictionaries, rewritten with nothing else in it. Raises `Refused`."""
     spec = _mapping(tree, "type", "context", "children_spec")
     kind, context = spec["type"], spec["context"]
     children = [_tree(child) for child in _list(spec["children_spec"])]
@@ -174,7 +176,7 @@ def _tree(tree: Any) -> dict[str, Any]:
             raise Refused("holds inputs or outputs of no known kind; refused") from error
         for key in _list(keys):
             if type(key) is not int:
-                _named(key, _PATH)
+                _check_text(key, _PATH)
         context = json.dumps(keys)
     return {"type": kind, "context": context, "children_spec": children}
 
@@ -217,7 +219,7 @@ def _identifier(name: Any) -> None:
     if name is not None and not (
         isinstance(name, str) and name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
     ):
-        raise Refused(f"holds the name {str(name)[:60]!r}, which is none; refused")
+        raise Refused(f"holds {str(name)[:60]!r} where a name belongs; refused")
 
 
 def _argument_name(name: Any) -> None:
@@ -226,29 +228,33 @@ def _argument_name(name: Any) -> None:
         _identifier(name)
 
 
-def _named(name: Any, pattern: re.Pattern[str]) -> None:
+def _check_text(name: Any, pattern: re.Pattern[str]) -> None:
+    """Refuse what is no text of that pattern."""
     if not isinstance(name, str) or not pattern.fullmatch(name):
-        raise Refused(f"holds the name {str(name)[:60]!r}, which is none; refused")
+        raise Refused(f"holds {str(name)[:60]!r} where a name belongs; refused")
 
 
 def _path(name: Any) -> None:
-    _named(name, _PATH)
+    _check_text(name, _PATH)
 
 
 def _expression(expression: Any) -> None:
+    """Refuse what is no size expression."""
     if not isinstance(expression, str) or not _is_arithmetic(expression):
-        raise Refused(f"holds a shape expression that is none: {str(expression)[:60]!r}; refused")
+        raise Refused(f"holds {str(expression)[:60]!r} where a size expression belongs; refused")
 
 
 def _objects(value: Any) -> None:
+    """Refuse any value but an empty one."""
     if value:
         raise Refused("holds objects other than tensors; refused")
 
 
-def _of(*kinds: type) -> Callable[[Any], None]:
+def _of_types(*kinds: type) -> Callable[[Any], None]:
     """A check that a value, or each value in a list, has one of these types."""
 
     def check(value: Any) -> None:
+        """Refuse values of other types."""
         for inner in value if isinstance(value, list) else [value]:
             if isinstance(inner, list):
                 check(inner)
@@ -259,7 +265,7 @@ def _of(*kinds: type) -> Callable[[Any], None]:
 
 
 def _device(value: Any) -> None:
-    _named(value, re.compile(r"[a-z]+"))
+    _check_text(value, re.compile(r"[a-z]+"))
 
 
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
@@ -272,14 +278,14 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "custom_obj": _objects,
     "custom_obj_values": _objects,
     "as_operator": _called,
-    "as_int": _of(int),
-    "as_ints": _of(int),
-    "as_int_lists": _of(int),
-    "as_float": _of(float, int),
-    "as_floats": _of(float, int),
-    "as_float_lists": _of(float, int),
-    "as_bool": _of(bool),
-    "as_bools": _of(bool),
+    "as_int": _of_types(int),
+    "as_ints": _of_types(int),
+    "as_int_lists": _of_types(int),
+    "as_float": _of_types(float, int),
+    "as_floats": _of_types(float, int),
+    "as_float_lists": _of_types(float, int),
+    "as_bool": _of_types(bool),
+    "as_bools": _of_types(bool),
     **dict.fromkeys(_TARGETED, _path),
 }
 _IDENTIFIED = ("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values")
@@ -292,14 +298,15 @@ def _guard(code: Any) -> str:
     try:
         tree = ast.parse(str(code), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Refused(f"holds a condition on its inputs that is none: {str(code)[:60]!r}; refused") from error
+        raise Refused(f"holds {str(code)[:60]!r} where a condition on input sizes belongs; refused") from error
     for node in ast.walk(tree):
         if not _is_condition(node):
-            raise Refused(f"holds a condition on its inputs that is none: {str(code)[:60]!r}; refused")
+            raise Refused(f"holds {str(code)[:60]!r} where a condition on input sizes belongs; refused")
     return ast.unparse(tree)
 
 
 def _is_condition(node: ast.AST) -> bool:
+    """Whether a node of a condition's syntax tree only reads sizes and compares numbers."""
     if isinstance(node, ast.Name):
         return node.id == "L"
     if isinstance(node, ast.Attribute):
@@ -368,12 +375,14 @@ def _is_small(tree: ast.AST) -> bool:
 
 
 def _mapping(value: Any, *needed: str) -> dict[str, Any]:
+    """The value, a dictionary with the `needed` keys. Raises `Refused` otherwise."""
     if not isinstance(value, dict) or not all(name in value for name in needed):
         raise Refused("holds a program that is not as torch.export writes it; refused")
     return value
 
 
 def _list(value: Any) -> list[Any]:
+    """The value, a list. Raises `Refused` otherwise."""
     if not isinstance(value, list):
         raise Refused("holds a program that is not as torch.export writes it; refused")
     return value

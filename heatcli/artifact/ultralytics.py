@@ -10,14 +10,14 @@ import msgspec
 _KINDS = {"detect": "detections", "classify": "classes"}
 
 
-def sidecar(said: Mapping[str, str]) -> str:
-    """The sidecar of the metadata `said` (`task`, `imgsz`, `names`); "" if the metadata are none of Ultralytics's."""
-    kind = _KINDS.get(said.get("task", ""))
-    if kind is None or "imgsz" not in said:
+def sidecar(metadata: Mapping[str, str]) -> str:
+    """The sidecar for `metadata` (`task`, `imgsz`, `names`); "" if Ultralytics did not write the metadata."""
+    kind = _KINDS.get(metadata.get("task", ""))
+    if kind is None or "imgsz" not in metadata:
         return ""
     try:
-        height, width = (int(side) for side in ast.literal_eval(said["imgsz"]))
-        names = ast.literal_eval(said.get("names", "{}"))
+        height, width = (int(side) for side in ast.literal_eval(metadata["imgsz"]))
+        names = ast.literal_eval(metadata.get("names", "{}"))
         listed = [str(names[i]) for i in range(len(names))]
     except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
         return ""

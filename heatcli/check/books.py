@@ -41,14 +41,15 @@ class Prediction(Check, frozen=True):
         model, hits = work.subject.model, []
         for i, wanted in expected.items():
             index = parse(wanted, scores.shape[1], model.labels)[0]
-            said = int(scores[i].argmax())
-            hits.append(float(said == index))
-            status: Status = "passed" if said == index else "reported" if self.least < 1 else "failed"
+            predicted = int(scores[i].argmax())
+            hits.append(float(predicted == index))
+            status: Status = "passed" if predicted == index else "reported" if self.least < 1 else "failed"
             yield Result(check=self.name, quantity="predicted", status=status, image=work.subject.names[i],
-                         measured=model.label(said) or str(said), required=wanted)  # fmt: skip
+                         measured=model.label(predicted) or str(predicted), required=wanted)  # fmt: skip
         yield at_least(self.name, "share predicted as expected", sum(hits) / len(hits), self.least)
 
     def _expected(self, work: Work) -> dict[int, str]:
+        """The expected label of each image that has one, by number."""
         if self.labels is None:
             return {i: s.folder_label for i, s in enumerate(work.samples) if s.folder_label is not None}
         file = work.folder / self.labels
@@ -57,6 +58,7 @@ class Prediction(Check, frozen=True):
 
 
 def _looked_up(table: Mapping[str, str], sample: Sample, file: Path) -> str | None:
+    """The label of an image in a table, by its path below the table's folder, its path, or its name."""
     path = sample.path.absolute()
     near = path.relative_to(file.parent.absolute()).as_posix() if path.is_relative_to(file.parent.absolute()) else ""
     return next((table[key] for key in (near, sample.path.as_posix(), sample.path.name) if key in table), None)

@@ -24,6 +24,8 @@ CHECKS: tuple[type[Check], ...] = (
 
 
 class _Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """The keys that all checks share."""
+
     methods: tuple[str, ...] = ("lrp-eps@blur", "deeplift-rescale")
     baseline: str | None = None
     target: str | None = None
@@ -41,6 +43,7 @@ Spec = msgspec.defstruct(
 
 
 def _as_spec(made: object) -> _Shared:
+    """The object, which `Spec` made; for type checkers, since `Spec` is made at run time."""
     assert isinstance(made, _Shared)
     return made
 
@@ -59,16 +62,16 @@ def default_spec() -> _Shared:
 _FIELD = re.compile(r"unknown field `([^`]+)`(?: - at `\$\.([^`]+)`)?")
 
 
-def _bad(path: Path, said: str) -> UsageError:
+def _bad(path: Path, why: str) -> UsageError:
     """The error for a spec that is not valid; for an unknown name, with the most similar known one."""
     checks = {check.name: [field.replace("_", "-") for field in check.__struct_fields__] for check in CHECKS}
-    if found := _FIELD.search(said):
+    if found := _FIELD.search(why):
         name, table = found.groups()
         if table in checks:
             return UsageError(f"{path}: {unknown_name(f'key of [{table}]', name, checks[table])}")
         shared = [field.replace("_", "-") for field in _Shared.__struct_fields__]
         return UsageError(f"{path}: {unknown_name('check or key', name, [*checks, *shared])}")
-    return UsageError(f"{path}: bad spec: {said}; the checks are {', '.join(checks)}")
+    return UsageError(f"{path}: bad spec: {why}; the checks are {', '.join(checks)}")
 
 
 def read_spec(path: Path) -> _Shared:

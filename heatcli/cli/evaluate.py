@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say
 from heatcli.errors import counted
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def command(
         write_atomically(out / name, png)
     if html is not None:
         sheet.of_evaluation(html, found, curves)
-    _tell(found, out, "evaluation.json", _print, json, " and curves" if found.curves else "")
+    _write_and_print(found, out, "evaluation.json", _print, json, " and curves" if found.curves else "")
     if failed:
         raise typer.Exit(1)
 
@@ -116,16 +116,16 @@ def _recommend(own: Subject, explainers: list[Explainer], command: list[str], ou
     from heatcli.evaluate.recommend import Search
 
     found = Search(own, lambda text: say.line(f"  {text}"))(explainers, command)
-    _tell(found, out, "recommendation.json", _print_ranking, json)
+    _write_and_print(found, out, "recommendation.json", _print_ranking, json)
 
 
-def _tell(
+def _write_and_print(
     found: Any, out: Path, name: str, printed: Callable[[Any], None], json: bool, besides: str = ""
 ) -> None:  # fmt: skip
     """Write a result as JSON into `out`, and print it: as JSON, or by `printed`. `besides`: ends the last line."""
     from heatcli.system.files import write_atomically
 
-    text = options.as_json(found)
+    text = results.as_json(found)
     write_atomically(out / name, text)
     if json:
         sys.stdout.buffer.write(text)
@@ -135,14 +135,15 @@ def _tell(
 
 
 def _print_ranking(found: Recommendation) -> None:
+    """Print the ranking as a table, the result in sentences, and the command."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     title = f"{counted(found.images, 'image')}: does the score fall where the map says it should?"
-    said = "area: between the orders, in units of the score; held: by pixels, of the score; ms: processor time an image"
-    table = Table("method", box=SIMPLE, padding=(0, 1, 0, 0), title=title, caption=said, pad_edge=False)
+    key = "area: between the orders, in units of the score; held: by pixels, of the score; ms: processor time an image"
+    table = Table("method", box=SIMPLE, padding=(0, 1, 0, 0), title=title, caption=key, pad_edge=False)
     for name in ("area ± 95%", "below the best", *(["mask"] if found.masks else []), "held", "ms"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
@@ -160,6 +161,7 @@ def _print_ranking(found: Recommendation) -> None:
 
 
 def _print(found: Evaluation) -> None:
+    """Print a table per metric."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,6 +1,6 @@
-"""What a command says on stderr: how much of it, the user decides by `--quiet` and `--verbose`.
+"""Messages of a command on stderr. `--quiet` and `--verbose` decide how many.
 
-Results go to stdout, and are not of this file. A process runs one command, so that the level stands in this module.
+Results go to stdout (`results.py`). The level is a variable of this module, since a process runs one command.
 """
 
 from __future__ import annotations
@@ -87,8 +87,10 @@ def passes_bar() -> Callable[[int, int], None] | None:
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
-    """A count on stderr of what passes through the function that it yields; nothing where stderr is no
-    terminal, or with `--quiet`."""
+    """A count on stderr of what passes through the function that it yields.
+
+    Nothing is shown where stderr is no terminal, or with `--quiet`.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -148,13 +148,13 @@ def values(file: File, commands: Mapping[str, Any], command: str) -> dict[str, A
             if text not in known:
                 raise _within(file, unknown_name("command", text, known))
             for inner, one in value.items():
-                key = _key(file, inner, known[text], f" of [{text}]")
+                key = _setting(file, inner, known[text], f" of [{text}]")
                 taken = _taken(file, f"[{text}] {inner}", key, one)
                 if text == command:
                     own[key.name] = taken
             continue
         every = {name: key for one in known.values() for name, key in one.items() if key.common}
-        named = _key(file, text, every, "").key
+        named = _setting(file, text, every, "").key
         takers = {name: one[named] for name, one in known.items() if named in one and one[named].common}
         if isinstance(value, list) and any(key.many for key in takers.values()):
             takers = {name: key for name, key in takers.items() if key.many}  # the others take a single value
@@ -170,7 +170,8 @@ def _within(file: File, error: UsageError) -> UsageError:
     return UsageError(f"{file.name}: {error}")
 
 
-def _key(file: File, text: str, known: Mapping[str, Key], where: str) -> Key:
+def _setting(file: File, text: str, known: Mapping[str, Key], where: str) -> Key:
+    """The setting of that name. Raises `UsageError` for an unknown one, and for one that no file may set."""
     key = known.get(text.replace("_", "-"))
     if key is None:
         raise _within(file, unknown_name(f"setting{where}", text, known))
@@ -186,17 +187,18 @@ def _taken(file: File, text: str, key: Key, value: Any) -> Any:
     """A value as the option takes it: a list for a single text is joined by commas, paths are relative to the file."""
     if key.many:
         each = value if isinstance(value, list) else [value]
-        return [_one(file, text, key, one) for one in each]
+        return [_value(file, text, key, one) for one in each]
     if isinstance(value, list) and key.kind is str and value:
-        return ",".join(str(_one(file, text, key, one)) for one in value)
-    return _one(file, text, key, value)
+        return ",".join(str(_value(file, text, key, one)) for one in value)
+    return _value(file, text, key, value)
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text or a number", Path: "a path"}
 _TAKEN = {bool: bool, int: int, float: (int, float), str: (str, int, float), Path: str}
 
 
-def _one(file: File, text: str, key: Key, value: Any) -> Any:
+def _value(file: File, text: str, key: Key, value: Any) -> Any:
+    """A value of the type of its setting; paths are relative to the file. Raises `UsageError`."""
     wrong = not isinstance(value, _TAKEN[key.kind]) or (isinstance(value, bool) and key.kind is not bool)  # type: ignore[arg-type]
     if wrong:
         such = f", such as {text.split()[-1]} = {_example(key)}"
@@ -222,6 +224,7 @@ def _seen_from_here(path: Path) -> str:
 
 
 def _example(key: Key) -> str:
+    """An example of a setting's value, as TOML."""
     default = key.parameter.default
     if key.kind is bool:
         return "true"

@@ -26,7 +26,8 @@ class Interrupted(HeatcliError):  # noqa: N818  (an interrupt is not an error)
         self.status = 128 + number
 
 
-def _why(name: str, value: float, done: Done) -> str:
+def _unexplained(name: str, value: float, done: Done) -> str:
+    """A sentence on unexplained relevance: `value` at the operator `name`."""
     from heatcli.methods.smooth import NOISE
 
     if name == NOISE:
@@ -107,7 +108,7 @@ class Talk:
             if not self.many:
                 self.say(described(outcome))
             for name, value in outcome.unexplained.items():
-                self.once(name, _why(name, value, outcome))
+                self.once(name, _unexplained(name, value, outcome))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, failures=self.failures)
         elif self.many and time.monotonic() - self._spoke > EVERY:
@@ -121,12 +122,12 @@ class Talk:
         report = done.report
         if report is not None and not self.done:
             same = report.model.verified
-            said = (
+            verdict = (
                 "not compared"
                 if same is None
                 else f"{'the same' if same.agrees else 'NOT the same'} as in {same.against}"
             )
-            say.detail(f"the model's function is {said}; graph passes: {', '.join(report.model.passes) or 'none'}")
+            say.detail(f"the model's function is {verdict}; graph passes: {', '.join(report.model.passes) or 'none'}")
         taken = "" if report is None else f" in {report.seconds.forward + report.seconds.backward:.3f} s"
         say.detail(f"{done.row.image} explained{taken}")
 
@@ -147,21 +148,26 @@ class Talk:
 
     @property
     def _rate(self) -> str:
+        """Images a second, as text."""
         return f"{self.done / self._seconds:.3g} a second"
 
 
 def _clock(seconds: float) -> str:
+    """Seconds as H:MM:SS."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}"
 
 
 def _bar(total: int) -> Any:
+    """The progress bar of a run."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     class Rate(ProgressColumn):
+        """Images a second."""
+
         def render(self, task: Any) -> Text:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
@@ -175,6 +181,7 @@ def _bar(total: int) -> Any:
 
 
 def _expected(row: Row) -> str:
+    """Whether the prediction is the expected one, in words."""
     if row.expected is None:
         return ""
     right = row.expected == row.predicted

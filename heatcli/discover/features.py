@@ -134,6 +134,7 @@ def read(
 def _known(
     item: Item, pixels: NDArray[np.float64], details: Details, masks: Path | None, say: Callable[[str], None]
 ) -> Known:
+    """What is known of an explanation. `pixels`: its map [H, W]."""
     row, picture = item.row, item.picture()
     share = None if row.ledger is None else bias_share(row.ledger.pixels, row.biases)
     right = math.nan if row.expected is None else float((row.predicted or row.label) == row.expected)

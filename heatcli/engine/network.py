@@ -66,8 +66,8 @@ class Network:
             if key not in self._graphs:
                 self._graphs[key] = self._derived(key) or self._captured(key)
             if self.noted is not None:
-                told, self.noted = self.noted, None
-                told(self._graphs[key])
+                note_first, self.noted = self.noted, None
+                note_first(self._graphs[key])
         return self._graphs[key]
 
     def recapture(self, batch: Tensor) -> None:

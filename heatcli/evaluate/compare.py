@@ -99,8 +99,8 @@ def compare(
     maps_b, books_b = _explained(right, b.explainer)
     maps_b = _at_size(maps_b, maps_a)
     columns = {
-        "output_difference": _apart(out_a, out_b),
-        "heatmap_difference": _apart(maps_a, maps_b),
+        "output_difference": _relative_difference(out_a, out_b),
+        "heatmap_difference": _relative_difference(maps_a, maps_b),
         "rank_correlation": rank_correlation(maps_a, maps_b),
         "correlation": correlation(maps_a, maps_b),
         "ssim": ssim(maps_a, maps_b),
@@ -111,7 +111,7 @@ def compare(
     pairs = []
     for i, image in enumerate(left.names):
         row = {name: float(values[i]) for name, values in columns.items()}
-        ok = _within(row, most_difference, least_correlation)
+        ok = _within_bounds(row, most_difference, least_correlation)
         pairs.append(
             Pair(
                 image=image,
@@ -197,13 +197,14 @@ def _at_size(maps: Tensor, like: Tensor) -> Tensor:
     return scaled * (maps[0].numel() / like[0].numel())
 
 
-def _apart(a: Tensor, b: Tensor) -> Tensor:
+def _relative_difference(a: Tensor, b: Tensor) -> Tensor:
+    """The largest difference of each row of [N, …], over the largest |a|: float64 [N]."""
     a, b = a.flatten(1).double(), b.flatten(1).double()
     scale = a.abs().amax(1)
     return (a - b).abs().amax(1) / scale.where(scale > 0, 1)
 
 
-def _within(row: dict[str, float], most: float | None, least: float | None) -> bool:
+def _within_bounds(row: dict[str, float], most: float | None, least: float | None) -> bool:
     near = most is None or max(row["output_difference"], row["heatmap_difference"]) <= most
     return near and (least is None or row["rank_correlation"] >= least)
 

@@ -52,14 +52,14 @@ class View:
 
     @property
     def element(self) -> str:
-        """The name of an element of the map: pixel, sample, feature, …"""
+        """The name of an element of the map, such as pixel, sample or feature."""
         return element(self.report)
 
     @property
     def divides(self) -> str:
         """`MethodPart.divides`; for older reports without it, `whole` if the ledger balances, else `no`."""
-        said = self.report.method.divides
-        return said if isinstance(said, str) else "whole" if self.report.ledger.relative_error < 1e-3 else "no"
+        stated = self.report.method.divides
+        return stated if isinstance(stated, str) else "whole" if self.report.ledger.relative_error < 1e-3 else "no"
 
     @property
     def divided(self) -> float | None:
@@ -75,7 +75,7 @@ def element(report: Report) -> str:
 
 
 def view_on(shown: Image.Image | Picture, relevance: NDArray[np.float64], report: Report) -> View:
-    """A view. `relevance`: as in the report. A volume is shown as slices side by side."""
+    """A view. `relevance`: float64, in the report's shape. A volume is shown as slices side by side."""
     if isinstance(shown, Image.Image) or relevance.ndim == 2:
         return View(shown, relevance, report)
     assert isinstance(shown.pixels, np.ndarray)
@@ -147,6 +147,7 @@ def means(view: View) -> str:
 
 
 def _short(value: Any) -> str:
+    """A parameter's value as text."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -161,6 +162,7 @@ def percent(share: float) -> str:
 
 
 def number(value: float, digits: int, sign: str = "") -> str:
+    """A number with that many digits and a typographic minus. `sign`: + to show the sign of positive numbers, too."""
     return f"{value:{sign}.{digits}g}".replace("-", "−")
 
 
@@ -217,20 +219,20 @@ def contrasted(report: Report) -> str:
     return f"Positive speaks for {target.predicted} rather than {target.expected}, which is expected; negative against."
 
 
-def told(scale: Scale, view: View) -> str:
+def strongest(scale: Scale, view: View) -> str:
     """A sentence on the strongest colour of the scale."""
     own = f"percentile {scale.clip:g} of |relevance|"
     why = {"percentile": own, "share": own, "run": "one scale for all", "given": "as asked for"}[scale.by]
     text = f"Strongest colour: ±{scale.cut:.3g} a {view.element} ({why})"
     if scale.by == "share":
         text += (
-            f"; it is pale, because |relevance| is only {percent(_held(view))} of the score in all, and below "
+            f"; it is pale, because |relevance| is only {percent(_mass_ratio(view))} of the score in all, and below "
             f"{percent(SHARE)} colours fade"
         )
     return f"{text}."
 
 
-def _held(view: View) -> float:
+def _mass_ratio(view: View) -> float:
     """Σ|relevance| / |score|; more than 1 if positive and negative relevance cancel."""
     return float(np.abs(view.relevance).sum()) / abs(view.divided) if view.divided else 1.0
 
@@ -262,7 +264,7 @@ def caption(view: View, scale: Scale) -> list[str]:
     own = [shown(view)]
     if view.pair is not None:
         own = [f"{_name(each)}: {shown(each)}" for each in (view, view.pair)]
-    lines = [contrasted(view.report), *own, beside(view.report), warned(view), told(scale, view), hidden(view)]
+    lines = [contrasted(view.report), *own, beside(view.report), warned(view), strongest(scale, view), hidden(view)]
     verified = view.report.model.verified
     if verified is not None and not verified.agrees:
         lines.insert(0, UNVERIFIED + ".")
@@ -270,6 +272,7 @@ def caption(view: View, scale: Scale) -> list[str]:
 
 
 def _name(view: View) -> str:
+    """The name of the picture's file."""
     return Path(view.report.image.path).name
 
 

@@ -91,7 +91,7 @@ def build(request: GalleryRequest, say: Say, advance: Advance = iter) -> Built:
     with contextlib.closing(Store(1 if other is None else 2)) as store:
         page = _Page(request, folder, other, store)
         page.read(look, say, advance)
-        page.told(say)
+        page.note_missing(say)
         return page.write(output)
 
 
@@ -114,6 +114,7 @@ class _Page:
         matched = 0
 
         def entries() -> Iterator[Callable[[], Entry]]:
+            """For each explanation a function that makes its entry, to be called in any thread; counts failures."""
             nonlocal matched
             for item in advance(self._folder.items(say)):
                 if isinstance(item, Row):
@@ -130,8 +131,8 @@ class _Page:
 
         for entry in _side_by_side(entries()):
             self._store.add(entry)
-            for kind, told in entry.remarks.items():
-                self._missing.setdefault(kind, []).append(told)
+            for kind, remark in entry.remarks.items():
+                self._missing.setdefault(kind, []).append(remark)
             if entry.mass is not None:
                 self._mass += entry.mass
                 self._masses += 1
@@ -142,7 +143,7 @@ class _Page:
         if look.expected.table is not None and not any(self._store.columns["expected"]):
             raise UsageError(f"{self._request.expected}: names none of the pictures in {self._folder.path}")
 
-    def told(self, say: Say) -> None:
+    def note_missing(self, say: Say) -> None:
         """Call `say` with notes on missing pictures, maps, masks and links."""
         texts = {
             "picture": "pictures are not where their reports say, or are others now; the page shows their maps alone",
@@ -174,6 +175,7 @@ class _Page:
         return Built(output, len(self._store), output.stat().st_size, beside)
 
     def _render(self, beside: Path | None) -> Iterator[str]:
+        """The page in pieces. `beside`: the folder of the thumbnails; None puts them into the page."""
         columns = self._store.columns
         images = columns["name"]
         groups = groups_of(self._folder.path, columns)
@@ -213,12 +215,12 @@ class _Page:
             return [own.method]
         there = summary.facts(self._other, self._other_report, [], [])
         sides = [(side.method, side.baseline, side.model) for side in (own, there)]
-        told = [f"{m}" + (f", baseline {b}" if b != "none" else "") for m, b, _ in sides]
-        if told[0] == told[1]:
-            told = [model for _, _, model in sides]
-        if told[0] == told[1]:
-            told = [self._folder.path.name, self._other.path.name]
-        return told
+        titles = [f"{m}" + (f", baseline {b}" if b != "none" else "") for m, b, _ in sides]
+        if titles[0] == titles[1]:
+            titles = [model for _, _, model in sides]
+        if titles[0] == titles[1]:
+            titles = [self._folder.path.name, self._other.path.name]
+        return titles
 
 
 Key = tuple[str | None, int | None]
@@ -230,6 +232,7 @@ def _keys(item: Item) -> list[Key]:
 
 
 def _by_picture(folder: Folder, say: Say) -> dict[Key, Item]:
+    """The explanations of a folder by picture; of several of a picture, the first."""
     found: dict[Key, Item] = {}
     for item in folder.items(say):
         if isinstance(item, Item):
@@ -259,7 +262,8 @@ SCRIPTS = ("data", "state", "histograms", "groups", "grid", "detail", "controls"
 
 
 @cache
-def _own(name: str) -> str:
+def _content_of(name: str) -> str:
+    """The content of a file of this folder."""
     return (HERE / name).read_text(encoding="utf-8")
 
 
@@ -275,7 +279,7 @@ def template(name: str) -> jinja2.Template:
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    script = "\n".join(_own(f"script/{name}.js") for name in SCRIPTS)
+    script = "\n".join(_content_of(f"script/{name}.js") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    environment.globals |= {"style": _own("page.css"), "script": script, "script_hash": f"sha256-{digest}"}
+    environment.globals |= {"style": _content_of("page.css"), "script": script, "script_hash": f"sha256-{digest}"}
     return environment.get_template(name)

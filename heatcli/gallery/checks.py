@@ -18,6 +18,7 @@ def results_in(folder: Path) -> list[Result]:
 
 
 def _of_file(file: Path) -> list[Result]:
+    """The results in a file; none if it is no file of results."""
     kind = file.suffix.lower()
     if kind not in (".xml", ".jsonl") or file.name == INDEX:
         return []
@@ -36,6 +37,7 @@ _STATUS: dict[str, Status] = {"failure": "failed", "error": "failed", "skipped":
 
 
 def _from_junit(content: bytes) -> list[Result]:
+    """The results in a JUnit XML file that `heatcli check` wrote."""
     if b"<!ENTITY" in content:
         return []
     found = []
@@ -43,13 +45,13 @@ def _from_junit(content: bytes) -> list[Result]:
     for case in root.iter("testcase") if root.get("name") == "heatcli check" else ():
         child = next(iter(case), None)
         tag = "system-out" if child is None else child.tag
-        said = "" if child is None else child.text or child.get("message") or ""
+        text = "" if child is None else child.text or child.get("message") or ""
         found.append(
             Result(
                 check=(case.get("classname") or "").removeprefix("heatcli."),
                 quantity=case.get("name") or "",
-                status=_STATUS.get(tag, "passed" if ", required " in said else "reported"),
-                measured=said,
+                status=_STATUS.get(tag, "passed" if ", required " in text else "reported"),
+                measured=text,
             )
         )
     return found

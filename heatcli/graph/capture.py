@@ -22,7 +22,8 @@ from heatcli.graph.kinds import classify
 from heatcli.graph.operator import Boxes, Constant, Graph, Operator, Ref, Returned, needed_for
 from heatcli.graph.recorder import Call, Recorder
 from heatcli.graph.remarks import remarks
-from heatcli.system.torch_private import name_of, pytree
+from heatcli.graph.schemas import title_of
+from heatcli.system.torch_private import pytree
 
 INPUT = "input"
 _ATEN = torch.ops.aten
@@ -55,20 +56,20 @@ def record(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error, recorder.failed)}"
         ) from error
     every = [recorder.value_of(x) for x in floating(returned)]
-    told = None if boxes is None or head is not None else boxes(every, example.shape)
+    detected = None if boxes is None or head is not None else boxes(every, example.shape)
     choice = None
-    if told is None and head is None:
+    if detected is None and head is None:
         leaves = [recorder.value_of(x) for x in pytree.tree_leaves(returned) if isinstance(x, Tensor)]
         choice = suppression.found(recorder.calls, example, leaves)
     if choice is not None:
-        returned, told = _before(recorder, choice, example, boxes, where)
+        returned, detected = _before(recorder, choice, example, boxes, where)
     with torch.no_grad(), recorder:
-        output = scores(returned, head or 0, where) if told is None else joined(floating(returned), told)
+        output = scores(returned, head or 0, where) if detected is None else joined(floating(returned), detected)
     output = recorder.value_of(output)
     calls = recorder.calls
     if choice is not None:
         calls = [call for call in calls if id(call) not in choice.after]
-    graph = replace(classify(_flatten(calls, example, output, names, where)), boxes=told)
+    graph = replace(classify(_flatten(calls, example, output, names, where)), boxes=detected)
     if choice is not None:
         nodes = suppression.nodes_of(calls, floating(returned))
         graph = replace(graph, before=choice.operators, raw=nodes)
@@ -81,15 +82,18 @@ def _before(
     recorder: Recorder, choice: suppression.Choice, example: Tensor,
     boxes: Callable[[Sequence[Tensor], Sequence[int]], Boxes | None] | None, where: str,
 ) -> tuple[list[Tensor], Boxes | None]:  # fmt: skip
-    """What goes into a choice, as raw outputs: boxes where they are some, else the values of the first operator."""
+    """The inputs of a choice, as raw outputs: boxes where they can be read as boxes, else those of the first operator.
+
+    Raises `ModelError` if the choice suppresses boxes that heatcli cannot read.
+    """
     with torch.no_grad(), recorder:
         ways = [] if boxes is None else list(suppression.forms(list(recorder.calls), choice, len(example)))
     for raw in ways:
-        told = None if boxes is None else boxes(raw, example.shape)
-        if told is not None:
-            if told.ends == "softmax" and told.background is None and choice.suppresses:
-                told = replace(told, background=0)  # as torchvision's detectors have it
-            return raw, told
+        detected = None if boxes is None else boxes(raw, example.shape)
+        if detected is not None:
+            if detected.ends == "softmax" and detected.background is None and choice.suppresses:
+                detected = replace(detected, background=0)  # as torchvision's detectors have it
+            return raw, detected
     if choice.suppresses:
         shapes = ", ".join(str(list(x.shape)) for x in choice.roots[:4])
         raise ModelError(
@@ -152,7 +156,7 @@ def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[
         for tensor in leaves:
             if isinstance(tensor, Tensor) and id(tensor) not in values:
                 values[id(tensor)] = Constant(known.get(_address(tensor), f"constant_{len(values)}"), tensor.detach())
-        read = leaves if _title(call.target) not in _SHAPE_ONLY else ()
+        read = leaves if title_of(call.target) not in _SHAPE_ONLY else ()
         inputs = [values[id(x)] for x in read if isinstance(x, Tensor)]
         if isinstance(call.output, bool | int | float):
             decided |= {x.name: call.output for x in inputs if isinstance(x, Ref)}
@@ -160,7 +164,7 @@ def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[
         for index, tensor in enumerate(call.output if several else [call.output]):
             if not isinstance(tensor, Tensor) or id(tensor) in values:
                 continue
-            name = f"{_title(call.target)}_{number}" + (f"_{index}" if several and index else "")
+            name = f"{title_of(call.target)}_{number}" + (f"_{index}" if several and index else "")
             if not any(isinstance(x, Ref) for x in inputs) or not tensor.numel():  # independent of the image
                 values[id(tensor)] = Constant(_derived_name(inputs, name), tensor.detach())
                 continue
@@ -208,6 +212,8 @@ def _operator(
     call: Call, name: str, index: int | None, output: Tensor,
     values: Mapping[int, Ref | Constant], active: Mapping[str, tuple[int, ...]],
 ) -> Operator:  # fmt: skip
+    """A recorded call as an operator. `active`: shapes of the values that carry the image, by name."""
+
     def named(x: Any) -> Any:
         """The `Ref` or `Constant` that stands for a tensor; anything else unchanged."""
         return values[id(x)] if isinstance(x, Tensor) else x
@@ -229,10 +235,6 @@ def _operator(
         source_shapes=tuple(active[x.name] for x in sources),
         node=call.node,
     )
-
-
-def _title(target: Any) -> str:
-    return name_of(target).lstrip("_")
 
 
 def _derived_name(origins: list[Ref | Constant], otherwise: str) -> str:

@@ -1,9 +1,9 @@
-"""Which head the network has: where all its outputs together are boxes with scores, in one form [N, rows, places].
+"""Detector heads: outputs that are boxes with scores, joined into one form [N, rows, places].
 
-A detector returns boxes before suppression: one tensor [N, 4 + C, A] or [N, A, 5 + C] (YOLO), or boxes and scores
-apart (SSD, RetinaNet, DETR). `found` recognises them; `joined` makes [N, C + (1) + 4, A] of them: the scores of the
-classes, the objectness where there is one, and the four numbers of the box. So a box is a place, and its score a row:
-what targets of any dense output are.
+A detector returns boxes before suppression: one tensor [N, 4 + C, A] or [N, A, 5 + C] (YOLO), or boxes and scores apart
+(SSD, RetinaNet, DETR). `found` recognises them; `joined` makes [N, C + (1) + 4, A] of them: the scores of the classes,
+the objectness where there is one, and the four numbers of the box. So each box is a place and each score a row, as in
+any dense output.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _SUM = 1e-3  # tolerance of a sum of probabilities
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What counts as a box: a probability of at least `confidence`, and at most `overlap` (intersection over union)
-    with a better box of its class. Raises `UsageError`."""
+    """What counts as a box: a probability of at least `confidence`, and at most `overlap` with a better box.
+
+    `overlap`: intersection over union with a better box of the same class. Raises `UsageError`.
+    """
 
     confidence: float = 0.25
     overlap: float = 0.45
@@ -47,20 +49,20 @@ def found(
     """The boxes that the floating-point outputs `returned` are, for an input of `shape` [N, C, H, W]; else None.
 
     `kind`: what the user says the output is; `detections` accepts any number of places. `background`: the class that
-    is none. `labels`: how many class names there are, 0 if unknown. `form`: centre or corners, if the user says so.
-    The values decide between logits and probabilities, between centre and corners, and whether coordinates are shares
-    of the input's size.
+    stands for no object. `labels`: how many class names there are, 0 if unknown. `form`: centre or corners, if the user
+    says so. The values decide between logits and probabilities, between centre and corners, and whether coordinates are
+    shares of the input's size.
     """
     if kind not in (None, DETECTIONS) or len(shape) != 4:
         return None
-    where = _apart(returned, shape[0]) or _together(returned, shape, kind == DETECTIONS, labels)
+    where = _two_tensors(returned, shape[0]) or _one_tensor(returned, shape, kind == DETECTIONS, labels)
     if where is None:
         return None
     layout, boxes_at, scores_at, objectness = where
     size = int(shape[2]), int(shape[3])
     rough = Boxes(layout=layout, boxes_at=boxes_at, scores_at=scores_at, objectness=objectness, classes=0, size=size)
     with torch.no_grad():
-        scores, objects, box = _parts(returned, rough)
+        scores, objects, box = _scores_and_boxes(returned, rough)
         in_unit = bool((scores >= 0).all() and (scores <= 1).all())
         sums = in_unit and scores.shape[1] > 1 and bool(((scores.sum(1) - 1).abs() < _SUM).all())
         ordered = bool((box[:, 2] >= box[:, 0]).all() and (box[:, 3] >= box[:, 1]).all())
@@ -76,13 +78,13 @@ def found(
 
 def joined(returned: Sequence[Tensor], boxes: Boxes) -> Tensor:
     """The outputs as one tensor [N, C + (1) + 4, A]: class scores (times objectness), objectness, box."""
-    scores, objects, box = _parts(returned, boxes)
+    scores, objects, box = _scores_and_boxes(returned, boxes)
     if objects is None:
         return torch.cat([scores, box], 1)
     return torch.cat([scores + objects if boxes.logits else scores * objects, objects, box], 1)
 
 
-def _parts(returned: Sequence[Tensor], boxes: Boxes) -> tuple[Tensor, Tensor | None, Tensor]:
+def _scores_and_boxes(returned: Sequence[Tensor], boxes: Boxes) -> tuple[Tensor, Tensor | None, Tensor]:
     """Class scores [N, C, A], objectness [N, 1, A] or None, boxes [N, 4, A]."""
     if boxes.layout == APART:
         box, scores = returned[boxes.boxes_at], returned[boxes.scores_at]
@@ -96,13 +98,13 @@ def _parts(returned: Sequence[Tensor], boxes: Boxes) -> tuple[Tensor, Tensor | N
     return whole[:, 4:], None, whole[:, :4]
 
 
-def _together(
-    returned: Sequence[Tensor], shape: Sequence[int], said: bool, labels: int
+def _one_tensor(
+    returned: Sequence[Tensor], shape: Sequence[int], stated: bool, labels: int
 ) -> tuple[str, int, int, bool] | None:
     """One tensor of boxes and scores: its layout, its number (twice), and whether there is an objectness.
 
-    Without a word of the user's, the number of places must be that of a grid of strides 8, 16, 32 (64): once for heads
-    without anchors, three times for heads with three anchors.
+    Unless the user says that the output is boxes (`stated`), the number of places must be that of a grid of strides 8,
+    16, 32 (64): once for heads without anchors, three times for heads with three anchors.
     """
     for at, one in enumerate(returned):
         if one.dim() != 3 or one.shape[0] != shape[0] or min(one.shape[1:]) < 5:
@@ -110,7 +112,7 @@ def _together(
         layout = ROWS if one.shape[1] < one.shape[2] else COLUMNS
         rows, places = sorted(one.shape[1:])
         per_cell = _anchors(places, shape[2:])
-        if per_cell is None and not said:
+        if per_cell is None and not stated:
             continue
         objectness = layout == COLUMNS and per_cell is not None
         if labels and rows - labels in (4, 5):
@@ -130,7 +132,7 @@ def _anchors(places: int, size: Sequence[int]) -> int | None:
     return None
 
 
-def _apart(returned: Sequence[Tensor], n: int) -> tuple[str, int, int, bool] | None:
+def _two_tensors(returned: Sequence[Tensor], n: int) -> tuple[str, int, int, bool] | None:
     """Two tensors [N, A, 4] and [N, A, C]: their numbers. None if there are none such, or if C is 4, too."""
     flat = [x.squeeze(2) if x.dim() == 4 and x.shape[2] == 1 else x for x in returned]
     boxes = [i for i, x in enumerate(flat) if x.dim() == 3 and x.shape[0] == n and x.shape[2] == 4]

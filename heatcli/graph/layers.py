@@ -94,7 +94,7 @@ def find_layers(graph: Graph, wanted: Sequence[str], path: Path) -> list[Layer]:
     known = layers_of(graph)
     selected: set[str] = set()
     for name in wanted:
-        matches = [find_map(graph, name).name] if name == LAST else [layer.name for layer in _named(known, name)]
+        matches = [find_map(graph, name).name] if name == LAST else [layer.name for layer in _matching(known, name)]
         if not matches:
             ways = "; globs and operators' names work too, and `heatcli inspect --layers` lists all"
             raise unknown_name(f"layer of {path.name}", name, _offered(known), ways)
@@ -121,8 +121,8 @@ def find_map(graph: Graph, name: str) -> Operator:
     if not maps:
         raise UsageError("this network has no maps [N, C, h, w] between image and output, so CAM methods say nothing")
     if name == LAST:
-        return _last(graph, maps)
-    matches = _named([Layer.of(op) for op in maps], name)
+        return _last_map(graph, maps)
+    matches = _matching([Layer.of(op) for op in maps], name)
     if matches:
         return matches[-1].operator
     ways = f"; last and operators such as {maps[-1].name} work too, and `heatcli inspect --layers` lists all"
@@ -142,7 +142,7 @@ def stands_for(name: str, operator: Operator) -> bool:
     return any(fnmatchcase(n, name) or n.startswith(f"{name}.") for n in (*layer.names, *layer.aliases))
 
 
-def _named(layers: Sequence[Layer], name: str) -> list[Layer]:
+def _matching(layers: Sequence[Layer], name: str) -> list[Layer]:
     """The layers that a name or glob matches, else the output of the block of that name.
 
     Among the operators of one node, only the last matches.
@@ -156,10 +156,10 @@ def _named(layers: Sequence[Layer], name: str) -> list[Layer]:
     within = [
         i for i, layer in enumerate(layers) if any(n.startswith(f"{name}.") for n in (*layer.names, *layer.aliases))
     ]
-    return [_end(layers, within[-1])] if within else []
+    return [_end_of_block(layers, within[-1])] if within else []
 
 
-def _end(layers: Sequence[Layer], last: int) -> Layer:
+def _end_of_block(layers: Sequence[Layer], last: int) -> Layer:
     """The last of the successive layers without parameters that follow number `last`, or that layer itself."""
     end = layers[last]
     for after in layers[last + 1 :]:
@@ -193,12 +193,13 @@ def spatial(graph: Graph) -> list[Operator]:
     maps: dict[str, Operator] = {}
     for op in graph.operators:
         carried = op.kind != LAYOUT and any(source in maps for source in op.sources)
-        if op.sources and _maps(graph, op.shape) and (_planar(op, rank) or op.name in read or carried):
+        if op.sources and _may_be_maps(graph, op.shape) and (_planar(op, rank) or op.name in read or carried):
             maps[op.name] = op
     return list(maps.values())
 
 
-def _maps(graph: Graph, shape: tuple[int, ...]) -> bool:
+def _may_be_maps(graph: Graph, shape: tuple[int, ...]) -> bool:
+    """Whether a value of that shape may be a stack of maps."""
     rank = _rank(graph)
     return len(shape) == rank and shape[0] == graph.copies * graph.input_shape[0] and math.prod(shape[2:]) > 1
 
@@ -210,6 +211,7 @@ def _rank(graph: Graph) -> int:
 
 
 def _planar(op: Operator, rank: int) -> bool:
+    """Whether an operator works on the plane: convolution, pooling, upsampling, a mean or sum over the plane."""
     if op.title in ("mean", "sum", "amax"):
         axes = op.arg(1)
         return (
@@ -221,7 +223,8 @@ def _planar(op: Operator, rank: int) -> bool:
     return planar and len(op.source_shapes[0]) == rank
 
 
-def _last(graph: Graph, maps: list[Operator]) -> Operator:
+def _last_map(graph: Graph, maps: list[Operator]) -> Operator:
+    """The last map before global pooling; of a dense output the last one before the last layer with weights."""
     if len(graph.output_shape) != _rank(graph) or math.prod(graph.output_shape[2:]) == 1:
         return maps[-1]
     weighted = [i for i, op in enumerate(graph.operators) if has_weights(op)]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from heatcli.errors import UsageError
 from heatcli.graph.heads import APART, COLUMNS, DETECTIONS, ROWS
-from heatcli.graph.kinds import LAYOUT, classified
+from heatcli.graph.kinds import classified, is_choice
 from heatcli.graph.operator import Boxes, Graph, Operator, Reading, Ref
 
 FINAL = ("_softmax", "_safe_softmax", "_log_softmax", "sigmoid")
@@ -46,7 +46,7 @@ def final_activation(graph: Graph) -> Operator | None:
     """The softmax, log-softmax or sigmoid that the graph ends in, ignoring layouts after it."""
     by_name = {op.name: op for op in graph.operators}
     last = by_name.get(graph.output)
-    while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
+    while last is not None and is_choice(last):
         last = by_name.get(last.sources[0])
     return last if last is not None and last.title in FINAL else None
 
@@ -94,7 +94,7 @@ def _layouts(graph: Graph, start: str) -> Sequence[Operator]:
     by_name = {op.name: op for op in graph.operators}
     layouts: list[Operator] = []
     name = graph.output
-    while name != start and name in by_name and by_name[name].kind == LAYOUT and len(by_name[name].sources) == 1:
+    while name != start and name in by_name and is_choice(by_name[name]):
         layouts.append(by_name[name])
         name = by_name[name].sources[0]
     return layouts[::-1] if name == start else ()
@@ -222,7 +222,7 @@ def is_of_unit_length(graph: Graph) -> bool:
     """Whether the output is a vector divided by its own norm, as embeddings are."""
     by_name = {op.name: op for op in graph.operators}
     last = by_name.get(graph.output)
-    while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
+    while last is not None and is_choice(last):
         last = by_name.get(last.sources[0])
     if last is None or last.title != "div" or len(last.sources) != 2:
         return False
@@ -245,6 +245,7 @@ def _kind(graph: Graph, classes: int, last: Operator | None, labels: int) -> str
 
 
 def _text(shape: Sequence[int], batch: int) -> str:
+    """A shape as text, with N for the images."""
     return f"[{', '.join('N' if axis == batch else str(size) for axis, size in enumerate(shape))}]"
 
 
@@ -262,18 +263,20 @@ def _appended(graph: Graph, name: str, target: Any, args: list[Any], shape: tupl
     """The graph with `target(output, *args)` as its output."""
     dtype = graph.operators[-1].dtype if graph.operators else torch.get_default_dtype()
     op = Operator(
-        name=_free(graph, name), target=target, args=(Ref(graph.output), *args), kwargs={}, index=None, shape=shape,
-        dtype=dtype, sources=(graph.output,), source_shapes=(graph.output_shape,),
+        name=_unused_name(graph, name), target=target, args=(Ref(graph.output), *args), kwargs={}, index=None,
+        shape=shape, dtype=dtype, sources=(graph.output,), source_shapes=(graph.output_shape,),
     )  # fmt: skip
     return replace(graph, operators=(*graph.operators, classified(op)), output=op.name, output_shape=shape)
 
 
-def _free(graph: Graph, name: str) -> str:
+def _unused_name(graph: Graph, name: str) -> str:
+    """A name for an appended operator that no other operator has."""
     taken = {op.name for op in graph.operators}
-    return next(x for x in _names(name) if x not in taken)
+    return next(x for x in _names_to_try(name) if x not in taken)
 
 
-def _names(name: str) -> Iterator[str]:
+def _names_to_try(name: str) -> Iterator[str]:
+    """Names to try: `output_…`, `output_…_2`, `output_…_3`."""
     yield f"output_{name}"
     i = 1
     while True:
@@ -293,8 +296,8 @@ def _with_negative(graph: Graph) -> Graph:
     graph = _appended(graph, "negative", *other, shape)
     both = (shape[0], 2, *shape[2:])
     joined = Operator(
-        name=_free(graph, "both"), target=_ATEN.cat.default, args=([Ref(graph.output), Ref(positive)], 1), kwargs={},
-        index=None, shape=both, dtype=graph.operators[-1].dtype, sources=(graph.output, positive),
+        name=_unused_name(graph, "both"), target=_ATEN.cat.default, args=([Ref(graph.output), Ref(positive)], 1),
+        kwargs={}, index=None, shape=both, dtype=graph.operators[-1].dtype, sources=(graph.output, positive),
         source_shapes=(shape, shape),
     )  # fmt: skip
     return replace(
@@ -314,7 +317,7 @@ def quantity(graph: Graph) -> str:
         return "centred-logit"
     if graph.final is not None:
         return "logit"
-    ends = _ends(graph)
+    ends = _final_title(graph)
     return "probability" if ends and ends != "_log_softmax" else "output"
 
 
@@ -325,7 +328,7 @@ def probabilities(graph: Graph, output: Tensor) -> Tensor:
     """
     if graph.boxes is not None:
         return box_chances(graph.boxes, output)
-    ends, reading = _ends(graph), graph.reading
+    ends, reading = _final_title(graph), graph.reading
     with torch.no_grad():
         if ends and graph.final is None:  # the activation is still in the graph
             return output.exp() if ends == "_log_softmax" else output
@@ -351,10 +354,10 @@ def box_chances(boxes: Boxes, output: Tensor) -> Tensor:
 
 def is_sigmoid(graph: Graph) -> bool:
     """Whether the probability of a score is its sigmoid."""
-    return _ends(graph) == "sigmoid" or (graph.reading is not None and graph.reading.kind in (BINARY, LABELS))
+    return _final_title(graph) == "sigmoid" or (graph.reading is not None and graph.reading.kind in (BINARY, LABELS))
 
 
-def _ends(graph: Graph) -> str:
+def _final_title(graph: Graph) -> str:
     """The title of the final activation, whether removed or in the graph; "" without one."""
     if graph.reading is not None:
         return graph.reading.ends

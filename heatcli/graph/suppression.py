@@ -41,19 +41,19 @@ class Choice:
 
 
 def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> Choice | None:
-    """The choice that the tensors `returned` depend on; None if there is none. A choice that layers with weights follow
-    is a part of the network.
+    """The choice that the tensors `returned` depend on; None if there is none.
 
-    Some tensor returned must be of no fixed shape, or hold places: the number of a class, of a box.
+    A choice that layers with weights follow is a part of the network. Some tensor returned must be of no fixed shape,
+    or hold places: the number of a class, of a box.
     """
     of_image, after, places, free = {id(image)}, set[int](), set[int](), set[int]()
     roots, titles, later = dict[int, Tensor](), list[str](), set[int]()
     within = _before_weights(calls)
     for call in calls:
-        title, inputs = name_of(call.target), [x for x in pytree.tree_leaves((call.args, call.kwargs)) if _is(x)]
+        title, inputs = name_of(call.target), [x for x in pytree.tree_leaves((call.args, call.kwargs)) if _is_tensor(x)]
         if not any(id(x) in of_image for x in inputs):
             continue
-        outputs = [x for x in pytree.tree_leaves(call.output) if _is(x)]
+        outputs = [x for x in pytree.tree_leaves(call.output) if _is_tensor(x)]
         of_image.update(map(id, outputs))
         chosen = any(id(x) in after for x in inputs)
         chooses = _chooses(call, title, outputs) and not any(id(x) in within for x in outputs)
@@ -76,7 +76,7 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
     return Choice(tuple(titles), tuple(roots.values()), frozenset(later), suppresses)
 
 
-def _is(x: object) -> bool:
+def _is_tensor(x: object) -> bool:
     return isinstance(x, Tensor)
 
 
@@ -85,7 +85,7 @@ def _is_value(x: Tensor) -> bool:
 
 
 def _holds_places(x: Tensor, title: str) -> bool:
-    """Whether an operator on places leaves them recognisable: whole numbers, or these beside others."""
+    """Whether the output of an operator on indices still holds indices: whole numbers, alone or joined with others."""
     whole = not x.is_floating_point() and x.dtype != torch.bool
     return whole or title in ("cat", "stack", "_to_copy") or _is_layout(title)
 
@@ -95,8 +95,8 @@ def _before_weights(calls: Sequence[Call]) -> set[int]:
     found = set[int]()
     for call in reversed(calls):
         inputs, outputs = pytree.tree_leaves((call.args, call.kwargs)), pytree.tree_leaves(call.output)
-        if name_of(call.target) in _WEIGHTED or any(id(x) in found for x in outputs if _is(x)):
-            found.update(id(x) for x in inputs if _is(x))
+        if name_of(call.target) in _WEIGHTED or any(id(x) in found for x in outputs if _is_tensor(x)):
+            found.update(id(x) for x in inputs if _is_tensor(x))
     return found
 
 
@@ -117,6 +117,7 @@ def _is_free(call: Call) -> bool:
 
 
 def _is_layout(title: str) -> bool:
+    """Whether an operator of that title only moves values."""
     return title in TABLE and TABLE[title].kind == LAYOUT
 
 
@@ -166,13 +167,16 @@ def _rank(x: Tensor, n: int) -> int:
 
 
 def _turned(x: Tensor, n: int) -> list[Tensor]:
-    """A value as [N, A, …] in both orders."""
+    """A value [N, A, …] or [A, …] as [N, A, …], and with the last two axes swapped; [] if it is not of `n` images."""
     whole = x if x.dim() == 3 else x.unsqueeze(0)
     return [whole, whole.transpose(1, 2)] if len(whole) == n else []
 
 
 def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
-    """The artifact's node that makes each raw output, turned or not; "" where nodes have no names."""
+    """The artifact's node that makes each raw output [N, A, …], with axes swapped or not.
+
+    "" where nodes have no names.
+    """
     made = {id(call.output): call for call in calls}
     names = []
     for x in raw:
@@ -184,6 +188,6 @@ def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
 
 
 def turned_as(x: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """What a node returns, as the raw output of that shape that was made of it; None where it cannot be that."""
+    """A node's value as the raw output of that shape, with axes added or swapped; None where the shapes do not fit."""
     ways = [x, *(_turned(x, shape[0]) if x.dim() in (2, 3) else [])]
     return next((way for way in ways if way.shape == tuple(shape)), None)

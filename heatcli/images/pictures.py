@@ -49,7 +49,7 @@ class Pictures:
         return Layout("NCL") if self.alphabet else self.input.layout
 
     def layout_of(self, batch: Tensor) -> Layout:
-        """What the axes of a batch are; of one with another number of axes than the input, the usual ones."""
+        """What the axes of a batch [N, …] are; of one with another number of axes than the input, the usual ones."""
         return layout_for(self.layout.axes, batch.dim())
 
     @property
@@ -59,15 +59,15 @@ class Pictures:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The input as (channels, height, width), or (channels, positions …) of what is no picture.
+        """The input as (channels, height, width); of signals, volumes and tables as (channels, positions …).
 
-        Raises `UsageError`, naming the flag, if the size is unknown.
+        Raises `MissingError`, naming the flag, if the size is unknown, `UsageError` for sequences.
         """
         size = self.input.shape
         if self.alphabet:
-            raise UsageError(f"{self.path}: reads sequences of {self.alphabet}, and this is for pictures")
+            raise UsageError(f"{self.path}: reads sequences of {self.alphabet}, and pictures are needed here")
         if self.layout != PICTURES:
-            return self._known()
+            return self._tried_shape()
         if size is None and self.declared is not None and len(self.declared) != 4:
             dims = "×".join("N" if d is None else str(d) for d in self.declared)
             if self.declared[0] in (1, 3) and len(self.declared) == 3:
@@ -88,8 +88,11 @@ class Pictures:
             )
         return (self.input.channels or 3, *size)
 
-    def _known(self) -> tuple[int, ...]:
-        """The shape of what is no picture, with the sides that are tried where the artifact takes any."""
+    def _tried_shape(self) -> tuple[int, ...]:
+        """The shape of signals, volumes and tables, with the sides that are tried where the artifact takes any.
+
+        Raises `MissingError`.
+        """
         layout, channels = self.layout, 1 if self.layout.channel is None else self.input.channels
         sides = self.input.shape
         if channels is None or (sides is None and layout.kind == TABLE):
@@ -135,7 +138,7 @@ class Pictures:
         """How pictures are resized. Raises `UsageError` for a network that takes none."""
         fit = self.fit
         if isinstance(fit, Whole):
-            raise UsageError(f"{self.path}: takes a {self.layout.kind}, and this is for pictures")
+            raise UsageError(f"{self.path}: takes a {self.layout.kind}, and pictures are needed here")
         return fit
 
     @property
@@ -167,7 +170,7 @@ class Pictures:
         return self.stack(arrays)
 
     def batch(self, images: Any) -> tuple[Tensor, tuple[Any, ...]]:
-        """The network's input [N, …] of whatever stands for it, and the pictures that it was made of.
+        """`images` as the network's input [N, …], and the pictures that it was made of.
 
         A tensor of floating point is the input already, of one image or of several; so are several such tensors.
         Anything else is a picture, or several, as `preprocess` takes them. Raises `ImageError`.
@@ -236,9 +239,9 @@ class Pictures:
 
 
 def several(images: Any, rank: int = 4) -> list[Any]:
-    """What stands for one picture or for several, as a list of pictures, tensors as arrays. Raises `UsageError`.
+    """One picture or several, in any form that `Pictures.preprocess` takes, as a list; tensors become arrays.
 
-    `rank`: the axes of an array of several.
+    `rank`: the number of axes of an array of several pictures. Raises `UsageError`.
     """
     images = _array(images)
     if isinstance(images, np.ndarray):

@@ -83,6 +83,7 @@ def written(rule: Rule) -> str:
 
 
 def _places(rule: Rule) -> str:
+    """The kinds and roles that a rule serves, in words."""
     return ", ".join(key for key, rules in RULES.items() if type(rule) in rules.values())
 
 
@@ -96,20 +97,21 @@ def _entry(item: str) -> dict[str, Rule]:
         places = [place for place in RULES if named.name in RULES[place]]
         if not places:
             raise unknown_name("rule", named.name, dict.fromkeys(name for rules in RULES.values() for name in rules))
-        return {key: _made(places[0], named)}
+        return {key: _rule(places[0], named)}
     roles = [role for role in (key, *_roles(key)) if named.name in RULES.get(role, {})]
     if not roles:
         ways = "; ".join(f"{role}: {', '.join(RULES.get(role, ()))}" for role in (key, *_roles(key)))
         raise UsageError(f"{key} operators have no rule {named.name!r}; there are {ways}")
     chosen = roles[:1] if roles[0] == key else roles
-    return {role: _made(role, named) for role in chosen}
+    return {role: _rule(role, named) for role in chosen}
 
 
 def _roles(kind: str) -> list[str]:
     return [role for role, k in ROLES.items() if k == kind]
 
 
-def _made(role: str, named: Named) -> Rule:
+def _rule(role: str, named: Named) -> Rule:
+    """The rule of a role with its parameters. Raises `UsageError`."""
     rule = RULES[role][named.name]()
     defaults = {f.name: getattr(rule, f.name) for f in fields(rule)}
     return replace(rule, **typed(named.parameters, defaults, "rule", named.name))

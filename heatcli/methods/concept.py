@@ -1,8 +1,8 @@
 """Concept relevance: a walk restricted to what flows through channels of one layer (Achtibat et al. 2023, CRP).
 
 The relevance R_c = Σ m·(z − z0) of the channels c of a layer z is a share of the score. A second walk divides it among
-the pixels, and the biases before the layer. The maps of all channels add up to the map of the layer. That is the
-ordinary map where nothing passes the layer by.
+the pixels, and the biases before the layer. The maps of all channels add up to the map of the layer, which is the
+ordinary map if nothing bypasses the layer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Through(Parameters):
 
     @property
     def cost(self) -> str:
-        """A third forward run where the first, which chose the target, kept no layer; the last ends at the layer."""
+        """A third forward run if the first kept no layer; the last ends at the layer."""
         return "2 or 3 forwards, 2 backwards"
 
     def __call__(self, question: Question, method: Method) -> Answer:
@@ -79,7 +79,7 @@ class Flow:
     ) -> Flow:
         """Walk to the layer, and run forward to it again. `chosen`: channels; () for all. `keep`: values to keep.
 
-        Raises `UsageError` for a channel that there is not.
+        Raises `UsageError` for a channel that the layer does not have.
         """
         multiplier = _multiplier(question, method, layer, chosen)
         tape = question.model.forward(
@@ -122,7 +122,10 @@ def by_channel(relevance: Tensor) -> Tensor:
 
 
 def _multiplier(question: Question, method: Method, layer: Layer, chosen: tuple[int, ...]) -> Tensor:
-    """The multiplier of the layer's value, [N, channels, …]. Raises `UsageError` for a channel that there is not."""
+    """The multiplier of the layer's value, [N, channels, …].
+
+    Raises `UsageError` for a channel that it does not have.
+    """
     n, shape = len(question.batch), layer.operator.shape
     if len(shape) < 2 or shape[0] != n * question.graph.copies:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Boxes of a detector: found by suppression of our own, and chosen as targets."""
+"""Boxes of a detector: found by heatcli's own suppression, and chosen as targets."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Found:
 
 def is_of_boxes(target: object) -> bool:
     """Whether a target names boxes: `detections`, `detections:K`, `box:N`, `box:N.x`."""
-    return _named(target) in (ALL, ONE)
+    return _first_word(target) in (ALL, ONE)
 
 
 def is_of_all_boxes(target: object) -> bool:
     """Whether a target names all boxes of an image, or the best K: `detections`, `detections:K`."""
-    return _named(target) == ALL
+    return _first_word(target) == ALL
 
 
-def _named(target: object) -> str:
+def _first_word(target: object) -> str:
     return target.partition(":")[0] if isinstance(target, str) else ""
 
 
@@ -68,10 +68,10 @@ def find(output: Tensor, boxes: Boxes, limits: Thresholds = Thresholds()) -> lis
     chances = box_chances(boxes, output)[:, : boxes.classes].float()
     if boxes.background is not None:
         chances[:, boxes.background] = 0
-    return [_in_one(one, box, limits) for one, box in zip(chances, corners(output, boxes), strict=True)]
+    return [_in_image(one, box, limits) for one, box in zip(chances, corners(output, boxes), strict=True)]
 
 
-def _in_one(chances: Tensor, box: Tensor, limits: Thresholds) -> Found:
+def _in_image(chances: Tensor, box: Tensor, limits: Thresholds) -> Found:
     """Boxes by chances [C, A] and corners [A, 4] of one image."""
     best, classes = chances.max(0)
     order = best.argsort(descending=True, stable=True)
@@ -106,7 +106,7 @@ class Asked:
 def asked(target: str, found: Found, boxes: Boxes) -> Asked:
     """The boxes that a target (`is_of_boxes`) names among those found in an image.
 
-    Raises `UsageError` for a target that is none, `ImageError` for a box that is not there.
+    Raises `UsageError` for a target that names no box, `ImageError` for a box that was not found.
     """
     count = len(found.places)
     name, colon, most = target.partition(":")
@@ -157,7 +157,7 @@ def choose_for(model: Model, graph: Graph, target: Any, output: Tensor, region: 
 
 
 def no_detector(model: Model, target: object) -> UsageError:
-    """The error for a target of boxes where the model's outputs are none."""
+    """The error for a target of boxes if the model's outputs are not boxes."""
     return UsageError(
         f"{model.path}: is no detector as far as its outputs tell, so it has no {target}; --kind detections says it is "
         "one"
@@ -167,8 +167,8 @@ def no_detector(model: Model, target: object) -> UsageError:
 def choose_boxes(target: object, output: Tensor, labels: Sequence[str], boxes: Boxes, limits: Thresholds) -> Target:
     """The target that `target` names for a detector's output [N, rows, A]: a box of each image, or a class.
 
-    None and `top`: the best box. A class (an index or a label, or A-B): the boxes of that class together; where there
-    is none, the place of its highest score. Raises `UsageError`, `ImageError`.
+    None and `top`: the best box. A class (an index or a label, or A-B): the boxes of that class together; if none is
+    found, the place of its highest score. Raises `UsageError`, `ImageError`.
     """
     best = target is None or target == TOP  # the best box, above the threshold or not
     every = find(output, boxes, Thresholds(0.0, limits.overlap) if best else limits)

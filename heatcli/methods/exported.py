@@ -24,10 +24,10 @@ INSIDE = "inside the artifact"  # where absorbed and unexplained relevance was b
 
 def own_method(model: Model, note: Note) -> Method:
     """The method that the model explains itself by. Raises `ModelError` for a method that this heatcli lacks."""
-    said = note.method
-    if said.name not in METHODS:
-        raise ModelError(f"{model.path}: explains itself by {said.name}, a method that this heatcli does not have")
-    return METHODS[said.name].configured(said.parameters).with_rules(said.rules)
+    own = note.method
+    if own.name not in METHODS:
+        raise ModelError(f"{model.path}: explains itself by {own.name}, a method that this heatcli does not have")
+    return METHODS[own.name].configured(own.parameters).with_rules(own.rules)
 
 
 def asked(model: Model, note: Note, method: str | Method | None, parameters: Mapping[str, Any]) -> Method:
@@ -44,7 +44,11 @@ def asked(model: Model, note: Note, method: str | Method | None, parameters: Map
 
 
 def reference(model: Model, note: Note, baseline: str | Tensor | Reference | None) -> Reference:
-    """What the model compares images with, as far as its note says. Raises `UsageError` where another was asked for."""
+    """What the model compares images with, as far as its note says.
+
+    `baseline`: as `heatcli.explain` takes it; a tensor is [N, …]. Raises `UsageError` for another baseline than the
+    model's.
+    """
     if isinstance(baseline, Reference):
         baseline = baseline.name
     if baseline is None or (isinstance(baseline, str) and baseline in (note.asked, note.baseline["name"])):
@@ -98,6 +102,7 @@ def _check_target(question: Question, note: Note) -> None:
 
 
 def _relevance(model: Model, found: Mapping[str, Tensor], batch: Tensor) -> Tensor:
+    """The relevance [N, C, H, W]; a heatmap [N, H, W] is divided evenly over channels. Raises `ModelError`."""
     if "relevance" in found:
         return found["relevance"]
     if "heatmap" in found:

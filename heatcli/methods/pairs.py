@@ -55,7 +55,7 @@ def _goal(model: Model, own: Tensor, other: Tensor, similarity: str) -> Target:
 
 
 def _check_one_output(model: Model, graph: Graph) -> None:
-    """Raise `UsageError` where it is open which output is the embedding."""
+    """Raise `UsageError` if several outputs may be the embedding."""
     if graph.boxes is not None:
         raise UsageError(f"{model.path}: returns boxes; a pair needs an embedding: --kind embedding says it is one")
     if model.capture.head is None and len(graph.returned) > 1:

@@ -51,6 +51,7 @@ class Target:
 
     @property
     def _tensors(self) -> dict[str, Tensor]:
+        """The fields that are set."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @staticmethod
@@ -70,13 +71,13 @@ class Target:
             return self.weights.to(output)
         region = self.region.to(output)[:, None]
         index = self.index[:, None].expand(n, positions) if self.path is None else self.path
-        seed = torch.where(_is(index, output.shape[1]).movedim(-1, 1), region, 0)
+        seed = torch.where(_one_hot(index, output.shape[1]).movedim(-1, 1), region, 0)
         if self.minus is None:
             return seed
-        return seed - torch.where(_is(self.minus, output.shape[1])[:, :, None], region, 0)
+        return seed - torch.where(_one_hot(self.minus, output.shape[1])[:, :, None], region, 0)
 
 
-def _is(index: Tensor, count: int) -> Tensor:
+def _one_hot(index: Tensor, count: int) -> Tensor:
     """The one-hot of each index [N, …], bool [N, …, count], without reading the values of the indices."""
     return index[..., None] == torch.arange(count, device=index.device)
 
@@ -94,7 +95,7 @@ class Contrast:
 
 
 def joined(values: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-    """The first `counts` rows of each value, concatenated."""
+    """The first `counts` rows of each value [n, …], concatenated."""
     return torch.cat([value[:n] for value, n in zip(values, counts, strict=True)])
 
 
@@ -150,7 +151,7 @@ def _where_it_wins(output: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None
     wins = output.argmax(1) == index[:, None] if classes > 1 else output[:, 0] > 0
     nowhere = ~wins.any(1)
     scores = output.gather(1, index[:, None, None].expand(-1, 1, positions))[:, 0]
-    best = _is(scores.argmax(1), positions)
+    best = _one_hot(scores.argmax(1), positions)
     return torch.where(nowhere[:, None], best, wins), nowhere
 
 
@@ -174,7 +175,7 @@ def _position(target: str, at: str, output: Tensor, region: Tensor | None) -> Te
 
 def _top(output: Tensor, region: Tensor | None) -> Tensor:
     """The class that wins at most positions (of the region)."""
-    wins = _is(output.argmax(1), output.shape[1])
+    wins = _one_hot(output.argmax(1), output.shape[1])
     return (wins if region is None else wins * region[..., None]).sum(1).argmax(1)
 
 
@@ -207,6 +208,7 @@ def parse(target: str, classes: int, labels: Sequence[str]) -> tuple[int, int | 
 
 
 def _class(name: str, classes: int, labels: Sequence[str]) -> int | None:
+    """The index of a class by label or number; None if it is neither. Raises `UsageError`."""
     same = [i for i, label in enumerate(labels) if label == name]
     same = same or [i for i, label in enumerate(labels) if label.lower() == name.lower()]
     if len(same) > 1 and labels[same[0]] == name:

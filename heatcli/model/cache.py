@@ -53,7 +53,7 @@ class Cache:
     def artifact(self) -> Artifact:
         """The artifact's description. If it is cached, the file is opened only when its module is requested."""
         key = self._key("artifact")
-        known = self._read(key, self._known)
+        known = self._read(key, self._unopened)
         if known is not None:
             return known
         artifact = self._opened = self._load(self.path)
@@ -73,7 +73,7 @@ class Cache:
                     self._write(key, stored.to_bytes(graph))
         return graph
 
-    def _known(self, content: Tensor) -> Artifact:
+    def _unopened(self, content: Tensor) -> Artifact:
         """The cached artifact, unopened. Raises `ValueError` if its other files have changed."""
         known = msgspec.msgpack.decode(content.numpy().data, type=Described)
         paths = {name: self.path.parent / name for name in known.external_data}
@@ -85,6 +85,7 @@ class Cache:
         return unopened(content, self._open)
 
     def _open(self) -> Artifact:
+        """The artifact, opened from its file. Raises `ModelError` if the file has changed."""
         if self._opened is None:
             self._opened = self._load(self.path)
             self.check_unchanged()
@@ -105,6 +106,7 @@ class Cache:
         return all(stamp(path) == before for path, before in self._stamps.items())
 
     def _read(self, key: str, decode: Callable[[Tensor], _T]) -> _T | None:
+        """What `decode` makes of an entry; None for a missing or damaged one."""
         try:
             path = folder() / key
             status = path.stat()

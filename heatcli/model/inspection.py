@@ -23,6 +23,7 @@ def draft_sidecar(model: Model) -> str:
     size = f"[{', '.join(map(str, spec.shape))}]" if spec.shape else "[224, 224]  # not known: correct this"
 
     def numbers(value: Any) -> str:
+        """Numbers as TOML."""
         return str(value) if isinstance(value, float | int) else f"[{', '.join(map(str, value))}]"
 
     names = ", ".join(msgspec.json.encode(label).decode() for label in model.labels)
@@ -42,13 +43,13 @@ def draft_sidecar(model: Model) -> str:
 
 def _output_part(model: Model) -> str:
     """The sidecar's `[output]` table, "" if nothing is known about the output."""
-    said = [f"axis = {model.settings.output.axis}\n"] if model.settings.output.axis is not None else []
-    said += [f'kind = "{model.settings.output.kind}"\n'] if model.settings.output.kind is not None else []
-    return f"[output]\n{''.join(said)}\n" if said else ""
+    lines = [f"axis = {model.settings.output.axis}\n"] if model.settings.output.axis is not None else []
+    lines += [f'kind = "{model.settings.output.kind}"\n'] if model.settings.output.kind is not None else []
+    return f"[output]\n{''.join(lines)}\n" if lines else ""
 
 
 def outline(path: Path, format: Format, artifact: Artifact, missing: str) -> dict[str, Any]:
-    """What an artifact's file says of itself where it cannot be run yet, and what is `missing` for that."""
+    """What an artifact's file says of itself, where it cannot be run yet because `missing` is unknown."""
     return {
         "path": str(path),
         "format": format,

@@ -28,7 +28,7 @@ from heatcli.system.files import digest
 
 PREFIX = "torchvision:"
 WEIGHTS = "checkpoints"  # the folder of weights in torch's cache
-PATIENCE = 30.0  # seconds without an answer, after which a server is none
+PATIENCE = 30.0  # seconds that a server has to answer
 
 
 def is_named(path: str | Path) -> bool:
@@ -37,7 +37,7 @@ def is_named(path: str | Path) -> bool:
 
 
 def cached_in(folder: Path) -> Path:
-    """Let torch's cache lie in `folder` from now on in this process; where weights lie there."""
+    """Use `folder` as torch's cache in this process from now on. Returns its folder of weights."""
     torch.hub.set_dir(str(folder))
     return folder / WEIGHTS
 
@@ -58,7 +58,7 @@ class Named:
 
     @property
     def path(self) -> Path:
-        """What stands for the path of the model: its name, with that of its weights."""
+        """The name that replaces the path of the model: the network's, with that of its weights."""
         return Path(f"{PREFIX}{self.name}:{self.weights.name}")
 
     @property
@@ -83,7 +83,7 @@ class Named:
         except (OSError, RuntimeError) as error:
             raise ModelError(
                 f"{self.path}: its weights {self.weights!r} are not in torch's cache and cannot be downloaded "
-                f"({_why(error)}); bring {self.weights.url} to {file}"
+                f"({_reason(error)}); bring {self.weights.url} to {file}"
             ) from error
         return file
 
@@ -142,11 +142,12 @@ def _toml(value: Any) -> str:
 
 
 def _beginning(file: Path) -> str:
-    """The beginning of the file's SHA-256, which its name tells, as in resnet50-11ad3fa6.pth; "" if it does not."""
+    """The start of the file's SHA-256, which is in its name, as in resnet50-11ad3fa6.pth; "" if it is not."""
     return file.stem.rpartition("-")[2] if "-" in file.stem else ""
 
 
-def _why(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """Why a download failed, in words."""
     if isinstance(error, HTTPError):
         return f"the server says {error.code} {error.reason}"
     if isinstance(error, URLError):
@@ -157,7 +158,7 @@ def _why(error: BaseException) -> str:
 
 @contextmanager
 def _patient() -> Iterator[None]:
-    """Connections made meanwhile end after `PATIENCE` seconds without an answer."""
+    """A block in which connections end after `PATIENCE` seconds without an answer."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:

@@ -44,31 +44,32 @@ def checked(spec: Input, path: Path, flags: Mapping[str, Any]) -> None:
     dims = spec.layout.dims
     if spec.shape is not None and len(spec.shape) != dims:
         wanted = {1: "LENGTH", 2: "HEIGHTxWIDTH", 3: "DEPTHxHEIGHTxWIDTH"}[dims]
-        told = "×".join(map(str, spec.shape))
-        raise _wrong("size", path, flags, f"{told} is not that of a {spec.layout.kind}; give {wanted}")
+        text = "×".join(map(str, spec.shape))
+        raise _wrong("size", path, flags, f"{text} is not that of a {spec.layout.kind}; give {wanted}")
     sizes = (("size", spec.shape or ()), ("channels", (spec.channels,)), ("length", (spec.length or None,)))
     for name, numbers in sizes:
         if any(number is not None and not 1 <= number <= LARGEST for number in numbers):
-            told = "×".join(map(str, numbers))
-            raise _wrong(name, path, flags, f"{told} is not allowed; it is from 1 to {LARGEST:,}")
+            text = "×".join(map(str, numbers))
+            raise _wrong(name, path, flags, f"{text} is not allowed; it is from 1 to {LARGEST:,}")
     for name in ("mean", "std"):
         values = _listed(getattr(spec, name))
         if not all(map(math.isfinite, values)) or not values:
             raise _wrong(name, path, flags, f"{', '.join(map(str, values))}: give finite numbers, one a channel")
-        told = ", ".join(f"{value:g}" for value in values)
+        text = ", ".join(f"{value:g}" for value in values)
         if name == "std" and 0 in values:
-            raise _wrong(name, path, flags, f"{told}: 0 divides no pixel; give the standard deviation of each channel")
+            raise _wrong(name, path, flags, f"{text}: 0 divides no pixel; give the standard deviation of each channel")
         beyond = [value for value in values if not -1 <= value <= 1]
         if beyond and spec.layout == PICTURES and spec.range != DATA and spec.channels in (None, 1, 3):
             way = f"{','.join(f'{value / 255:.3f}' for value in values)} is that of 0..255; or say --range data"
-            raise _wrong(name, path, flags, f"{told}: pixels are in 0..1 before it is applied; {way}")
+            raise _wrong(name, path, flags, f"{text}: pixels are in 0..1 before it is applied; {way}")
 
 
-def _wrong(name: str, path: Path, flags: Mapping[str, Any], told: str) -> HeatcliError:
+def _wrong(name: str, path: Path, flags: Mapping[str, Any], text: str) -> HeatcliError:
+    """The error for a value: `UsageError` if a flag gave it, else `ModelError`, since the sidecar did."""
     if flags.get(name) is not None:
-        return UsageError(f"--{name} {told}")
+        return UsageError(f"--{name} {text}")
     file = path.with_suffix(".toml")
-    return ModelError(f"{file if is_there(file) else path}: {name} = {told}")
+    return ModelError(f"{file if is_there(file) else path}: {name} = {text}")
 
 
 def _listed(value: tuple[float, ...] | float) -> tuple[float, ...]:
@@ -93,8 +94,10 @@ def unknown(graph: Graph, name: str, spec: Input) -> str:
 
 
 def _first_sees(graph: Graph) -> tuple[float, float, float]:
-    """The range of the first layer's input for pixels in 0..1: lowest value, highest value, and the largest difference
-    between pixels 0 and 1."""
+    """The range of the first layer's input for pixels in 0..1: lowest value, highest value, and largest difference.
+
+    The difference is between pixels 0 and 1.
+    """
     first = {name for op in graph.operators if op.first for name in op.sources}
     scaled = [op for op in graph.operators if op.before_first and is_diagonal(op)]
     if not first or not scaled:

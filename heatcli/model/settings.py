@@ -96,12 +96,12 @@ class Flags:
             output=replace_fields(sidecar.output, **said),
             max_pixels=self.max_pixels,
             concepts=sidecar.concepts if self.concepts is None else read_concepts(Path(self.concepts)),
-            inputs=_named(path, artifact, sidecar.inputs),
+            inputs=_named_inputs(path, artifact, sidecar.inputs),
         )
 
 
-def _named(path: Path, artifact: Artifact, named: Mapping[str, Named]) -> Mapping[str, Named]:
-    """The sidecar's `[inputs]`. Raises `UsageError` for an input that there is not."""
+def _named_inputs(path: Path, artifact: Artifact, named: Mapping[str, Named]) -> Mapping[str, Named]:
+    """The sidecar's `[inputs]`. Raises `UsageError` for an input that the artifact does not have."""
     for name in named:
         if name not in [i.name for i in artifact.inputs]:
             raise unknown_name(f"input of {path.name}", name, [i.name for i in artifact.inputs])
@@ -109,7 +109,10 @@ def _named(path: Path, artifact: Artifact, named: Mapping[str, Named]) -> Mappin
 
 
 def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor]) -> InputInfo:
-    """The input that is explained: the only one without a given value. Raises `UsageError`, `ModelError`."""
+    """The input that is explained: the only one without a value in `given`, which holds tensors [1, …] or [N, …].
+
+    Raises `UsageError` for a value that does not fit, `MissingError` if several inputs have none, `ModelError`.
+    """
     names = [i.name for i in artifact.inputs]
     for name in given:
         if name not in names:

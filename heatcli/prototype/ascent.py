@@ -76,7 +76,7 @@ def ascend(model: Model, targets: Tensor, prior: Prior, how: Search) -> Iterator
     dice = torch.Generator().manual_seed(how.seed)
     objective = how.objective or prior.objective
     done = 0
-    for octave, steps in enumerate(_shared(how.steps, how.scales)):
+    for octave, steps in enumerate(_steps_at_scales(how.steps, how.scales)):
         free = _at_scale(model, free, how.scales - 1 - octave).detach().requires_grad_()
         optimiser = torch.optim.Adam([free], lr=how.rate, maximize=True)
         for _ in range(steps):
@@ -205,7 +205,7 @@ def _picture(model: Model, text: str) -> Tensor:
         raise UsageError(f"--start is none of {', '.join(STARTS)}, nor an image: {error}") from error
 
 
-def _shared(steps: int, scales: int) -> list[int]:
+def _steps_at_scales(steps: int, scales: int) -> list[int]:
     """The number of steps at each scale; the last scale has the remainder."""
     each = steps // scales
     return [*[each] * (scales - 1), steps - each * (scales - 1)]

@@ -104,20 +104,22 @@ class Reports:
     def _inputs(self, i: int) -> list[schema.InputPart] | msgspec.UnsetType:
         """The values of inputs that the sidecar names, and their relevance."""
         found = []
-        for name, told in self._named.items():
+        for name, named in self._named.items():
             relevance = self.explanation.biases.get(name)
             values = self._others[name].reshape(len(self._others[name]), -1)
             if relevance is not None:
                 row = values[i if len(values) > 1 else 0].tolist(), relevance[i].tolist()
-                names = told.names or tuple(str(number) for number in range(len(row[0])))
+                names = named.names or tuple(str(number) for number in range(len(row[0])))
                 parts = [schema.ValuePart(name=n, value=v, relevance=r) for n, v, r in zip(names, *row, strict=True)]
                 found.append(schema.InputPart(name=name, values=parts))
         return found or msgspec.UNSET
 
     def _bias_parts(self, i: int, biases: str) -> list[schema.BiasPart]:
+        """The parts on the biases; [] for `none`."""
         return [] if self._biases is None or biases == NONE else self._biases.parts(i, biases == ALL)
 
     def _pixels_part(self, i: int, inline: bool, file: str | msgspec.UnsetType) -> schema.PixelsPart:
+        """The part on the pixels. `inline`: with the relevance of each. `file`: the name of their file."""
         pixels = self.pixels(i)
         values: Any = pixels.astype(self._relevance.dtype) if inline else msgspec.UNSET
         total, positive, negative = (part[i][0] for part in self._sums)
@@ -128,6 +130,7 @@ class Reports:
     def _pair(
         self, i: int, other: schema.ImagePart | None, files: schema.FilesPart, inline: bool, biases: str
     ) -> schema.PairPart | msgspec.UnsetType:
+        """The part on the other picture of a pair, if there is one."""
         if self.pair is None or other is None:
             return msgspec.UNSET
         own = self.pair.explanation.ledger is not self.explanation.ledger
@@ -138,6 +141,7 @@ class Reports:
         )  # fmt: skip
 
     def _concept(self, i: int) -> schema.ConceptPart | msgspec.UnsetType:
+        """The part on the channels of a concept, if the map is restricted to one."""
         found = self.explanation.concept
         if found is None:
             return msgspec.UNSET
@@ -149,6 +153,7 @@ class Reports:
         )  # fmt: skip
 
     def _target(self, i: int, image: schema.ImagePart, pair: schema.ImagePart | None) -> schema.TargetPart:
+        """The part on the explained score."""
         probability, index = self._probabilities[i], self._index[i]
         label, chance = self._labels(index), float(probability[index])
         minus: int | msgspec.UnsetType = msgspec.UNSET
@@ -216,6 +221,7 @@ def figure_part(kind: str, scale: Scale) -> schema.FigurePart:
 
 
 def _model_part(model: Model, explanation: Explanation) -> schema.ModelPart:
+    """The part on the model."""
     found, verified = explanation.verified, None
     if found is not None:
         error = found.error if math.isfinite(found.error) else None

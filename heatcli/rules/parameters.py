@@ -70,6 +70,7 @@ def typed(given: Mapping[str, Any], defaults: Mapping[str, Any], kind: str, name
 
 
 def _as_type(name: str, value: Any, kind: type) -> Any:
+    """The value as an int, float or text. Raises `UsageError`."""
     try:
         return kind(value)
     except (TypeError, ValueError) as error:
@@ -82,20 +83,21 @@ def number(default: float, low: float = -math.inf, high: float = math.inf, *, ab
     sign = ">" if above else "≥"
     whole = "a whole number" if isinstance(default, int) else "a number"
     if high < math.inf:
-        said = f"{whole} {'above' if above else 'from'} {low:g} {'up ' if above else ''}to {high:g}"
+        words = f"{whole} {'above' if above else 'from'} {low:g} {'up ' if above else ''}to {high:g}"
     else:
-        said = whole if low == -math.inf else f"{whole} {sign} {low:g}"
+        words = whole if low == -math.inf else f"{whole} {sign} {low:g}"
 
     def allowed(value: Any) -> bool:
+        """Whether the value is in the range."""
         return math.isfinite(value) and (low < value if above else low <= value) and value <= high
 
-    return field(default=default, metadata={"range": said, "allowed": allowed, "must": f"it must be {said}"})
+    return field(default=default, metadata={"range": words, "allowed": allowed, "must": f"it must be {words}"})
 
 
 def choice(default: str, names: Sequence[str]) -> Any:
     """A field for one of `names`."""
-    said = " or ".join(names)
-    return field(default=default, metadata={"range": said, "allowed": lambda v: v in names, "must": f"use {said}"})
+    words = " or ".join(names)
+    return field(default=default, metadata={"range": words, "allowed": lambda v: v in names, "must": f"use {words}"})
 
 
 def text(default: str, meaning: str) -> Any:

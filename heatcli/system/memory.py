@@ -32,15 +32,15 @@ class _Keeping:
         """Add one."""
         with self._lock:
             self._wanted += 1
-            if self._wanted == 1 and any(_set(_MMAP_THRESHOLD, size) for size in _MOST):
-                _set(_TRIM_THRESHOLD, _NEVER)
+            if self._wanted == 1 and any(_set_parameter(_MMAP_THRESHOLD, size) for size in _MOST):
+                _set_parameter(_TRIM_THRESHOLD, _NEVER)
 
     def leave(self) -> None:
         """Remove one."""
         with self._lock:
             self._wanted -= 1
-            if self._wanted == 0 and _set(_MMAP_THRESHOLD, _USUAL):
-                _set(_TRIM_THRESHOLD, 2 * _USUAL)
+            if self._wanted == 0 and _set_parameter(_MMAP_THRESHOLD, _USUAL):
+                _set_parameter(_TRIM_THRESHOLD, 2 * _USUAL)
                 give_back()
 
 
@@ -68,12 +68,12 @@ def keep_freed() -> None:
     Threads share one arena, since separate arenas would still return their memory.
     """
     _keeping.enter()
-    _set(_ARENA_MAX, 1)
+    _set_parameter(_ARENA_MAX, 1)
 
 
 def give_back() -> None:
     """Return unused memory to the system, so that the next peak can be measured. Does nothing without glibc."""
-    trim = _function("malloc_trim")
+    trim = _c_function("malloc_trim")
     if trim is not None:
         trim(0)
 
@@ -114,10 +114,12 @@ def resident(what: str = "VmRSS") -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 
 
-def _set(parameter: int, value: int) -> bool:
-    mallopt = _function("mallopt")
+def _set_parameter(parameter: int, value: int) -> bool:
+    """Set a parameter of glibc's allocator. Returns whether glibc accepted it."""
+    mallopt = _c_function("mallopt")
     return mallopt is not None and bool(mallopt(parameter, value))
 
 
-def _function(name: str) -> Any:
+def _c_function(name: str) -> Any:
+    """A function of the C library; None on other systems than Linux."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -57,6 +57,13 @@ def test_json_prints_one_report_a_line(cli: Cli, tmp_path: Path) -> None:
     assert lines[0] == json.loads((tmp_path / "o" / "wolf-on-snow.gradient.json").read_text())
 
 
+def test_the_model_is_loaded_once_for_all_methods(cli: Cli) -> None:
+    """Every report has the time of that, without the time of the methods before its own."""
+    ran = cli("explain", WOLF, "--json", "--out", "o", "--method", "gradient", "--method", "lrp-eps")
+    first, second = (json.loads(line)["seconds"]["load"] for line in ran.out.splitlines())
+    assert first == second
+
+
 def test_folder_with_failures_goes_on_and_ends_with_1(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

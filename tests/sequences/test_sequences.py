@@ -192,7 +192,7 @@ def test_errors_and_other_commands(cli: Cli, tmp_path: Path) -> None:
         (["explain", SAMPLE, "--model", MOTIFS, "--baseline", "blur"], 2, "unknown baseline for sequences 'blur'"),
         (["explain", SAMPLE, "--model", MOTIFS, "--method", "gradient", "--baseline", "zero"], 2, "takes no baseline"),
         (["explain", SAMPLE, "--model", MOTIFS, "--target", "SOX"], 2, "unknown label 'SOX'"),
-        (["activations", SAMPLE, "--model", MOTIFS], 2, "reads sequences of ACGT, and this is for pictures"),
+        (["activations", SAMPLE, "--model", MOTIFS], 2, "reads sequences of ACGT, and pictures are needed here"),
     ):
         ran = cli(*command)
         assert (ran.status, ran.err.count("\n")) == (status, 1), ran.err

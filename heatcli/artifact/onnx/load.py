@@ -41,8 +41,8 @@ def load_onnx(path: Path) -> Artifact:
     rewrites = ("dequantise",) if any(map(_is_quantised, _nodes(proto.graph))) else ()
     weights = {i.name for i in proto.graph.initializer}
     inputs = tuple(_info(i) for i in proto.graph.input if i.name not in weights)
-    said = {p.key: p.value for p in proto.metadata_props}
-    embedded, note = said.get(EMBEDDED) or ultralytics.sidecar(said), said.get(NOTE, "")
+    metadata = {p.key: p.value for p in proto.metadata_props}
+    embedded, note = metadata.get(EMBEDDED) or ultralytics.sidecar(metadata), metadata.get(NOTE, "")
     module = _Module(path, proto)
     runtime = Runtime(path, module)
     return Artifact(

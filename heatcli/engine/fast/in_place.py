@@ -27,7 +27,7 @@ def can_write_over(operator: Operator) -> bool:
 
 
 def written_in_place(operator: Operator, x: Tensor) -> Tensor:
-    """The output of an operator that `can_write_over` its input x, in the memory of x."""
+    """The output of an operator that `can_write_over` its input x [N, …], in the memory of x."""
     x = x.detach()
     if operator.title == "relu":
         return x.relu_()
@@ -45,7 +45,7 @@ def written_in_place(operator: Operator, x: Tensor) -> Tensor:
 def relu_product(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
     """The vector-Jacobian product of a ReLU that overwrote its input, in the memory of its output.
 
-    The output is free to overwrite: the walk has passed all operators that read it.
+    All tensors have one shape. The output is free to overwrite: the walk has passed all operators that read it.
     """
     return [relu_backward(m, output, out=output)]
 
@@ -65,7 +65,7 @@ def overwritten(graph: Graph, rules: Mapping[str, Rule], keep: Collection[str], 
     overwritten, and its rule can compute that input again. The overwriting operator's output is not read after the
     walk, so the walk may overwrite it too. `keep`: values read after the walk.
     """
-    held = _held(graph, keep)
+    held = _needed_later(graph, keep)
     uses = Counter([*(name for op in graph.operators for name in op.refs), graph.output, *keep])
     producers = {op.name: op for op in graph.operators if facts_of(op).spare_output and uses[op.name] == 1}
     chosen = {}
@@ -82,7 +82,7 @@ def overwritten(graph: Graph, rules: Mapping[str, Rule], keep: Collection[str], 
     return chosen
 
 
-def _held(graph: Graph, keep: Collection[str]) -> set[str]:
+def _needed_later(graph: Graph, keep: Collection[str]) -> set[str]:
     """Values whose memory is needed after a walk: the output, kept values, and values that these may be views of."""
     held = {graph.output, *keep}
     for operator in reversed(graph.operators):

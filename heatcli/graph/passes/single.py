@@ -21,7 +21,7 @@ def single(graph: Graph) -> Graph:
     """
     n, *rest = graph.input_shape
     repeat = _repeat(graph)
-    operators = [repeat, *_reading(graph, repeat)]
+    operators = [repeat, *_on_copies(graph, repeat)]
     output, shape = graph.output, graph.output_shape
     if shape[:1] == (n,):
         row = (1, *shape[1:])
@@ -30,7 +30,7 @@ def single(graph: Graph) -> Graph:
         )
         output, shape = FIRST_ROW, row
     guards = tuple(
-        (replace(guard, input_shape=(1, *rest), operators=(repeat, *_reading(guard, repeat))), number)
+        (replace(guard, input_shape=(1, *rest), operators=(repeat, *_on_copies(guard, repeat))), number)
         for guard, number in graph.guards
     )
     return mark_first(
@@ -66,6 +66,6 @@ def _layout(
     )  # fmt: skip
 
 
-def _reading(graph: Graph, repeat: Operator) -> tuple[Operator, ...]:
+def _on_copies(graph: Graph, repeat: Operator) -> tuple[Operator, ...]:
     """The graph's operators, with the copies as their input."""
     return tuple(renamed(op, {graph.input: repeat.name}) for op in graph.operators)

@@ -21,7 +21,7 @@ from heatcli.images.dataset import mask_file, read_mask
 from heatcli.images.preprocess import Fit
 from heatcli.images.read import MAX_PIXELS, Picture, Reader
 from heatcli.report.schema import NAME, Report
-from heatcli.run.index.index import INDEX, FileEntry, Row, images, row_of, told
+from heatcli.run.index.index import INDEX, FileEntry, Row, damage_note, images, row_of
 from heatcli.run.index.record import RECORD, Record, read_record
 from heatcli.system.compress import MAGIC, crc32, read_array
 from heatcli.system.files import is_folder, is_there, is_url, read_regular
@@ -175,7 +175,7 @@ class Folder:
         for rows in images(index, damaged):
             for row, _ in rows:
                 yield row if row.error is not None else Item(row, self.path, rows[0][0])
-        if note := told(str(index), damaged):
+        if note := damage_note(str(index), damaged):
             say(note)
 
     def count(self) -> int:
@@ -187,6 +187,7 @@ class Folder:
         return sum(1 for _ in self.path.rglob("*.json"))
 
     def _reports(self, say: Callable[[str], None]) -> Iterator[Item]:
+        """The explanations of all reports in the folder and below, for a folder without an index."""
         for file in sorted(self.path.rglob("*.json")):
             try:
                 content = read_regular(file, LARGEST)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from heatcli.errors import UsageError
-from heatcli.run.index.index import INDEX, Row, images, line_of, number_of, told
+from heatcli.run.index.index import INDEX, Row, damage_note, images, line_of, number_of
 from heatcli.run.index.record import RECORD, Record, agree, read_record
 from heatcli.system.files import make_folder, writing
 
@@ -43,6 +43,7 @@ def merge(folders: Sequence[Path], output: Path, say: Callable[[str], None] = la
 
 
 def _check(folders: Sequence[Path]) -> None:
+    """Raise `UsageError` for a folder without an index, and for runs with different parameters."""
     first: Record | None = None
     for folder in folders:
         if not (folder / INDEX).is_file():
@@ -70,11 +71,12 @@ def _chosen(folders: Sequence[Path], say: Callable[[str], None]) -> set[int]:
 
 
 def _all(folders: Sequence[Path], say: Callable[[str], None] = lambda _: None) -> Iterator[tuple[Path, list[Row]]]:
+    """The rows of each image of each folder, with the folder. `say`: called with notes on damaged lines."""
     for folder in folders:
         damaged: list[int] = []
         for rows in images(folder / INDEX, damaged):
             yield folder, [row for row, _ in rows]
-        if note := told(str(folder / INDEX), damaged):
+        if note := damage_note(str(folder / INDEX), damaged):
             say(note)
 
 

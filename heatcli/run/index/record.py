@@ -60,6 +60,7 @@ def run_of(record: Record) -> str:
 
 
 def _plain(record: Record) -> dict[str, Any]:
+    """The parameters of a record as plain data."""
     return _flat(msgspec.json.decode(msgspec.json.encode(record.parameters)))
 
 
@@ -79,10 +80,10 @@ def agree(own: Record, other: Record, where: str, otherwise: str = "holds a run 
     if different := _different(own, other):
         here, there = _plain(own), _plain(other)
         shown = [name for name in different if not name.startswith(_FOLLOW)] or different
-        pairs = [(name, *_apart(there.get(name), here.get(name))) for name in shown[:3]]
-        told = "; ".join(f"{name} {_short(theirs)}, not {_short(ours)}" for name, theirs, ours in pairs)
+        pairs = [(name, *_differing(there.get(name), here.get(name))) for name in shown[:3]]
+        differences = "; ".join(f"{name} {_short(theirs)}, not {_short(ours)}" for name, theirs, ours in pairs)
         folder = where.removesuffix(RECORD).rstrip("/") or "."
-        raise UsageError(f"{folder}: {otherwise} ({told}); {_WAY_OUT}")
+        raise UsageError(f"{folder}: {otherwise} ({differences}); {_WAY_OUT}")
 
 
 def claim(folder: Path, own: Record, run: str | None = None) -> Path:
@@ -115,7 +116,7 @@ def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _apart(a: Any, b: Any) -> tuple[Any, Any]:
+def _differing(a: Any, b: Any) -> tuple[Any, Any]:
     """Two values that differ; of two lists of names, the names that only one list has."""
     lists = all(isinstance(x, list) and all(isinstance(item, str) for item in x) for x in (a, b))
     if not lists or set(a) == set(b):

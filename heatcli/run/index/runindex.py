@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from heatcli.errors import UsageError
-from heatcli.run.index.index import INDEX, WAY_OUT, Index, Row, told
+from heatcli.run.index.index import INDEX, WAY_OUT, Index, Row, damage_note
 from heatcli.run.index.parquet import write_parquet
 from heatcli.run.index.record import OTHERS, RECORD, Record, agree, claim, is_like, read_record, run_of
 from heatcli.system.files import joined
@@ -93,7 +93,7 @@ class RunIndex(Index):
         """A note on a missing or damaged index of earlier runs; empty if there is no damage."""
         if self._there and not self._size and not self.damaged:
             return f"{self.name}: is not there or empty; every image counts as not done"
-        return told(self.name, self.damaged)
+        return damage_note(self.name, self.damaged)
 
     def finish(self, parquet: bool) -> None:
         """End the index of a run; `parquet`: also write it as Parquet. Raises `UsageError`."""

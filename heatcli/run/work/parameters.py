@@ -34,7 +34,7 @@ def record_of(model: Model, request: Request) -> Record:
         "param": request.method.parameters,
         "procedure": repr(request.method.procedure),
         "rules": {kind: repr(rule) for kind, rule in request.method.rules.items()},
-        "baseline": _with_content(_named(request.baseline), model),
+        "baseline": _with_content(_baseline_name(request.baseline), model),
         "target": request.target or "top",
         "region": _with_content(request.region),
         "pixels": request.pixels,
@@ -43,20 +43,20 @@ def record_of(model: Model, request: Request) -> Record:
         **_pair(request),
         **({} if request.expected is None else {"expected": _with_content(request.expected.given)}),
         **({} if request.biases == ALL else {"biases": request.biases}),
-        **_looks(request),
+        **_changed_style(request),
         "recursive": request.recursive,
     }
     return Record(parameters=msgspec.to_builtins(parameters))
 
 
-def _looks(request: Request) -> dict[str, Any]:
+def _changed_style(request: Request) -> dict[str, Any]:
     """The parts of the style that differ from the default. Records of older runs do not have the other parts."""
     style, default = msgspec.to_builtins(request.style), msgspec.to_builtins(Style())
     found = {name: style[name] for name in style if style[name] != default[name] and name not in ("cmap", "opacity")}
     return {**({"figure": found} if found else {}), **({"arrays": request.arrays} if request.arrays else {})}
 
 
-def _named(baseline: str | Reference | None) -> str | None:
+def _baseline_name(baseline: str | Reference | None) -> str | None:
     return baseline.name if isinstance(baseline, Reference) else baseline
 
 

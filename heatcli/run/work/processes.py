@@ -79,6 +79,7 @@ class Processes:
                 self._start()
 
     def _start(self) -> None:
+        """Start the processes. They load the model while the threads go on."""
         threads = max(1, torch.get_num_threads() // self.request.threads)
         order = pickle.dumps((Recipe.of(self.worker.model), self.request, self.worker.scratch, threads))
         spawn = get_context("spawn")
@@ -104,11 +105,11 @@ class Processes:
             return None
         try:
             child.pipe.send(jobs)
-            told = False
+            stopping = False
             while not child.pipe.poll(ASKED):
-                if self.stopped() and not told:
+                if self.stopped() and not stopping:
                     child.pipe.send(None)
-                    told = True
+                    stopping = True
             content = child.pipe.recv_bytes()
         except (EOFError, OSError):
             self.lost += not self.stopped()
@@ -176,6 +177,7 @@ def serve(pipe: Connection, order: bytes) -> None:
 
 
 def _until_stopped(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """The outcomes until the run is stopped."""
     try:
         yield from outcomes
     except StoppedError:

@@ -109,8 +109,8 @@ def packed(outcomes: Iterable[Outcome], notes: Notes) -> bytes:
 
 def unpacked(content: bytes, out: str, notes: Notes) -> Iterable[Outcome]:
     """The outcomes in bytes of `packed`; adds the notes to `notes`. Raises the error that ended the run, if any."""
-    told, *found = _decode(content)
-    for key, text in told.notes:
+    head, *found = _decode(content)
+    for key, text in head.notes:
         notes.add(text, key)
     for one in found:
         if one.row is None:

@@ -115,6 +115,7 @@ def _shown(picture: Picture, request: Request) -> Image.Image | Picture:
 
 
 def _region(text: str, job: Job, size: tuple[int, ...], model: Model) -> NDArray[np.bool_]:
+    """As `region_of`; errors name the image."""
     try:
         return region_of(text, size, model.pictures.picture_fit)
     except ImageError as error:
@@ -349,8 +350,8 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     own_model = replace_fields(report.model, path=model.named_in(folder))
     report = replace_fields(report, model=own_model)
     if ready.said is not None:
-        told = replace_fields(report.target, expected=ready.said[0], predicted=ready.said[1])
-        report = replace_fields(report, target=told)
+        target = replace_fields(report.target, expected=ready.said[0], predicted=ready.said[1])
+        report = replace_fields(report, target=target)
     contents = {
         name: _volume(model, request, ready, name) if name.endswith(NIFTI) else of.array(i, PurePath(name).suffix)
         for what, name in named.items()
@@ -386,7 +387,7 @@ def _volume(model: Model, request: Request, ready: Ready, name: str) -> bytes:
     path = ready.loaded.job.path
     found = ready.loaded.shown or _shown(model.pictures.reader.picture(path), request)
     if not isinstance(found, Picture) or found.numbers is None or found.numbers.affine is None:
-        raise ImageError(f"{path}: is no NIfTI volume, so its map is none; --arrays npy writes an array")
+        raise ImageError(f"{path}: is no NIfTI volume, so its map cannot be one; --arrays npy writes an array")
     sides = np.asarray(found.pixels).shape[1:]
     return nifti(onto_volume(ready.reports.pixels(ready.i), sides), found.numbers.affine, name.endswith(".gz"))
 
