@@ -252,8 +252,9 @@ def _cluster(
         name=name, label=maps.label, by=by, size=len(rows), share=len(rows) / len(maps.names),
         suspicion=own.suspicion, separation=separation, constancy=constancy, stability=grouping.stability, place=place,
         reasons=[
-            WHY[by].format(own.suspicion, place) if own.suspicion else "its relevance lies at no places of its own",
-            *more,
+            "; ".join([WHY[by].format(own.suspicion, place), *more])
+            if own.suspicion
+            else "its relevance lies at no places of its own",
             f"its maps are alike in place by {constancy:.2f} of 1",
             f"it lies apart from the rest of its class by {separation:.2f} (silhouette)",
             *_beside("its pictures have the expected label in", accuracy, _mean(maps.right)),

@@ -24,6 +24,7 @@ Array = NDArray[np.float32]
 FINEST = 96  # the most cells of a side
 NARROW, WIDE = 0.5, 2.0  # cells; detail is what a blur by the first keeps and one by the second takes away
 STRONG = 3.0  # times 2σ√N; natural classes of the measured networks stay below 2.4
+LEAST = 0.01  # the least suspicion; natural classes reach 0.5 %, and their eigenvalue grows with their size
 SEARCHED, COMPARED = 1000, 2000  # the most pictures of the class that are searched, and of other classes
 ROUNDS = 10
 
@@ -123,7 +124,7 @@ def pattern_of(own: Array, others: Array, least: int) -> Pattern | None:
         members = again
     common, alike, other = projected(own, members, others)
     excess = signed_square(np.quantile(alike[members], MOST)) - signed_square(np.quantile(other, HIGHEST))
-    if members.sum() < least or excess <= 0:
+    if members.sum() < least or excess < LEAST:
         return None
     return Pattern(strength, float(excess), members, np.square(common))
 
