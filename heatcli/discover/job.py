@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from heatcli.discover.background import Backgrounds, telling
 from heatcli.discover.clusters import Grouping, apart, group, layout
 from heatcli.discover.features import GRID, Advance, Array, Maps, pooled, read
-from heatcli.discover.patterns import COMPARED, pattern_of
+from heatcli.discover.patterns import COMPARED, SEARCHED, pattern_of
 from heatcli.discover.suspicion import LEAST_OTHERS, Own, own_places, usual
 from heatcli.errors import UsageError, counted
 from heatcli.report.schema import BaselinePart, MethodPart
@@ -223,18 +223,26 @@ def alike(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> bool:
 def _pattern(maps: Maps, others: Sequence[Maps], seed: int) -> Own | None:
     """The pictures of a class that have a pattern of their own, and where it lies; None if there is none.
 
-    It is compared with `COMPARED` maps of other classes at most.
+    It is looked for in `SEARCHED` maps of the class and `COMPARED` of others at most, so that memory does not grow.
     """
     if maps.details is None:
         return None
-    numbers = np.concatenate([one.numbers for one in others])
-    if len(numbers) > COMPARED:
-        numbers = np.sort(np.random.default_rng(seed).choice(numbers, COMPARED, replace=False))
-    found = pattern_of(maps.details.rows(maps.numbers), maps.details.rows(numbers), SMALLEST)
+    rng, rows = np.random.default_rng(seed), maps.details.rows
+
+    def some(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        return numbers if len(numbers) <= most else np.sort(rng.choice(numbers, most, replace=False))
+
+    searched = some(maps.numbers, SEARCHED)
+    compared = some(np.concatenate([one.numbers for one in others]), COMPARED)
+    found = pattern_of(rows(searched), rows(compared), SMALLEST)
     if found is None:
         return None
-    energy = pooled(found.energy.reshape(maps.details.shape).astype(np.float64))
-    return Own(found.suspicion, (energy - 1 / GRID**2).clip(min=0), found.members)
+    members = found.members
+    if len(searched) < len(maps.numbers):
+        starts = range(0, len(maps.numbers), SEARCHED)
+        members = np.concatenate([found.held_by(rows(maps.numbers[at : at + SEARCHED])) for at in starts])
+    energy = pooled(np.square(found.common, dtype=np.float64).reshape(maps.details.shape))
+    return Own(found.suspicion, (energy - 1 / GRID**2).clip(min=0), members)
 
 
 def _cluster(

@@ -8,6 +8,7 @@ times the mean cosine of two of them (a spiked matrix).
 
 from __future__ import annotations
 
+import math
 import tempfile
 import weakref
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ FINEST = 96  # the most cells of a side
 NARROW, WIDE = 0.5, 2.0  # cells; detail is what a blur by the first keeps and one by the second takes away
 STRONG = 3.0  # times 2σ√N; natural classes of the measured networks stay below 2.4
 LEAST = 0.01  # the least suspicion; natural classes reach 0.5 %, and their eigenvalue grows with their size
-SEARCHED, COMPARED = 1000, 2000  # the most pictures of the class that are searched, and of other classes
+DEVIATIONS = 4.0  # standard deviations above the number of members that comes by chance
+SEARCHED, COMPARED = 1000, 2000  # the most pictures that are searched, of the class and of other classes
 ROUNDS = 10
 
 
@@ -88,31 +90,41 @@ class Pattern:
 
     `strength`: the largest eigenvalue of the class, in units of 2σ√N. `suspicion`, 0..1: the share of the fine detail
     that three quarters of the members have in common with the other members, less what 98 % of the pictures of other
-    classes have. `members`: bool [N]. `energy`: where the pattern lies, the square of each of its values, float32 [S].
+    classes have. `members`: bool [N]. `common`: the pattern, a unit vector, of details divided by `spread`; both
+    float32 [S]. `above`: members have a larger cosine with it.
     """
 
     strength: float
     suspicion: float
     members: NDArray[np.bool_]
-    energy: Array
+    common: Array
+    spread: Array
+    above: float
+
+    def held_by(self, details: Array) -> NDArray[np.bool_]:
+        """Which other pictures of the class have the pattern, by their fine detail [N, S]: bool [N]."""
+        held: NDArray[np.bool_] = weighed(details, self.spread) @ self.common > self.above
+        return held
 
 
 def pattern_of(own: Array, others: Array, least: int) -> Pattern | None:
     """The strongest pattern of the pictures of a class, if it is stronger than natural ones.
 
-    `own`, `others`: unit vectors, float32 [N, S] and [M, S]. `least`: the least number of members.
+    `own`, `others`: unit vectors, float32 [N, S] and [M, S]. `least`: the least number of members, if chance does not ask
+    for more.
     """
-    own, others = weighed(own, others)
-    n = min(len(own), SEARCHED)
-    searched = own if n == len(own) else own[np.linspace(0, len(own) - 1, n).astype(int)]
-    cosines = (searched @ searched.T).astype(np.float64)
+    spread = spread_of(others)
+    own, others, n = weighed(own, spread), weighed(others, spread), len(own)
+    cosines = (own @ own.T).astype(np.float64)
     np.fill_diagonal(cosines, 0)
     value, vector = leading(cosines)
-    usual = float(np.sqrt(np.mean(np.square(searched @ others.T, dtype=np.float64))))
+    usual = float(np.sqrt(np.mean(np.square(own @ others.T, dtype=np.float64))))
     strength = value / (2 * usual * np.sqrt(n)) if usual > 0 else 0.0
     if strength < STRONG:
         return None
-    weights: Array = (searched.T @ vector.clip(min=0)).astype(np.float32)
+    weights: Array = (own.T @ vector.clip(min=0)).astype(np.float32)
+    chance = (1 - MEMBERS) * n  # so many have more than others by chance; many more is no chance
+    least = max(least, math.ceil(chance + DEVIATIONS * math.sqrt(chance)))
     members = having(own @ weights, others @ weights, MEMBERS)
     for _ in range(ROUNDS):
         if members.sum() < least:
@@ -126,19 +138,24 @@ def pattern_of(own: Array, others: Array, least: int) -> Pattern | None:
     excess = signed_square(np.quantile(alike[members], MOST)) - signed_square(np.quantile(other, HIGHEST))
     if members.sum() < least or excess < LEAST:
         return None
-    return Pattern(strength, float(excess), members, np.square(common))
+    highest = float(alike[~members].max(initial=np.quantile(other, MEMBERS)))
+    return Pattern(strength, float(excess), members, common, spread, (highest + float(alike[members].min())) / 2)
 
 
-def weighed(own: Array, others: Array) -> tuple[Array, Array]:
-    """Both as unit vectors, each value divided by how much it varies in other classes, as in a linear discriminant.
+def spread_of(others: Array) -> Array:
+    """How much each value varies in other classes [M, S], and the median of that: float32 [S].
 
-    Where natural things often lie, detail says little of a pattern. The median variance is added to each.
+    Where natural things often lie, detail says little of a pattern.
     """
-    spread = np.mean(np.square(others), axis=0)
-    spread += np.median(spread) or 1.0
-    scaled = (own / spread, others / spread)
-    one, other = (x / np.linalg.norm(x, axis=1, keepdims=True).clip(min=1e-12) for x in scaled)
-    return one, other
+    spread: Array = np.mean(np.square(others), axis=0)
+    return spread + (np.median(spread) or np.float32(1))
+
+
+def weighed(details: Array, spread: Array) -> Array:
+    """Details [N, S] divided by how much each value varies, as in a linear discriminant, as unit vectors."""
+    found: Array = details / spread
+    found /= np.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-12)
+    return found
 
 
 def leading(matrix: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

@@ -48,15 +48,27 @@ def test_strokes_across_a_third_of_the_picture_are_found_with_their_pictures(mar
     assert found is not None
     assert found.strength > STRONG
     assert np.flatnonzero(found.members).tolist() == list(range(marked))
-    energy = found.energy.reshape(SIDE, SIDE)
+    energy = np.square(found.common).reshape(SIDE, SIDE)
     assert energy.sum() == pytest.approx(1, abs=1e-4)
     assert energy[_watermark()].sum() > 0.6
+
+
+def test_other_pictures_have_the_pattern_or_lack_it() -> None:
+    rng = np.random.default_rng(5)
+    maps, more = _natural(rng, 60), _natural(rng, 100)
+    maps[:30] += 0.5 * _watermark()
+    more[:50] += 0.5 * _watermark()
+    found = pattern_of(_details(maps), _details(_natural(rng, 400)), 3)
+    assert found is not None
+    assert found.held_by(_details(more)).tolist() == [True] * 50 + [False] * 50
+    assert found.held_by(_details(maps)).tolist() == found.members.tolist()
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_natural_maps_have_no_pattern_and_neither_have_two_kinds_of_them(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    assert pattern_of(_details(_natural(rng, 60)), _details(_natural(rng, 400)), 3) is None
+    for count in (60, 240):
+        assert pattern_of(_details(_natural(rng, count)), _details(_natural(rng, 400)), 3) is None
     assert pattern_of(_details(_sided(rng, 60)), _details(_sided(rng, 400)), 3) is None
 
 
