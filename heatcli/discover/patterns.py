@@ -110,8 +110,8 @@ class Pattern:
 def pattern_of(own: Array, others: Array, least: int) -> Pattern | None:
     """The strongest pattern of the pictures of a class, if it is stronger than natural ones.
 
-    `own`, `others`: unit vectors, float32 [N, S] and [M, S]. `least`: the least number of members, if chance does not ask
-    for more.
+    `own`, `others`: unit vectors, float32 [N, S] and [M, S]. `least`: the least number of members, if chance does not
+    ask for more.
     """
     spread = spread_of(others)
     own, others, n = weighed(own, spread), weighed(others, spread), len(own)
