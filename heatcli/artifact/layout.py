@@ -83,7 +83,8 @@ def layout_of(shape: Sequence[int | None] | None) -> Layout | None:
     """The layout of a declared input, by its number of axes; None where that says nothing.
 
     Of three axes the last is channels where it is short beside the one before, or fixed where that is free. Three
-    channels of a square are a picture, which lacks the axis of the batch.
+    channels of a square are a picture, which lacks the axis of the batch. Of two axes the last is features where it is
+    fixed, and samples where it is free, since no table has any number of features.
     """
     if shape is None or not 2 <= len(shape) <= 5:
         return None
@@ -95,7 +96,9 @@ def layout_of(shape: Sequence[int | None] | None) -> Layout | None:
         return Layout("NLC" if short else "NCL")
     if len(shape) == 5:
         return Layout("NDHWC" if shape[4] in _COLOURS and shape[1] not in _COLOURS else "NCDHW")
-    return Layout("NF") if len(shape) == 2 else PICTURES
+    if len(shape) == 2:
+        return Layout("NL" if shape[1] is None else "NF")
+    return PICTURES
 
 
 def layout_for(axes: str, rank: int) -> Layout:

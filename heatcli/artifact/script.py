@@ -35,6 +35,7 @@ _ATTRIBUTE = re.compile(r"^(?:class (\w+)\(|  (?:\w+ : |__annotations__\[.*\] = 
 _BLANKS = re.compile(r"\s+")
 _METHOD = re.compile(r"^ *def (\w+)\(", re.MULTILINE | re.ASCII)
 _OBJECTS = re.compile(r"__torch__\.torch\.classes\.(quantized|rnn)\.\w+", re.ASCII)
+_INSTEAD = {"torch.set_grad_enabled": "; script it without torch.no_grad(), or export it as ONNX"}
 _DEEPEST = 64  # brackets, indents, and nested containers; torch's printer needs 4 brackets
 _MOST = 10_000_000  # values that a pickle may expand to, and calls during loading
 
@@ -120,7 +121,8 @@ def _check_names(chain: str, modules: Collection[str]) -> None:
     if root in ("torch", "ops"):
         called = ["aten", *rest] if root == "torch" else rest
         if len(called) != 2 or not permitted(*called):
-            raise Refused(f"calls {chain[:80]}, which does more than compute tensors; refused")
+            instead = _INSTEAD.get(chain, "")
+            raise Refused(f"calls {chain[:80]}, which does more than compute tensors; refused{instead}")
         return
     if root == "__torch__":
         if _OBJECTS.fullmatch(chain):

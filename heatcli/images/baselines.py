@@ -158,6 +158,7 @@ def _image(pictures: Pictures, path: Path) -> Reference:
         raise UsageError(f"baseline {error}") from error
 
 
+_DENSE = 4096  # positions up to which a blur is a product with a matrix
 BASELINES: dict[str, Callable[[Pictures, Tensor, str], Reference]] = {
     "none": _none, "zero": _zero, "black": _black, "blur": _blur, "mean": _mean,
 }  # fmt: skip
@@ -175,14 +176,30 @@ def _positive(text: str) -> float:
 
 def gaussian_blur(batch: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of [N, C, positions …], standard deviation `sigma` pixels, edges replicated, cut at 4 sigma."""
+    radius = math.ceil(4 * sigma)
+    weights = torch.exp(-((torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2) / 2)
+    weights /= weights.sum()
     for dim in range(2, batch.dim()):
-        size = batch.shape[dim]
-        radius = math.ceil(4 * sigma)
-        position = torch.arange(size, dtype=torch.float64)
-        reach = torch.arange(-radius, radius + 1, dtype=torch.float64)
-        weights = torch.exp(-((reach / sigma) ** 2) / 2)
-        taps = (position[:, None] + reach[None]).clamp(0, size - 1).long()
-        matrix = torch.zeros(size, size, dtype=torch.float64)
-        matrix.scatter_add_(1, taps, (weights / weights.sum()).expand(size, -1).contiguous())
-        batch = torch.movedim(torch.movedim(batch, dim, -1) @ matrix.T.to(batch), -1, dim)
+        blurred = _multiplied if batch.shape[dim] <= _DENSE else _transformed
+        batch = torch.movedim(blurred(torch.movedim(batch, dim, -1), weights, radius), -1, dim)
     return batch
+
+
+def _multiplied(rows: Tensor, weights: Tensor, radius: int) -> Tensor:
+    """Rows [..., L] convolved with weights [2 · radius + 1], by a matrix [L, L]."""
+    size = rows.shape[-1]
+    taps = (torch.arange(size)[:, None] + torch.arange(-radius, radius + 1)).clamp(0, size - 1)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    matrix.scatter_add_(1, taps, weights.expand(size, -1).contiguous())
+    return rows @ matrix.T.to(rows)
+
+
+def _transformed(rows: Tensor, weights: Tensor, radius: int) -> Tensor:
+    """As `_multiplied`, by way of Fourier transforms, for long signals, whose matrix would not fit in memory."""
+    size, own = rows.shape[-1], rows.cpu().double()
+    wide = torch.cat(
+        [own[..., :1].expand(*own.shape[:-1], radius), own, own[..., -1:].expand(*own.shape[:-1], radius)], -1
+    )
+    length = wide.shape[-1]
+    product = torch.fft.rfft(wide, length) * torch.fft.rfft(weights, length)
+    return torch.fft.irfft(product, length)[..., 2 * radius : 2 * radius + size].to(rows)

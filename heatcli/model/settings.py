@@ -121,9 +121,10 @@ def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor])
             raise UsageError(f"{path}: its input {name} is {wanted}; the value given is {'×'.join(map(str, shape))}")
     left = [i for i in artifact.inputs if i.name not in given]
     if len(left) != 1:
+        pictures = all(i.shape is None or len(i.shape) == 4 for i in left)
         raise MissingError(
-            f"{path}: takes {len(names)} inputs ({', '.join(names)}); "
-            "give all but the picture, each with --input NAME=FILE.npy; --pair gives a second picture"
+            f"{path}: takes {len(names)} inputs ({', '.join(names)}); give all but the one to explain, each with "
+            f"--input NAME=FILE.npy{'; --pair gives a second picture' if pictures else ''}"
         )
     if not left[0].dtype.is_floating_point:
         raise ModelError(f"{path}: its input {left[0].name} is of {left[0].dtype}, not floating-point pixels")

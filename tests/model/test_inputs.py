@@ -127,7 +127,7 @@ def test_several_inputs(cli: Cli, tmp_path: Path) -> None:
         result = heatcli.explain(heatcli.load(tmp_path / name, size=2, inputs={"context": context}), batch, "lrp-0")
         assert torch.allclose(result.outputs, Two()(batch, context), rtol=1e-6)
         assert result.biases["context"].tolist() == [[0.0, 0.0, 3.0]]
-        with pytest.raises(UsageError, match=r"takes 2 inputs \(image, context\); give all but the picture"):
+        with pytest.raises(UsageError, match=r"takes 2 inputs \(image, context\); give all but the one to explain"):
             heatcli.load(tmp_path / name, size=2)
         with pytest.raises(UsageError, match=r"unknown input of two.*did you mean 'context'"):
             heatcli.load(tmp_path / name, size=2, inputs={"contxt": context})
