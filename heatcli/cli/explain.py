@@ -135,10 +135,12 @@ def command(
     arrays: Annotated[
         str | None,
         typer.Option(
-            metavar="npy|npz|nii|nii.gz",
-            help="Write the map as an array, too: float32 [C, H, W]. nii: of a volume, in its voxels.",
+            metavar="npy|npz|nii|nii.gz|tif",
+            help="Write the map as an array, too: float32 [C, H, W]. nii: of a volume, in its voxels. tif: of a "
+            "picture, in its pixels and at its place on Earth.",
         ),
     ] = None,
+    bands: drawing.Bands = None,
     figure: drawing.Kind = None,
     scale: drawing.ScaleOf = None,
     figure_size: drawing.Size = None,
@@ -182,7 +184,7 @@ def command(
     chosen = chosen if concept is None else [restricted(asked, concept) for asked in chosen]
     chosen = chosen if smooth is None else [smoothed(asked, smooth) for asked in chosen]
     kind = figure or ("overlay" if not one else "grid" if len(chosen) > 1 else "panel")
-    style = drawing.style(kind, figure_size, scale, clip, cmap, opacity, backdrop, top)
+    style = drawing.style(kind, figure_size, scale, clip, cmap, opacity, backdrop, top, bands)
     if not one and kind == "grid":
         raise UsageError("--figure grid is for one image; for many, heatcli gallery shows methods side by side")
     if len(chosen) > 1 and "-" in images:
@@ -214,6 +216,8 @@ def command(
         each = SequencesRequest(tuple(map(Path, images)), Path(folder), chosen[0], target, against, pixels, batch_size)
         sequences.explain(loaded, each, time.perf_counter() - started, json)
         return
+    if bands is not None and loaded.pictures.layout.kind != "picture":
+        raise UsageError(f"--bands is for pictures, and {loaded.path} takes a {loaded.pictures.layout.kind}")
     reports, failures = list[tuple[str, str]](), 0
     for asked in chosen:
         takes = asked.baseline is not None or len(chosen) == 1

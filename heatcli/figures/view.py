@@ -209,6 +209,14 @@ def beside(report: Report) -> str:
     return f"Beside the picture: {listed}." if listed else ""
 
 
+def by_band(report: Report) -> str:
+    """What the bands of a picture gave, the largest first; empty for pictures of one or three channels."""
+    found = report.pixels.bands or []
+    listed = ", ".join(f"{one.name or one.band} {number(one.total, 3, '+')}" for one in found[:MOST])
+    rest = f" and {len(found) - MOST} more" if len(found) > MOST else ""
+    return f"By band: {listed}{rest}." if found else ""
+
+
 def contrasted(report: Report) -> str:
     """A sentence on a map of the predicted less the expected class; empty for other maps."""
     target = report.target
@@ -262,7 +270,15 @@ def caption(view: View, scale: Scale) -> list[str]:
     own = [shown(view)]
     if view.pair is not None:
         own = [f"{_name(each)}: {shown(each)}" for each in (view, view.pair)]
-    lines = [contrasted(view.report), *own, beside(view.report), warned(view), told(scale, view), hidden(view)]
+    lines = [
+        contrasted(view.report),
+        *own,
+        by_band(view.report),
+        beside(view.report),
+        warned(view),
+        told(scale, view),
+        hidden(view),
+    ]
     verified = view.report.model.verified
     if verified is not None and not verified.agrees:
         lines.insert(0, UNVERIFIED + ".")

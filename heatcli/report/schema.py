@@ -178,11 +178,21 @@ class BiasPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     values: list[float] | msgspec.UnsetType = msgspec.UNSET
 
 
+class BandPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The relevance of one band of a picture: its number from 1, its name, if the sidecar gives one, and its sums."""
+
+    band: int
+    total: float
+    positive: float
+    negative: float
+    name: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class PixelsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The relevance of each pixel of the network's input, summed over channels: in `values`, in `file`, or in neither.
 
     Shape: [height, width]; [channels, samples] for a signal, [1, features] for a table, [depth, height, width] for a
-    volume.
+    volume. `bands`: of a picture with other channels than one or three, what each gave, the largest first.
     """
 
     shape: tuple[int, ...]
@@ -191,6 +201,7 @@ class PixelsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     negative: float
     values: list[list[float | list[float]]] | msgspec.UnsetType = msgspec.UNSET
     file: str | msgspec.UnsetType = msgspec.UNSET
+    bands: list[BandPart] | msgspec.UnsetType = msgspec.UNSET
 
 
 class FilesPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -213,6 +224,7 @@ class FigurePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `full`: the relevance of the full colour. `cut`: the relevance from which colours do not change.
     `by`: what decided `full`: `percentile`, the percentile `clip` of |relevance|; `share`, more than the percentile,
     because the sum of |relevance| is less than 1 % of the score; `run`, one scale for several maps; `given`, the user.
+    `bands`: of a picture with several, those that are shown, from 1; absent for the mean of all.
     """
 
     kind: str
@@ -220,6 +232,7 @@ class FigurePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cut: float
     by: Literal["percentile", "share", "run", "given"]
     clip: float
+    bands: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class SecondsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -60,7 +60,7 @@ def test_arrays_and_pages_are_pictures(cli: Cli, bands: Path, tmp_path: Path) ->
     Image.new("RGB", (8, 6)).save(tmp_path / "rgb.png")
     ran = cli("explain", "rgb.png", "--model", bands)
     assert ran.status == 1
-    assert "rgb.png: is a picture, the model takes 5 channels; give an .npy file" in ran.err
+    assert "rgb.png: is a picture, the model takes 5 channels; give a TIFF or .npy file" in ran.err
 
 
 @pytest.mark.parametrize(

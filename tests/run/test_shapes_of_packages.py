@@ -49,7 +49,7 @@ def sound(name: str, rate: int, values: np.ndarray[Any, Any]) -> str:
     return name
 
 
-def test_spindles_in_eeg(tmp_path: Path, cli: Cli) -> None:
+def test_spindles_in_eeg(cli: Cli) -> None:
     """30 s of raw signal with a burst of 13 Hz in the sixth of 30 windows; the spectrogram beside it is given."""
     artifact = shipped("brainmaze_eeg_models", "spindles/_models/spindle-detector-eeg.onnx")
     assert "give all but the one to explain, each with --input NAME=FILE.npy" in cli("inspect", artifact).out
@@ -64,7 +64,7 @@ def test_spindles_in_eeg(tmp_path: Path, cli: Cli) -> None:
     assert report["pixels"]["shape"] == [1, 7500]
 
 
-def test_seizures_in_a_spectrogram(tmp_path: Path, cli: Cli) -> None:
+def test_seizures_in_a_spectrogram(cli: Cli) -> None:
     """A CNN and a bidirectional LSTM, [T, N, 4]: the class at one step, of 40 of any number."""
     artifact = shipped("brainmaze_eeg_models", "seizure/_models/modelA_paper.onnx")
     spectrogram = np.random.default_rng(0).standard_normal((100, 40)).astype(np.float32)
@@ -75,7 +75,7 @@ def test_seizures_in_a_spectrogram(tmp_path: Path, cli: Cli) -> None:
     assert report["target"]["score"] == pytest.approx(float(logits[20, 0, 3]), rel=1e-4)
 
 
-def test_seasons(tmp_path: Path, cli: Cli) -> None:
+def test_seasons(cli: Cli) -> None:
     """28 days of temperatures, channels last, with the package's own example."""
     artifact = shipped("dianna", "models/season_prediction_model_temp_max_binary.onnx")
     assert "signal NLC N×28×1" in " ".join(cli("inspect", artifact).out.split())
@@ -83,7 +83,7 @@ def test_seasons(tmp_path: Path, cli: Cli) -> None:
     assert report["pixels"]["shape"] == [1, 28]
 
 
-def test_a_note_of_music(tmp_path: Path, cli: Cli) -> None:
+def test_a_note_of_music(cli: Cli) -> None:
     """Two seconds of 440 Hz, 43,844 samples: note A4, the 48th from A0, at a step in the middle."""
     artifact = shipped("basic_pitch", "saved_models/icassp_2022/nmp.onnx")
     asked = cli("inspect", artifact)
@@ -94,7 +94,7 @@ def test_a_note_of_music(tmp_path: Path, cli: Cli) -> None:
     assert relevance[43844 // 4 : 3 * 43844 // 4].sum() > 0.9 * relevance.sum()
 
 
-def test_speech(tmp_path: Path, cli: Cli) -> None:
+def test_speech(cli: Cli) -> None:
     """One window of 576 samples, with the state and the rate given; a magnitude spectrum within, and an LSTM cell."""
     artifact = shipped("silero_vad", "data/silero_vad_16k_op15.onnx")
     np.save("state.npy", np.zeros((2, 1, 128), np.float32))
@@ -107,7 +107,7 @@ def test_speech(tmp_path: Path, cli: Cli) -> None:
     assert report["pixels"]["shape"] == [1, 576]
 
 
-def test_a_script_that_switches_gradients_off_says_what_to_do(tmp_path: Path, cli: Cli) -> None:
+def test_a_script_that_switches_gradients_off_says_what_to_do(cli: Cli) -> None:
     ran = cli("inspect", shipped("silero_vad", "data/silero_vad.jit"))
     assert ran.status == 3
     assert "calls torch.set_grad_enabled" in ran.err
