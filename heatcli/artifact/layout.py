@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from torch import Tensor
 
-Axes = Literal["NCHW", "NCL", "NLC", "NL", "NCDHW", "NDHWC", "NDHW", "NF"]
+Axes = Literal["NCHW", "NCL", "NLC", "NL", "NCDHW", "NDHWC", "NDHW", "NF", "NT"]
 AXES: tuple[str, ...] = get_args(Axes)
-PICTURE, SIGNAL, VOLUME, TABLE = "picture", "signal", "volume", "table"
+PICTURE, SIGNAL, VOLUME, TABLE, TOKENS = "picture", "signal", "volume", "table", "tokens"
 # The letters of the positions → what the input is, and what one position of it is called.
-_KINDS = {"HW": (PICTURE, "pixel"), "L": (SIGNAL, "sample"), "DHW": (VOLUME, "voxel"), "F": (TABLE, "feature")}
+_KINDS = {
+    "HW": (PICTURE, "pixel"),
+    "L": (SIGNAL, "sample"),
+    "DHW": (VOLUME, "voxel"),
+    "F": (TABLE, "feature"),
+    "T": (TOKENS, "token"),
+}
+TOKEN_DTYPES = ("torch.int64", "torch.int32")
 _FEW = 64  # channels that the last of three axes can be
 _COLOURS = (1, 2, 3, 4)  # channels that the last of five axes can be
 # How long each side is, by the number of sides, where a shape is needed and the artifact takes any.
@@ -22,18 +29,19 @@ TRIED = {1: 1024, 2: 224, 3: 32}
 
 @dataclass(frozen=True)
 class Layout:
-    """`axes`: one of `AXES`. N images, C channels; L samples, H and W pixels, D, H and W voxels, F features."""
+    """`axes`: one of `AXES`. N images, C channels; L samples, H and W pixels, D, H and W voxels, F features, T
+    tokens, which are whole numbers."""
 
     axes: str
 
     @property
     def kind(self) -> str:
-        """picture, signal, volume or table."""
+        """picture, signal, volume, table or tokens."""
         return _KINDS[self._positions][0]
 
     @property
     def element(self) -> str:
-        """What a position is called: pixel, sample, voxel or feature."""
+        """What a position is called: pixel, sample, voxel, feature or token."""
         return _KINDS[self._positions][1]
 
     @property

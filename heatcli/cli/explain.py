@@ -218,6 +218,8 @@ def command(
         return
     if bands is not None and loaded.pictures.layout.kind != "picture":
         raise UsageError(f"--bands is for pictures, and {loaded.path} takes a {loaded.pictures.layout.kind}")
+    if loaded.pictures.layout.kind == "tokens" and baseline is None and not named:
+        request = replace(request, baseline="zero")  # nothing lies between tokens, so no blur
     reports, failures = list[tuple[str, str]](), 0
     for asked in chosen:
         takes = asked.baseline is not None or len(chosen) == 1

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.layout import TABLE
+from heatcli.artifact.layout import TABLE, TOKENS
 from heatcli.errors import ImageError, UsageError, boundary, unknown_name
 from heatcli.images.mean import read_mean
 from heatcli.images.pictures import Pictures
@@ -74,6 +74,8 @@ def read_several(baseline: str, pictures: Pictures) -> Reference:
 def read(baseline: str, pictures: Pictures, batch: Tensor) -> Reference:
     """One of `BASELINES` for `batch` [N, C, H, W], or the image in a file. Raises `UsageError`, `ImageError`."""
     name, colon, argument = baseline.partition(":")
+    if pictures.layout.kind == TOKENS and baseline.isdecimal():
+        return Reference("token", torch.full_like(batch[:1], float(baseline)), {"token": int(baseline)})
     if name in BASELINES and (not colon or (argument and name in ("blur", "mean"))):
         return BASELINES[name](pictures, batch, argument)
     if is_there(baseline) or "/" in baseline or Path(baseline).suffix:
@@ -128,6 +130,8 @@ def _blur(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
     layout = pictures.layout_of(batch)
     if layout.kind == TABLE:
         raise UsageError(f"{pictures.path}: a table has no neighbours to blur; give --baseline mean, zero or a file")
+    if pictures.layout.kind == TOKENS:
+        raise UsageError(f"{pictures.path}: nothing is between tokens; give --baseline a token, such as 0, or a file")
     planes = layout.first(batch)
     sigma = max(planes.shape[2:]) / 16 if not argument else _positive(argument)
     return Reference("blur", layout.back(gaussian_blur(planes, sigma)).contiguous(), {"sigma": sigma})
@@ -139,6 +143,8 @@ def _mean(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
         raise UsageError(
             f"{pictures.path}: its sidecar names no mean image; give mean:FILE, made by heatcli mean FOLDER -o FILE"
         )
+    if pictures.layout.kind == TOKENS:
+        raise UsageError(f"{pictures.path}: tokens have no mean; give --baseline a token, such as 0, or a file")
     mean, layout = torch.from_numpy(read_mean(path)).to(batch), pictures.layout_of(batch)
     wanted = layout.first(batch).shape[1:]
     if mean.shape[0] != wanted[0]:

@@ -26,7 +26,7 @@ from PIL import (
     _imaging,
 )
 
-from heatcli.artifact.layout import PICTURES, Layout
+from heatcli.artifact.layout import PICTURES, TOKENS, Layout
 from heatcli.errors import ImageError, boundary, is_text, one_line
 from heatcli.images.numbers import SUFFIXES as NUMBERS
 from heatcli.images.numbers import Numbers, as_input, channels_first, read_numbers
@@ -143,7 +143,7 @@ class Reader:
             elements = f"{self.layout.element}s"
             given, wanted = ("×".join(f"{n:,}" for n in sides) for sides in (array.shape[1:], self.sides or ()))
             raise ImageError(f"{path}: has {given} {elements}, and the model takes {wanted}; cut or resample it")
-        return as_input(path, array, self.range)
+        return as_input(path, array, self.range, self.layout.kind == TOKENS)
 
     def _content(self, path: Path | str) -> bytes:
         if not is_text(str(path)):

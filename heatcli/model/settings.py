@@ -11,7 +11,7 @@ from msgspec.structs import replace as replace_fields
 from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
-from heatcli.artifact.layout import AXES, PICTURES, Layout, layout_for, layout_of
+from heatcli.artifact.layout import AXES, PICTURES, TOKEN_DTYPES, Layout, layout_for, layout_of
 from heatcli.artifact.sidecar import (
     KINDS,
     Concepts,
@@ -126,8 +126,11 @@ def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor])
             f"{path}: takes {len(names)} inputs ({', '.join(names)}); give all but the one to explain, each with "
             f"--input NAME=FILE.npy{'; --pair gives a second picture' if pictures else ''}"
         )
-    if not left[0].dtype.is_floating_point:
-        raise ModelError(f"{path}: its input {left[0].name} is of {left[0].dtype}, not floating-point pixels")
+    whole, shape = str(left[0].dtype) in TOKEN_DTYPES, left[0].shape
+    if not left[0].dtype.is_floating_point and not (whole and (shape is None or len(shape) == 2)):
+        raise ModelError(
+            f"{path}: its input {left[0].name} is of {left[0].dtype}, not floating-point pixels, nor tokens [N, T]"
+        )
     return left[0]
 
 
@@ -142,6 +145,8 @@ def _layout(picture: InputInfo, stated: Input, flags: Mapping[str, Any]) -> Layo
         raise unknown_name("layout of axes", flag, AXES)
     if flag or stated.axes:
         return Layout(flag or str(stated.axes))
+    if not picture.dtype.is_floating_point:
+        return Layout("NT")
     shape = picture.shape or picture.likely
     letters = stated.alphabet or (picture.shape is not None and len(picture.shape) == 3 and picture.shape[1] == 4)
     layout = PICTURES if letters else layout_of(shape) or PICTURES

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heatcli.artifact.layout import PICTURE, SIGNAL, TABLE, VOLUME
+from heatcli.artifact.layout import PICTURE, SIGNAL, TABLE, TOKENS, VOLUME
 from heatcli.explanation import Explanation
 from heatcli.graph.heads import COORDINATES
 from heatcli.images.overlay import Scale
@@ -47,7 +47,7 @@ class Reports:
         layout = model.pictures.layout_of(explanation.relevance)
         if layout.kind != PICTURE and not model.pictures.alphabet:
             self._relevance = _array(layout.first(explanation.relevance).contiguous())
-            whole = layout.kind in (SIGNAL, TABLE)
+            whole = layout.kind in (SIGNAL, TABLE, TOKENS)
             self._pixels = self._relevance.astype(np.float64) if whole else self._relevance.sum(1, dtype=np.float64)
         self._banded = layout.kind == PICTURE
         self._channels: tuple[Any, ...] = model.input.names or ()

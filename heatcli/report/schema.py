@@ -35,7 +35,7 @@ class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     height: int
     seen: tuple[float, float, float, float] | msgspec.UnsetType = msgspec.UNSET
     sequence: SequencePart | msgspec.UnsetType = msgspec.UNSET
-    kind: Literal["signal", "volume", "table"] | msgspec.UnsetType = msgspec.UNSET
+    kind: Literal["signal", "volume", "table", "tokens"] | msgspec.UnsetType = msgspec.UNSET
     depth: int | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -80,7 +80,10 @@ class MethodPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class BaselinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The baseline that the image is compared with: `none`, or its name and parameters. `images`: of a `pool`."""
+    """The baseline that the image is compared with: `none`, or its name and parameters. `images`: of a `pool`.
+
+    `token`: that every token is compared with.
+    """
 
     name: str
     sigma: float | msgspec.UnsetType = msgspec.UNSET
@@ -88,6 +91,7 @@ class BaselinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     frequencies: list[float] | msgspec.UnsetType = msgspec.UNSET
     count: int | msgspec.UnsetType = msgspec.UNSET
     images: int | msgspec.UnsetType = msgspec.UNSET
+    token: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class BoxPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -191,8 +195,9 @@ class BandPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class PixelsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The relevance of each pixel of the network's input, summed over channels: in `values`, in `file`, or in neither.
 
-    Shape: [height, width]; [channels, samples] for a signal, [1, features] for a table, [depth, height, width] for a
-    volume. `bands`: of a picture with other channels than one or three, what each gave, the largest first.
+    Shape: [height, width]; [channels, samples] for a signal, [1, features] for a table, [1, tokens] for tokens, [depth,
+    height, width] for a volume. `bands`: of a picture with other channels than one or three, what each gave, the
+    largest first.
     """
 
     shape: tuple[int, ...]

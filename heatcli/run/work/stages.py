@@ -109,9 +109,8 @@ def _shown(picture: Picture, request: Request) -> Image.Image | Picture:
     """The picture as figures need it: in grey if the figure shows no colours, to save memory."""
     if picture.numbers is not None:
         return picture
-    bands = request.style.bands
-    grey = request.style.kind == "overlay" and request.style.backdrop == GREY and len(bands) < 2
-    return as_mode(picture.shown(bands), "L" if grey else "RGB")
+    grey = request.style.kind == "overlay" and request.style.backdrop == GREY
+    return as_mode(picture.shown(request.style.bands), "L" if grey else "RGB")
 
 
 def _region(text: str, job: Job, size: tuple[int, ...], model: Model) -> NDArray[np.bool_]:
