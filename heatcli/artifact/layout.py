@@ -40,6 +40,11 @@ class Layout:
         return _KINDS[self._positions][0]
 
     @property
+    def one(self) -> str:
+        """The kind in a sentence: a picture, tokens."""
+        return self.kind if self.kind == TOKENS else f"a {self.kind}"
+
+    @property
     def element(self) -> str:
         """What a position is called: pixel, sample, voxel, feature or token."""
         return _KINDS[self._positions][1]

@@ -217,7 +217,7 @@ def command(
         sequences.explain(loaded, each, time.perf_counter() - started, json)
         return
     if bands is not None and loaded.pictures.layout.kind != "picture":
-        raise UsageError(f"--bands is for pictures, and {loaded.path} takes a {loaded.pictures.layout.kind}")
+        raise UsageError(f"--bands is for pictures, and {loaded.path} takes {loaded.pictures.layout.one}")
     if loaded.pictures.layout.kind == "tokens" and baseline is None and not named:
         request = replace(request, baseline="zero")  # nothing lies between tokens, so no blur
     reports, failures = list[tuple[str, str]](), 0

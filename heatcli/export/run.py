@@ -44,7 +44,7 @@ def opened(path: Path, only: str | None = None) -> Explained:
 
 def inputs_for(note: Note, batch: Tensor) -> dict[str, Tensor]:
     """Inputs for an explained model, by name: the batch, or grey pixels of its size; and class 0 if it is an input."""
-    n, channels, height, width = batch.shape if batch.dim() == 4 else (*batch.shape, 1)
+    n, channels, height, width = (*batch.shape, 1, 1)[:4]  # pixels are an input of pictures alone
     found = {"input": batch, "pixels": torch.full((n, height, width, channels), 128, dtype=torch.uint8)}
     return {name: found.get(name, torch.zeros(n, dtype=torch.int64)) for name in note.inputs}
 

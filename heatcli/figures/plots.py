@@ -45,7 +45,7 @@ def plot(view: View, scale: Scale, cmap: str, size: int | None) -> Plot:
             width, high + 24, lambda axes, x, y: _bars(view, order, cmap, axes(x + NAMES, y, width - NAMES, high))
         )
     if view.report.image.kind == TOKENS:
-        return Plot(width, LEAD + 60, lambda axes, x, y: _strip(view, cmap, axes(x, y, width, LEAD)))
+        return Plot(width, LEAD + 60, lambda axes, x, y: _strip(view, cmap, axes(x + 40, y, width - 40, LEAD), scale))
     shown = np.argsort(-np.abs(view.relevance).sum(1), kind="stable")[:LEADS]
     leads = sorted(shown.tolist())
 
@@ -111,12 +111,13 @@ def _thinned(values: NDArray[np.float64], relevance: NDArray[np.float64]) -> NDA
     return np.unique(kept)
 
 
-def _strip(view: View, cmap: str, axes: Any) -> None:
-    """Draw the relevance of each token at its position; few tokens are named."""
+def _strip(view: View, cmap: str, axes: Any, scale: Scale) -> None:
+    """Draw the relevance of each token at its position, as strong a colour as it has; few tokens are named."""
     assert isinstance(view.picture, Picture)
     tokens, relevance = np.asarray(view.picture.pixels)[0].astype(int), view.relevance[0]
     at = _thinned(relevance, relevance)
     colours = colour_map(cmap)(0.5 + np.sign(relevance[at]) / 2)
+    colours[:, 3] = np.clip(np.abs(scale.signed(relevance[at])), 0.2, 1)
     axes.vlines(at, 0, relevance[at], colors=colours, linewidth=max(0.6, min(8.0, 500 / len(tokens))))
     axes.axhline(0, color=_INK, linewidth=0.6)
     axes.set_xlim(-0.6, len(tokens) - 0.4)

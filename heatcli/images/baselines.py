@@ -208,4 +208,5 @@ def _transformed(rows: Tensor, weights: Tensor, radius: int) -> Tensor:
     )
     length = wide.shape[-1]
     product = torch.fft.rfft(wide, length) * torch.fft.rfft(weights, length)
-    return torch.fft.irfft(product, length)[..., 2 * radius : 2 * radius + size].to(rows)
+    blurred: Tensor = torch.fft.irfft(product, length)[..., 2 * radius : 2 * radius + size].to(rows)
+    return blurred

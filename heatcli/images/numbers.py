@@ -91,7 +91,7 @@ def channels_first(path: object, array: NDArray[Any], layout: Layout, channels: 
             else f" of {channels} channel{'s'[: channels != 1]}"
         )
         raise ImageError(
-            f"{path}: has the shape {array.shape}; the model takes a {layout.kind}{count}, {AXES[layout.kind]}"
+            f"{path}: has the shape {array.shape}; the model takes {layout.one}{count}, {AXES[layout.kind]}"
         )
     return array
 

@@ -136,8 +136,13 @@ class Pictures:
         """How pictures are resized. Raises `UsageError` for a network that takes none."""
         fit = self.fit
         if isinstance(fit, Whole):
-            raise UsageError(f"{self.path}: takes a {self.layout.kind}, and this is for pictures")
+            raise UsageError(f"{self.path}: takes {self.layout.one}, and this is for pictures")
         return fit
+
+    def need_values_between(self, what: str) -> None:
+        """Raise `UsageError` for a network of tokens, where `what` needs values between them."""
+        if self.layout.kind == TOKENS:
+            raise UsageError(f"{self.path}: reads tokens, and nothing lies between two of them, so {what}")
 
     @property
     def reader(self) -> Reader:

@@ -126,8 +126,9 @@ def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor])
             f"{path}: takes {len(names)} inputs ({', '.join(names)}); give all but the one to explain, each with "
             f"--input NAME=FILE.npy{'; --pair gives a second picture' if pictures else ''}"
         )
-    whole, shape = str(left[0].dtype) in TOKEN_DTYPES, left[0].shape
-    if not left[0].dtype.is_floating_point and not (whole and (shape is None or len(shape) == 2)):
+    axes = None if left[0].shape is None else len(left[0].shape)
+    tokens = str(left[0].dtype) in TOKEN_DTYPES and axes in (None, 2)
+    if not left[0].dtype.is_floating_point and not tokens:
         raise ModelError(
             f"{path}: its input {left[0].name} is of {left[0].dtype}, not floating-point pixels, nor tokens [N, T]"
         )

@@ -251,3 +251,20 @@ def test_whole_numbers_that_are_no_tokens_are_refused(tmp_path: Path, cli: Cli) 
     """A picture of whole numbers is none, nor is a network that moves its tokens before it looks them up."""
     ran = cli("inspect", saved(Reversed(), tmp_path))
     assert "only by way of whole numbers or comparisons" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("export", "-o", "explained.onnx"), "its explanation is not exported"),
+        (("prototype", "--target", "1"), "there is no prototype"),
+        (("bench",), "there is no gradient to time"),
+    ],
+)
+def test_commands_that_need_values_between_tokens_say_so(
+    tmp_path: Path, cli: Cli, command: tuple[str, ...], told: str
+) -> None:
+    name, *more = command
+    ran = cli(name, saved(Text(), tmp_path), *more)
+    assert (ran.status, ran.err.count("\n")) == (2, 1), ran.err
+    assert f"reads tokens, and nothing lies between two of them, so {told}" in ran.err
