@@ -26,7 +26,7 @@ UNVERIFIED = "UNVERIFIED: not the model's own function"
 class View:
     """A picture, its map, and their report.
 
-    `relevance`: float64 [H, W]. `scale`: the colour scale; None if the figure's style decides. For a signal or a table
+    `relevance`: float64 [H, W]. `scale`: the colour scale; None if the figure's style decides. For a signal, a table or tokens
     `picture` holds numbers [C, L], and the map has their shape. A volume is shown as a picture of its `slices`.
     `pair`: the other picture of a pair, with its map.
     """

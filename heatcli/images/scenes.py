@@ -78,4 +78,5 @@ def _stretched(plane: NDArray[np.float64]) -> NDArray[np.uint8]:
     low, high = np.percentile(plane, (_LOW, _HIGH))
     if high <= low:
         low, high = float(plane.min()), float(plane.max())
-    return (255 * np.clip((plane - low) / ((high - low) or 1), 0, 1)).astype(np.uint8)
+    levels: NDArray[np.uint8] = (255 * np.clip((plane - low) / ((high - low) or 1), 0, 1)).astype(np.uint8)
+    return levels
