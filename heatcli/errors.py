@@ -6,7 +6,7 @@ HeatcliError            base; ``status`` is the command's exit status
 ├── ModelError     (3)  the artifact cannot be used
 │   ├── OutOfMemoryError    it needs more memory than there is
 │   ├── DiffersError        its captured graph is another function than the artifact
-│   ├── NotComparedError     its own runtime cannot run it here
+│   ├── NotComparedError    its own runtime cannot run it here
 │   └── OtherBranchError    it decides otherwise on these values than on the image it was captured on
 └── ImageError     (1)  one image (or baseline image) cannot be used; the others still can
 """

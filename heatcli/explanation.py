@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,24 +13,24 @@ import torch
 from torch import Tensor
 
 from heatcli.artifact.layout import TOKENS
-from heatcli.engine.ledger import Books, Ledger, total
+from heatcli.engine.ledger import Books, Ledger
 from heatcli.errors import ImageError, ModelError, OtherBranchError, UsageError
 from heatcli.graph.lookups import vocabulary
 from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.outputs import probabilities, quantity, settled
 from heatcli.images.baselines import Reference, beside
+from heatcli.methods import joining
 from heatcli.methods.concept import restricted
 from heatcli.methods.detections import choose_for
 from heatcli.methods.exported import answer, asked, own_target, reference
-from heatcli.methods.growth import grows_at
 from heatcli.methods.method import Concept, OneWalk
 from heatcli.methods.pairs import COSINE, goals
-from heatcli.methods.question import Progress, Question, laid_out, score_of
+from heatcli.methods.question import Progress, Question, laid_out
+from heatcli.methods.remarks import remarks
 from heatcli.methods.table import DEFAULT, DEFAULT_BASELINE, Method
 from heatcli.methods.table import method as find_method
-from heatcli.methods.targets import Contrast, Target, joined
+from heatcli.methods.targets import Contrast, Target
 from heatcli.model.model import Model, load
-from heatcli.rules.numerics import per_image, wide
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,51 +38,7 @@ if TYPE_CHECKING:
     from heatcli.images.drawing import Drawing
 
 
-# How the values that a field has in several parts become one, given of how many images of each.
-Join = Callable[[Sequence[Any], Sequence[int]], Any]
-
-
-def rows(values: Sequence[Any], counts: Sequence[int]) -> Any:
-    """The first rows of each part's tensors, one part after the other."""
-    return _mapped(lambda tensors: joined(tensors, counts), values, counts)
-
-
-def same(values: Sequence[Any], counts: Sequence[int]) -> Any:  # noqa: ARG001
-    """What is the same for every image."""
-    return values[0]
-
-
-def targets(values: Sequence[Target], counts: Sequence[int]) -> Target:
-    """The targets of all images."""
-    return Target.joined(list(zip(values, counts, strict=True)))
-
-
-def references(values: Sequence[Reference], counts: Sequence[int]) -> Reference:
-    """What all images were compared with."""
-    batches = [one.batch for one in values if one.batch is not None]
-    return replace(values[0], batch=joined(batches, counts)) if batches else values[0]
-
-
-def mean_seconds(values: Sequence[dict[str, float]], counts: Sequence[int]) -> dict[str, float]:
-    """Seconds an image, over all images."""
-    return {name: sum(one[name] * n for one, n in zip(values, counts, strict=True)) / sum(counts) for name in values[0]}
-
-
-def each_once(values: Sequence[tuple[str, ...]], counts: Sequence[int]) -> tuple[str, ...]:  # noqa: ARG001
-    """Every text, once."""
-    return tuple(dict.fromkeys(text for one in values for text in one))
-
-
-def concepts(values: Sequence[Concept | None], counts: Sequence[int]) -> Concept | None:
-    """What channels gave to the scores of all images."""
-    known = [one for one in values if one is not None]
-    if not known:
-        return None
-    relevance, score = (joined([getattr(one, name) for one in known], counts) for name in ("relevance", "score"))
-    return replace(known[0], relevance=relevance, score=score)
-
-
-_ROWS, _SAME = {"join": rows}, {"join": same}
+_ROWS, _SAME = {"join": joining.rows}, {"join": joining.same}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -112,19 +68,19 @@ class Explanation:
     unexplained: dict[str, Tensor] = field(metadata=_ROWS)
     outputs: Tensor = field(metadata=_ROWS)
     probabilities: Tensor = field(metadata=_ROWS)
-    target: Target = field(metadata={"join": targets})
+    target: Target = field(metadata={"join": joining.targets})
     method: Method = field(metadata=_SAME)
-    reference: Reference = field(metadata={"join": references})
+    reference: Reference = field(metadata={"join": joining.references})
     operators: dict[str, str] = field(metadata=_SAME)
     quantity: str = field(metadata=_SAME)
-    seconds: dict[str, float] = field(metadata={"join": mean_seconds})
+    seconds: dict[str, float] = field(metadata={"join": joining.mean_seconds})
     verified: Verified | None = field(metadata=_SAME, default=None)
-    notes: tuple[str, ...] = field(metadata={"join": each_once}, default=())
+    notes: tuple[str, ...] = field(metadata={"join": joining.each_once}, default=())
     model: Model | None = field(metadata=_SAME, default=None)
     batch: Tensor | None = field(metadata=_ROWS, default=None)
     pictures: tuple[Any, ...] = field(metadata=_SAME, default=())
     boxes: Boxes | None = field(metadata=_SAME, default=None)
-    concept: Concept | None = field(metadata={"join": concepts}, default=None)
+    concept: Concept | None = field(metadata={"join": joining.concepts}, default=None)
     pair: Explanation | None = field(metadata=_SAME, default=None)
 
     def figure(
@@ -243,7 +199,7 @@ def _in_parts(
         own = _of(target, index)
         found.append(_retried(model, batch[index], chosen, own, origin.rows(index), area, progress))
         counts.append(n)
-    return joined_parts(found, counts)
+    return joining.joined_parts(found, counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,6 +287,7 @@ def _explain(
     model: Model, batch: Tensor, method: Method, target: Any, origin: Reference, region: Tensor | None,
     progress: Progress | None,
 ) -> Explanation:  # fmt: skip
+    """The explanation of a batch that the network takes at once. Raises `UsageError`, `ModelError`."""
     graph = settled(model.graph(batch.shape), model.path)
     _check_tokens(model, graph, batch, origin)
     started = time.perf_counter()
@@ -345,21 +302,18 @@ def _explain(
         raise ModelError(f"{model.path}: its output is not finite (NaN or infinite) on this image")
     scores = laid_out(output)
     goal = choose_for(model, graph, target, scores, _on_grid(model, region, batch, output))
-    score = score_of(goal, output)
     question = Question(
-        model=model, graph=graph, batch=batch, reference=origin, goal=goal, tape=tape, score=score, progress=progress
-    )
+        model=model, graph=graph, batch=batch, reference=origin, goal=goal, tape=tape, progress=progress
+    )  # fmt: skip
     found = method.procedure(question, method) if note is None else answer(question, note)
-    score = score if found.score is None else found.score
-    relevance = found.relevance.contiguous()
-    books = found.books or Books.open(graph, batch)
-    ledger = ledger_of(score, found.score0, relevance, books, method)
+    found = replace(found, relevance=found.relevance.contiguous())
+    books, ledger = found.closed(question, method.conserves)
     if not bool(torch.isfinite(ledger.pixels).all()):  # a sum is finite only where all that it sums is
         raise ModelError(f"{model.path}: the relevance of {method.name} is not finite; try another method")
     at = goal.region[:, None].to(scores)
     chances = laid_out(probabilities(graph, output))
     return Explanation(
-        relevance=relevance,
+        relevance=found.relevance,
         biases=books.biases,
         ledger=ledger,
         absorbed=books.absorbed,
@@ -373,7 +327,7 @@ def _explain(
         quantity=quantity(graph) if graph.boxes is None else _of_box(graph.boxes, goal, quantity(graph)),
         seconds={"forward": (between - started) / n, "backward": (time.perf_counter() - between) / n},
         verified=graph.verified,
-        notes=_noted(question, ledger, relevance, books, method),
+        notes=remarks(question, ledger, found.relevance, books, method),
         model=model,
         batch=batch,
         boxes=graph.boxes,
@@ -400,54 +354,6 @@ def _of_box(boxes: Boxes, goal: Target, quantity: str) -> str:
     return "coordinate" if bool((goal.index >= boxes.classes).all()) else quantity
 
 
-UNBALANCED = 1e-3  # of the score
-CANCELLING = 1e3  # times the score
-
-
-def _noted(question: Question, ledger: Ledger, relevance: Tensor, books: Books, method: Method) -> tuple[str, ...]:
-    """Add what a reader of these maps should know to the model's notes, each kind once; returns it."""
-    model, goal, found = question.model, question.goal, []
-    for i in [] if goal.nowhere is None else goal.nowhere.nonzero()[:, 0].tolist():
-        index = int(goal.index[i])
-        name = model.label(index) or f"class {index}"
-        found.append((f"nowhere {index}", f"{name} wins nowhere, so it is explained where its score is highest"))
-    if method.conserves:
-        errors = ledger.relative_error.detach()
-        worst = int(errors.argmax())
-        error = float(errors[worst])
-        if error > UNBALANCED:
-            lost = max(
-                books.unexplained, key=lambda name: float(books.unexplained[name][worst].detach().abs()), default=None
-            )
-            most = "" if lost is None else f", most of it at {lost}"
-            found.append(("unbalanced", f"the ledger does not balance: {error:.2g} of the score are unexplained{most}"))
-        sums = wide(relevance.detach()).abs().flatten(1).sum(1)
-        ratio = sums / ledger.output.detach().abs().clamp_min(torch.finfo(torch.float32).tiny)
-        worst = int(ratio.argmax())
-        if float(ratio[worst]) > CANCELLING:
-            found.append((
-                f"cancelling {method.name}",
-                f"{method.name} gives the pixels {float(sums[worst]):.3g} in all, for and against, and the score is "
-                f"{float(ledger.output.detach()[worst]):.3g}: so the map is mostly noise; try another method or a "
-                "baseline",
-            ))  # fmt: skip
-            if method.kind == OneWalk.kind and model.explained is None:
-                key = f"grows {method.name}"
-                found.append((key, model.notes.get(key) or _growth(question, method)))
-    if method.kind == "cam" and not bool(relevance.detach().flatten(1).any(1).all()):
-        layer = getattr(method.procedure, "layer", "last")
-        text = f"a map of {method.name} is empty: nothing in layer {layer} speaks for the score; --layer names another"
-        found.append((f"empty {method.name}", text))
-    for key, text in found:
-        model.notes.add(text, key)
-    return tuple(dict.fromkeys(text for _, text in found))
-
-
-def _growth(question: Question, method: Method) -> str:
-    name, times = grows_at(question, method)
-    return f"relevance of {method.name} grows most at operator {name}, {times:.3g} times"
-
-
 def _operators(graph: Graph, books: Books) -> dict[str, str]:
     """The operator of each bias; of a model that explains itself none is known."""
     known = {name: operator for name, (operator, _) in graph.offsets.items()}
@@ -466,48 +372,3 @@ def _on_grid(model: Model, region: Tensor | None, batch: Tensor, output: Tensor)
         raise UsageError(f"the region has the shape {tuple(region.shape)}, the input {tuple(batch.shape)}")
     grid = torch.nn.functional.interpolate(region[:, None].to(batch), output.shape[-2:], mode="area")
     return (grid[:, 0] >= 0.5).flatten(1).expand(len(batch), -1)
-
-
-def ledger_of(score: Tensor, score0: Tensor | None, relevance: Tensor, books: Books, method: Method) -> Ledger:
-    """The ledger of `score` [N], from relevance [N, …] and what was booked; `score0` [N] is the baseline's, None: 0."""
-    score0 = torch.zeros_like(score) if score0 is None else score0
-    pixels, biases = per_image(relevance), total(books.biases, score)
-    absorbed, unexplained = total(books.absorbed, score), total(books.unexplained, score)
-    if not method.conserves:
-        unexplained = score - score0 - pixels - biases - absorbed
-    return Ledger(
-        output=score, output_baseline=score0, pixels=pixels, biases=biases, absorbed=absorbed, unexplained=unexplained
-    )
-
-
-def _mapped(how: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any], counts: Sequence[int]) -> Any:
-    """`how` makes each tensor of that of each part, in a tensor, a dictionary of them or a ledger.
-
-    An entry that only some parts have is 0 in the others, whose images are as many as `counts` says.
-    """
-    first = values[0]
-    if isinstance(first, Tensor):
-        return how(values)
-    if isinstance(first, Ledger):
-        return Ledger(**{f.name: how([getattr(one, f.name) for one in values]) for f in fields(first)})
-    found = {}
-    for name in dict.fromkeys(name for one in values for name in one):
-        known = next(one[name] for one in values if name in one)
-        found[name] = how([
-            one[name] if name in one else known.new_zeros(n, *known.shape[1:])
-            for one, n in zip(values, counts, strict=True)
-        ])  # fmt: skip
-    return found
-
-
-def combined(parts: Sequence[Explanation], how: Callable[[Sequence[Tensor]], Tensor]) -> Explanation:
-    """An explanation each of whose tensors is `how` makes it of those of the parts; the rest is as in the first."""
-    names = [f.name for f in fields(Explanation) if f.metadata["join"] is rows]
-    counts = [len(part.relevance) for part in parts]
-    return replace(parts[0], **{name: _mapped(how, [getattr(part, name) for part in parts], counts) for name in names})
-
-
-def joined_parts(parts: Sequence[Explanation], counts: Sequence[int]) -> Explanation:
-    """One explanation of the first images of each part, as many as `counts` says."""
-    values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Explanation)}
-    return Explanation(**{f.name: f.metadata["join"](values[f.name], counts) for f in fields(Explanation)})

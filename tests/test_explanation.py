@@ -13,8 +13,9 @@ from torch import Tensor
 
 import heatcli
 from heatcli.engine.ledger import Ledger
-from heatcli.explanation import Explanation, joined_parts
+from heatcli.explanation import Explanation
 from heatcli.images.baselines import Reference
+from heatcli.methods.joining import joined_parts
 from heatcli.methods.targets import Target
 
 

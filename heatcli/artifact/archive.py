@@ -55,6 +55,7 @@ def names(path: Path) -> list[str]:
         with path.open("rb") as file:
 
             def part(start: int, size: int) -> bytes:
+                """That many bytes from `start`."""
                 file.seek(start)
                 return file.read(size)
 
@@ -224,7 +225,7 @@ def _extended(extra: bytes, *values: int) -> tuple[int, ...]:
             replaced = iter(struct.unpack_from(f"<{sum(long)}Q", extra, position + 4))
             return tuple(next(replaced) if is_long else value for is_long, value in zip(long, values, strict=True))
         position += 4 + length
-    raise ValueError("a size that is nowhere")
+    raise ValueError("a size is missing")
 
 
 def _check_names(path: Path, all_names: list[str]) -> None:

@@ -94,7 +94,7 @@ def likely_shape(module: Any) -> tuple[int | None, ...] | None:
 
 
 def of_module(module: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """All tensors that a torch module returns for `inputs`. Raises `NotComparedError`."""
+    """All tensors that a torch module returns for `inputs`, each [N, …]. Raises `NotComparedError`."""
     try:
         with torch.no_grad():
             given = [x.clone() for x in inputs]  # the module may overwrite its inputs

@@ -59,7 +59,10 @@ class Contained:
     def graph(
         self, shape: Sequence[int], example: Tensor | None, sample: Tensor | None
     ) -> tuple[Graph | None, float]:  # fmt: skip
-        """The captured graph, None if it has no stored form; and the seconds spent comparing."""
+        """The graph captured for `shape`, None if it has no stored form; and the seconds spent comparing.
+
+        `example`, `sample`: inputs of that shape, or None (`heatcli.model.capture.Capture`).
+        """
         try:
             content = self._sandbox.ask(["graph", list(shape), _packed(example), _packed(sample)])
         except stored.NotStorableError:
@@ -69,6 +72,7 @@ class Contained:
     # --- in the child ---------------------------------------------------------------------------------------------
 
     def _answer(self, request: list[Any]) -> Sequence[stored.Buffer]:
+        """The answer of the child to a request: a description, a runtime's outputs, or a graph. Raises `ModelError`."""
         what, *given = request
         with edge(self.path, "opened"):
             if self._opened is None:
@@ -90,6 +94,7 @@ class Contained:
             return [took + bytes(56), *stored.to_bytes(graph)]
 
     def _forget(self) -> None:
+        """Free what was opened."""
         self._opened = self._capture = None
 
 

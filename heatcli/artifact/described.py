@@ -13,6 +13,8 @@ from heatcli.system.files import Stamp
 
 
 class _Input(msgspec.Struct, array_like=True, frozen=True):
+    """An `InputInfo` as plain data."""
+
     name: str
     shape: tuple[int | None, ...] | None
     dtype: str
@@ -45,7 +47,7 @@ def described(artifact: Artifact, external_data: Mapping[str, str] | None = None
 
 
 def unopened(content: Tensor, opened: Callable[[], Artifact]) -> Artifact:
-    """The artifact that `described` wrote, opened only when its module is requested."""
+    """The artifact that `described` wrote, opened only when its module is requested. `content`: uint8 [size]."""
     known = msgspec.msgpack.decode(content.numpy().data, type=Described)
 
     def run(values: Sequence[Tensor]) -> list[Tensor]:

@@ -73,14 +73,14 @@ def read_note(path: Path, text: str) -> Note | None:
         return msgspec.json.decode(text.encode(), type=Note)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise ModelError(
-            f"{path}: its {NOTE} is none that this heatcli reads ({first_line(error)}); export it anew"
+            f"{path}: its {NOTE} is of a form that this heatcli does not read ({first_line(error)}); export it anew"
         ) from error
 
 
 def as_explained(artifact: Artifact, note: Note) -> Artifact:
-    """The artifact with its inputs called as in the note, and pixels (uint8 [N, H, W, C]) taken as numbers 0..255.
+    """The artifact with its inputs called as in the note, and pixels taken as floating-point numbers.
 
-    Those numbers are floating point [N, C, H, W], as of any model.
+    A module of pixels, uint8 [N, H, W, C], is called with numbers 0..255, [N, C, H, W], as any other model.
     """
     inputs = tuple(replace(info, name=name) for info, name in zip(artifact.inputs, note.inputs, strict=True))
     if not note.preprocess:
@@ -98,7 +98,7 @@ def as_explained(artifact: Artifact, note: Note) -> Artifact:
 
 
 class _OfNumbers(torch.nn.Module):
-    """A module of pixels, called with floating-point numbers, through whose conversion relevance can pass."""
+    """A module that takes pixels, called with floating-point numbers; relevance passes through the conversion."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""A model that is in memory: an `nn.Module`, a ScriptModule or an ExportedProgram, as an artifact.
+"""A model in memory, an `nn.Module`, a ScriptModule or an ExportedProgram, as an artifact.
 
-What has a file format is written in that format and read again, so that it goes the way of files. An `nn.Module` has
-none: it is copied, and the copy is captured by running it.
+ScriptModules and ExportedPrograms are written as files and read again. An `nn.Module` has no file format: a copy of it
+is captured by running it.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ def held(model: Any) -> Held:
 
 
 def _name(model: Any) -> str:
+    """The name of the model's class."""
     return getattr(model, "original_name", "") or type(model).__name__
 
 
 def _path(name: str) -> Path:
-    """What stands for the path of a model that has none."""
+    """The name that replaces the path of a model in memory."""
     return Path(f"{name} (in memory)")
 
 
@@ -90,7 +91,7 @@ def _copied(model: nn.Module) -> Held:
 
 
 def artifact_of(module: nn.Module, embedded: str = "", remarks: tuple[str, ...] = ()) -> Artifact:
-    """The artifact of a module that is ours: it is led to evaluation mode. The rest as in `Artifact`."""
+    """The artifact of a module, which is set to evaluation mode. `embedded`, `remarks`: as in `Artifact`."""
     module = module.eval().requires_grad_(False)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     dtype = torch.int64 if reads_tokens(module) else dtype
@@ -127,9 +128,9 @@ def _hash(module: nn.Module) -> str:
 def with_example(
     artifact: Artifact, inputs: Mapping[str, Tensor], example: Example | None
 ) -> tuple[Artifact, Mapping[str, Tensor]]:
-    """The artifact with the shapes that an example shows, and the values of its inputs but the picture.
+    """The artifact with the shapes of an example, and the values of all inputs but the picture.
 
-    `example`: the picture's input [N, C, H, W], or all inputs in order, of which the first of floating point and four
+    `example`: the picture's input [N, C, H, W], or all inputs in order, of which the first floating-point one with four
     dimensions is the picture's. Shapes that the artifact declares stay. Raises `UsageError`.
     """
     if example is None:

@@ -29,8 +29,10 @@ TRIED = {1: 1024, 2: 224, 3: 32}
 
 @dataclass(frozen=True)
 class Layout:
-    """`axes`: one of `AXES`. N images, C channels; L samples, H and W pixels, D, H and W voxels, F features, T
-    tokens, which are whole numbers."""
+    """`axes`: one of `AXES`. N images, C channels; L samples, H and W pixels, D, H and W voxels, F features, T tokens.
+
+    Tokens are whole numbers.
+    """
 
     axes: str
 

@@ -18,9 +18,9 @@ from heatcli.errors import UsageError
 
 
 def side_by_side(path: Path, artifact: Artifact, given: Collection[str]) -> Artifact:
-    """The artifact with its only two inputs that have no value, of one shape, as one; else as it is.
+    """The artifact with two pictures as one input, if two inputs of one shape have no value; else unchanged.
 
-    Raises `UsageError` where they have other shapes.
+    Raises `UsageError` if the two differ in shape.
     """
     left = [i for i in artifact.inputs if i.name not in given]
     if len(left) != 2 or not all(_may_be_picture(i) for i in left):
@@ -50,6 +50,7 @@ def side_by_side(path: Path, artifact: Artifact, given: Collection[str]) -> Arti
 
 
 def _may_be_picture(info: InputInfo) -> bool:
+    """Whether an input can be a picture, by its dtype and shape."""
     return info.dtype.is_floating_point and (info.shape is None or len(info.shape) == 4)
 
 

@@ -69,6 +69,7 @@ def checked(entries: Mapping[str, Buffer]) -> dict[str, Buffer]:
 
 
 def _parsed(entries: Mapping[str, Buffer], name: str) -> Any:
+    """The JSON of an entry. Raises `Refused` if it is missing or not valid."""
     if name not in entries:
         raise Refused(f"holds no {name}; export it anew")
     try:
@@ -132,7 +133,7 @@ def _program(program: Any) -> dict[str, Any]:
     whole["guards_code"] = [_guard(code) for code in _list(whole.get("guards_code", []))]
     for symbol in _mapping(whole.get("range_constraints", {})):
         if not isinstance(symbol, str) or not _is_arithmetic(symbol):
-            raise Refused(f"holds a shape expression that is none: {str(symbol)[:60]!r}; refused")
+            raise Refused(f"holds {str(symbol)[:60]!r} where a size expression belongs; refused")
     _walk(whole["range_constraints"], keys=False)
     return whole
 
@@ -156,6 +157,7 @@ def _signature(signature: Any) -> dict[str, Any]:
 
 
 def _tree(tree: Any) -> dict[str, Any]:
+    """A nesting of tuples, lists and dictionaries, rewritten with nothing else in it. Raises `Refused`."""
     spec = _mapping(tree, "type", "context", "children_spec")
     kind, context = spec["type"], spec["context"]
     children = [_tree(child) for child in _list(spec["children_spec"])]
@@ -217,7 +219,7 @@ def _identifier(name: Any) -> None:
     if name is not None and not (
         isinstance(name, str) and name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
     ):
-        raise Refused(f"holds the name {str(name)[:60]!r}, which is none; refused")
+        raise Refused(f"holds {str(name)[:60]!r} where a name belongs; refused")
 
 
 def _argument_name(name: Any) -> None:
@@ -227,8 +229,9 @@ def _argument_name(name: Any) -> None:
 
 
 def _named(name: Any, pattern: re.Pattern[str]) -> None:
+    """Refuse what is no text of that pattern."""
     if not isinstance(name, str) or not pattern.fullmatch(name):
-        raise Refused(f"holds the name {str(name)[:60]!r}, which is none; refused")
+        raise Refused(f"holds {str(name)[:60]!r} where a name belongs; refused")
 
 
 def _path(name: Any) -> None:
@@ -236,11 +239,13 @@ def _path(name: Any) -> None:
 
 
 def _expression(expression: Any) -> None:
+    """Refuse what is no size expression."""
     if not isinstance(expression, str) or not _is_arithmetic(expression):
-        raise Refused(f"holds a shape expression that is none: {str(expression)[:60]!r}; refused")
+        raise Refused(f"holds {str(expression)[:60]!r} where a size expression belongs; refused")
 
 
 def _objects(value: Any) -> None:
+    """Refuse any value but an empty one."""
     if value:
         raise Refused("holds objects other than tensors; refused")
 
@@ -249,6 +254,7 @@ def _of(*kinds: type) -> Callable[[Any], None]:
     """A check that a value, or each value in a list, has one of these types."""
 
     def check(value: Any) -> None:
+        """Refuse values of other types."""
         for inner in value if isinstance(value, list) else [value]:
             if isinstance(inner, list):
                 check(inner)
@@ -292,14 +298,15 @@ def _guard(code: Any) -> str:
     try:
         tree = ast.parse(str(code), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Refused(f"holds a condition on its inputs that is none: {str(code)[:60]!r}; refused") from error
+        raise Refused(f"holds {str(code)[:60]!r} where a condition on input sizes belongs; refused") from error
     for node in ast.walk(tree):
         if not _is_condition(node):
-            raise Refused(f"holds a condition on its inputs that is none: {str(code)[:60]!r}; refused")
+            raise Refused(f"holds {str(code)[:60]!r} where a condition on input sizes belongs; refused")
     return ast.unparse(tree)
 
 
 def _is_condition(node: ast.AST) -> bool:
+    """Whether a node of a condition's syntax tree only reads sizes and compares numbers."""
     if isinstance(node, ast.Name):
         return node.id == "L"
     if isinstance(node, ast.Attribute):
@@ -368,12 +375,14 @@ def _is_small(tree: ast.AST) -> bool:
 
 
 def _mapping(value: Any, *needed: str) -> dict[str, Any]:
+    """The value, a dictionary with the `needed` keys. Raises `Refused` otherwise."""
     if not isinstance(value, dict) or not all(name in value for name in needed):
         raise Refused("holds a program that is not as torch.export writes it; refused")
     return value
 
 
 def _list(value: Any) -> list[Any]:
+    """The value, a list. Raises `Refused` otherwise."""
     if not isinstance(value, list):
         raise Refused("holds a program that is not as torch.export writes it; refused")
     return value

@@ -77,6 +77,7 @@ def _watch() -> None:
 
 
 def _refuse_pickles(event: str, _: tuple[Any, ...]) -> None:
+    """Raise `RuntimeError` for a pickle that looks up a name while a program is loaded."""
     if event == "pickle.find_class" and getattr(_loading, "now", False):
         raise RuntimeError("a pickle in a program; heatcli never unpickles")
 

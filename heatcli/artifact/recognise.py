@@ -69,6 +69,7 @@ def content_of(path: Path) -> Content:
 
 
 def _entries(path: Path) -> frozenset[str]:
+    """The names of an archive's entries. Raises `ModelError` for the old torch.export format."""
     names = archive.names(path)
     old = next((name for name in names if name.startswith("serialized_")), None)
     if old is not None:

@@ -119,15 +119,17 @@ class Sandbox:
             os.kill(self._pid, signal.SIGKILL)
 
     def _give_up(self, why: str) -> NoReturn:
+        """Kill the child, and raise `ModelError`."""
         self.end(why)
         raise ModelError(self._ended)
 
     def _how_it_died(self) -> str:
+        """Why the child ended, in words."""
         _, status = os.waitpid(self._pid, 0)
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         name = signal.Signals(number).name if number else f"status {os.WEXITSTATUS(status)}"
         why = ", perhaps for want of memory" if number == signal.SIGKILL else ""
-        return f"torch or ONNX Runtime crashed on it ({name}{why}); the file is damaged, or meets a fault of theirs"
+        return f"torch or ONNX Runtime crashed on it ({name}{why}); the file is damaged, or shows a fault of theirs"
 
 
 def fresh() -> None:
@@ -143,6 +145,7 @@ def end_all() -> None:
 
 
 def _finish(pid: int, pipe: Connection, file: int) -> None:
+    """End the child and free its pipe and file."""
     pipe.close()
     os.close(file)
     with contextlib.suppress(ProcessLookupError):

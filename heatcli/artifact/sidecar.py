@@ -86,9 +86,9 @@ KINDS: tuple[str, ...] = get_args(Kind)
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The axis of the classes in the explained output, counted as the artifact returns it, and the kind of output.
 
-    `unit`: of a regression, such as mm. `background`: the class of a detector that is none. `boxes`: the four numbers
-    of a box, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `confidence`, `overlap`: what
-    counts as a box (`heatcli.graph.heads.Thresholds`).
+    `unit`: of a regression, such as mm. `background`: a detector's class that stands for no object. `boxes`: the four
+    numbers of a box, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `confidence`, `overlap`: what counts as a box
+    (`heatcli.graph.heads.Thresholds`).
     """
 
     axis: int | None = None

@@ -40,8 +40,10 @@ def load_torchscript(path: Path) -> Artifact:
     ran = False
 
     def module_for(_: Shapes) -> Any:
-        """A module that has not run: from the second run on TorchScript makes fewer calls, which would change the
-        numbers in operators' names."""
+        """A module that has not run.
+
+        From the second run on TorchScript makes fewer calls, which would change the numbers in operators' names.
+        """
         nonlocal ran
         if ran:
             return _opened(path, content)[0]
@@ -110,6 +112,7 @@ def _opened(path: Path, content: bytes) -> tuple[Any, bool]:
 
 
 def _differs_in_training(module: Any) -> bool:
+    """Whether the module has layers that compute something else in training mode."""
     graph = module.inlined_graph
     return any(graph.findNode(kind) for kind in _TRAINED)
 

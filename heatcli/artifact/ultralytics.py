@@ -11,7 +11,7 @@ _KINDS = {"detect": "detections", "classify": "classes"}
 
 
 def sidecar(said: Mapping[str, str]) -> str:
-    """The sidecar of the metadata `said` (`task`, `imgsz`, `names`); "" if the metadata are none of Ultralytics's."""
+    """The sidecar of the metadata `said` (`task`, `imgsz`, `names`); "" if Ultralytics did not write the metadata."""
     kind = _KINDS.get(said.get("task", ""))
     if kind is None or "imgsz" not in said:
         return ""

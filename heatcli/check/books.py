@@ -49,6 +49,7 @@ class Prediction(Check, frozen=True):
         yield at_least(self.name, "share predicted as expected", sum(hits) / len(hits), self.least)
 
     def _expected(self, work: Work) -> dict[int, str]:
+        """The expected label of each image that has one, by number."""
         if self.labels is None:
             return {i: s.folder_label for i, s in enumerate(work.samples) if s.folder_label is not None}
         file = work.folder / self.labels
@@ -57,6 +58,7 @@ class Prediction(Check, frozen=True):
 
 
 def _looked_up(table: Mapping[str, str], sample: Sample, file: Path) -> str | None:
+    """The label of an image in a table, by its path below the table's folder, its path, or its name."""
     path = sample.path.absolute()
     near = path.relative_to(file.parent.absolute()).as_posix() if path.is_relative_to(file.parent.absolute()) else ""
     return next((table[key] for key in (near, sample.path.as_posix(), sample.path.name) if key in table), None)

@@ -48,6 +48,7 @@ class Golden(Check, frozen=True):
                     yield self._compared(files[row], report, work, row, explainer.name)
 
     def _compared(self, file: Path, report: Report, work: Work, row: int, method: str) -> Result:
+        """The result for an image; with `update_golden`, the report is stored."""
         where = {"image": work.subject.names[row], "method": method}
         if work.update_golden:
             write_atomically(file, encode(report))
@@ -85,6 +86,7 @@ def largest_difference(stored: Mapping[str, Any], fresh: Mapping[str, Any]) -> t
 
 
 def _apart(stored: Any, fresh: Any) -> float:
+    """The largest difference of two lists of numbers, over the largest stored one."""
     a, b = np.asarray(stored, dtype=np.float64), np.asarray(fresh, dtype=np.float64)
     scale = np.abs(a).max() if a.size else 0.0
     apart = np.abs(a - b).max() if a.size else 0.0
@@ -104,6 +106,7 @@ def _files(folder: Path, work: Work, method: str) -> list[Path]:
 
 
 def _report(work: Work, found: Explanation, i: int, sample: Sample) -> Report:
+    """The report on an image, without times and figures, which change from run to run."""
     width, height = sample.size
     image = ImagePart(path=sample.path.name, sha256=sample.sha256, width=width, height=height)
     seconds = SecondsPart(load=0, forward=0, backward=0, write=0)

@@ -130,6 +130,7 @@ class Stability(Check, frozen=True):
 
     @staticmethod
     def _shifted(subject: Subject, explainer: Explainer, original: Tensor, down: int, right: int) -> Tensor:
+        """The rank correlation [N] with the map of the picture shifted, shifted back."""
         found = subject.heatmaps(explainer, moved(subject.batch, down, right)).abs()
         return rank_correlation(original[:, 1:-1, 1:-1], moved(found[:, None], -down, -right)[:, 0, 1:-1, 1:-1])
 

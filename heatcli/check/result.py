@@ -51,6 +51,7 @@ def _bound(
     check: str, quantity: str, measured: float, bound: float | None, sign: str, holds: bool,
     where: dict[str, str | None],
 ) -> Result:  # fmt: skip
+    """A result against a bound. `sign`: ≥ or ≤. `holds`: whether it holds."""
     status: Status = "reported" if bound is None else "passed" if holds else "failed"
     required = "" if bound is None else f"{sign} {bound:g}"
     return Result(check=check, quantity=quantity, status=status, measured=float(measured), required=required, **where)
@@ -72,6 +73,7 @@ def github(results: Iterable[Result]) -> str:
 
 
 def _escaped(text: str, also: str = "") -> str:
+    """Text for a workflow command: line breaks and `also` as %XX."""
     for character in "%\r\n" + also:
         text = text.replace(character, f"%{ord(character):02X}")
     return text

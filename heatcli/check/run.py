@@ -65,5 +65,6 @@ def _work(
     model: Model, samples: Sequence[Sample], target: str | None, seed: int, explainers: tuple[Explainer, ...],
     baseline: str | None, folder: Path, request: CheckRequest,
 ) -> Work:  # fmt: skip
+    """The argument of the checks: pictures, methods, and the spec's shared keys."""
     own = subject(model, samples, target, request.batch_size, seed)
     return Work(own, samples, explainers, baseline, folder, request.spec is not None, request.update_golden)

@@ -24,6 +24,8 @@ CHECKS: tuple[type[Check], ...] = (
 
 
 class _Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """The keys that all checks share."""
+
     methods: tuple[str, ...] = ("lrp-eps@blur", "deeplift-rescale")
     baseline: str | None = None
     target: str | None = None
@@ -41,6 +43,7 @@ Spec = msgspec.defstruct(
 
 
 def _as_spec(made: object) -> _Shared:
+    """The object, which `Spec` made; for type checkers, since `Spec` is made at run time."""
     assert isinstance(made, _Shared)
     return made
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say
 
 if TYPE_CHECKING:
     from heatcli.model.model import Model
@@ -66,7 +66,7 @@ def command(
                 continue
             say.line(f"{outcome.path}: wrote {outcome.sheet} and {outcome.sheet.with_suffix('.npz')}")
             if json:
-                options.print_json(outcome.record)
+                results.print_json(outcome.record)
     if failures:
         raise typer.Exit(1)
 
@@ -74,6 +74,7 @@ def command(
 def _top(
     loaded: Model, images: list[Path], layer: str, channel: int, n: int, recursive: bool, out: Path, json: bool
 ) -> None:
+    """Write the pictures that excite a channel most."""
     from heatcli.errors import HeatcliError
     from heatcli.images.mean import images_in
     from heatcli.images.sheet import Block, png, sheet
@@ -91,7 +92,7 @@ def _top(
     write_atomically(path, png(sheet([Block(f"{found.title}, channel {channel}", tiles(loaded, hits))], 8)))
     for hit in hits:
         if json:
-            options.print_json({"image": str(hit.path), "activation": hit.strength, "box": list(hit.box)})
+            results.print_json({"image": str(hit.path), "activation": hit.strength, "box": list(hit.box)})
     say.line(f"wrote {path}")
     if failed:
         raise typer.Exit(1)

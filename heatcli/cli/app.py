@@ -58,6 +58,7 @@ for file in (
 
 
 def _version(wanted: bool) -> None:
+    """Print the version and exit."""
     if wanted:
         typer.echo(f"heatcli {__version__}")
         raise typer.Exit()
@@ -81,6 +82,7 @@ def main() -> None:
 
 
 def _run() -> None:
+    """Run the command line; every error ends the process."""
     try:
         with completion.whole_words():
             status = app(standalone_mode=False) or 0
@@ -123,6 +125,7 @@ def _file(error: BaseException) -> str:
 
 
 def _end(message: str, status: int) -> NoReturn:
+    """Print a message, and end the process with that status."""
     print(f"heatcli: {message}", file=sys.stderr)
     if signals.came:  # the interpreter would crash or wait on threads of torch that still run
         sys.stdout.flush()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say, values
 
 METHODS = "gradient,input-x-gradient,lrp-0,lrp-eps,lrp-z-plus,lrp-epsilon-plus,deeplift-rescale"
 
@@ -42,13 +42,13 @@ def command(
 
     chosen = {text: method(text) for text in listed(methods)}
     if threads is not None:
-        torch.set_num_threads(options.at_least_one("--threads", threads))
+        torch.set_num_threads(values.at_least_one("--threads", threads))
     loaded = load(model)
     if loaded.network.compiler is not None:
         loaded.network.compiler.say = say.note
     timings = list(bench(loaded, chosen, batch_size, repeats, peers))
     if json:
-        sys.stdout.buffer.write(options.as_json(timings))
+        sys.stdout.buffer.write(results.as_json(timings))
         return
     from rich.console import Console
     from rich.table import Table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say
 
 if TYPE_CHECKING:
     from heatcli.check.result import Result
@@ -54,27 +54,27 @@ def command(
 
     chosen = tuple(listed(methods or ""))
     request = CheckRequest(tuple(images), spec, masks, chosen, update_golden, batch_size)
-    results = []
+    outcomes: list[Result] = []
     if junit is not None:
         make_folder(junit.parent)  # before the work
     sheet.checked_name(html)
     loaded = load(model)
     for found in run(loaded, request, lambda name: say.line(f"  {name} …")):
-        results.append(found)
+        outcomes.append(found)
         if json:
-            options.print_json(found)
+            results.print_json(found)
         elif found.status == "failed" or say.is_verbose():
             _print(found)
     if github:
-        sys.stdout.write(writers.github(results))
+        sys.stdout.write(writers.github(outcomes))
     if junit is not None:
-        write_atomically(junit, writers.junit(results, time.perf_counter() - started))
+        write_atomically(junit, writers.junit(outcomes, time.perf_counter() - started))
     if html is not None:
-        sheet.of_checks(html, model, results)
-    failed = writers.failures(results)
-    counts = (f"{sum(r.status == s for r in results)} {s}" for s in ("passed", "failed", "skipped", "reported"))
+        sheet.of_checks(html, model, outcomes)
+    failed = writers.failures(outcomes)
+    counts = (f"{sum(r.status == s for r in outcomes)} {s}" for s in ("passed", "failed", "skipped", "reported"))
     say.line(f"{model}: " + ", ".join(counts))
-    asserted = any(found.status in ("passed", "failed") for found in results)
+    asserted = any(found.status in ("passed", "failed") for found in outcomes)
     if not asserted and not update_golden:
         say.error("nothing was checked: all was skipped or only reported; ask for checks that apply in --spec, "
                   "or give what they need (labels.csv, --masks)")  # fmt: skip
@@ -83,4 +83,5 @@ def command(
 
 
 def _print(found: Result) -> None:
+    """Print a result as one line."""
     print(f"{found.status.upper()} {found.line}")

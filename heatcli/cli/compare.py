@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say
 from heatcli.errors import counted
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def command(
     samples, failed = options.samples(sides[0].model, images, None)
     found = compare(sides[0], sides[1], samples, target, most_difference, least_correlation, batch_size)
     if json:
-        sys.stdout.buffer.write(options.as_json(found))
+        sys.stdout.buffer.write(results.as_json(found))
     else:
         _print(found)
     if html is not None:
@@ -87,6 +87,7 @@ def command(
 
 
 def _print(found: Comparison) -> None:
+    """Print the worst pairs, and a table of biases."""
     from rich.console import Console
     from rich.table import Table
 

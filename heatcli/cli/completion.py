@@ -110,12 +110,14 @@ def _models(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _colours(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of colour maps."""
     from heatcli.images.overlay import DIVERGING
 
     return [*DIVERGING, *(f"{name}_r" for name in DIVERGING)]
 
 
 def _passes(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of graph passes."""
     from heatcli.graph.passes import PASSES
 
     return list(PASSES)

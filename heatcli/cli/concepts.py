@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say, values
 
 if TYPE_CHECKING:
     from heatcli.inside.concepts import Channel, Source
@@ -54,7 +54,7 @@ def command(
 
     request = ConceptsRequest(
         layer, find_method(method), target, baseline, tuple(channel or ()),
-        options.at_least_one("--top", top), options.at_least_one("--examples", examples), below, batch_size or 8, out,
+        values.at_least_one("--top", top), values.at_least_one("--examples", examples), below, batch_size or 8, out,
     )  # fmt: skip
     loaded = load(model)
     paths = list(images_in(images, recursive, loaded.pictures.suffixes))
@@ -65,7 +65,7 @@ def command(
         say.error(error)
     table, picture = write(request, loaded.stem, found, blocks)
     if json:
-        options.print_json(found)
+        results.print_json(found)
     else:
         for one in found.channels[: len(request.channels) or top]:
             print(f"{one.share:6.1%}  channel {_named(one)}: "

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heatcli.cli import completion, options, say, settings
+from heatcli.cli import completion, options, results, say, settings
 
 
 def command(
@@ -35,7 +35,7 @@ def command(
     rows = [row for one in ([name] if name else commands) for row in _rows(parent, one, file, whole=name is not None)]
     warnings = settings.unknown_variables(commands)
     if json:
-        options.print_json(
+        results.print_json(
             {"file": None if file is None else file.name, "settings": rows, "unknown": warnings}
         )  # fmt: skip
         return
@@ -65,12 +65,14 @@ def _rows(parent: Any, name: str, file: settings.File | None, whole: bool) -> li
 
 
 def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return str(value) if isinstance(value, Path | os.PathLike) else value
 
 
 def _print(rows: list[dict[str, Any]], all_commands: bool) -> None:
+    """Print the settings as a table."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

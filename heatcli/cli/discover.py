@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say, values
 from heatcli.errors import counted
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def command(
     from heatcli.errors import UsageError, unknown_name
     from heatcli.system.files import write_atomically
 
-    options.at_least_one("--top", top)
+    values.at_least_one("--top", top)
     if folders:
         model, run = run, _explained(load, run, folders, maps, method, baseline)
     elif method or baseline:
@@ -80,17 +80,17 @@ def command(
         with say.progress("pictures") as advance:
             covered = cover(load(model), run, chosen, advance(explanations(run)), fill, seed)
         file = table.with_name(f"mask-out.{mask_out.replace('/', '-')}.json")
-        write_atomically(file, options.as_json(covered))
+        write_atomically(file, results.as_json(covered))
         spec = file.with_suffix(".toml")
         write_spec(spec, table, chosen)
         if json:
-            options.print_json(covered)
+            results.print_json(covered)
         else:
             _print(covered)
         say.line(f"wrote {file}, and {spec} for heatcli check")
         return
     if json:
-        options.print_json(found)
+        results.print_json(found)
     else:
         for cluster in found.clusters[:top]:
             size = counted(cluster.size, "picture")

@@ -109,7 +109,7 @@ def in_terminal(picture: Image) -> None:
     console = Console(file=sys.stdout, highlight=False)
     width = max(20, min(console.width - 1, picture.width // 8))
     if not console.is_terminal:
-        say.error("--show draws in a terminal, and stdout is none")
+        say.error("--show draws in a terminal, and stdout is not a terminal")
         return
     if sys.stdin.isatty() and sys.stdout.isatty():  # a query for the graphics is answered on stdin
         logging.getLogger("textual_image").addHandler(logging.NullHandler())

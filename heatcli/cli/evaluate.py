@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say
 from heatcli.errors import counted
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _tell(
     """Write a result as JSON into `out`, and print it: as JSON, or by `printed`. `besides`: ends the last line."""
     from heatcli.system.files import write_atomically
 
-    text = options.as_json(found)
+    text = results.as_json(found)
     write_atomically(out / name, text)
     if json:
         sys.stdout.buffer.write(text)
@@ -135,6 +135,7 @@ def _tell(
 
 
 def _print_ranking(found: Recommendation) -> None:
+    """Print the ranking as a table, the result in sentences, and the command."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -160,6 +161,7 @@ def _print_ranking(found: Recommendation) -> None:
 
 
 def _print(found: Evaluation) -> None:
+    """Print a table per metric."""
     from rich.console import Console
     from rich.table import Table
 

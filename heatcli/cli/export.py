@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say, values
 
 
 @options.loads("output", "with_passes", "without_passes", *(n for n in options.INPUT if n != "device"), device="cpu")
@@ -71,7 +71,7 @@ def command(
 
     if web_runtime is not None and not web:
         raise UsageError("--web-runtime is for the page that --web writes; give both")
-    (asked,) = methods_of([method], options.parameters(param), layer)
+    (asked,) = methods_of([method], values.parameters(param), layer)
     path = output_file or Path("page" if web else "explained.onnx")
     request = ExportRequest(
         path=path, method=asked, rules=tuple(rules_of(composite, rule)), target=target, baseline=baseline,
@@ -81,7 +81,7 @@ def command(
     note = export_page(loaded, request, web_runtime) if web else export(loaded, request)
     costs = measured(path / MODEL if web else path, loaded, note)
     if json:
-        options.print_json({**msgspec.to_builtins(note), "costs": costs})
+        results.print_json({**msgspec.to_builtins(note), "costs": costs})
     else:
         say.line(
             f"wrote {path}: {costs['bytes'] / 1e6:.3g} MB beside {costs['plain_bytes'] / 1e6:.3g} MB; "

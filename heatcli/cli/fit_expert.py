@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import say, values
 
 
 def command(
@@ -42,7 +42,7 @@ def command(
     how = Training(hidden, epochs, cd, persistent, sigma, rate, seed=seed)
     if (size is None) == (patch is None):
         raise UsageError("give either --size HEIGHTxWIDTH, for whole pictures, or --patch P")
-    shape = options.shape(size) or (patch or 0, patch or 0)
+    shape = values.shape(size) or (patch or 0, patch or 0)
     make_folder(output.parent)  # before the work
     request = FitRequest(folder, output, (channels, *shape), patch is None, limit, recursive, how)
     failed: list[HeatcliError] = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say
 
 
 @options.loads(*(name for name in options.INPUT if name != "device"), device="cpu")
@@ -39,7 +39,7 @@ def command(
     if layers:
         listed = layers_of(loaded)
         if json:
-            sys.stdout.buffer.write(options.as_json(listed))
+            sys.stdout.buffer.write(results.as_json(listed))
         else:
             _print_layers(listed)
         return
@@ -54,7 +54,7 @@ def command(
         _unfinished(loaded.path, loaded.format, loaded.artifact, str(error), json)
         return
     if json:
-        sys.stdout.buffer.write(options.as_json(found))
+        sys.stdout.buffer.write(results.as_json(found))
     else:
         _print(found)
 
@@ -65,7 +65,7 @@ def _unfinished(path: Path, format: Any, artifact: Any, missing: str, json: bool
 
     found = outline(path, format, artifact, missing)
     if json:
-        sys.stdout.buffer.write(options.as_json(found))
+        sys.stdout.buffer.write(results.as_json(found))
         return
     print(f"{path}: {format}")
     for one in found["inputs"]:
@@ -75,6 +75,7 @@ def _unfinished(path: Path, format: Any, artifact: Any, missing: str, json: bool
 
 
 def _write(path: Path, text: str) -> None:
+    """Write the sidecar. Raises `UsageError` if there is one."""
     from heatcli.errors import UsageError
     from heatcli.system.files import write_atomically
 
@@ -85,6 +86,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
+    """Print what an artifact contains."""
     from rich.console import Console
     from rich.table import Table
 

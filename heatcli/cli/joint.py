@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say, values
 
 
 @options.loads(*options.INPUT)
@@ -35,8 +35,8 @@ def command(
     from heatcli.system.compress import npz
     from heatcli.system.files import make_folder, write_atomically
 
-    options.at_least_one("--top", top)
-    chosen = find_method(method, **options.parameters(param))
+    values.at_least_one("--top", top)
+    chosen = find_method(method, **values.parameters(param))
     loaded = load(model, pair=True)
     batches = [loaded.pictures.batch(str(path)) for path in (image, other)]
     found = joint(loaded, batches[0][0], batches[1][0], chosen, similarity, grid)
@@ -53,7 +53,7 @@ def command(
     }  # fmt: skip
     if json:
         listed = [{"relevance": r, "image": list(a), "other": list(b)} for r, a, b in pairs]
-        options.print_json({"image": str(image), "other": str(other), "ledger": ledger, "pairs": listed})
+        results.print_json({"image": str(image), "other": str(other), "ledger": ledger, "pairs": listed})
     say.line(
         f"{similarity} {found.score:.6g} = {ledger['pixels']:.6g} pixels with pixels + {ledger['own']:.6g} pixels of "
         f"{image.name} with biases + {ledger['other']:.6g} of {other.name} + {found.biases:.6g} biases with biases "

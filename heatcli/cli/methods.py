@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatcli.cli import completion, options, say
+from heatcli.cli import completion, options, results, say
 
 if TYPE_CHECKING:
     from heatcli.methods.method import Method
@@ -27,7 +27,7 @@ def command(
     """List the methods: what each one does, its source, its parameters, its cost, and whether it divides the score."""
     rows = [_row(method) for method in _chosen(names or ["*"])]
     if json:
-        sys.stdout.buffer.write(options.as_json(rows))
+        sys.stdout.buffer.write(results.as_json(rows))
     elif sys.stdout.isatty():
         _table(rows)
     else:
@@ -53,6 +53,7 @@ def _chosen(names: list[str]) -> list[Method]:
 
 
 def _row(method: Method) -> dict[str, Any]:
+    """What is listed of a method."""
     return {
         "name": method.name,
         "kind": method.kind,
@@ -86,6 +87,7 @@ def _parameters(row: dict[str, Any]) -> list[str]:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
+    """Print the methods as a table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from heatcli.cli import completion, say
+from heatcli.cli import completion, say, values
 from heatcli.system.memory import keep_freed
 
 if TYPE_CHECKING:
@@ -216,22 +216,24 @@ class Load:
 
     def __post_init__(self) -> None:
         self._input: dict[str, Any] = {
-            "size": sides(self.size), "axes": self.axes, "rate": _positive("--sample-rate", self.sample_rate),
-            "channels": self.channels, "mean": _numbers("--mean", self.mean),
-            "std": _numbers("--std", self.std), "resize": self.resize, "order": _order(self.channels_order),
-            "range": self.range, "labels": self.labels, "preset": self.preset,
-            "max_pixels": self.max_pixels, "concept_names": self.concept_names,
+            "size": values.sides(self.size), "axes": self.axes, "channels": self.channels,
+            "rate": values.positive("--sample-rate", self.sample_rate),
+            "mean": values.numbers("--mean", self.mean), "std": values.numbers("--std", self.std),
+            "order": values.channels_order(self.channels_order), "resize": self.resize, "range": self.range,
+            "labels": self.labels, "preset": self.preset, "max_pixels": self.max_pixels,
+            "concept_names": self.concept_names,
         }  # fmt: skip
-        limits = {"max_seconds": _positive("--max-seconds", self.max_seconds), "max_memory": _bytes(self.max_memory)}
+        limits = {
+            "max_seconds": values.positive("--max-seconds", self.max_seconds),
+            "max_memory": values.memory_size(self.max_memory),
+        }
         self._limits: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
         self._fresh = "torch" not in sys.modules  # torch has run nothing yet, see `heatcli.artifact.sandbox`
 
     def __call__(self, path: str | Path | None, told: bool = True, pair: bool = False) -> Model:
         """Load the model at `path`; None is the embedded one. With `told`, print its notes on stderr.
 
-        `pair`: pairs of pictures are explained.
-
-        Raises `UsageError`, `ModelError`.
+        `pair`: pairs of pictures are explained. Raises `UsageError`, `ModelError`.
         """
         from heatcli.artifact.sandbox import AVAILABLE, fresh
         from heatcli.model.model import load
@@ -241,7 +243,7 @@ class Load:
         more = [*(self.with_passes or []), *(["mixed-precision"] if self.amp else [])]
         passes = _passes(self.output, more, self.without_passes)
         loaded = load(
-            path, device=self.device, passes=passes, inputs=_arrays(self.inputs), head=self.head,
+            path, device=self.device, passes=passes, inputs=values.arrays(self.inputs), head=self.head,
             cache=not self.no_cache, compiled=self.compiled, class_axis=self.class_axis, unverified=self.unverified,
             kind=self.output_kind, confidence=self.confidence, overlap=self.overlap, pair=pair,
             sandbox=AVAILABLE if self.sandbox is None else self.sandbox, **self._limits, **self._input,
@@ -340,22 +342,6 @@ def _passes(output: str, more: list[str], less: list[str] | None) -> tuple[str, 
     return tuple(name for name in chosen if name not in (less or []))
 
 
-def _arrays(given: list[str] | None) -> dict[str, Any]:
-    """The values of `--input NAME=FILE.npy` as tensors. Raises `UsageError`."""
-    from heatcli.errors import UsageError, boundary
-
-    found: dict[str, Any] = {}
-    for name, file in _assigned("--input", given, "NAME=FILE.npy").items():
-        import torch
-
-        from heatcli.system.compress import MOST_BYTES, read_array
-        from heatcli.system.files import read_regular
-
-        with boundary(f"--input {name}={file}", UsageError, f"{file} cannot be read as an array"):
-            found[name] = torch.from_numpy(read_array(read_regular(file, MOST_BYTES)))
-    return found
-
-
 def repeated(context: typer.Context) -> list[str]:
     """The options of `Load` on the command line, as arguments for another command."""
     names, found = {each.name for each in fields(Load)}, list[str]()
@@ -377,8 +363,8 @@ def samples(
 ) -> tuple[list[Sample], list[Path]]:
     """The pictures that `images` name, at most `limit`, and the paths of those that cannot be read.
 
-    `masks`: the folder of masks. Each error is printed on stderr. If no picture can be read, the command ends with
-    status 1. Raises `UsageError`.
+    `masks`: the folder of masks. Each error is printed on stderr. Raises `typer.Exit` with status 1 if no picture can
+    be read, `UsageError`.
     """
     from heatcli.images.dataset import Sample, read
 
@@ -395,114 +381,3 @@ def samples(
     if failed and not found:
         raise typer.Exit(1)
     return found, failed
-
-
-def as_json(found: Any) -> bytes:
-    """A record as indented JSON with a final line break."""
-    import msgspec
-
-    return msgspec.json.format(msgspec.json.encode(found)) + b"\n"
-
-
-def shape(text: str | None) -> tuple[int, int] | None:
-    """The value of `--size N|HxW` as (height, width). Raises `UsageError`."""
-    from heatcli.errors import UsageError
-
-    found = sides(text)
-    if found is None or isinstance(found, int):
-        return None if found is None else (found, found)
-    if len(found) > 2:
-        raise UsageError(f"--size {text} is not a size of pictures; give HEIGHTxWIDTH, such as 224x224, or one number")
-    return found[0], found[-1]
-
-
-def sides(text: str | None) -> tuple[int, ...] | int | None:
-    """The value of `--size N|HxW|DxHxW`: the lengths of the sides, or one number for all. Raises `UsageError`."""
-    from heatcli.errors import UsageError
-
-    if text is None:
-        return None
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 3 or not all(p.isdecimal() and int(p) > 0 for p in parts):
-        raise UsageError(f"--size {text} is not a size; give HEIGHTxWIDTH, such as 224x224, or one number")
-    return tuple(map(int, parts)) if len(parts) > 1 else int(parts[0])
-
-
-def _order(text: str | None) -> str | None:
-    from heatcli.errors import UsageError
-
-    if text not in (None, "rgb", "bgr"):
-        raise UsageError(f"--channels-order {text} is not known; use rgb or bgr")
-    return text
-
-
-def _positive(flag: str, value: float | None) -> float | None:
-    from heatcli.errors import UsageError
-
-    if value is not None and not 0 < value < 1e9:
-        raise UsageError(f"{flag} {value:g} is not allowed; it is more than 0")
-    return value
-
-
-def _bytes(text: str | None) -> int | None:
-    """The bytes of a size such as 800M, 12G or 1.5G. Raises `UsageError`."""
-    from heatcli.errors import UsageError
-
-    if text is None:
-        return None
-    number, unit = text[:-1], "KMGT".find(text[-1:].upper())
-    try:
-        size = float(number) * 1024 ** (unit + 1)
-    except ValueError:
-        size = 0.0
-    if unit < 0 or not 1 <= size < 1 << 60:
-        raise UsageError(f"--max-memory {text} is not a size; give such as 800M or 12G")
-    return int(size)
-
-
-def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
-    from heatcli.errors import UsageError
-
-    try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{flag} {text} is not a list of numbers; give one a channel, such as 0.5,0.5,0.5") from error
-
-
-def parameters(given: list[str] | None) -> dict[str, str]:
-    """The values of `--param NAME=VALUE` as a dictionary. Raises `UsageError`."""
-    return _assigned("--param", given, "name=value")
-
-
-def at_least_one(flag: str, value: int) -> int:
-    """The value if it is at least 1. Raises `UsageError` otherwise."""
-    from heatcli.errors import UsageError
-
-    if value < 1:
-        raise UsageError(f"{flag} {value} is not allowed; it is at least 1")
-    return value
-
-
-def shard(text: str | None) -> tuple[int, int] | None:
-    """The value of `--shard K/N` as (K, N), K from 1. Raises `UsageError`."""
-    from heatcli.errors import UsageError
-
-    if text is None:
-        return None
-    k, slash, n = text.partition("/")
-    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
-        raise UsageError(f"--shard {text} is not a part; give K/N with K from 1 to N, such as 3/16")
-    return int(k), int(n)
-
-
-def _assigned(flag: str, given: list[str] | None, form: str) -> dict[str, str]:
-    from heatcli.rules.parameters import assigned
-
-    return assigned(given or [], lambda item: f"{flag} {item}", form)
-
-
-def print_json(record: Any) -> None:
-    """Print a record as one line of JSON on stdout, in UTF-8 for any locale."""
-    import msgspec
-
-    sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")

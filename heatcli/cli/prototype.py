@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from heatcli.cli import options, say
+from heatcli.cli import options, results, say
 
 
 @options.loads(*options.INPUT)
@@ -79,6 +79,6 @@ def command(
             f"log-probability {final['log_probability']:.4g}; wrote {out / record['files']['picture']}{contrast}"
         )
         if json:
-            options.print_json(record)
+            results.print_json(record)
     if target == "all":
         say.line(f"wrote {out / f'{loaded.stem}.all.{chosen.name}.png'}")

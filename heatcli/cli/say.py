@@ -87,8 +87,10 @@ def passes_bar() -> Callable[[int, int], None] | None:
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
-    """A count on stderr of what passes through the function that it yields; nothing where stderr is no
-    terminal, or with `--quiet`."""
+    """A count on stderr of what passes through the function that it yields.
+
+    Nothing is shown where stderr is no terminal, or with `--quiet`.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -171,6 +171,7 @@ def _within(file: File, error: UsageError) -> UsageError:
 
 
 def _key(file: File, text: str, known: Mapping[str, Key], where: str) -> Key:
+    """The setting of that name. Raises `UsageError` for an unknown one, and for one that no file may set."""
     key = known.get(text.replace("_", "-"))
     if key is None:
         raise _within(file, unknown_name(f"setting{where}", text, known))
@@ -197,6 +198,7 @@ _TAKEN = {bool: bool, int: int, float: (int, float), str: (str, int, float), Pat
 
 
 def _one(file: File, text: str, key: Key, value: Any) -> Any:
+    """A value of the type of its setting; paths are relative to the file. Raises `UsageError`."""
     wrong = not isinstance(value, _TAKEN[key.kind]) or (isinstance(value, bool) and key.kind is not bool)  # type: ignore[arg-type]
     if wrong:
         such = f", such as {text.split()[-1]} = {_example(key)}"
@@ -222,6 +224,7 @@ def _seen_from_here(path: Path) -> str:
 
 
 def _example(key: Key) -> str:
+    """An example of a setting's value, as TOML."""
     default = key.parameter.default
     if key.kind is bool:
         return "true"

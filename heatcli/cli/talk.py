@@ -27,6 +27,7 @@ class Interrupted(HeatcliError):  # noqa: N818  (an interrupt is not an error)
 
 
 def _why(name: str, value: float, done: Done) -> str:
+    """A sentence on unexplained relevance: `value` at the operator `name`."""
     from heatcli.methods.smooth import NOISE
 
     if name == NOISE:
@@ -147,21 +148,26 @@ class Talk:
 
     @property
     def _rate(self) -> str:
+        """Images a second, as text."""
         return f"{self.done / self._seconds:.3g} a second"
 
 
 def _clock(seconds: float) -> str:
+    """Seconds as H:MM:SS."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}"
 
 
 def _bar(total: int) -> Any:
+    """The progress bar of a run."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     class Rate(ProgressColumn):
+        """Images a second."""
+
         def render(self, task: Any) -> Text:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
@@ -175,6 +181,7 @@ def _bar(total: int) -> Any:
 
 
 def _expected(row: Row) -> str:
+    """Whether the prediction is the expected one, in words."""
     if row.expected is None:
         return ""
     right = row.expected == row.predicted

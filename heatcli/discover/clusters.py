@@ -52,6 +52,7 @@ def embedding(features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArr
 
 
 def _cluster(features: NDArray[np.float32], count: int | None, seed: int) -> Any:
+    """The cluster of each map, int64 [N]; `count`: how many, None for the number at the largest eigengap."""
     values, vectors = embedding(features)
     count = count or 2 + int(np.diff(values)[1:].argmax())  # the largest eigengap; at least two clusters
     rows = vectors[:, :count] / np.linalg.norm(vectors[:, :count], axis=1, keepdims=True).clip(min=1e-12)
@@ -70,6 +71,7 @@ def group(features: NDArray[np.float32], seed: int = 0) -> Grouping:
 
 
 def _grouped(features: NDArray[np.float32], seed: int, metrics: Any) -> Grouping:
+    """As `group`, on the threads that there are."""
     labels = _cluster(features, None, seed)
     count, rng, alike = int(labels.max()) + 1, np.random.default_rng(seed), []
     for _ in range(BOOTSTRAPS):

@@ -121,6 +121,7 @@ def read(path: Path, say: Callable[[str], None], advance: Advance = iter) -> tup
 
 
 def _known(item: Item, pixels: NDArray[np.float64]) -> Known:
+    """What is known of an explanation. `pixels`: its map [H, W]."""
     row = item.row
     share = None if row.ledger is None else bias_share(row.ledger.pixels, row.biases)
     right = math.nan if row.expected is None else float((row.predicted or row.label) == row.expected)

@@ -178,6 +178,7 @@ def clusters_of(maps: Maps, others: Array, seed: int = 0) -> Iterator[Shown]:
 def _cluster(
     maps: Maps, features: Array, chosen: NDArray[np.bool_], k: int, grouping: Grouping, own: Own
 ) -> Shown:  # fmt: skip
+    """A cluster as a record. `chosen`: its maps, bool [N]. `own`: the cells in which it has more than other classes."""
     rows = np.flatnonzero(own.members)
     mean, roots = maps.places[rows].mean(0), features[rows]
     separation, constancy = float(grouping.silhouette[chosen].mean()), float(np.sum(roots.mean(0) ** 2))

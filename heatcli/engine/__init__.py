@@ -1,0 +1,1 @@
+"""The two loops, forward and walk, their plan, the ledger, and a network's graphs by shape."""

@@ -169,7 +169,7 @@ def _quiet() -> Iterator[None]:
 def record(graph: Graph, inputs: list[Tensor], form: Any, rules: Table, ends: Ends) -> Halves:
     """Record a forward run on `inputs` and its walk, cut into halves.
 
-    `inputs`: the batch, then the tensors of the baseline, whose structure is `form`.
+    `inputs`: the batch [N, …], then the tensors of the baseline, whose structure is `form`.
     """
     known: list[Any] = []
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.operator import Graph, Operator
-from heatcli.rules.numerics import wide
+from heatcli.rules.numerics import per_image, wide
 from heatcli.rules.rule import Sent
 
 
@@ -28,6 +28,22 @@ class Ledger:
     biases: Tensor
     absorbed: Tensor
     unexplained: Tensor
+
+    @classmethod
+    def of(cls, score: Tensor, score0: Tensor | None, relevance: Tensor, books: Books, conserves: bool) -> Ledger:
+        """The ledger of `score` [N], from relevance [N, …] and the books.
+
+        `score0` [N]: the baseline's score; None: 0. `unexplained` is the remainder unless the method `conserves`.
+        """
+        score0 = torch.zeros_like(score) if score0 is None else score0
+        pixels, biases = per_image(relevance), total(books.biases, score)
+        absorbed, unexplained = total(books.absorbed, score), total(books.unexplained, score)
+        if not conserves:
+            unexplained = score - score0 - pixels - biases - absorbed
+        return cls(
+            output=score, output_baseline=score0, pixels=pixels, biases=biases, absorbed=absorbed,
+            unexplained=unexplained,
+        )  # fmt: skip
 
     @cached_property
     def relative_error(self) -> Tensor:
@@ -52,7 +68,7 @@ class Books:
 
     @classmethod
     def open(cls, graph: Graph, batch: Tensor) -> Books:
-        """Books with a zero entry for every bias of the network, in forward order."""
+        """Books with a zero entry for every bias of the network, in forward order, for a batch [N, …]."""
         sizes = [size for _, size in graph.offsets.values()]
         entries = batch.new_zeros(len(batch), sum(sizes)).split_with_sizes(sizes, 1)
         return cls(len(batch), dict(zip(graph.offsets, entries, strict=True)))
@@ -73,6 +89,7 @@ class Books:
 
     @property
     def _parts(self) -> tuple[dict[str, Tensor], ...]:
+        """Biases, absorbed and unexplained."""
         return self.biases, self.absorbed, self.unexplained
 
     def enter(self, operator: Operator, sent: Sent, without_reference: bool) -> None:

@@ -92,6 +92,7 @@ def rule_for(operator: Operator, rules: Table) -> Rule:
 def _planned(
     graph: Graph, rules: Table, keep: Collection[str], compared: bool, differentiable: bool, plain: bool
 ) -> Plan:
+    """As `plan`, not cached."""
     carrying = [op for op in graph.operators if op.sources]
     chosen = {op.name: rule_for(op, rules) for op in carrying}
     written: Mapping[str, str] = {}
@@ -101,6 +102,7 @@ def _planned(
     in_place = set(written.values())
 
     def step(op: Operator) -> PlannedStep:
+        """The step of an operator."""
         write = written_in_place if op.name in in_place else None
         product = relu_product if write and op.title == "relu" else closed_form(op, differentiable)
         taped = bool(op.sources) and (differentiable or product is None)

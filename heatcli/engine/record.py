@@ -22,8 +22,8 @@ def recorded(
 ) -> GraphModule:  # fmt: skip
     """`function`, which runs and walks `graph`, as an FX graph of operators that write to nothing.
 
-    `instead`: for an operator a function of others that stands in for it. Raises what torch raises where the function
-    decides by the values of its inputs.
+    `inputs`: its arguments, tensors [N, …]. `instead`: operator → a function of other operators, which is recorded in
+    its place. Raises what torch raises where the function decides by the values of its inputs.
     """
     from torch.func import functionalize
 

@@ -10,7 +10,7 @@ from heatcli.graph.operator import Graph
 
 
 def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
-    """Every value of the graph on `batch`, without a tape. Raises `OtherBranchError`."""
+    """Every value of the graph on `batch` [N, …], without a tape. Raises `OtherBranchError`."""
     values = {graph.input: entered(graph, batch)}
     with torch.no_grad():
         for operator in graph.operators:
@@ -19,7 +19,10 @@ def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
 
 
 def output_of(graph: Graph, batch: Tensor) -> Tensor:
-    """The graph's output on `batch`, without a tape, freeing values after their last use. Raises `OtherBranchError`."""
+    """The graph's output on `batch` [N, …], without a tape.
+
+    Values are freed after their last use. Raises `OtherBranchError`.
+    """
     last = {name: i for i, operator in enumerate(graph.operators) for name in operator.refs}
     values = {graph.input: entered(graph, batch)}
     with torch.no_grad():
@@ -32,18 +35,18 @@ def output_of(graph: Graph, batch: Tensor) -> Tensor:
 
 
 def entered(graph: Graph, batch: Tensor) -> Tensor:
-    """The batch in the memory format that the graph's convolutions prefer. Raises `OtherBranchError`."""
+    """The batch [N, …] in the memory format that the graph's convolutions prefer. Raises `OtherBranchError`."""
     for guard, number in graph.guards:
         if output_of(guard, batch).item() != number:
             raise OtherBranchError(
-                f"decides by the picture (operator {guard.output}), and here otherwise than on the image explained; "
-                "choose a baseline or a method that stays on the image's own side"
+                f"decides by the picture (operator {guard.output}), and differently here than on the explained image; "
+                "choose another baseline, or a method that runs the network on the image alone"
             )
     return batch.contiguous(memory_format=torch.channels_last) if graph.channels_last and batch.dim() == 4 else batch
 
 
 def leaf(value: Tensor, differentiable: bool) -> Tensor:
-    """The value as an input of one operator only: gradients stop here."""
+    """The value, of any shape, as an input of one operator only: gradients stop here."""
     if differentiable:
         return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
     return value.detach().requires_grad_()

@@ -198,6 +198,7 @@ def _at_size(maps: Tensor, like: Tensor) -> Tensor:
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:
+    """The largest difference of each row of [N, …], over the largest |a|: float64 [N]."""
     a, b = a.flatten(1).double(), b.flatten(1).double()
     scale = a.abs().amax(1)
     return (a - b).abs().amax(1) / scale.where(scale > 0, 1)

@@ -97,7 +97,7 @@ class Explainer:
         return self.explanation(model, batch, target).relevance
 
     def explanation(self, model: Model, batch: Tensor, target: Any) -> Explanation:
-        """The result of `heatcli.explain`. Raises `UsageError` for a control."""
+        """The result of `heatcli.explain` on a batch [N, …]. Raises `UsageError` for a control."""
         if self.method is None:
             raise UsageError(f"{self.name} is a control, not a method; it has no ledger")
         return explain(model, batch, self.method, target, self.baseline)

@@ -79,6 +79,8 @@ def _weights(operator: Operator) -> list[Constant]:
 
 
 def _shuffled(operator: Operator, seed: int) -> Operator:
+    """The operator with its floating-point constants shuffled."""
+
     def permuted(x: object) -> object:
         """A weight in an order that depends on its name and the seed; any other argument unchanged."""
         if not isinstance(x, Constant) or not x.value.is_floating_point() or x.value.numel() < 2:

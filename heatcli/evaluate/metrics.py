@@ -255,6 +255,7 @@ def metric(text: str) -> Metric:
 
 
 def _masked(subject: Subject, name: str) -> Subject:
+    """The images that have a mask. Raises `UsageError` if there are none."""
     rows = subject.masked
     if not len(rows):
         raise UsageError(f"{name}: no image has a mask; give --masks DIR, or put NAME.mask.png beside the image")
@@ -262,6 +263,7 @@ def _masked(subject: Subject, name: str) -> Subject:
 
 
 def _curves(order: str, found: Likeness) -> dict[str, Curve]:
+    """The likeness of maps over the randomised layers, as curves."""
     label = "randomised from the top to" if order == "cascading" else "randomised alone"
     columns = {"|rank correlation|": found.rank.abs(), "rank correlation of |map|": found.absolute_rank,
                "SSIM": found.ssim}  # fmt: skip

@@ -33,8 +33,8 @@ def by_pixel(heatmaps: Tensor, steps: int) -> Tensor:
 def by_region(heatmaps: Tensor, size: int, least_first: bool = False) -> tuple[Tensor, int]:
     """`when` of `curve` for a region of `size` × `size` pixels per step, and the number of regions.
 
-    Regions lie on a grid (Samek et al. 2015, sec. III-B). They are ordered by mean relevance, not by the sum, because
-    regions at the right and lower edges can be smaller.
+    `heatmaps`: [N, H, W]. Regions lie on a grid (Samek et al. 2015, sec. III-B). They are ordered by mean relevance,
+    not by the sum, because regions at the right and lower edges can be smaller.
     """
     height, width = heatmaps.shape[1:]
     mean = functional.avg_pool2d(heatmaps[:, None].double(), size, ceil_mode=True)[:, 0]

@@ -20,6 +20,7 @@ def pictures(evaluation: Evaluation) -> dict[str, bytes]:
 
 
 def _picture(curves: Sequence[CurveRow]) -> bytes:
+    """The curves of a metric as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -41,6 +42,7 @@ def _picture(curves: Sequence[CurveRow]) -> bytes:
 
 
 def _panel(axis: Any, title: str, curves: Sequence[CurveRow]) -> None:
+    """Draw the curves of one title, a line per method."""
     from matplotlib import colormaps
 
     colours = colormaps["tab20" if len(curves) > 10 else "tab10"]

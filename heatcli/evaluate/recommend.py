@@ -109,6 +109,7 @@ class Search:
         return self._recommended(command)
 
     def _try(self, explainer: Explainer) -> None:
+        """Measure a method; if it cannot be tried, note why."""
         if explainer.name in self.found or explainer.name in self.skipped:
             return
         self.told(explainer.name)
@@ -118,6 +119,7 @@ class Search:
             self.skipped[explainer.name] = first_line(error)
 
     def _recommended(self, command: Sequence[str]) -> Recommendation:
+        """The ranking of all that was tried, and the recommendation."""
         methods = [t for t in self.found.values() if t.explainer.method is not None]
         best = max(methods, key=_area)
         level = 1 - (1 - LEVEL) / max(1, len(self.found) - 1)
@@ -135,6 +137,7 @@ class Search:
         return msgspec.structs.replace(found, words=tuple(_words(found)))
 
     def _row(self, trial: Trial, best: Trial, level: float) -> Candidate:
+        """A row of the ranking. `level`: of the intervals, widened for the number of comparisons."""
         area = _values(trial)
         low, high = resampled(area[:, None], self.subject.seed)[:, 0]
         behind, least, most = apart(_values(best), area, self.subject.seed, level)

@@ -97,6 +97,7 @@ def with_controls(explainers: Sequence[Explainer]) -> list[Explainer]:
 
 
 def _rows(metric: Metric, explainer: Explainer, found: Measured, seed: int) -> Iterator[Row]:
+    """A row per column of a metric, with intervals."""
     for column, values in found.values.items():
         own = values.double().cpu().numpy()
         means, medians = resampled(own[:, None], seed), resampled(own[:, None], seed, np.median)
@@ -109,6 +110,7 @@ def _rows(metric: Metric, explainer: Explainer, found: Measured, seed: int) -> I
 
 
 def _curves(metric: Metric, explainer: Explainer, found: Measured, seed: int) -> Iterator[CurveRow]:
+    """The mean curves of a metric, with intervals."""
     for name, curve in found.curves.items():
         y: NDArray[np.float64] = curve.y.double().cpu().numpy()
         low, high = resampled(y, seed, times=200)

@@ -85,7 +85,7 @@ def _output(returned: Any) -> Tensor:
 
 
 def own_gradient(module: Any, batch: Tensor) -> Job:
-    """A job: autograd's gradient of the highest scores with respect to the batch."""
+    """A job: autograd's gradient of the highest scores with respect to the batch [N, …]."""
 
     def run() -> Tensor:
         x = batch.clone().requires_grad_()
@@ -95,7 +95,7 @@ def own_gradient(module: Any, batch: Tensor) -> Job:
 
 
 def peers_of(module: Any, batch: Tensor) -> dict[str, Job]:
-    """Jobs of Captum's and Zennit's methods on a module, if these packages are installed."""
+    """Jobs of Captum's and Zennit's methods on a module and a batch [N, …], if these packages are installed."""
     jobs: dict[str, Job] = {}
     with torch.no_grad():
         top, zero = _output(module(batch)).argmax(1), torch.zeros_like(batch)
@@ -126,6 +126,8 @@ def _captum(method: Any, module: Any, batch: Tensor, top: Tensor) -> Job:
 
 
 def _zennit(composite: Any, module: Any, batch: Tensor) -> Job:
+    """The job of a composite of Zennit."""
+
     def run() -> Tensor:
         with composite.context(module) as hooked:
             return own_gradient(hooked, batch)()  # type: ignore[return-value]

@@ -169,6 +169,7 @@ def _parts(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
 
 
 def _target(model: Model, batch: Tensor, target: Any, batch_size: int) -> Target:
+    """The target for a batch [N, …], chosen on its outputs."""
     index, _ = next(model.network.batches(batch.shape, batch_size))
     graph = model.graph(batch[index].shape)
     return choose_for(model, graph, target, outputs(model, batch, batch_size))

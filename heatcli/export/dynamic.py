@@ -53,6 +53,7 @@ def joined(one: GraphModule, other: GraphModule, first: int, second: int) -> Gra
         return known[step, rest]
 
     def leaf(x: Any, y: Any, node: Node) -> Any:
+        """An argument of `one` for any number of images, from that and its counterpart. Raises `FrozenError`."""
         if isinstance(x, torch.fx.Node):
             if counterpart.get(x) is not y:
                 raise FrozenError(f"{node.name} reads other values for another number of images")
@@ -91,9 +92,11 @@ def joined(one: GraphModule, other: GraphModule, first: int, second: int) -> Gra
 
 
 def _kind(node: Node) -> tuple[str, Callable[..., Any] | str]:
+    """What a node does, to be compared with its counterpart."""
     return node.op, "" if node.op in ("placeholder", "get_attr", "output") else node.target
 
 
 def _check_constant(mine: Tensor, theirs: Tensor, node: Node) -> None:
+    """Raise `FrozenError` for a constant that differs between the records."""
     if mine.shape != theirs.shape or not torch.equal(mine, theirs):
         raise FrozenError(f"a constant, {node.name}, depends on the example")

@@ -217,6 +217,7 @@ def _note(subject: Subject, request: ExportRequest, inputs: Sequence[str], image
 
 
 def _is_plain(value: Any) -> bool:
+    """Whether a value can be written as JSON."""
     return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 

@@ -45,6 +45,7 @@ def measured(path: Path, model: Model, note: Note) -> dict[str, Any]:
 
 
 def _median(run: Callable[[], object]) -> float:
+    """The median time of `RUNS` runs in seconds, after one that does not count."""
     run()
     times = []
     for _ in range(RUNS):

@@ -43,13 +43,17 @@ def opened(path: Path, only: str | None = None) -> Explained:
 
 
 def inputs_for(note: Note, batch: Tensor) -> dict[str, Tensor]:
-    """Inputs for an explained model, by name: the batch, or grey pixels of its size; and class 0 if it is an input."""
+    """Inputs for an explained model, by name: the batch [N, C, H, W], or grey pixels of its size.
+
+    If the class is an input, it is class 0.
+    """
     n, channels, height, width = (*batch.shape, 1, 1)[:4]  # pixels are an input of pictures alone
     found = {"input": batch, "pixels": torch.full((n, height, width, channels), 128, dtype=torch.uint8)}
     return {name: found.get(name, torch.zeros(n, dtype=torch.int64)) for name in note.inputs}
 
 
 def _known(path: Path, text: str | None) -> Note:
+    """The note in a file. Raises `UsageError` if there is none."""
     note = read_note(path, text or "")
     if note is None:
         raise UsageError(f"{path}: does not explain itself; heatcli export writes models that do")
@@ -57,6 +61,7 @@ def _known(path: Path, text: str | None) -> Note:
 
 
 def _onnx(path: Path, only: str | None) -> Explained:
+    """The model in an ONNX file."""
     import onnx
     import onnxruntime
 
@@ -72,6 +77,7 @@ def _onnx(path: Path, only: str | None) -> Explained:
     names = [one.name for one in session.get_outputs()]
 
     def call(inputs: Mapping[str, Tensor]) -> Arrays:
+        """The outputs by name."""
         given = {name: value.numpy() for name, value in inputs.items() if name in taken}
         return dict(zip(names, session.run(names, given), strict=True))
 
@@ -79,7 +85,10 @@ def _onnx(path: Path, only: str | None) -> Explained:
 
 
 def _torch(note: Note, module: Any, name: str) -> Explained:
+    """A torch module, whose outputs are those of the note, in order."""
+
     def call(inputs: Mapping[str, Tensor]) -> Arrays:
+        """The outputs by name."""
         with torch.no_grad():
             found = module(*(inputs[name] for name in note.inputs))
         return {name: np.asarray(x) for name, x in zip(note.outputs, found, strict=True)}
@@ -88,12 +97,14 @@ def _torch(note: Note, module: Any, name: str) -> Explained:
 
 
 def _pt2(path: Path, only: str | None) -> Explained:  # noqa: ARG001
+    """The model in a .pt2 file."""
     extra = {NOTE: ""}
     program = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra)
     return _torch(_known(path, extra[NOTE]), program.module(), "torch.export")
 
 
 def _torchscript(path: Path, only: str | None) -> Explained:  # noqa: ARG001
+    """The model in a TorchScript file."""
     extra: dict[str, Any] = {NOTE: ""}
     with quiet():
         module = torch.jit.load(str(path), _extra_files=extra)  # type: ignore[no-untyped-call]

@@ -10,16 +10,13 @@ from torch import Tensor
 
 from heatcli.artifact.explained import INPUT
 from heatcli.engine.forward import forward
-from heatcli.engine.ledger import Books
 from heatcli.engine.network import Bounds, Network
 from heatcli.engine.tape import Tape
-from heatcli.explanation import ledger_of
 from heatcli.graph.layers import Layer
-from heatcli.graph.operator import Graph
 from heatcli.graph.outputs import probabilities
 from heatcli.images.baselines import Reference, read
-from heatcli.methods.method import Method
-from heatcli.methods.question import Question, laid_out, score_of
+from heatcli.methods.method import Answer, Method
+from heatcli.methods.question import Question, laid_out
 from heatcli.methods.targets import Target, choose
 from heatcli.model.model import Model
 from heatcli.rules.rule import Table
@@ -43,7 +40,7 @@ class WrittenNetwork(Network):
         keep: Collection[str] = (), bounds: Bounds | None = None, compiled: bool = True,  # noqa: ARG002
         until: Layer | None = None,
     ) -> Tape:  # fmt: skip
-        """As `Network.forward`, without control flow that depends on values."""
+        """As `Network.forward`, on a batch [N, …], without control flow that depends on values."""
         tape = forward(self.part(batch.shape, until), batch, baseline, rules=rules, keep=keep, fixed=True, plain=True)
         if bounds is not None:
             tape.bound(*bounds)
@@ -111,26 +108,18 @@ class Subject:
                 reference = replace(reference, batch=found.expand_as(batch))
             start = fixed if isinstance(fixed, Mapping) else reference.batch if compares else None
             tape = model.forward(batch, self.method.rules, start)
-            output = tape.output
-            scores = laid_out(output)
-            goal = _goal(self.target, scores, model.labels, given)
-            question = Question(
-                model=model, graph=graph, batch=batch, reference=reference, goal=goal, tape=tape,
-                score=score_of(goal, output),
-            )  # fmt: skip
-            answer = self.method.procedure(question, self.method)
-            books = answer.books or Books.open(graph, batch)
-            return self._answers(graph, output, question, answer.relevance, books, answer.score0)
+            goal = _goal(self.target, laid_out(tape.output), model.labels, given)
+            question = Question(model=model, graph=graph, batch=batch, reference=reference, goal=goal, tape=tape)
+            return self._answers(question, tape.output, self.method.procedure(question, self.method))
 
         return whole
 
-    def _answers(
-        self, graph: Graph, output: Tensor, question: Question, relevance: Tensor, books: Books, score0: Tensor | None
-    ) -> list[Tensor]:
-        like = question.batch
+    def _answers(self, question: Question, output: Tensor, answer: Answer) -> list[Tensor]:
+        """The function's outputs, in the order of `names`. `output`: the network's, [N, classes, …]."""
+        graph, like, relevance = question.graph, question.batch, answer.relevance
+        books, ledger = answer.closed(question, self.method.conserves)
         elements = [entry.reshape(len(like), -1) for entry in books.biases.values()]
         none = like.new_zeros(len(like), 0)
-        ledger = ledger_of(question.score, score0, relevance, books, self.method)
         found = {
             "logits": lambda: output,
             "heatmap": lambda: relevance.sum(1),

@@ -34,7 +34,11 @@ def onnx_of(
     record: GraphModule, example: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str],
     inside: Mapping[str, str], any_number: bool,
 ) -> bytes:  # fmt: skip
-    """The record as ONNX with operators of the standard domain only, checked by `onnx.checker`. Raises `UsageError`."""
+    """The record as ONNX with operators of the standard domain only, checked by `onnx.checker`.
+
+    `example`: example inputs, each [n, …]. `inputs`, `outputs`: names. `inside`: texts for the file, by key.
+    `any_number`: for any number of images. Raises `UsageError`.
+    """
     import onnx
 
     optional("onnxscript", "ONNX is written by onnxscript", "export")
@@ -95,7 +99,7 @@ def pt2_of(
     record: GraphModule, example: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str],  # noqa: ARG001
     inside: Mapping[str, str], any_number: bool,
 ) -> bytes:  # fmt: skip
-    """The record as an archive of torch.export (.pt2). Raises `UsageError`."""
+    """The record as an archive of torch.export (.pt2); arguments as for `onnx_of`. Raises `UsageError`."""
     file = io.BytesIO()
     with quiet(), _told("torch.export"):
         torch.export.save(_program(record, example, any_number), file, extra_files=dict(inside))
@@ -106,7 +110,7 @@ def torchscript_of(
     record: GraphModule, example: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str],  # noqa: ARG001
     inside: Mapping[str, str], any_number: bool,  # noqa: ARG001
 ) -> bytes:  # fmt: skip
-    """The record as TorchScript. Changes the record. Raises `UsageError`."""
+    """The record as TorchScript; arguments as for `onnx_of`. Changes the record. Raises `UsageError`."""
     for node in record.graph.nodes:
         if isinstance(node.target, OpOverload):
             node.target = without_overload(node.target)
@@ -123,6 +127,7 @@ WRITERS: dict[str, Writer] = {".onnx": onnx_of, ".pt2": pt2_of, ".pt": torchscri
 
 
 def _program(record: GraphModule, example: Sequence[Tensor], any_number: bool) -> Any:
+    """The record as torch.export's program; `any_number`: for any number of images."""
     batch = torch.export.Dim("N", min=1, max=_MOST)
     shapes = tuple({0: batch} for _ in example) if any_number else None
     return torch.export.export(record, tuple(example), dynamic_shapes=shapes)

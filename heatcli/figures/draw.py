@@ -219,6 +219,7 @@ def _cells(view: View, cells_of: Callable[[View], list[Cell]]) -> list[Cell]:
 
 
 def _overlay(views: Sequence[View], style: Style) -> Drawing:
+    """The map over the picture, without a page around it."""
     view = views[0]
     scale = _scale(view, style)
     both = _both(view)
@@ -231,6 +232,7 @@ def _overlay(views: Sequence[View], style: Style) -> Drawing:
 
 
 def _panel(views: Sequence[View], style: Style) -> Drawing:
+    """The picture, its map and their overlay, with the ledger and the caption."""
     scale = _scale(views[0], style)
 
     def cells_of(view: View) -> list[Cell]:
@@ -246,6 +248,7 @@ def _panel(views: Sequence[View], style: Style) -> Drawing:
 
 
 def _heatmap(views: Sequence[View], style: Style) -> Drawing:
+    """The map alone, with the ledger and the caption."""
     scale = _scale(views[0], style)
 
     def cells_of(view: View) -> list[Cell]:
@@ -257,6 +260,7 @@ def _heatmap(views: Sequence[View], style: Style) -> Drawing:
 
 
 def _parts(views: Sequence[View], style: Style) -> Drawing:
+    """Positive and negative relevance apart."""
     scale = _scale(views[0], style)
 
     def cells_of(view: View) -> list[Cell]:
@@ -274,6 +278,7 @@ def _parts(views: Sequence[View], style: Style) -> Drawing:
 
 
 def _contour(views: Sequence[View], style: Style) -> Drawing:
+    """Outlines around the pixels with the most |relevance|, smoothed."""
     scale = _scale(views[0], style)
 
     def cells_of(view: View) -> list[Cell]:
@@ -353,6 +358,7 @@ def _grid(views: Sequence[View], style: Style) -> Drawing:
 
 
 def _relevance_title(view: View) -> str:
+    """The title of a map."""
     if view.slices:
         return "relevance of the slices"
     high, wide = view.relevance.shape
@@ -360,6 +366,7 @@ def _relevance_title(view: View) -> str:
 
 
 def _drawn(view: View, scale: Scale, cells: Sequence[Cell], style: Style, lines: list[str] | None = None) -> Drawing:
+    """A page of cells. `lines`: the sentences below; None: the caption."""
     title = f"{Path(view.report.image.path).name}: {heading(view)}"
     sentences = caption(view, scale) if lines is None else lines
     figure = figure_of(title, means(view), cells, sentences, view if view.divides == "whole" else None, style.cmap, 3)

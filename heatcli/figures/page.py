@@ -131,6 +131,7 @@ class Page:
             self._bar(cell.bar, x + width + 8, y, height, cmap)
 
     def _bar(self, bar: tuple[Scale, View], x: float, y: float, height: int, cmap: str) -> None:
+        """Draw a colour bar."""
         from matplotlib.cm import ScalarMappable
         from matplotlib.colorbar import Colorbar
         from matplotlib.colors import Normalize
@@ -192,6 +193,7 @@ def entries(view: View) -> list[tuple[str, float]]:
 
 
 def _strip_height(view: View) -> int:
+    """The height of the ledger in pixels."""
     return 18 * len(entries(view)) + LINE + 4
 
 
@@ -209,6 +211,7 @@ def _wrapped(text: str, width: int, size: float) -> list[str]:
 
 @cache
 def _font() -> Any:
+    """matplotlib's default font."""
     from matplotlib import get_data_path
     from matplotlib.ft2font import FT2Font
 

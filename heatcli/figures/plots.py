@@ -50,6 +50,7 @@ def plot(view: View, scale: Scale, cmap: str, size: int | None) -> Plot:
     leads = sorted(shown.tolist())
 
     def draw(axes: Axes, x: float, y: float) -> None:
+        """Draw the traces of a signal."""
         for row, lead in enumerate(leads):
             place = axes(x, y + row * LEAD, width, LEAD - 6)
             _trace(view, lead, scale, cmap, place, row == len(leads) - 1)
@@ -66,6 +67,7 @@ def names_of(view: View, count: int) -> list[str]:
 
 
 def _rate(view: View) -> float | None:
+    """Samples a second: from the file, else from the sidecar; None if unknown."""
     picture = view.picture
     own = picture.numbers.rate if isinstance(picture, Picture) and picture.numbers is not None else None
     return own or view.report.model.input.get("rate")

@@ -27,6 +27,8 @@ _decode = msgspec.json.Decoder(Report).decode
 
 
 class _Named(msgspec.Struct, frozen=True):
+    """The field that reports of every version have."""
+
     schema: str = ""
 
 

@@ -26,8 +26,8 @@ UNVERIFIED = "UNVERIFIED: not the model's own function"
 class View:
     """A picture, its map, and their report.
 
-    `relevance`: float64 [H, W]. `scale`: the colour scale; None if the figure's style decides. For a signal, a table or tokens
-    `picture` holds numbers [C, L], and the map has their shape. A volume is shown as a picture of its `slices`.
+    `relevance`: float64 [H, W]. `scale`: the colour scale; None if the figure's style decides. For signals, tables and
+    tokens `picture` holds numbers [C, L], and the map has their shape. A volume is shown as a picture of its `slices`.
     `pair`: the other picture of a pair, with its map.
     """
 
@@ -52,7 +52,7 @@ class View:
 
     @property
     def element(self) -> str:
-        """The name of an element of the map: pixel, sample, feature, …"""
+        """The name of an element of the map, such as pixel, sample or feature."""
         return element(self.report)
 
     @property
@@ -75,7 +75,7 @@ def element(report: Report) -> str:
 
 
 def view_on(shown: Image.Image | Picture, relevance: NDArray[np.float64], report: Report) -> View:
-    """A view. `relevance`: as in the report. A volume is shown as slices side by side."""
+    """A view. `relevance`: float64, in the report's shape. A volume is shown as slices side by side."""
     if isinstance(shown, Image.Image) or relevance.ndim == 2:
         return View(shown, relevance, report)
     assert isinstance(shown.pixels, np.ndarray)
@@ -147,6 +147,7 @@ def means(view: View) -> str:
 
 
 def _short(value: Any) -> str:
+    """A parameter's value as text."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -161,6 +162,7 @@ def percent(share: float) -> str:
 
 
 def number(value: float, digits: int, sign: str = "") -> str:
+    """A number with that many digits and a typographic minus. `sign`: + to show the sign of positive numbers, too."""
     return f"{value:{sign}.{digits}g}".replace("-", "−")
 
 
@@ -286,6 +288,7 @@ def caption(view: View, scale: Scale) -> list[str]:
 
 
 def _name(view: View) -> str:
+    """The name of the picture's file."""
     return Path(view.report.image.path).name
 
 

@@ -114,6 +114,7 @@ class _Page:
         matched = 0
 
         def entries() -> Iterator[Callable[[], Entry]]:
+            """For each explanation a function that makes its entry, to be called in any thread; counts failures."""
             nonlocal matched
             for item in advance(self._folder.items(say)):
                 if isinstance(item, Row):
@@ -174,6 +175,7 @@ class _Page:
         return Built(output, len(self._store), output.stat().st_size, beside)
 
     def _render(self, beside: Path | None) -> Iterator[str]:
+        """The page in pieces. `beside`: the folder of the thumbnails; None puts them into the page."""
         columns = self._store.columns
         images = columns["name"]
         groups = groups_of(self._folder.path, columns)
@@ -230,6 +232,7 @@ def _keys(item: Item) -> list[Key]:
 
 
 def _by_picture(folder: Folder, say: Say) -> dict[Key, Item]:
+    """The explanations of a folder by picture; of several of a picture, the first."""
     found: dict[Key, Item] = {}
     for item in folder.items(say):
         if isinstance(item, Item):
@@ -260,6 +263,7 @@ SCRIPTS = ("data", "state", "histograms", "groups", "grid", "detail", "controls"
 
 @cache
 def _own(name: str) -> str:
+    """The content of a file of this folder."""
     return (HERE / name).read_text(encoding="utf-8")
 
 

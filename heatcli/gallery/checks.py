@@ -18,6 +18,7 @@ def results_in(folder: Path) -> list[Result]:
 
 
 def _of_file(file: Path) -> list[Result]:
+    """The results in a file; none if it is no file of results."""
     kind = file.suffix.lower()
     if kind not in (".xml", ".jsonl") or file.name == INDEX:
         return []
@@ -36,6 +37,7 @@ _STATUS: dict[str, Status] = {"failure": "failed", "error": "failed", "skipped":
 
 
 def _from_junit(content: bytes) -> list[Result]:
+    """The results in a JUnit XML file that `heatcli check` wrote."""
     if b"<!ENTITY" in content:
         return []
     found = []

@@ -88,6 +88,7 @@ class Look:
         return Entry(values, biases, drawn, _mass(item.pixels), remarks)
 
     def _values(self, item: Item, path: Path | None) -> dict[str, Any]:
+        """The quantities of an explanation, by name."""
         row = item.row
         label = row.label or str(row.index)
         predicted = self._predicted(item)
@@ -185,6 +186,7 @@ def shown(names: Iterable[str]) -> list[str]:
 
 
 def _books(ledger: LedgerPart | None, biases: dict[str, float], side: str) -> dict[str, Any]:
+    """The numbers of a ledger by quantity, each name with the suffix `side`."""
     if ledger is None:
         return dict.fromkeys(name + side for name in (*LEDGER, "remainder", "share"))
     found = {name + side: _short(getattr(ledger, name)) for name in LEDGER}
@@ -198,6 +200,7 @@ def _short(value: float | None) -> float | None:
 
 
 def _mass(pixels: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """The distribution of |relevance| on a grid, with sum 1; None for maps that have none."""
     if pixels is None or pixels.ndim != 2 or min(pixels.shape) < 2:
         return None
     sizes = np.abs(pixels)

@@ -56,6 +56,7 @@ class Store:
         self._file.writelines(parts)
 
     def _numbers(self, totals: dict[str, float], scale: float) -> bytes:
+        """The biases of an entry as int16, in the order of `names`, to which new names are added."""
         if not totals or not scale:
             return b""
         for name in totals.keys() - self._place.keys():

@@ -86,6 +86,7 @@ def of_checks(path: Path, model: Path, results: Sequence[Result]) -> None:
 
 
 def _by_check(results: Sequence[Result]) -> Mapping[str, Counter[str]]:
+    """The number of results by check and status."""
     found: dict[str, Counter[str]] = {}
     for result in results:
         found.setdefault(result.check, Counter())[result.status] += 1
@@ -93,6 +94,7 @@ def _by_check(results: Sequence[Result]) -> Mapping[str, Counter[str]]:
 
 
 def _result(result: Result, names: Mapping[str | None, str], *first: str) -> Line:
+    """A result as a row; `first`: cells before its own."""
     measured = f"{result.measured:.4g}" if isinstance(result.measured, float) else result.measured or ""
     cells = (*first, result.check, result.method or "", names[result.image], result.quantity, measured,
              result.required)  # fmt: skip

@@ -99,6 +99,7 @@ def facts(folder: Folder, report: Report | None, images: list[str], methods: lis
 
 
 def _explained(target: str) -> str:
+    """A sentence on the target."""
     if not target:
         return "Each report names the score it explains."
     if target == "top":
@@ -121,6 +122,7 @@ def _inputs(images: list[str]) -> str:
 
 
 def _default(name: str, parameter: str | None) -> Any:
+    """The default baseline of a method, or of one of its parameters; None for unknown methods."""
     try:
         found = find_method(name)
     except UsageError:
@@ -150,6 +152,7 @@ def answers(own: Facts, columns: Columns, report: Report | None, checks: list[Re
 
 
 def _ledger(own: Facts, columns: Columns) -> Answer:
+    """Whether the ledgers balance."""
     errors = [error for error in columns["remainder"] if error is not None]
     if not own.conserves:
         return Answer("open", "Ledger", "none", f"{own.method} does not divide the score, so nothing can be added up.")
@@ -163,6 +166,7 @@ def _ledger(own: Facts, columns: Columns) -> Answer:
 
 
 def _shares(own: Facts, columns: Columns) -> Answer:
+    """How much biases take."""
     middle = median(columns["share"])
     if middle is None:
         return Answer("good", "Biases", "none", f"Everything that is booked is booked to {own.element}.")
@@ -176,6 +180,7 @@ def _shares(own: Facts, columns: Columns) -> Answer:
 
 
 def _verified(report: Report | None) -> Answer:
+    """Whether the explained graph is the artifact's function."""
     found = None if report is None else report.model.verified
     if found is None:
         return Answer("open", "Model", "not compared", "Its own runtime could not run it where it was explained.")
@@ -187,6 +192,7 @@ def _verified(report: Report | None) -> Answer:
 
 
 def _predictions(own: Facts, columns: Columns) -> Answer:
+    """Whether the predictions are as expected."""
     known = [right for right in columns["right"] if right is not None]
     if not known:
         if own.predicts is False:
@@ -208,6 +214,7 @@ def _predictions(own: Facts, columns: Columns) -> Answer:
 
 
 def _checks(checks: list[Result]) -> Answer:
+    """What `heatcli check` found."""
     if not checks:
         text = (
             "heatcli check MODEL FOLDER --junit FILE.xml tests the model and its maps; a FILE in this folder is read."

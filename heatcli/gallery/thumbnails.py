@@ -55,9 +55,7 @@ def fit_of(item: Item) -> Fit | None:
 def map_of(item: Item, picture: Image.Image | None) -> Image.Image | None:
     """The overlay that the run wrote; drawn anew if the file is missing or has another shape than the picture.
 
-    The colour scale is that of the figure that the report describes.
-
-    None if it cannot be drawn either.
+    The colour scale is that of the figure that the report describes. None if it cannot be drawn either.
     """
     content = item.content("overlay")
     if content is not None:

@@ -35,6 +35,7 @@ def closed_form(operator: Operator, differentiable: bool = False) -> Product | N
 
 
 def _always(operator: Operator) -> bool:
+    """For forms that apply to every call."""
     return True
 
 
@@ -130,19 +131,23 @@ _PLAIN = ([1, 1], False, [0, 0], 1)  # dilation, transposed, output padding, gro
 
 
 def _sum(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
+    """The multiplier of each term, summed over broadcast dimensions."""
     return [m.sum_to_size(x.shape) for x in inputs]
 
 
 def _join(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
+    """The part of the multiplier of each joined tensor."""
     dim = operator.arg(1, 0)
     return list(m.split_with_sizes([x.shape[dim] for x in inputs], dim))
 
 
 def _layout(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
+    """The multiplier in the shape of the source."""
     return [m.reshape(x.shape) for x in inputs]
 
 
 def _product(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:
+    """The multiplier times the other factor."""
     a, b = inputs
     return [(m * b).sum_to_size(a.shape), (m * a).sum_to_size(b.shape)]
 

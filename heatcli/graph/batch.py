@@ -26,6 +26,8 @@ def rebatched(one: Graph, other: Graph, n: int) -> Graph | None:
 
 
 class _Between:
+    """The graph for `n` images, from `one` and `other`, two graphs of one artifact for `first` and `second` images."""
+
     def __init__(self, one: Graph, other: Graph, n: int) -> None:
         self.one, self.other, self.n = one, other, n
         self.first, self.second = one.input_shape[0], other.input_shape[0]

@@ -23,7 +23,8 @@ from heatcli.graph.lookups import Positions
 from heatcli.graph.operator import Boxes, Constant, Graph, Operator, Ref, Returned, needed_for
 from heatcli.graph.recorder import Call, Recorder
 from heatcli.graph.remarks import remarks
-from heatcli.system.torch_private import name_of, pytree
+from heatcli.graph.schemas import title_of
+from heatcli.system.torch_private import pytree
 
 INPUT = "input"
 _ATEN = torch.ops.aten
@@ -83,7 +84,10 @@ def _before(
     recorder: Recorder, choice: suppression.Choice, example: Tensor,
     boxes: Callable[[Sequence[Tensor], Sequence[int]], Boxes | None] | None, where: str,
 ) -> tuple[list[Tensor], Boxes | None]:  # fmt: skip
-    """What goes into a choice, as raw outputs: boxes where they are some, else the values of the first operator."""
+    """The inputs of a choice, as raw outputs: boxes where they can be read as boxes, else those of the first operator.
+
+    Raises `ModelError` if the choice suppresses boxes that heatcli cannot read.
+    """
     with torch.no_grad(), recorder:
         ways = [] if boxes is None else list(suppression.forms(list(recorder.calls), choice, len(example)))
     for raw in ways:
@@ -157,7 +161,7 @@ def _flatten(
         for tensor in leaves:
             if isinstance(tensor, Tensor) and id(tensor) not in values:
                 values[id(tensor)] = Constant(known.get(_address(tensor), f"constant_{len(values)}"), tensor.detach())
-        read = leaves if _title(call.target) not in _SHAPE_ONLY else ()
+        read = leaves if title_of(call.target) not in _SHAPE_ONLY else ()
         inputs = [values[id(x)] for x in read if isinstance(x, Tensor)]
         if isinstance(call.output, bool | int | float):
             asked = [x.name for x in inputs if isinstance(x, Ref)]
@@ -167,7 +171,7 @@ def _flatten(
         for index, tensor in enumerate(call.output if several else [call.output]):
             if not isinstance(tensor, Tensor) or id(tensor) in values:
                 continue
-            name = f"{_title(call.target)}_{number}" + (f"_{index}" if several and index else "")
+            name = f"{title_of(call.target)}_{number}" + (f"_{index}" if several and index else "")
             if not any(isinstance(x, Ref) for x in inputs) or not tensor.numel():  # independent of the image
                 values[id(tensor)] = Constant(_derived_name(inputs, name), tensor.detach())
                 continue
@@ -220,6 +224,8 @@ def _operator(
     call: Call, name: str, index: int | None, output: Tensor,
     values: Mapping[int, Ref | Constant], active: Mapping[str, tuple[int, ...]],
 ) -> Operator:  # fmt: skip
+    """A recorded call as an operator. `active`: shapes of the values that carry the image, by name."""
+
     def named(x: Any) -> Any:
         """The `Ref` or `Constant` that stands for a tensor; anything else unchanged."""
         return values[id(x)] if isinstance(x, Tensor) else x
@@ -241,10 +247,6 @@ def _operator(
         source_shapes=tuple(active[x.name] for x in sources),
         node=call.node,
     )
-
-
-def _title(target: Any) -> str:
-    return name_of(target).lstrip("_")
 
 
 def _derived_name(origins: list[Ref | Constant], otherwise: str) -> str:

@@ -1,6 +1,6 @@
-"""Vector-Jacobian products that a tape computes, in forward operators: what a runtime that only infers can run.
+"""Vector-Jacobian products written in forward operators, which a runtime for inference can run.
 
-torch's own decompositions serve where there are such; those here are of operators that torch has none for.
+torch's decompositions are used where torch has them; the others are here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ def _convolution(
     m: Tensor, x: Tensor, weights: Tensor, bias_sizes: Any, stride: Sequence[int], padding: Sequence[int],
     dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int, wanted: Sequence[bool],
 ) -> Any:  # fmt: skip
-    """Of a convolution the transposed one, of a transposed one the plain one; for the input alone."""
+    """The multiplier of a convolution's input: a transposed convolution, or the plain one of a transposed one.
+
+    `m` [N, K, …], `x` [N, C, …]. Multipliers of weight and bias are not computed.
+    """
     if wanted[1] or wanted[2]:
         return NotImplemented
     none = [0] * len(stride)
@@ -37,16 +40,18 @@ def _convolution(
 def _max_pool(
     m: Tensor, x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Tensor
 ) -> Tensor:
-    """To each window's winner, whose place in the plane the forward run returned."""
+    """Each window's multiplier goes to its winner, whose index in the plane the forward run returned."""
     plane = torch.zeros_like(x).flatten(-2)
     return plane.scatter_add(-1, indices.flatten(-2), m.flatten(-2)).reshape(x.shape)
 
 
 def _threshold(m: Tensor, x: Tensor, threshold: float) -> Tensor:
+    """The multiplier where x is above the threshold, else 0."""
     return torch.where(x <= threshold, 0, m)
 
 
 def _hardtanh(m: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    """The multiplier where low < x < high, else 0."""
     return torch.where((x <= low) | (x >= high), 0, m)
 
 
@@ -54,7 +59,7 @@ def _avg_pool(
     m: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool,
     count_include_pad: bool, divisor: int | None,
 ) -> Any:  # fmt: skip
-    """A transposed convolution with ones, a channel at a time, of shares of each window."""
+    """Each window's multiplier over the window's size, spread by a transposed convolution with ones."""
     kernel = list(kernel) * 2 if len(kernel) == 1 else list(kernel)
     steps = list(stride or kernel)
     steps = steps * 2 if len(steps) == 1 else steps
@@ -74,25 +79,25 @@ def _avg_pool(
 
 
 def _adaptive_avg_pool(m: Tensor, x: Tensor) -> Tensor:
-    """Each cell's share of the rows, then of the columns that it is the mean of."""
+    """Each cell's multiplier, spread evenly over the rows and the columns that the cell is the mean of."""
     high, wide = (_shares(x.shape[d], m.shape[d]).to(m) for d in (-2, -1))
     return high.mT @ m @ wide
 
 
 def _shares(size: int, cells: int) -> Tensor:
-    """How much of each of `size` places each of the cells takes, [cells, size]."""
+    """The weight of each of `size` positions in the mean of each cell, [cells, size]."""
     places, cell = torch.arange(size)[None], torch.arange(cells)[:, None]
     start, end = cell * size // cells, -(-(cell + 1) * size // cells)
     return ((places >= start) & (places < end)).double() / (end - start)
 
 
 def _copysign(size: Tensor, x: Tensor) -> Tensor:
-    """The sign of a zero counts as plus: what it decides is times that zero."""
+    """|size| with the sign of x. The sign of 0 is plus, since the result is then multiplied by that 0."""
     return torch.where(x < 0, -size.abs(), size.abs())
 
 
 def _copy(into: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
-    """Spread over all of `into`, which torch's exporter to ONNX leaves out."""
+    """`x` in the shape and dtype of `into`; torch's ONNX exporter leaves the broadcast out."""
     return x.to(into.dtype).expand_as(into).clone()
 
 

@@ -42,12 +42,14 @@ class Facts:
     rectifier: bool = False  # max(x, 0), or min(max(x, 0), bound)
     minimum: bool = False  # selects the smallest element, where others of its kind select the largest
     indexed: bool = False  # the second output holds each window's winning index, flattened over the last dimensions
+    picks: bool = False  # each value of f(x) is a value of x
     gate: bool = False  # the output typically weights another factor of a product
     diagonal: bool = False  # with one source, scales and shifts each element separately; cheap to recompute
     fixed_statistics: bool = False  # a batch norm that scales and shifts each channel by constants (eval mode)
     overwrites: bool = False  # can overwrite its input; its vector-Jacobian product reads at most its output
     spare_output: bool = False  # its vector-Jacobian product does not read its output, which has memory of its own
     rounds_once: bool = False  # in bfloat16 returns the float32 result, rounded
+    refuses_channels_last: bool = False  # torch's kernels raise for inputs and multipliers in that memory format
 
 
 Condition = Callable[[Operator], bool]
@@ -120,6 +122,7 @@ def _bounds(holds: Callable[[Range, Range], bool]) -> Condition:
     """A condition on the bounds of min(max(x, low), high). Each bound is a range, as a tensor bounds each element."""
 
     def condition(op: Operator) -> bool:
+        """Whether the bounds of that call fulfil the condition."""
         if op.title in ("maximum", "minimum"):
             bound = op.arg(1 if op.reads(0) else 0)
             low, high = (bound, None) if op.title == "maximum" else (None, bound)
@@ -159,6 +162,7 @@ def _threshold_rises(op: Operator) -> bool:
 
 
 def _threshold_at_zero(op: Operator) -> bool:
+    """f(0) = 0: either 0 is above the threshold, or the value below it is 0."""
     return _number(op, "threshold") < 0 or _number(op, "value") == 0
 
 
@@ -187,6 +191,11 @@ def _power_at_zero(op: Operator) -> bool:
 def _mean_of_windows(op: Operator) -> bool:
     divisor = op.argument("divisor_override")
     return divisor is None or divisor > 0
+
+
+def _is_unbatched(op: Operator) -> bool:
+    """A volume without batch dimension: of four dimensions, as images in channels last memory are."""
+    return len(op.source_shapes[0]) == 4
 
 
 def _adds_no_less(op: Operator) -> bool:
@@ -226,7 +235,8 @@ def _other_is_zero(op: Operator) -> bool:
 # --- the table ----------------------------------------------------------------------------------------------------
 
 _MEAN = "zero_at_zero preserves_nonnegative"
-_CHOICE = "zero_at_zero preserves_nonnegative"
+_PARTS = "zero_at_zero preserves_nonnegative"  # and zeros between them
+_CHOICE = f"{_PARTS} picks"
 
 TABLE: Mapping[str, Row] = table((
     # layers with weights
@@ -296,11 +306,13 @@ TABLE: Mapping[str, Row] = table((
     # step functions: the derivative is 0
     ("sign floor ceil round trunc", row(ELEMENTWISE, "zero_at_zero")),
     # maxima
-    ("max_pool1d max_pool3d", row(MAXIMUM, "zero_at_zero preserves_nonnegative")),
+    ("max_pool1d", row(MAXIMUM, "zero_at_zero preserves_nonnegative")),
+    ("max_pool3d", row(MAXIMUM, "zero_at_zero preserves_nonnegative", {"refuses_channels_last": _is_unbatched})),
     ("max_pool2d", row(MAXIMUM, "zero_at_zero preserves_nonnegative rounds_once")),
     ("max_pool2d_with_indices", row(MAXIMUM, "zero_at_zero preserves_nonnegative indexed rounds_once")),
-    ("max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d", row(
-        MAXIMUM, "zero_at_zero preserves_nonnegative indexed")),
+    ("max_pool3d_with_indices", row(
+        MAXIMUM, "zero_at_zero preserves_nonnegative indexed", {"refuses_channels_last": _is_unbatched})),
+    ("adaptive_max_pool2d adaptive_max_pool3d", row(MAXIMUM, "zero_at_zero preserves_nonnegative indexed")),
     ("amax max", row(MAXIMUM, "zero_at_zero preserves_nonnegative")),
     ("amin min", row(MAXIMUM, "zero_at_zero preserves_nonnegative minimum")),
     # sums of tensors
@@ -322,7 +334,8 @@ TABLE: Mapping[str, Row] = table((
     ("clone alias detach contiguous lift_fresh_copy _to_copy", row(LAYOUT, _CHOICE)),
     ("slice select narrow split split_with_sizes chunk unbind index index_select gather", row(LAYOUT, _CHOICE)),
     ("unsafe_split unsafe_split_with_sizes unsafe_chunk", row(LAYOUT, _CHOICE)),
-    ("diagonal unfold im2col as_strided tril triu", row(LAYOUT, _CHOICE)),
+    ("diagonal unfold as_strided", row(LAYOUT, _CHOICE)),
+    ("im2col tril triu", row(LAYOUT, _PARTS)),
     ("repeat repeat_interleave roll flip rot90", row(LAYOUT, _CHOICE)),
     ("pixel_shuffle pixel_unshuffle channel_shuffle", row(LAYOUT, _CHOICE)),
     ("reflection_pad1d reflection_pad2d reflection_pad3d", row(LAYOUT, _CHOICE)),

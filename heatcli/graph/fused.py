@@ -109,7 +109,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cond(predicate: Tensor, on_true: Callable[..., Any], on_false: Callable[..., Any], operands: Any = ()) -> Any:
-    """The taken branch of `torch.cond`. The recorder records the predicate."""
+    """The taken branch of `torch.cond`. The recorder records `predicate`, a bool [] tensor."""
     return (on_true if bool(predicate) else on_false)(*operands)
 
 

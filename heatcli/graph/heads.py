@@ -1,9 +1,9 @@
-"""Which head the network has: where all its outputs together are boxes with scores, in one form [N, rows, places].
+"""Detector heads: outputs that are boxes with scores, joined into one form [N, rows, places].
 
-A detector returns boxes before suppression: one tensor [N, 4 + C, A] or [N, A, 5 + C] (YOLO), or boxes and scores
-apart (SSD, RetinaNet, DETR). `found` recognises them; `joined` makes [N, C + (1) + 4, A] of them: the scores of the
-classes, the objectness where there is one, and the four numbers of the box. So a box is a place, and its score a row:
-what targets of any dense output are.
+A detector returns boxes before suppression: one tensor [N, 4 + C, A] or [N, A, 5 + C] (YOLO), or boxes and scores apart
+(SSD, RetinaNet, DETR). `found` recognises them; `joined` makes [N, C + (1) + 4, A] of them: the scores of the classes,
+the objectness where there is one, and the four numbers of the box. So each box is a place and each score a row, as in
+any dense output.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _SUM = 1e-3  # tolerance of a sum of probabilities
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What counts as a box: a probability of at least `confidence`, and at most `overlap` (intersection over union)
-    with a better box of its class. Raises `UsageError`."""
+    """What counts as a box: a probability of at least `confidence`, and at most `overlap` with a better box.
+
+    `overlap`: intersection over union with a better box of the same class. Raises `UsageError`.
+    """
 
     confidence: float = 0.25
     overlap: float = 0.45
@@ -47,9 +49,9 @@ def found(
     """The boxes that the floating-point outputs `returned` are, for an input of `shape` [N, C, H, W]; else None.
 
     `kind`: what the user says the output is; `detections` accepts any number of places. `background`: the class that
-    is none. `labels`: how many class names there are, 0 if unknown. `form`: centre or corners, if the user says so.
-    The values decide between logits and probabilities, between centre and corners, and whether coordinates are shares
-    of the input's size.
+    stands for no object. `labels`: how many class names there are, 0 if unknown. `form`: centre or corners, if the user
+    says so. The values decide between logits and probabilities, between centre and corners, and whether coordinates are
+    shares of the input's size.
     """
     if kind not in (None, DETECTIONS) or len(shape) != 4:
         return None
@@ -101,8 +103,8 @@ def _together(
 ) -> tuple[str, int, int, bool] | None:
     """One tensor of boxes and scores: its layout, its number (twice), and whether there is an objectness.
 
-    Without a word of the user's, the number of places must be that of a grid of strides 8, 16, 32 (64): once for heads
-    without anchors, three times for heads with three anchors.
+    Unless the user says that the output is boxes (`said`), the number of places must be that of a grid of strides 8,
+    16, 32 (64): once for heads without anchors, three times for heads with three anchors.
     """
     for at, one in enumerate(returned):
         if one.dim() != 3 or one.shape[0] != shape[0] or min(one.shape[1:]) < 5:

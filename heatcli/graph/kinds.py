@@ -74,6 +74,7 @@ def classified(op: Operator) -> Operator:
 
 
 def _kind(op: Operator) -> str:
+    """The kind of an operator, by its row and by which arguments carry the image."""
     row = row_of(op)
     if op.is_lookup:
         return row.kind
@@ -89,6 +90,7 @@ def _kind(op: Operator) -> str:
 
 
 def _role(op: Operator) -> str:
+    """The role within the kind, or ""."""
     if op.kind == ELEMENTWISE and facts_of(op).rectifier:
         return RECTIFIER
     row = row_of(op)
@@ -98,6 +100,16 @@ def _role(op: Operator) -> str:
 def is_diagonal(op: Operator) -> bool:
     """Whether the operator scales and shifts each element of its only source separately."""
     return op.kind == AFFINE and len(op.sources) == 1 and facts_of(op).diagonal
+
+
+def is_choice(op: Operator) -> bool:
+    """Whether each value of the output is a value of the only source."""
+    return op.kind == LAYOUT and len(op.sources) == 1 and facts_of(op).picks
+
+
+def is_linear_layout(op: Operator) -> bool:
+    """Whether the operator rearranges one source, and what it may add between its values is zeros."""
+    return op.kind == LAYOUT and len(op.sources) == 1 and facts_of(op).zero_at_zero
 
 
 def has_weights(op: Operator) -> bool:

@@ -199,6 +199,7 @@ def spatial(graph: Graph) -> list[Operator]:
 
 
 def _maps(graph: Graph, shape: tuple[int, ...]) -> bool:
+    """Whether a value of that shape may be a stack of maps."""
     rank = _rank(graph)
     return len(shape) == rank and shape[0] == graph.copies * graph.input_shape[0] and math.prod(shape[2:]) > 1
 
@@ -210,6 +211,7 @@ def _rank(graph: Graph) -> int:
 
 
 def _planar(op: Operator, rank: int) -> bool:
+    """Whether an operator works on the plane: convolution, pooling, upsampling, a mean or sum over the plane."""
     if op.title in ("mean", "sum", "amax"):
         axes = op.arg(1)
         return (
@@ -222,6 +224,7 @@ def _planar(op: Operator, rank: int) -> bool:
 
 
 def _last(graph: Graph, maps: list[Operator]) -> Operator:
+    """The last map before global pooling; of a dense output the last one before the last layer with weights."""
     if len(graph.output_shape) != _rank(graph) or math.prod(graph.output_shape[2:]) == 1:
         return maps[-1]
     weighted = [i for i, op in enumerate(graph.operators) if has_weights(op)]

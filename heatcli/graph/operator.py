@@ -168,7 +168,10 @@ class Operator:
         return [x for x in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(x, Constant)]
 
     def run(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None = None) -> Tensor:
-        """Call the operator; `inputs`, one for each source, replace the values of the sources."""
+        """Call the operator on `values`, name → tensor, of the shapes at capture but for the number of images.
+
+        `inputs`, a tensor for each source, replace the values of the sources.
+        """
         stand_in = iter(inputs) if inputs is not None else None
         args, kwargs = list(self._plain[0]), dict(self._plain[1])
         for key in self._open:
@@ -226,7 +229,7 @@ class Boxes:
     `objectness`: whether a box has a score of its own besides its classes. `classes`: C. `size`: (height, width) of the
     input. `form`: of four numbers, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `unit`: whether they are shares
     of the size, else pixels. `ends`: sigmoid or softmax. `logits`: whether the scores are those before it.
-    `background`: the class that is none, or None.
+    `background`: the class that stands for no object, or None.
     """
 
     layout: str

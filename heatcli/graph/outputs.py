@@ -16,7 +16,7 @@ from torch import Tensor
 
 from heatcli.errors import UsageError
 from heatcli.graph.heads import APART, COLUMNS, DETECTIONS, ROWS
-from heatcli.graph.kinds import LAYOUT, classified
+from heatcli.graph.kinds import classified, is_choice
 from heatcli.graph.operator import Boxes, Graph, Operator, Reading, Ref
 
 FINAL = ("_softmax", "_safe_softmax", "_log_softmax", "sigmoid")
@@ -46,7 +46,7 @@ def final_activation(graph: Graph) -> Operator | None:
     """The softmax, log-softmax or sigmoid that the graph ends in, ignoring layouts after it."""
     by_name = {op.name: op for op in graph.operators}
     last = by_name.get(graph.output)
-    while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
+    while last is not None and is_choice(last):
         last = by_name.get(last.sources[0])
     return last if last is not None and last.title in FINAL else None
 
@@ -94,7 +94,7 @@ def _layouts(graph: Graph, start: str) -> Sequence[Operator]:
     by_name = {op.name: op for op in graph.operators}
     layouts: list[Operator] = []
     name = graph.output
-    while name != start and name in by_name and by_name[name].kind == LAYOUT and len(by_name[name].sources) == 1:
+    while name != start and name in by_name and is_choice(by_name[name]):
         layouts.append(by_name[name])
         name = by_name[name].sources[0]
     return layouts[::-1] if name == start else ()
@@ -222,7 +222,7 @@ def is_of_unit_length(graph: Graph) -> bool:
     """Whether the output is a vector divided by its own norm, as embeddings are."""
     by_name = {op.name: op for op in graph.operators}
     last = by_name.get(graph.output)
-    while last is not None and last.kind == LAYOUT and len(last.sources) == 1:
+    while last is not None and is_choice(last):
         last = by_name.get(last.sources[0])
     if last is None or last.title != "div" or len(last.sources) != 2:
         return False
@@ -245,6 +245,7 @@ def _kind(graph: Graph, classes: int, last: Operator | None, labels: int) -> str
 
 
 def _text(shape: Sequence[int], batch: int) -> str:
+    """A shape as text, with N for the images."""
     return f"[{', '.join('N' if axis == batch else str(size) for axis, size in enumerate(shape))}]"
 
 
@@ -269,11 +270,13 @@ def _appended(graph: Graph, name: str, target: Any, args: list[Any], shape: tupl
 
 
 def _free(graph: Graph, name: str) -> str:
+    """A name for an appended operator that no other operator has."""
     taken = {op.name for op in graph.operators}
     return next(x for x in _names(name) if x not in taken)
 
 
 def _names(name: str) -> Iterator[str]:
+    """Names to try: `output_…`, `output_…_2`, `output_…_3`."""
     yield f"output_{name}"
     i = 1
     while True:

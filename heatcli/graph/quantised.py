@@ -22,7 +22,7 @@ Function = Callable[..., Tensor]
 
 
 def rounded(x: Tensor, scale: float, zero: int, low: int = 0, high: int = 255) -> Tensor:
-    """`x` as multiples of `scale` for the integers from `low` to `high`, of which `zero` represents 0."""
+    """`x`, of any shape, as multiples of `scale` for integers from `low` to `high`, of which `zero` is 0."""
     cut = _ATEN.clamp(x, (low - zero) * scale, (high - zero) * scale)
     # Relative to the zero point, since halves are rounded to even before it is added.
     real: Tensor = torch.fake_quantize_per_tensor_affine(cut, scale, 0, low - zero, high - zero)
@@ -30,12 +30,12 @@ def rounded(x: Tensor, scale: float, zero: int, low: int = 0, high: int = 255) -
 
 
 def quantize(x: Tensor, scale: Any, zero: Any, dtype: torch.dtype) -> Tensor:
-    """`aten::quantize_per_tensor`."""
+    """`aten::quantize_per_tensor`, of a tensor of any shape."""
     return rounded(x, float(scale), int(zero), *_RANGES[dtype])
 
 
 def dequantize(x: Tensor) -> Tensor:
-    """`aten::dequantize`: these values are real already; stored weights are not."""
+    """`aten::dequantize`, of a tensor of any shape: these values are real already; stored weights are not."""
     if not x.is_quantized:
         return x
     with unrecorded():
@@ -64,6 +64,7 @@ def _convolution(dims: int, relu: bool = False) -> Function:
 
 
 def _dense(x: Tensor, packed: Any) -> Tensor:
+    """A dense layer with packed weights, before rounding."""
     with unrecorded():
         weight, bias = torch.ops.quantized.linear_unpack(packed)
         weight = weight.dequantize()
@@ -72,6 +73,8 @@ def _dense(x: Tensor, packed: Any) -> Tensor:
 
 
 def _linear(relu: bool = False) -> Function:
+    """`quantized::linear`, or with `relu` the one fused with a ReLU."""
+
     def run(x: Tensor, packed: Any, scale: float, zero: int) -> Tensor:
         y = _dense(x, packed)
         return rounded(_ATEN.relu(y) if relu else y, scale, zero)
@@ -80,6 +83,8 @@ def _linear(relu: bool = False) -> Function:
 
 
 def _dynamic(relu: bool = False) -> Function:
+    """`quantized::linear_dynamic`; its output is not rounded."""
+
     def run(x: Tensor, packed: Any, reduce_range: bool = False) -> Tensor:  # noqa: ARG001 (of the input's rounding)
         y = _dense(x, packed)
         return _ATEN.relu(y) if relu else y
@@ -88,6 +93,8 @@ def _dynamic(relu: bool = False) -> Function:
 
 
 def _binary(operator: Any, relu: bool = False) -> Function:
+    """An operator of two arguments, rounded by the output's scale and zero point where there is a scale."""
+
     def run(a: Tensor, b: Any, scale: float | None = None, zero: int = 0) -> Tensor:
         y = operator(a, b)
         y = _ATEN.relu(y) if relu else y
@@ -121,6 +128,8 @@ def _cat(parts: Sequence[Tensor], dim: int, scale: float | None = None, zero: in
 
 
 def _batch_norm(relu: bool = False) -> Function:
+    """`quantized::batch_norm` in evaluation mode."""
+
     def run(
         x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float, scale: float,
         zero: int,

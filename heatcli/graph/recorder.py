@@ -18,6 +18,7 @@ from torch import Tensor
 
 from heatcli.graph.fused import FUSED
 from heatcli.graph.quantised import QUANTISED
+from heatcli.graph.schemas import bound, is_random, is_written, pure_form, tensors_in, title_of, viewed
 from heatcli.system.torch_private import DispatchMode, HigherOrderOperator, library_name_of, name_of, pytree, schema_of
 
 _ATEN = torch.ops.aten
@@ -83,7 +84,7 @@ class Recorder(DispatchMode):
         self._memories: dict[int, _Memory] = {}  # by address, for tensors that no call returned
 
     def value_of(self, tensor: Tensor) -> Tensor:
-        """The tensor that holds the current value of `tensor`, a tensor of the module."""
+        """The tensor that holds the current value of `tensor`, a tensor of the module; of the same shape and dtype."""
         return self._current(self._known(tensor))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -97,8 +98,9 @@ class Recorder(DispatchMode):
             raise
 
     def _recorded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record a call of the module on current values, and run it. Raises `NotFollowedError`."""
         name = library_name_of(func)
-        instead = FUSED.get(_title(func)) or QUANTISED.get(name)
+        instead = FUSED.get(title_of(func)) or QUANTISED.get(name)
         if instead is not None:
             with self:
                 return instead(*args, **kwargs)
@@ -106,7 +108,7 @@ class Recorder(DispatchMode):
             raise NotFollowedError(f"calls {name}, which heatcli does not know; export it without quantisation")
         if isinstance(func, HigherOrderOperator):
             raise NotFollowedError(f"calls torch's {name_of(func)}, which heatcli does not know")
-        if _is_random(func, args, kwargs):
+        if is_random(func, args, kwargs):
             raise NotFollowedError(f"draws random numbers ({func}); export it in evaluation mode, without them")
         if torch.Tag.inplace_view in func.tags:
             return self._in_shape(func, args, kwargs)
@@ -119,20 +121,23 @@ class Recorder(DispatchMode):
             output = self._call(func, (*given[:3], None, None, *given[5:]), named)
         else:
             output = self._call(func, given, named)
-        origin = {id(now): tensor for now, tensor in zip(_tensors(given, named), _tensors(args, kwargs), strict=True)}
+        origin = {
+            id(now): tensor for now, tensor in zip(tensors_in(given, named), tensors_in(args, kwargs), strict=True)
+        }
         if func.is_view:
             self._note_views(func, args, kwargs, output)
         return pytree.tree_map_only(Tensor, lambda x: origin.get(id(x), x), output)
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call that writes nowhere, and record it."""
         if func in _OVERWRITING:
             args, kwargs = self._without_losers(func, args, kwargs)
-        if func is _ATEN.detach.default:  # a word about training: the function goes on through it
+        if func is _ATEN.detach.default:  # cuts gradients in training; the function itself goes on
             func = _ATEN.alias.default
         output = func(*args, **kwargs)
         self.calls.append(Call(func, args, kwargs, output, NODE.get()))
         if not func.is_view:
-            for x in _tensors(output):
+            for x in tensors_in(output):
                 if id(x) not in self._values:
                     self._keep(x, _Value(x, _Memory()))
         return output
@@ -145,7 +150,7 @@ class Recorder(DispatchMode):
         If several values go to one element, one of them stays, but torch's derivative counts all of them. Which one
         stays may depend on the image, so it is computed in the graph.
         """
-        arguments = _bound(func, args, kwargs)
+        arguments = bound(func, args, kwargs)
         whole = arguments["self"]
         (values,) = (arguments[name] for name in ("src", "source", "values") if name in arguments)
         where = [arguments[name] for name in ("dim", "index", "indices") if name in arguments]
@@ -182,10 +187,12 @@ class Recorder(DispatchMode):
         return value
 
     def _keep(self, tensor: Tensor, value: _Value) -> None:
+        """Let a tensor of the module stand for `value`."""
         self._values[id(tensor)] = value
         self._seen.append(tensor)
 
     def _current(self, value: _Value) -> Tensor:
+        """The value now: of an outdated view, the view of its base's current value."""
         if value.version != value.memory.version and value.base is not None and value.view is not None:
             value.now = value.view(self._current(value.base))
             value.version = value.memory.version
@@ -193,7 +200,7 @@ class Recorder(DispatchMode):
 
     def _note_views(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Remember which base the outputs are views of, for writes to either."""
-        base = self._known(_viewed(func, args, kwargs))
+        base = self._known(viewed(func, args, kwargs))
         others = args[1:]
         for index, tensor in enumerate(output if isinstance(output, list | tuple) else [output]):
             if id(tensor) in self._values or tensor is base.now:
@@ -212,9 +219,9 @@ class Recorder(DispatchMode):
 
     def _written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute an in-place or out= call without writing; its outputs become the values of the tensors written to."""
-        arguments = _bound(func, args, kwargs)
+        arguments = bound(func, args, kwargs)
         targets = [
-            a.name for a in schema_of(func).arguments if _is_written(a) and isinstance(arguments.get(a.name), Tensor)
+            a.name for a in schema_of(func).arguments if is_written(a) and isinstance(arguments.get(a.name), Tensor)
         ]
         if not targets or name_of(func) in _RESIZING:
             raise _unfollowed(func)
@@ -242,13 +249,13 @@ class Recorder(DispatchMode):
             lower, upper = arguments.get("lower", 1 / 8), arguments.get("upper", 1 / 3)
             new = self._call(_ATEN.leaky_relu.default, (self.value_of(first), (lower + upper) / 2), {})
             return [], [new, *(self.value_of(arguments[name]) for name in targets[1:])]
-        pure = _pure(func)
+        pure = pure_form(func)
         if pure is None:
             raise _unfollowed(func)
         given = {n: pytree.tree_map_only(Tensor, self.value_of, x) for n, x in arguments.items()}
         positional = [given[a.name] for a in schema_of(pure).arguments if not a.kwarg_only and a.name in given]
         named = {a.name: given[a.name] for a in schema_of(pure).arguments if a.kwarg_only and a.name in given}
-        outputs = _tensors(self._call(pure, tuple(positional), named))
+        outputs = tensors_in(self._call(pure, tuple(positional), named))
         beside = sum(r.alias_info is None for r in schema_of(func).returns)
         return outputs[:beside], outputs[beside : beside + len(targets)]
 
@@ -295,7 +302,7 @@ class Recorder(DispatchMode):
 
     def _in_shape(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """A call that changes its argument's shape (`squeeze_`): the argument becomes a view of its earlier value."""
-        pure = _pure(func)
+        pure = pure_form(func)
         tensor, others = args[0], args[1:]
         value = self._known(tensor)
         if pure is None or any(root is tensor for root in value.memory.roots):
@@ -320,7 +327,7 @@ class Recorder(DispatchMode):
             return twin if x is tensor else x
 
         for number, call in enumerate(self.calls):
-            if any(x is tensor for x in _tensors(call.args, call.kwargs, call.output)):
+            if any(x is tensor for x in tensors_in(call.args, call.kwargs, call.output)):
                 args, kwargs, output = pytree.tree_map(swap, (call.args, call.kwargs, call.output))
                 self.calls[number] = Call(call.target, args, kwargs, output, call.node)
         return twin
@@ -333,7 +340,7 @@ class Recorder(DispatchMode):
         if title in _SCATTERS:
             return self._call(_SCATTERS[title], (whole, part, *others), kwargs)  # type: ignore[no-any-return]
         if title in ("split", "split_with_sizes", "unbind"):
-            named = _bound(func, (whole, *others), kwargs)
+            named = bound(func, (whole, *others), kwargs)
             dim = named.get("dim", 0)
             if title == "unbind":
                 return self._call(_ATEN.select_scatter.default, (whole, part, dim, index), {})  # type: ignore[no-any-return]
@@ -377,60 +384,8 @@ _OVERWRITING = {  # indexed write → the read of the same elements
 _RESIZING = frozenset("resize_ resize_as_ set_".split())
 
 
-def _title(func: Any) -> str:
-    return name_of(func).lstrip("_")
-
-
-def _tensors(*trees: Any) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(trees) if isinstance(x, Tensor)]
-
-
-def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call, by name."""
-    return {**{a.name: x for a, x in zip(schema_of(func).arguments, args, strict=False)}, **kwargs}
-
-
-def _is_written(argument: Any) -> bool:
-    return argument.alias_info is not None and argument.alias_info.is_write
-
-
 def _unfollowed(func: Any) -> NotFollowedError:
     return NotFollowedError(f"writes in place by {func}, which heatcli cannot turn into a value")
-
-
-def _viewed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The argument that the outputs of a view operator are views of."""
-    name = next(a.name for a in schema_of(func).arguments if a.alias_info)
-    return _bound(func, args, kwargs)[name]  # type: ignore[no-any-return]
-
-
-def _is_out(func: Any) -> bool:
-    return torch.Tag.out in func.tags
-
-
-def _pure(func: Any) -> Any:
-    """The operator that returns what `func` writes: `add` for `add_`, `add.Tensor` for `add.out`; None without one."""
-    schema = schema_of(func)
-    writes = {a.name for a in schema.arguments if _is_written(a)} if _is_out(func) else set()
-    wanted = [(a.name, str(a.type)) for a in schema.arguments if a.name not in writes]
-    name = name_of(func) if _is_out(func) else name_of(func).removesuffix("_")
-    for packet in (getattr(_ATEN, name, None), getattr(_ATEN, f"{name_of(func)}_functional", None)):
-        for overload in packet.overloads() if packet is not None else ():
-            pure = getattr(packet, overload)
-            present = [(a.name, str(a.type)) for a in schema_of(pure).arguments]
-            if present == wanted and not schema_of(pure).is_mutable:
-                return pure
-    return None
-
-
-def _is_random(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call draws random numbers. Dropout that is switched off does not."""
-    if torch.Tag.nondeterministic_seeded not in func.tags:
-        return False
-    named = {a.name: a.default_value for a in schema_of(func).arguments if a.has_default_value()}
-    named |= _bound(func, args, kwargs)
-    off = [named.get("train", True), named.get("training", True), named.get("p", 1), named.get("dropout_p", 1)]
-    return all(off) and named.get("dropout", 1) != 0
 
 
 def _address(tensor: Tensor) -> int:

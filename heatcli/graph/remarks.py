@@ -1,4 +1,4 @@
-"""Remarks for the user about a captured graph: decisions in it, and layers in training mode."""
+"""Remarks for the user about a captured graph: decisions that it takes, and layers in training mode."""
 
 from __future__ import annotations
 

@@ -51,6 +51,8 @@ class _Storage(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _Head(msgspec.Struct, array_like=True, frozen=True):
+    """The graph as plain data, with the tensors and storages that it refers to by number."""
+
     graph: Any
     tensors: list[_Tensor]
     storages: list[_Storage]
@@ -72,7 +74,7 @@ def to_bytes(graph: Graph) -> list[Buffer]:
 def from_bytes(content: Tensor) -> Graph:
     """The graph stored in `content` (uint8 [size], 64-byte aligned). Its tensors are views of `content`.
 
-    Raises various exceptions if `content` is not the output of `to_bytes`.
+    Raises `ValueError`, or other exceptions, if `content` is not the output of `to_bytes`.
     """
     length = int.from_bytes(bytes(content[:8].tolist()), "little")
     head = msgspec.msgpack.decode(content[8 : 8 + length].numpy().data, type=_Head)
@@ -121,6 +123,7 @@ class _Writer:
         raise NotStorableError(f"{type(x).__name__} {x}")
 
     def _tensor(self, x: Tensor) -> int:
+        """The number of a tensor. Raises `NotStorableError` for one that is not plain strided memory."""
         if id(x) not in self._tensor_of:
             if x.layout != torch.strided or x.is_quantized or x.is_conj() or x.is_neg():
                 raise NotStorableError(f"a tensor of {x.layout}, {x.dtype}")
@@ -130,6 +133,7 @@ class _Writer:
         return self._tensor_of[id(x)]
 
     def _storage(self, x: Tensor) -> int:
+        """The number of a tensor's storage."""
         memory = x.untyped_storage()
         key = (str(x.device), memory.data_ptr(), memory.nbytes())
         if key not in self._storage_of:
@@ -162,6 +166,7 @@ def _value(x: Any, tensors: list[Tensor]) -> Any:
 
 
 def _tensor(stored: _Tensor, storages: list[Tensor]) -> Tensor:
+    """A stored tensor as a view of its storage."""
     flat = storages[stored.storage].view(torch_name(stored.dtype))
     return flat.as_strided(stored.shape, stored.strides, flat.storage_offset() + stored.offset)
 
@@ -172,6 +177,7 @@ def torch_name(name: str) -> Any:
 
 
 def _up(size: int) -> int:
+    """The size rounded up to a multiple of `_ALIGNED`."""
     return size + -size % _ALIGNED
 
 

@@ -41,10 +41,10 @@ class Choice:
 
 
 def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> Choice | None:
-    """The choice that the tensors `returned` depend on; None if there is none. A choice that layers with weights follow
-    is a part of the network.
+    """The choice that the tensors `returned` depend on; None if there is none.
 
-    Some tensor returned must be of no fixed shape, or hold places: the number of a class, of a box.
+    A choice that layers with weights follow is a part of the network. Some tensor returned must be of no fixed shape,
+    or hold places: the number of a class, of a box.
     """
     of_image, after, places, free = {id(image)}, set[int](), set[int](), set[int]()
     roots, titles, later = dict[int, Tensor](), list[str](), set[int]()
@@ -85,7 +85,7 @@ def _is_value(x: Tensor) -> bool:
 
 
 def _holds_places(x: Tensor, title: str) -> bool:
-    """Whether an operator on places leaves them recognisable: whole numbers, or these beside others."""
+    """Whether the output of an operator on indices still holds indices: whole numbers, alone or joined with others."""
     whole = not x.is_floating_point() and x.dtype != torch.bool
     return whole or title in ("cat", "stack", "_to_copy") or _is_layout(title)
 
@@ -117,6 +117,7 @@ def _is_free(call: Call) -> bool:
 
 
 def _is_layout(title: str) -> bool:
+    """Whether an operator of that title only moves values."""
     return title in TABLE and TABLE[title].kind == LAYOUT
 
 
@@ -166,13 +167,16 @@ def _rank(x: Tensor, n: int) -> int:
 
 
 def _turned(x: Tensor, n: int) -> list[Tensor]:
-    """A value as [N, A, …] in both orders."""
+    """A value [N, A, …] or [A, …] as [N, A, …], and with the last two axes swapped; [] if it is not of `n` images."""
     whole = x if x.dim() == 3 else x.unsqueeze(0)
     return [whole, whole.transpose(1, 2)] if len(whole) == n else []
 
 
 def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
-    """The artifact's node that makes each raw output, turned or not; "" where nodes have no names."""
+    """The artifact's node that makes each raw output [N, A, …], with axes swapped or not.
+
+    "" where nodes have no names.
+    """
     made = {id(call.output): call for call in calls}
     names = []
     for x in raw:
@@ -184,6 +188,6 @@ def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
 
 
 def turned_as(x: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """What a node returns, as the raw output of that shape that was made of it; None where it cannot be that."""
+    """A node's value as the raw output of that shape, with axes added or swapped; None where the shapes do not fit."""
     ways = [x, *(_turned(x, shape[0]) if x.dim() in (2, 3) else [])]
     return next((way for way in ways if way.shape == tuple(shape)), None)

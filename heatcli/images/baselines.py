@@ -43,7 +43,7 @@ class Reference:
 
 
 def beside(one: Reference, other: Reference) -> Reference:
-    """The baseline of pictures side by side, from those of the left and of the right ones."""
+    """The baseline of pictures side by side, from the baselines of the left and the right ones."""
 
     def joined(left: Tensor | None, right: Tensor | None) -> Tensor | None:
         return None if left is None or right is None else torch.cat([left, right], 3)
@@ -84,7 +84,7 @@ def read(baseline: str, pictures: Pictures, batch: Tensor) -> Reference:
 
 
 def fitted(reference: Reference, batch: Tensor) -> Reference:
-    """The baseline with the dtype and device of `batch`, one row an image. Raises `UsageError`."""
+    """The baseline with the dtype and device of `batch` [N, …], one row an image. Raises `UsageError`."""
     if reference.pool is not None:
         return replace(reference, pool=_fitting(reference.name, reference.pool.to(batch), batch))
     if reference.batch is None:
@@ -99,12 +99,14 @@ def fitted(reference: Reference, batch: Tensor) -> Reference:
 
 
 def _misfit(tensor: Tensor, batch: Tensor) -> UsageError:
+    """The error for a baseline of another shape."""
     return UsageError(
         f"the baseline has the shape {tuple(tensor.shape)}, which does not fit inputs {tuple(batch.shape)}"
     )
 
 
 def _fitting(name: str, tensor: Tensor, batch: Tensor) -> Tensor:
+    """The baseline, if it has the shape of the inputs and is finite. Raises `UsageError`, `ImageError`."""
     if tensor.shape[1:] != batch.shape[1:]:
         raise _misfit(tensor, batch)
     if not bool(torch.isfinite(tensor).all()):
@@ -127,6 +129,7 @@ def _black(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
 
 
 def _blur(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
+    """Each image, blurred; by default by a sixteenth of its longest side. Raises `UsageError` for tables."""
     layout = pictures.layout_of(batch)
     if layout.kind == TABLE:
         raise UsageError(f"{pictures.path}: a table has no neighbours to blur; give --baseline mean, zero or a file")
@@ -138,6 +141,7 @@ def _blur(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
 
 
 def _mean(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
+    """The mean image of the sidecar, or of the file `argument`. Raises `UsageError`."""
     path = Path(argument) if argument else pictures.mean_file
     if path is None:
         raise UsageError(
@@ -157,6 +161,7 @@ def _mean(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
 
 
 def _image(pictures: Pictures, path: Path) -> Reference:
+    """The image in a file. Raises `UsageError`."""
     try:
         with boundary(path, ImageError):
             return Reference("image", pictures.preprocess([pictures.reader.picture(path)]), {"file": str(path)})
@@ -171,6 +176,7 @@ BASELINES: dict[str, Callable[[Pictures, Tensor, str], Reference]] = {
 
 
 def _positive(text: str) -> float:
+    """The number in `blur:SIGMA`. Raises `UsageError`."""
     try:
         value = float(text)
     except ValueError:

@@ -49,6 +49,7 @@ def read_labels(file: Path) -> dict[str, str]:
 
 
 def _labels_in(file: Path, text: str) -> dict[str, str]:
+    """As `read_labels`, from the file's text."""
     if file.suffix.lower() == ".json":
         try:
             found = msgspec.json.decode(text, type=dict[str, str | int])

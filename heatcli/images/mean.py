@@ -39,7 +39,8 @@ def mean_image(
 ) -> tuple[NDArray[np.float32], int]:
     """Mean of the images' pixels, float32 [C, H, W] in 0..1 before normalisation, and the number of images.
 
-    Unreadable images are skipped and their errors appended to `failed`. Raises `UsageError` if no image is left.
+    Images that cannot be read, or have another shape than the first, are skipped, and their `ImageError`s appended to
+    `failed`. Raises `UsageError` if no image is left.
     """
     reader = reader or Reader(fit.channels)
     total, count = np.zeros((), dtype=np.float64), 0

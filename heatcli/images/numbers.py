@@ -1,4 +1,4 @@
-"""Reading what is no picture: signals, volumes and tables, from arrays, CSV, WAV and NIfTI, as [C, positions …]."""
+"""Reading signals, volumes and tables, from arrays, CSV, WAV and NIfTI, as [C, positions …]."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ def channels_first(path: object, array: NDArray[Any], layout: Layout, channels: 
 
 
 def as_input(path: object, array: NDArray[Any], range: str, tokens: bool = False) -> NDArray[np.float32]:
-    """The array as float32; `range` as `LOW..HIGH` is what becomes 0 and 1. Raises `ImageError`."""
+    """An array [C, positions …] as float32; `range` as `LOW..HIGH` is what becomes 0 and 1. Raises `ImageError`.
+
+    `tokens`: its numbers are tokens, which stay.
+    """
     if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
         raise ImageError(f"{path}: holds values that are not finite numbers")
     if tokens:
@@ -137,6 +140,7 @@ def _csv(path: object, content: bytes, layout: Layout) -> Numbers:
 
 
 def _is_number(cell: str) -> bool:
+    """Whether a cell of a CSV file is a number."""
     try:
         float(cell)
     except ValueError:
@@ -175,6 +179,7 @@ def _nifti(path: object, content: bytes, suffix: str, most: int) -> Numbers:
 
 
 def _unpacked(path: object, content: bytes, most: int) -> bytes:
+    """The content of a gzip file. Raises `ImageError` if it is too large."""
     import gzip
 
     with gzip.open(io.BytesIO(content)) as file:

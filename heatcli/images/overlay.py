@@ -56,7 +56,7 @@ class Scale:
         return Scale(percentile, percentile, "percentile", clip)
 
     def signed(self, relevance: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Relevance as a position on the colour map, −1 to 1."""
+        """Relevance [H, W] as a position on the colour map, −1 to 1."""
         return np.clip(relevance, -self.cut, self.cut) / self.full
 
 

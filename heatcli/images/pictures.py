@@ -50,7 +50,7 @@ class Pictures:
         return Layout("NCL") if self.alphabet else self.input.layout
 
     def layout_of(self, batch: Tensor) -> Layout:
-        """What the axes of a batch are; of one with another number of axes than the input, the usual ones."""
+        """What the axes of a batch [N, …] are; of one with another number of axes than the input, the usual ones."""
         return layout_for(self.layout.axes, batch.dim())
 
     @property
@@ -60,9 +60,9 @@ class Pictures:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The input as (channels, height, width), or (channels, positions …) of what is no picture.
+        """The input as (channels, height, width); of signals, volumes and tables as (channels, positions …).
 
-        Raises `UsageError`, naming the flag, if the size is unknown.
+        Raises `MissingError`, naming the flag, if the size is unknown, `UsageError` for sequences.
         """
         size = self.input.shape
         if self.alphabet:
@@ -90,7 +90,10 @@ class Pictures:
         return (self.input.channels or 3, *size)
 
     def _known(self) -> tuple[int, ...]:
-        """The shape of what is no picture, with the sides that are tried where the artifact takes any."""
+        """The shape of signals, volumes and tables, with the sides that are tried where the artifact takes any.
+
+        Raises `MissingError`.
+        """
         layout, channels = self.layout, 1 if self.layout.channel is None else self.input.channels
         sides = self.input.shape
         if channels is None or (sides is None and layout.kind == TABLE):
@@ -178,7 +181,7 @@ class Pictures:
         return self.layout.dims + (1 if self.layout.kind == TOKENS else 2)
 
     def batch(self, images: Any) -> tuple[Tensor, tuple[Any, ...]]:
-        """The network's input [N, …] of whatever stands for it, and the pictures that it was made of.
+        """`images` as the network's input [N, …], and the pictures that it was made of.
 
         A tensor of floating point is the input already, of one image or of several; so are several such tensors.
         Anything else is a picture, or several, as `preprocess` takes them. Raises `ImageError`.
@@ -250,9 +253,9 @@ class Pictures:
 
 
 def several(images: Any, rank: int = 4) -> list[Any]:
-    """What stands for one picture or for several, as a list of pictures, tensors as arrays. Raises `UsageError`.
+    """One picture or several, in any form that `Pictures.preprocess` takes, as a list; tensors become arrays.
 
-    `rank`: the axes of an array of several.
+    `rank`: the number of axes of an array of several pictures. Raises `UsageError`.
     """
     images = _array(images)
     if isinstance(images, np.ndarray):

@@ -36,7 +36,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Whole:
-    """How what is no picture becomes the input: as it is, but for volumes, which are stretched to `sides` if given.
+    """How signals, volumes and tables become the input: unchanged, but volumes are stretched to `sides` if given.
 
     `channels`: None for any number.
     """
@@ -63,6 +63,7 @@ def to_pixels(picture: Pixels, fit: Fit | Whole) -> NDArray[np.float32]:
 
 
 def _fitted(image: Image.Image, fit: Fit) -> NDArray[np.float32]:
+    """A Pillow image in the input's size, as float32 [H, W] or [H, W, C] in 0..255."""
     resampling = Image.Resampling[fit.interpolation.upper()]
     if fit.letterbox:
         x, y, wide, tall = _inside(image.size, fit)
@@ -104,6 +105,7 @@ def _part(
 
 
 def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """Width and height with the shorter side as long as `shorter`."""
     if width <= height:
         return shorter, max(shorter, int(shorter * height / width))
     return max(shorter, int(shorter * width / height)), shorter

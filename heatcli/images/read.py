@@ -134,6 +134,7 @@ class Reader:
         return self.max_pixels * (self.channels or 1)
 
     def _numbers(self, path: Path | str, content: bytes) -> Picture:
+        """The signal, volume or table in a file's bytes. Raises `ImageError`."""
         read = read_numbers(path, content, self.layout, self.channels, self.most)
         return Picture(path, hashlib.sha256(content).hexdigest(), self._sized(path, read.values), read)
 
@@ -146,6 +147,7 @@ class Reader:
         return as_input(path, array, self.range, self.layout.kind == TOKENS)
 
     def _content(self, path: Path | str) -> bytes:
+        """The bytes of a file, or of a URL. Raises `ImageError`."""
         if not is_text(str(path)):
             raise ImageError(f"{path}: its name is not UTF-8, so no report could give it; rename it")
         if not is_url(path) and is_folder(path):
@@ -187,6 +189,7 @@ class Reader:
         return list(self._values(path, np.stack([_planes(path, array, self.channels or 1) for array in arrays])))
 
     def _values(self, path: object, array: NDArray[Any]) -> NDArray[np.float32]:
+        """An array [C, H, W] of any dtype as float32, in its range. Raises `ImageError`."""
         if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
             raise ImageError(f"{path}: holds values that are not finite numbers")
         with np.errstate(over="ignore"):
@@ -198,6 +201,7 @@ class Reader:
         return values
 
     def _decoded(self, path: Path | str, content: bytes) -> Image.Image | NDArray[Any]:
+        """The upright picture in a file's bytes, or the pages of a TIFF, [C, H, W]. Raises `ImageError`."""
         if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > SCANS:
             raise ImageError(f"{path}: is a JPEG of more than {SCANS:,} scans, which would take hours to decode")
         with boundary(path, ImageError, "is damaged or truncated"):
@@ -242,6 +246,7 @@ class Reader:
         return None if few else opened
 
     def _page(self, path: Path | str, page: Image.Image) -> NDArray[Any]:
+        """A page of a TIFF [H, W]. Raises `ImageError` if it is too large."""
         if page.width * page.height > self.max_pixels:
             raise self._too_large(path)
         return np.asarray(page)

@@ -23,17 +23,16 @@ def parse_range(text: str) -> tuple[float, float]:
     except ValueError:
         ends = (0.0, 0.0)
     if not dots or not ends[0] < ends[1] or not np.isfinite(ends).all():
-        raise UsageError(f"range {text!r} is none; give LOW..HIGH, such as 0..255 or 0..4095, or data")
+        raise UsageError(f"range {text!r} is not known; give LOW..HIGH, such as 0..255 or 0..4095, or data")
     return ends
 
 
 def in_range(array: NDArray[Any], stated: str, colours: bool) -> tuple[NDArray[np.float32], str]:
-    """An array of finite numbers as float32, in 0..1 if it holds pixels, and a remark on it, or "".
+    """An array, of any shape, of finite numbers as float32, in 0..1 if it holds pixels, and a remark on it, or "".
 
     The range is 0..255 for 8-bit values, and 0..65535 for 16-bit ones unless `stated` (`LOW..HIGH`, `data`). Otherwise
     the values decide: values within 0..1 stay; pictures' (`colours`) values within 0..255 are divided by 255; all
     others are data and stay. Raises `UsageError` for a malformed range.
-
     """
     low, high, said = 0.0, 1.0, ""
     if array.dtype == np.uint8:

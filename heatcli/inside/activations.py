@@ -15,7 +15,7 @@ from heatcli.graph.layers import Layer, find_layers
 from heatcli.graph.outputs import settled
 from heatcli.methods.detections import choose_for
 from heatcli.methods.method import Method, OneWalk
-from heatcli.methods.question import Question, laid_out, score_of
+from heatcli.methods.question import Question, laid_out
 from heatcli.methods.table import METHODS
 from heatcli.methods.targets import Target
 from heatcli.model.model import Model
@@ -77,6 +77,7 @@ def activations(
 def _maps(
     model: Model, batch: Tensor, wanted: Sequence[str], method: Method, target: Any, baseline: str | Tensor | None
 ) -> tuple[list[FeatureMaps], Target]:
+    """The feature maps of a batch [N, …] that the network takes at once, and the explained target."""
     layers = find_layers(model.graph(batch.shape), wanted, model.path)
     names = [layer.name for layer in layers]
     question, references = asked(model, batch, method, target, baseline, names)
@@ -107,7 +108,5 @@ def asked(
     tape = model.forward(batch, method.rules, references, keep)
     settled(graph, model.path)
     goal = choose_for(model, graph, target, laid_out(tape.output))
-    question = Question(
-        model=model, graph=graph, batch=batch, reference=origin, goal=goal, tape=tape, score=score_of(goal, tape.output)
-    )
+    question = Question(model=model, graph=graph, batch=batch, reference=origin, goal=goal, tape=tape)
     return question, references

@@ -51,7 +51,10 @@ class ConceptsRequest:
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a picture. `strength`: the channel's share of |relevance|, or its activation. `box`: left, top, …"""
+    """A part of a picture: `box`, left, top, right, bottom.
+
+    `strength`: the channel's share of |relevance|, or its activation.
+    """
 
     image: str
     strength: float

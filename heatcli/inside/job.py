@@ -128,6 +128,7 @@ def _arrays(maps: list[FeatureMaps]) -> bytes:
 
 
 def _record(maps: FeatureMaps) -> dict[str, Any]:
+    """The record of a layer, for the JSON."""
     active, relevant = (maps.strengths(name)[0].tolist() for name in ("activation", "relevance"))
     return {
         "layer": maps.layer.name,

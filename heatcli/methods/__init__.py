@@ -1,0 +1,1 @@
+"""Every method as data, the procedures that ask for walks, and targets."""

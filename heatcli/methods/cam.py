@@ -44,7 +44,7 @@ def positions(maps: Tensor) -> tuple[int, ...]:
 
 
 def enlarged(maps: Tensor, question: Question) -> Tensor:
-    """Maps [N, K, h, w] at the image's size, [N, K, H, W]."""
+    """Maps [N, K, h, w] at the image's size, [N, K, H, W]. Raises `UsageError` if their axes are not the input's."""
     sides = question.sides
     if maps.dim() != len(sides) + 2:
         raise UsageError(f"the layer's maps {tuple(maps.shape)} have other axes than the input")
@@ -85,7 +85,7 @@ class GradCam(Parameters):
         return enlarged(self.weighted(values, gradients).sum(1, keepdim=True).relu(), question)
 
     def weighted(self, values: Tensor, gradients: Tensor) -> Tensor:
-        """The weighted maps, [N, K, h, w]."""
+        """The weighted maps, from maps and gradients: [N, K, h, w] each."""
         return gradients.mean(positions(gradients), keepdim=True) * values
 
 
@@ -94,7 +94,7 @@ class GradCamPlusPlus(GradCam):
     """w_k = Σ_ij α_ij ReLU(∂S/∂A_ij), α = g² / (2g² + Σ_ab A_ab · g³); 0 where g = 0."""
 
     def weighted(self, values: Tensor, gradients: Tensor) -> Tensor:
-        """Equations 10 and 19."""
+        """Equations 10 and 19, from maps and gradients: [N, K, h, w] each."""
         square = gradients**2
         below = 2 * square + values.sum(positions(values), keepdim=True) * gradients**3
         alpha = torch.where(below == 0, 0, square / torch.where(below == 0, 1, below))
@@ -106,7 +106,7 @@ class LayerCam(GradCam):
     """ReLU(Σ_k ReLU(∂score/∂A_k) A_k), with a weight for each position."""
 
     def weighted(self, values: Tensor, gradients: Tensor) -> Tensor:
-        """Equation 5."""
+        """Equation 5, from maps and gradients: [N, K, h, w] each."""
         return gradients.relu() * values
 
 
@@ -167,6 +167,7 @@ class ScoreCam(GradCam):
 
 
 def _method(name: str, summary: str, source: str, procedure: GradCam, baseline: str | None = None) -> Method:
+    """A CAM method: by the gradient, and without a ledger that balances."""
     return Method(
         name=name,
         summary=summary,

@@ -83,6 +83,7 @@ def written(rule: Rule) -> str:
 
 
 def _places(rule: Rule) -> str:
+    """The kinds and roles that a rule serves, in words."""
     return ", ".join(key for key, rules in RULES.items() if type(rule) in rules.values())
 
 
@@ -110,6 +111,7 @@ def _roles(kind: str) -> list[str]:
 
 
 def _made(role: str, named: Named) -> Rule:
+    """The rule of a role with its parameters. Raises `UsageError`."""
     rule = RULES[role][named.name]()
     defaults = {f.name: getattr(rule, f.name) for f in fields(rule)}
     return replace(rule, **typed(named.parameters, defaults, "rule", named.name))

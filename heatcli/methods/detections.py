@@ -1,4 +1,4 @@
-"""Boxes of a detector: found by suppression of our own, and chosen as targets."""
+"""Boxes of a detector: found by heatcli's own suppression, and chosen as targets."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Asked:
 def asked(target: str, found: Found, boxes: Boxes) -> Asked:
     """The boxes that a target (`is_of_boxes`) names among those found in an image.
 
-    Raises `UsageError` for a target that is none, `ImageError` for a box that is not there.
+    Raises `UsageError` for a target that names no box, `ImageError` for a box that was not found.
     """
     count = len(found.places)
     name, colon, most = target.partition(":")
@@ -167,8 +167,8 @@ def no_detector(model: Model, target: object) -> UsageError:
 def choose_boxes(target: object, output: Tensor, labels: Sequence[str], boxes: Boxes, limits: Thresholds) -> Target:
     """The target that `target` names for a detector's output [N, rows, A]: a box of each image, or a class.
 
-    None and `top`: the best box. A class (an index or a label, or A-B): the boxes of that class together; where there
-    is none, the place of its highest score. Raises `UsageError`, `ImageError`.
+    None and `top`: the best box. A class (an index or a label, or A-B): the boxes of that class together; if none is
+    found, the place of its highest score. Raises `UsageError`, `ImageError`.
     """
     best = target is None or target == TOP  # the best box, above the threshold or not
     every = find(output, boxes, Thresholds(0.0, limits.overlap) if best else limits)

@@ -136,8 +136,9 @@ class Conditional:
         return patches.mean(0), covariance + ridge * torch.eye(len(covariance), dtype=covariance.dtype)
 
     def _at(self, offset: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """For a window at `offset` in its patch: a mask of its elements, the regression on the others, and
-        a Cholesky factor of the conditional covariance.
+        """For a window at `offset` in its patch: a mask of its elements, and how they depend on the others.
+
+        That is the regression on the others, and a Cholesky factor of the conditional covariance.
         """
         if offset not in self._given:
             (dy, dx), size = offset, self.windows.size

@@ -44,7 +44,11 @@ def asked(model: Model, note: Note, method: str | Method | None, parameters: Map
 
 
 def reference(model: Model, note: Note, baseline: str | Tensor | Reference | None) -> Reference:
-    """What the model compares images with, as far as its note says. Raises `UsageError` where another was asked for."""
+    """What the model compares images with, as far as its note says.
+
+    `baseline`: as `heatcli.explain` takes it; a tensor is [N, …]. Raises `UsageError` for another baseline than the
+    model's.
+    """
     if isinstance(baseline, Reference):
         baseline = baseline.name
     if baseline is None or (isinstance(baseline, str) and baseline in (note.asked, note.baseline["name"])):
@@ -98,6 +102,7 @@ def _check_target(question: Question, note: Note) -> None:
 
 
 def _relevance(model: Model, found: Mapping[str, Tensor], batch: Tensor) -> Tensor:
+    """The relevance [N, C, H, W]; a heatmap [N, H, W] is divided evenly over channels. Raises `ModelError`."""
     if "relevance" in found:
         return found["relevance"]
     if "heatmap" in found:

@@ -33,6 +33,7 @@ def grows_at(question: Question, method: Method) -> tuple[str, float]:
     least = float(question.score.abs().sum())  # lower bound, since an operator's own value may cancel to 0
 
     def growth(name: str) -> float:
+        """The growth from a value to its readers."""
         return mass.get(name, 0.0) / max(sum(mass.get(reader, 0.0) for reader in read_by[name]), least, _TINY)
 
     grown = {op.name: sum(map(growth, op.sources)) for op in graph.operators if op.sources}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from heatcli.engine.ledger import Books
+from heatcli.engine.ledger import Books, Ledger
 from heatcli.errors import UsageError
 from heatcli.graph.kinds import CONVOLUTION, DENSE, ELEMENTWISE, FIRST, RECTIFIER
 from heatcli.graph.operator import Graph
@@ -53,6 +53,12 @@ class Answer:
     score0: Tensor | None = None
     score: Tensor | None = None
     concept: Concept | None = None
+
+    def closed(self, question: Question, conserves: bool) -> tuple[Books, Ledger]:
+        """The books, and the ledger of the explained score. `conserves`: whether the method does."""
+        books = self.books or Books.open(question.graph, question.batch)
+        score = question.score if self.score is None else self.score
+        return books, Ledger.of(score, self.score0, self.relevance, books, conserves)
 
 
 class Procedure(Protocol):
@@ -183,6 +189,7 @@ class Method:
         return self._read_baseline(baseline, pictures, torch.empty(0))
 
     def _read_baseline(self, baseline: str | Tensor | Reference, pictures: Pictures, batch: Tensor) -> Reference:
+        """As `reference`, before the baseline is fitted to the batch."""
         if isinstance(baseline, Reference):
             return baseline
         takes_several = self.procedure.takes in (POOL, FOLDER)
@@ -199,6 +206,7 @@ class Method:
         return read_several(baseline, pictures)
 
     def _needs_folder(self) -> UsageError:
+        """The error for a method that compares with a folder."""
         return UsageError(f"method {self.name} draws from a folder of images; give --baseline FOLDER")
 
     def read(self, multiplier: Tensor, difference: Tensor) -> Tensor:
@@ -208,7 +216,10 @@ class Method:
         return multiplier * (difference if self.readout == RELEVANCE else multiplier)
 
     def relevance(self, multiplier: Tensor, difference: Tensor, books: Books) -> Tensor:
-        """The relevance that a walk found: what its multipliers say, and what reached pixels without one."""
+        """The relevance [N, …] that a walk found: what its multipliers say, and what reached pixels without one.
+
+        `multiplier`, `difference`: of the input, [N, …].
+        """
         found = self.read(multiplier, difference)
         return found if books.direct is None else found + books.direct
 

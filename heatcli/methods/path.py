@@ -34,7 +34,10 @@ def starts(question: Question) -> Tensor:
 
 
 def start_of(question: Question, rows: Tensor, which: Tensor) -> Tensor:
-    """The baseline of each point: number `which` of the pool, or the baseline of its image without a pool."""
+    """The baseline of each point: number `which` of the pool, or the baseline of image `rows` without a pool.
+
+    `rows`, `which`: int64 [M]. Returns [M, …].
+    """
     return starts(question)[rows if question.reference.pool is None else which]
 
 
@@ -114,6 +117,7 @@ class Integrated(Parameters):
 
 
 def _between(x0: Tensor, x: Tensor, along: Tensor) -> Tensor:
+    """The points at the positions `along`, float64 [M] in 0..1, from x0 to x."""
     return x0 + along.reshape(-1, *[1] * (x.dim() - 1)) * (x - x0)
 
 

@@ -72,6 +72,7 @@ class Windows:
         return list(product(*map(self._starts, self.sides)))
 
     def _starts(self, length: int) -> list[int]:
+        """Where the windows along a side of that length begin."""
         starts = list(range(0, length - self.size + 1, self.stride))
         return starts if starts[-1] == length - self.size else [*starts, length - self.size]
 

@@ -62,6 +62,7 @@ class Walked:
 class Question:
     """A batch [N, …], its reference, and the target whose score is explained for each image.
 
+    `tape`: the forward run of the batch, on which the target was chosen. `score` float64 [N]: the target's.
     Points run a few at a time, each with its image's target. `progress(done, of)` is called when they take more than
     one run.
     """
@@ -72,8 +73,12 @@ class Question:
     reference: Reference
     goal: Target
     tape: Tape | None
-    score: Tensor
     progress: Progress | None = None
+    score: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert self.tape is not None  # None only once `walk_batch` has used it
+        self.score = score_of(self.goal, self.tape.output)
 
     @property
     def layout(self) -> Layout:
@@ -159,6 +164,7 @@ class Question:
         self, tape: Tape, goal: Target, rules: Table, book: bool, keep: Sequence[str],
         rows: int | None = None,
     ) -> Walked:  # fmt: skip
+        """The walk of a forward run. `rows`: how many of its points count; None: all."""
         seed = goal.seed(laid_out(tape.output))
         score = score_of(goal, tape.output)
         start = tape.reference_output

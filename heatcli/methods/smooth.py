@@ -80,7 +80,10 @@ class Variance(Smooth):
 
 
 def smoothed(method: Method, text: str) -> Method:
-    """A method of one walk, averaged over noisy images as `text`, `N:SIGMA`, sets. Raises `UsageError`."""
+    """A method of one walk, averaged over noisy images as `text`, `N:SIGMA`, sets.
+
+    Raises `UsageError` for another form and for methods of several walks.
+    """
     if not isinstance(method.procedure, OneWalk):
         raise UsageError(
             f"method {method.name} cannot be smoothed; --smooth takes methods of one walk, such as lrp-eps"

@@ -115,7 +115,11 @@ class Superpixels(Parameters, abc.ABC):
     def fitted(
         self, shown: Shown, scores: NDArray[np.float64], score0: float, score: float
     ) -> NDArray[np.float64]:  # fmt: skip
-        """The weight of each superpixel, from the scores of the samples, of none shown and of all shown."""
+        """The weight of each superpixel, float64 [superpixels].
+
+        `shown`: bool [samples, superpixels]. `scores`: float64 [samples]. `score0`, `score`: of the image with none and
+        with all superpixels shown.
+        """
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class Lime(Superpixels):
     def fitted(
         self, shown: Shown, scores: NDArray[np.float64], score0: float, score: float
     ) -> NDArray[np.float64]:  # fmt: skip
-        """The ridge regression's coefficients."""
+        """The ridge regression's coefficients, float64 [superpixels]; arguments as in `Superpixels`."""
         ridge = _needed("sklearn.linear_model").Ridge(alpha=self.alpha)
         distance = 1 - np.sqrt(shown.mean(1))  # cosine distance from all shown: similarity k/√(k·n)
         weights = np.exp(-(distance**2) / self.width**2)
@@ -165,7 +169,10 @@ class KernelShap(Superpixels):
     def fitted(
         self, shown: Shown, scores: NDArray[np.float64], score0: float, score: float
     ) -> NDArray[np.float64]:  # fmt: skip
-        """Weights that sum to score − score0: the last weight follows from the others."""
+        """Weights, float64 [superpixels], that sum to score − score0; arguments as in `Superpixels`.
+
+        The last weight follows from the others.
+        """
         count, whole = shown.shape[1], score - score0
         if count == 1:
             return np.array([whole])

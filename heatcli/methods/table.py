@@ -29,6 +29,7 @@ DEFAULT_BASELINE = "blur"
 
 
 def _by_name(*groups: tuple[Method, ...]) -> Mapping[str, Method]:
+    """All methods by name. Raises `ValueError` if two have the same name."""
     by_name: dict[str, Method] = {}
     for each in (method for group in groups for method in group):
         if each.name in by_name:

@@ -51,6 +51,7 @@ class Target:
 
     @property
     def _tensors(self) -> dict[str, Tensor]:
+        """The fields that are set."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @staticmethod
@@ -94,7 +95,7 @@ class Contrast:
 
 
 def joined(values: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-    """The first `counts` rows of each value, concatenated."""
+    """The first `counts` rows of each value [n, …], concatenated."""
     return torch.cat([value[:n] for value, n in zip(values, counts, strict=True)])
 
 
@@ -207,6 +208,7 @@ def parse(target: str, classes: int, labels: Sequence[str]) -> tuple[int, int | 
 
 
 def _class(name: str, classes: int, labels: Sequence[str]) -> int | None:
+    """The index of a class by label or number; None if it is neither. Raises `UsageError`."""
     same = [i for i, label in enumerate(labels) if label == name]
     same = same or [i for i, label in enumerate(labels) if label.lower() == name.lower()]
     if len(same) > 1 and labels[same[0]] == name:

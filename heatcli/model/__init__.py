@@ -1,0 +1,1 @@
+"""Loading: an artifact, its network and its pictures as one model."""

@@ -85,6 +85,7 @@ class Cache:
         return unopened(content, self._open)
 
     def _open(self) -> Artifact:
+        """The artifact, opened from its file. Raises `ModelError` if the file has changed."""
         if self._opened is None:
             self._opened = self._load(self.path)
             self.check_unchanged()
@@ -105,6 +106,7 @@ class Cache:
         return all(stamp(path) == before for path, before in self._stamps.items())
 
     def _read(self, key: str, decode: Callable[[Tensor], _T]) -> _T | None:
+        """What `decode` makes of an entry; None for a missing or damaged one."""
         try:
             path = folder() / key
             status = path.stat()

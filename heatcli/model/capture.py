@@ -92,7 +92,10 @@ class Capture:
         return graph
 
     def here(self, shape: tuple[int, ...], example: Tensor | None, sample: Tensor | None) -> tuple[Graph, float]:
-        """The graph captured in this process, and the seconds spent comparing. Raises `ModelError`."""
+        """The graph captured in this process, and the seconds spent comparing. Raises `ModelError`.
+
+        `example`, `sample`: inputs of that shape, or None, as for the call.
+        """
         noise = self.noise(shape, 0) if example is None else example
         graph = self._recorded(noise)
         if graph.guards and example is None and sample is not None:
@@ -139,9 +142,10 @@ class Capture:
         return heads.found(returned, shape, said.kind, said.background, self.labels, said.boxes)
 
     def _walked(self, x: Tensor, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The values of the other inputs. To those that get relevance a zero is added that depends on the image `x`.
+        """The values of the other inputs. A zero that depends on the image `x` is added to those that get relevance.
 
-        So each is the offset of an operator on the walk's way, and is booked there, value by value, under its name.
+        So each of these is the offset of an operator that the walk passes, and is booked there, value by value, under
+        its name.
         """
         if not self.walked:
             return given
@@ -207,7 +211,7 @@ class Capture:
         return verified, time.perf_counter() - started
 
     def _raw(self, graph: Graph, batch: Tensor) -> Tensor:
-        """What goes into the artifact's choice: of its nodes in its runtime, else of another run of its module."""
+        """The inputs of the artifact's choice: from its runtime's nodes, else from another run of its module."""
         if self.artifact.of_nodes is None:
             return output_of(self._recorded(batch), batch)
         values = self.artifact.of_nodes(self._inputs(batch), graph.raw) or []

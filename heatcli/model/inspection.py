@@ -23,6 +23,7 @@ def draft_sidecar(model: Model) -> str:
     size = f"[{', '.join(map(str, spec.shape))}]" if spec.shape else "[224, 224]  # not known: correct this"
 
     def numbers(value: Any) -> str:
+        """Numbers as TOML."""
         return str(value) if isinstance(value, float | int) else f"[{', '.join(map(str, value))}]"
 
     names = ", ".join(msgspec.json.encode(label).decode() for label in model.labels)
@@ -48,7 +49,7 @@ def _output_part(model: Model) -> str:
 
 
 def outline(path: Path, format: Format, artifact: Artifact, missing: str) -> dict[str, Any]:
-    """What an artifact's file says of itself where it cannot be run yet, and what is `missing` for that."""
+    """What an artifact's file says of itself, where it cannot be run yet because `missing` is unknown."""
     return {
         "path": str(path),
         "format": format,

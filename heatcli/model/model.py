@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +17,6 @@ from heatcli.artifact.contained import Contained
 from heatcli.artifact.explained import Note, as_explained, read_note
 from heatcli.artifact.formats import recognise
 from heatcli.artifact.held import Example, Held, held, with_example
-from heatcli.artifact.layout import PICTURES
 from heatcli.artifact.notes import Notes
 from heatcli.artifact.paired import side_by_side
 from heatcli.artifact.recognise import Format
@@ -38,7 +36,7 @@ from heatcli.model.cache import Cache
 from heatcli.model.capture import Capture
 from heatcli.model.embedded import default_model
 from heatcli.model.named import is_named, named
-from heatcli.model.preprocessing import unknown
+from heatcli.model.remarks import note_graph, note_same_labels
 from heatcli.model.settings import Flags, Settings, explained_input
 from heatcli.rules.rule import Table
 from heatcli.system.files import digest, seen_from
@@ -230,7 +228,7 @@ def load(
     model = assembled(file, options, partial(said.settings, name))
     for remark in model.artifact.remarks:
         model.notes.add(f"{name.name} {remark}")
-    _note_same_labels(model)
+    note_same_labels(model.notes, model.labels)
     return model
 
 
@@ -292,7 +290,7 @@ def assembled(file: Path | Held, options: Options, tell: Tell, path: Path | None
             axis=settings.output.axis, kind=settings.output.kind, labels=len(settings.labels), head=options.head or 0
         ),
         compiler=_compiler() if options.compiled else None,
-        noted=partial(_note_graph, notes, path.name, options.head, settings, pictures, note),
+        noted=partial(note_graph, notes, path.name, options.head, settings, pictures, note),
     )
     return Model(
         path=path, file=path if isinstance(file, Held) else file, format=kind, sha256=sha256, artifact=artifact,
@@ -323,6 +321,7 @@ def _settings(options: Options, artifact: Artifact, told: Settings) -> Settings:
 
 
 def _pictures(path: Path, picture: InputInfo, settings: Settings, device: str, notes: Notes) -> Pictures:
+    """How pictures become the artifact's input."""
     return Pictures(
         path=path, input=settings.input, declared=picture.shape, device=_device(device),
         dtype=picture.dtype if picture.dtype.is_floating_point else torch.get_default_dtype(),
@@ -334,6 +333,7 @@ def _capture(
     path: Path, artifact: Artifact, picture: InputInfo, pictures: Pictures, settings: Settings, options: Options,
     cache: Cache | None = None, contained: Contained | None = None,
 ) -> Capture:  # fmt: skip
+    """What captures the artifact's graphs."""
     return Capture(
         path=path, artifact=artifact, picture=picture, others=options.inputs, pictures=pictures,
         passes=_known(options.passes), head=options.head, unverified=options.unverified, memory=options.memory,
@@ -352,6 +352,7 @@ def _capture_in_child(path: Path, options: Options, tell: Tell, artifact: Artifa
 
 
 def _compiler() -> Compiler:
+    """A compiler of walks; the import takes time, so it is done only for `--compile`."""
     from heatcli.engine.compiled import Compiler
 
     return Compiler()
@@ -374,6 +375,7 @@ def _found(given: str | Path | None) -> Path:
 
 
 def _known(passes: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of passes. Raises `UsageError` for an unknown one."""
     for name in passes:
         if name not in PASSES:
             raise unknown_name("graph pass", name, PASSES)
@@ -381,6 +383,7 @@ def _known(passes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _device(name: str) -> torch.device:
+    """The device of that name. Raises `UsageError` if it is unknown or cannot be used."""
     if name == "auto":
         return torch.device(next((n for n in ("cuda", "mps") if getattr(torch, n).is_available()), "cpu"))
     try:
@@ -393,39 +396,3 @@ def _device(name: str) -> torch.device:
             f"device {name!r} cannot be used here: {first_line(error)}; use auto, cpu, cuda or mps"
         ) from error
     return device
-
-
-# --- what there is to note ----------------------------------------------------------------------------------------
-
-
-def _note_same_labels(model: Model) -> None:
-    for name, count in Counter(model.labels).items():
-        if count > 1:
-            first, second, *_ = (i for i, label in enumerate(model.labels) if label == name)
-            model.notes.add(f"classes {first} and {second} have the same label {name!r}; --target takes their indices")
-
-
-def _note_graph(
-    notes: Notes, name: str, head: int | None, settings: Settings, pictures: Pictures, note: Note | None, graph: Graph
-) -> None:  # fmt: skip
-    """Note what the first graph shows about the artifact `name`."""
-    reading, heads, labels = graph.reading, graph.returned, settings.labels
-    for remark in graph.remarks:
-        notes.add(f"{name} {remark}")
-    if graph.verified is not None and not graph.verified.agrees:
-        notes.add(
-            f"{name} is explained unverified: the graph's output is {graph.verified.error:.2g} of the largest off "
-            f"what {graph.verified.against} says"
-        )
-    if note is not None:
-        notes.add(f"{name} explains itself, by {note.method.name}, and was made of {note.source.name}")
-    elif head is None and len(heads) > 1 and graph.boxes is None:
-        shapes = ", ".join(f"{i} {list(returned.shape)}" for i, returned in enumerate(heads))
-        notes.add(f"{name} returns {len(heads)} outputs ({shapes}); the first is explained, --head says which")
-    if labels and reading is not None and not reading.unclear and reading.classes != len(labels):
-        notes.add(
-            f"{name} has {reading.classes:,} class{'es' if reading.classes > 1 else ''}, and there are "
-            f"{len(labels):,} labels; check --labels"
-        )
-    if pictures.used and not settings.told_by and not pictures.alphabet and pictures.layout == PICTURES:
-        notes.add(unknown(graph, name, settings.input))

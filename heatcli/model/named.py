@@ -28,7 +28,7 @@ from heatcli.system.files import digest
 
 PREFIX = "torchvision:"
 WEIGHTS = "checkpoints"  # the folder of weights in torch's cache
-PATIENCE = 30.0  # seconds without an answer, after which a server is none
+PATIENCE = 30.0  # seconds that a server has to answer
 
 
 def is_named(path: str | Path) -> bool:
@@ -58,7 +58,7 @@ class Named:
 
     @property
     def path(self) -> Path:
-        """What stands for the path of the model: its name, with that of its weights."""
+        """The name that replaces the path of the model: the network's, with that of its weights."""
         return Path(f"{PREFIX}{self.name}:{self.weights.name}")
 
     @property
@@ -147,6 +147,7 @@ def _beginning(file: Path) -> str:
 
 
 def _why(error: BaseException) -> str:
+    """Why a download failed, in words."""
     if isinstance(error, HTTPError):
         return f"the server says {error.code} {error.reason}"
     if isinstance(error, URLError):

@@ -65,6 +65,7 @@ def checked(spec: Input, path: Path, flags: Mapping[str, Any]) -> None:
 
 
 def _wrong(name: str, path: Path, flags: Mapping[str, Any], told: str) -> HeatcliError:
+    """The error for a value: `UsageError` if a flag gave it, else `ModelError`, since the sidecar did."""
     if flags.get(name) is not None:
         return UsageError(f"--{name} {told}")
     file = path.with_suffix(".toml")
@@ -93,8 +94,10 @@ def unknown(graph: Graph, name: str, spec: Input) -> str:
 
 
 def _first_sees(graph: Graph) -> tuple[float, float, float]:
-    """The range of the first layer's input for pixels in 0..1: lowest value, highest value, and the largest difference
-    between pixels 0 and 1."""
+    """The range of the first layer's input for pixels in 0..1: lowest value, highest value, and largest difference.
+
+    The difference is between pixels 0 and 1.
+    """
     first = {name for op in graph.operators if op.first for name in op.sources}
     scaled = [op for op in graph.operators if op.before_first and is_diagonal(op)]
     if not first or not scaled:

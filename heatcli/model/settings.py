@@ -109,7 +109,10 @@ def _named(path: Path, artifact: Artifact, named: Mapping[str, Named]) -> Mappin
 
 
 def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor]) -> InputInfo:
-    """The input that is explained: the only one without a given value. Raises `UsageError`, `ModelError`."""
+    """The input that is explained: the only one without a value in `given`, which holds tensors [1, …] or [N, …].
+
+    Raises `UsageError` for a value that does not fit, `MissingError` if several inputs have none, `ModelError`.
+    """
     names = [i.name for i in artifact.inputs]
     for name in given:
         if name not in names:

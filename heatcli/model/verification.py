@@ -67,6 +67,7 @@ def exact(graph: Graph) -> Graph:
     """The graph in float64 instead of float32."""
 
     def wide(x: Any) -> Any:
+        """A float32 tensor in float64; anything else unchanged."""
         if isinstance(x, Constant) and x.value.dtype == torch.float32:
             return Constant(x.name, x.value.double())
         return torch.float64 if x is torch.float32 else x
@@ -79,7 +80,10 @@ def exact(graph: Graph) -> Graph:
 
 
 def first_difference(graph: Graph, record: Record, batch: Tensor) -> str:
-    """The first operator whose value differs between `graph` and the artifact's graph recorded on `batch`, in words."""
+    """The first operator whose value differs between `graph` and the artifact's graph, in words.
+
+    `record` captures the artifact's graph on `batch` [N, …].
+    """
     recorded = record(batch)
     values, truth = values_of(graph, batch), values_of(recorded, batch)
     for operator in graph.operators:
@@ -90,7 +94,10 @@ def first_difference(graph: Graph, record: Record, batch: Tensor) -> str:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest difference of two outputs, relative to the largest of `expected`; infinite for different shapes."""
+    """The largest difference of two outputs of any shape, relative to the largest of `expected`.
+
+    Infinite for different shapes.
+    """
     if found.shape != expected.shape:
         return float("inf")
     if not expected.numel():

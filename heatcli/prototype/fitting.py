@@ -55,6 +55,7 @@ def fit(request: FitRequest, failed: list[HeatcliError]) -> Iterator[Epoch]:
 
 
 def _validate(request: FitRequest) -> None:
+    """Raise `UsageError` for values that are not valid."""
     how = request.how
     if not is_folder(request.folder):
         raise UsageError(f"{request.folder}: is not a folder")
@@ -107,7 +108,7 @@ def gather(request: FitRequest, failed: list[HeatcliError]) -> Tensor:
 
 
 def shown(expert: Expert, pictures: Tensor, seed: int) -> Image.Image:
-    """A sheet: samples of the expert above, pictures of the training set below."""
+    """A sheet: samples of the expert above, pictures [N, C, H, W] of the training set below."""
 
     def block(title: str, pixels: Tensor) -> Block:
         return Block(title, [Tile(picture_of(p.numpy())) for p in pixels])

@@ -71,7 +71,10 @@ def classes(model: Model, target: str) -> Tensor:
 
 
 def search(model: Model, targets: Tensor, prior: Prior, how: Search, steps: Steps = iter) -> Found:
-    """Run the whole search. `steps`: a function through which all states pass, to show progress. Raises as `ascend`."""
+    """Run the whole search for `targets`, int64 [N]. Raises as `ascend`.
+
+    `steps`: a function through which all states pass, to show progress.
+    """
     restarts = how.restarts or (prior.restarts if how.start == "noise" else 1)
     n = len(targets)
     states: dict[str, list[Tensor]] = {name: [] for name in TRACED}
@@ -140,6 +143,7 @@ def overview(model: Model, found: Found, title: str, columns: int = 10) -> Image
 
 
 def _record(model: Model, request: PrototypeRequest, prior: Prior, found: Found, i: int) -> dict[str, Any]:
+    """The record of a class, for its JSON."""
     target = int(found.targets[i])
     how = {f: getattr(request.search, f) for f in request.search.__dataclass_fields__}
     trace = {name: [float(f"{v:.6g}") for v in rows[i].tolist()] for name, rows in found.trace.items()}

@@ -31,11 +31,11 @@ class Prior(Protocol):
     restarts: ClassVar[int]
 
     def picture(self, free: Tensor) -> Tensor:
-        """The network's input [N, C, H, W] for the free variable."""
+        """The network's input [N, C, H, W] for the free variable: pictures [N, C, H, W] or codes [N, d]."""
         ...
 
     def log_density(self, free: Tensor, picture: Tensor) -> Tensor:
-        """The log density without its constant, times `weight`: [N]."""
+        """The log density without its constant, times `weight`: [N]. `free`, `picture`: as for `picture`."""
         ...
 
     def details(self) -> dict[str, Any]:
@@ -54,11 +54,11 @@ class L2:
     restarts: ClassVar[int] = 1
 
     def picture(self, free: Tensor) -> Tensor:
-        """The free variable is the picture."""
+        """The free variable is the picture [N, C, H, W]."""
         return free
 
     def log_density(self, free: Tensor, picture: Tensor) -> Tensor:
-        """−λ‖I‖²."""
+        """−λ‖I‖²: [N], for a picture [N, C, H, W]."""
         return -self.weight * picture.square().flatten(1).sum(1)
 
     def details(self) -> dict[str, Any]:
@@ -80,11 +80,11 @@ class RBM:
     restarts: ClassVar[int] = 8
 
     def picture(self, free: Tensor) -> Tensor:
-        """The free variable is the picture."""
+        """The free variable is the picture [N, C, H, W]."""
         return free
 
     def log_density(self, free: Tensor, picture: Tensor) -> Tensor:
-        """λ·log p(x)."""
+        """λ·log p(x): [N], for a picture [N, C, H, W]."""
         return self.weight * self.expert.log_density(self.model.pictures.pixels(picture))
 
     def details(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Decoder:
         return self.model.pictures.normalise(pixels.to(self.model.device))
 
     def log_density(self, free: Tensor, picture: Tensor) -> Tensor:
-        """−λ‖z‖²."""
+        """−λ‖z‖²: [N], for codes `free` [N, d]."""
         return -self.weight * free.square().sum(1)
 
     def details(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ FORMS = "l2, rbm:FILE, decoder:ARTIFACT"
 
 
 def run(model: Model, batch: Tensor) -> Tensor:
-    """The graph's differentiable output for `batch`, computed in the batch sizes that the artifact takes."""
+    """The graph's differentiable output for `batch` [N, …], computed in the batch sizes that the artifact takes."""
     parts = []
     for index, n in model.network.batches(batch.shape):
         rows = batch[index]
@@ -159,6 +159,7 @@ def prior(model: Model, text: str, weight: float | None = None, code: int | None
 
 
 def _fitting(expert: rbm.Expert, model: Model, path: Path) -> rbm.Expert:
+    """The expert, if it fits the model's input. Raises `UsageError` otherwise."""
     channels, height, width = model.shape
     own = "×".join(map(str, expert.shape))
     fits = expert.shape == model.shape if expert.whole else (
@@ -173,6 +174,7 @@ def _fitting(expert: rbm.Expert, model: Model, path: Path) -> rbm.Expert:
 
 
 def _decoder(model: Model, path: Path, weight: float, code: int | None) -> Decoder:
+    """The decoder in a file. Raises `UsageError`, `ModelError`."""
     passes = tuple(name for name in DEFAULT if name != "logit")  # keeps a final sigmoid, which makes the pixels
     decoder = load(path, device=str(model.device), passes=passes, cache=model.capture.cache is not None)
     shape = decoder.pictures.declared

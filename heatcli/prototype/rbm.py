@@ -179,7 +179,7 @@ def write(path: Path, expert: Expert) -> None:
 
 
 def read(path: Path) -> Expert:
-    """The expert in a file of `heatcli fit-expert`. Raises `UsageError`."""
+    """The expert in a file of `heatcli fit-expert`. Raises `UsageError`, also for arrays that do not fit together."""
     with boundary(path, UsageError, "is no expert, such as heatcli fit-expert FOLDER -o FILE writes"):
         try:
             file = read_npz(read_regular(path, MOST_BYTES))

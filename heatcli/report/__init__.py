@@ -1,0 +1,1 @@
+"""The JSON report of an explanation, and its schema."""

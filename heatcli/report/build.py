@@ -117,9 +117,11 @@ class Reports:
         return found or msgspec.UNSET
 
     def _bias_parts(self, i: int, biases: str) -> list[schema.BiasPart]:
+        """The parts on the biases; [] for `none`."""
         return [] if self._biases is None or biases == NONE else self._biases.parts(i, biases == ALL)
 
     def _pixels_part(self, i: int, inline: bool, file: str | msgspec.UnsetType) -> schema.PixelsPart:
+        """The part on the pixels. `inline`: with the relevance of each. `file`: the name of their file."""
         pixels = self.pixels(i)
         values: Any = pixels.astype(self._relevance.dtype) if inline else msgspec.UNSET
         total, positive, negative = (part[i][0] for part in self._sums)
@@ -144,6 +146,7 @@ class Reports:
     def _pair(
         self, i: int, other: schema.ImagePart | None, files: schema.FilesPart, inline: bool, biases: str
     ) -> schema.PairPart | msgspec.UnsetType:
+        """The part on the other picture of a pair, if there is one."""
         if self.pair is None or other is None:
             return msgspec.UNSET
         own = self.pair.explanation.ledger is not self.explanation.ledger
@@ -154,6 +157,7 @@ class Reports:
         )  # fmt: skip
 
     def _concept(self, i: int) -> schema.ConceptPart | msgspec.UnsetType:
+        """The part on the channels of a concept, if the map is restricted to one."""
         found = self.explanation.concept
         if found is None:
             return msgspec.UNSET
@@ -165,6 +169,7 @@ class Reports:
         )  # fmt: skip
 
     def _target(self, i: int, image: schema.ImagePart, pair: schema.ImagePart | None) -> schema.TargetPart:
+        """The part on the explained score."""
         probability, index = self._probabilities[i], self._index[i]
         label, chance = self._labels(index), float(probability[index])
         minus: int | msgspec.UnsetType = msgspec.UNSET
@@ -233,6 +238,7 @@ def figure_part(kind: str, scale: Scale, bands: tuple[int, ...] = ()) -> schema.
 
 
 def _model_part(model: Model, explanation: Explanation) -> schema.ModelPart:
+    """The part on the model."""
     found, verified = explanation.verified, None
     if found is not None:
         error = found.error if math.isfinite(found.error) else None

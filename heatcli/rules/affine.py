@@ -76,7 +76,10 @@ class AlphaBeta(Rule):
 
 
 def offsets_at(bias: Tensor | None, to_positive: Tensor, to_negative: Tensor | None) -> Tensor | None:
-    """The multiplier of a bias, by its sign, summed over the positions that share an element of the bias."""
+    """The multiplier of a bias, by its sign, summed over the positions that share an element of the bias.
+
+    `to_positive`, `to_negative`: multipliers [N, …] of the positive and negative sums. The result broadcasts as `bias`.
+    """
     if bias is None:
         return None
     positive = collect(to_positive, bias)

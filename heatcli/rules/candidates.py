@@ -36,6 +36,7 @@ def dimensions(operator: Operator) -> int:
 
 
 def _along(x: Tensor, operator: Operator) -> Tensor:
+    """The elements along the reduced dimensions, as the first dimension."""
     dims = operator.arg(1)
     whole = dims is None or dims == []
     chosen = range(x.dim()) if whole else [dims] if isinstance(dims, int) else dims
@@ -52,6 +53,7 @@ def _pooling_windows(operator: Operator, sizes: Sequence[int], out: Sequence[int
     n = len(sizes)
 
     def each(value: Any, otherwise: Sequence[int]) -> Sequence[int]:
+        """A setting as one number for each dimension."""
         given = [value] if isinstance(value, int) else list(value or [])
         return given * n if len(given) == 1 else given or otherwise
 
@@ -67,6 +69,7 @@ def _pooling_windows(operator: Operator, sizes: Sequence[int], out: Sequence[int
 
 
 def _adaptive_windows(operator: Operator, sizes: Sequence[int], out: Sequence[int]) -> list[Tensor]:  # noqa: ARG001
+    """As `_pooling_windows`, for adaptive pooling."""
     tables = []
     for size, cells in zip(sizes, out, strict=True):
         spans = [(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]

@@ -25,7 +25,7 @@ class Arrivals:
         self._in_place = in_place
 
     def add(self, name: str, part: Tensor | Carried | None) -> None:
-        """Add what one reader sends to the value called `name`; None adds nothing."""
+        """Add what one reader sends to the value called `name`, of the value's shape; None adds nothing."""
         known = self._known.get(name)
         if part is None or known is None:
             self._known.update({} if part is None else {name: part})

@@ -76,7 +76,10 @@ def derivative(step: Step) -> Tensor:
 
 
 def finite(step: Step, derivative: Tensor) -> Tensor:
-    """A derivative with 0 where it is infinite, as for √x at x = x0 = 0. Any value is right for a difference of 0."""
+    """A derivative, of the input's shape, with 0 where it is infinite, as for √x at x = x0 = 0.
+
+    Any value is right for a difference of 0.
+    """
     return derivative.nan_to_num(0, 0, 0) if facts_of(step.operator).steep else derivative
 
 

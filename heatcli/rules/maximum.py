@@ -71,7 +71,10 @@ def ties(step: Step) -> Tensor:
 
 
 def share_among(step: Step, tied: Tensor, change: Tensor) -> Multipliers:
-    """The multipliers of the inputs if the relevance `change` is shared equally among the `tied` candidates."""
+    """The multipliers of the inputs if the relevance `change` [N, …] is shared equally among the `tied` candidates.
+
+    `tied`: bool [K, N, …], as `ties` returns it.
+    """
     assert step.reference_inputs is not None
     leaves = [x if step.differentiable else x.detach().requires_grad_() for x in step.inputs]
     with torch.enable_grad():
@@ -175,17 +178,20 @@ def _difference(x: Tensor, x0: Tensor) -> Tensor:
 
 
 def _radial(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """As `Radial`."""
     dx = _difference(x, x0)
     return _ratio((y - y0) * dx, (dx * dx).sum(0))
 
 
 def _proportional(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """As `Proportional`."""
     dx, dy = _difference(x, x0), y - y0
     along = torch.where(dx * dy > 0, dx, 0)
     return torch.where(along != 0, _ratio(dy, along.sum(0)), 0)
 
 
 def _softmax_limit(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """As `SoftmaxLimit`."""
     dy, real = y - y0, ~x.isneginf()
     largest = real & torch.where(dy > 0, x == y, x0 == y0)
     dx = _difference(x, x0)
@@ -202,6 +208,7 @@ def _soft(t: float, x: Tensor, x0: Tensor) -> Tensor:
 
 
 def _telescoping(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:  # noqa: ARG001 - formulas share a signature
+    """As `Telescoping`. Padding takes no part."""
     rows = [torch.zeros_like(x[0])]
     best, best0, started = x[0], x0[0], ~x[0].isneginf()
     rows[0] = started.to(x)

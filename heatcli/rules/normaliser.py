@@ -51,6 +51,7 @@ def _euclidean(step: Step, multiplier: Tensor) -> Tensor | None:
 
 
 def _standardise(step: Step, multiplier: Tensor) -> Tensor:
+    """The multiplier of a layer, group, instance or RMS norm's input, as `HeldStatistics` has it."""
     op, x = step.operator, step.inputs[0]
     centre = op.title != "_fused_rms_norm"
     if op.title in ("native_layer_norm", "_fused_rms_norm"):
@@ -108,6 +109,7 @@ class SoftmaxTaylor(Rule):
 
 
 def _softmax(step: Step, multiplier: Tensor, logarithm: bool) -> Sent:
+    """Softmax as exp(x − log Σ exp x), each function by its secant; log-softmax without the outer exp."""
     dim, x = step.operator.arg(1), step.inputs[0]
     masked = x.isneginf()
     x0 = torch.where(masked, x, 0) if step.reference_inputs is None else step.reference_inputs[0]

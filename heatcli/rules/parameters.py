@@ -70,6 +70,7 @@ def typed(given: Mapping[str, Any], defaults: Mapping[str, Any], kind: str, name
 
 
 def _as_type(name: str, value: Any, kind: type) -> Any:
+    """The value as an int, float or text. Raises `UsageError`."""
     try:
         return kind(value)
     except (TypeError, ValueError) as error:
@@ -87,6 +88,7 @@ def number(default: float, low: float = -math.inf, high: float = math.inf, *, ab
         said = whole if low == -math.inf else f"{whole} {sign} {low:g}"
 
     def allowed(value: Any) -> bool:
+        """Whether the value is in the range."""
         return math.isfinite(value) and (low < value if above else low <= value) and value <= high
 
     return field(default=default, metadata={"range": said, "allowed": allowed, "must": f"it must be {said}"})

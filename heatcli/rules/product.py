@@ -37,6 +37,7 @@ class Share(Rule):
 
     @staticmethod
     def _quotient(step: Step, multiplier: Tensor) -> Sent:
+        """The multipliers of numerator and denominator."""
         if step.reference_inputs is None:
             return Sent([step.adjoint(multiplier)[0], torch.zeros_like(step.inputs[1])])
         (a, b), (a0, b0) = step.inputs, step.reference_inputs

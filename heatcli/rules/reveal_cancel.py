@@ -43,7 +43,7 @@ class Pair(Carried):
         return m, per_image(torch.where(difference == 0, relevance, 0))
 
     def at_image(self, difference: Tensor) -> Tensor:
-        """The multiplier of the part that a pixel's difference belongs to."""
+        """The multiplier of the part that a pixel's difference belongs to; `difference`: [N, …]."""
         return torch.where(difference > 0, self.positive, self.negative)
 
     def __add__(self, other: Tensor | Carried) -> Tensor | Carried:
@@ -149,6 +149,7 @@ def parts(step: Step) -> Two:
 
 
 def _parts(step: Step) -> Two:
+    """As `parts`, computed anew."""
     operator, bias = step.operator, step.bias
     if has_weights(operator):
         signs = step.rule.signs(step) if isinstance(step.rule, Parts) else Signs(step)
@@ -174,6 +175,7 @@ def _parts(step: Step) -> Two:
 
 
 def _parts_of_input(step: Step, i: int) -> Two:
+    """Δ⁺ and Δ⁻ of input `i`: those of the step that computed it, of the image the difference by its sign."""
     producer = step.producers[i] if step.producers else None
     if producer is not None:
         return parts(producer)
@@ -194,7 +196,7 @@ def _effects(step: Step, rule: RevealCancel) -> Two:
     rise, fall = (high - start + end - low) / 2, (low - start + end - high) / 2
     if not facts_of(step.operator).steep:
         return rise, fall
-    # Functions such as √x are undefined for one part alone where that is below 0. At 0 rounding would decide.
+    # √x and others may be undefined where one part alone is added. Near the edge of their domain rounding would decide.
     margin = _ROUNDINGS * torch.finfo(x0.dtype).eps * (x0.abs() + up.abs() + down.abs())
     inside = f(x0 + up - margin).isfinite() & f(x0 + down - margin).isfinite() & rise.isfinite() & fall.isfinite()
     secant = rule.slope(step)

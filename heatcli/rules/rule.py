@@ -13,6 +13,7 @@ from torch import Tensor
 
 from heatcli.errors import ModelError, first_line
 from heatcli.graph.adjoints import Product
+from heatcli.graph.facts import facts_of
 from heatcli.graph.operator import Operator
 from heatcli.rules.numerics import per_image
 from heatcli.rules.parameters import Parameters
@@ -44,8 +45,8 @@ class Carried(ABC):
 class Step:
     """One operator as it ran: its inputs (one for each source), its output, and both on the reference.
 
-    Without a baseline the reference of every input is 0, and `reference_inputs` is None. A reference may have one row
-    for all images.
+    Tensors are [N, …]. Without a baseline the reference of every input is 0, and `reference_inputs` is None. A
+    reference may have one row for all images.
     """
 
     operator: Operator
@@ -67,7 +68,8 @@ class Step:
     def adjoint(self, multiplier: Tensor) -> Multipliers:
         """The exact vector-Jacobian product for each input; None for an input without influence.
 
-        Raises `RuntimeError` if the step has neither a closed form nor a tape, `ModelError` if torch has no derivative.
+        `multiplier`: of the output's shape. Raises `RuntimeError` if the step has neither a closed form nor a tape,
+        `ModelError` if torch has no derivative.
         """
         if self.product is not None:
             products = self.product(self.operator, self.inputs, self.output, multiplier)
@@ -77,11 +79,17 @@ class Step:
         return self.gradient(self.output, self.inputs, multiplier)
 
     def adjoint_at(self, inputs: Sequence[Tensor], multiplier: Tensor) -> Multipliers:
-        """The exact vector-Jacobian product at other inputs. Raises `ModelError` if torch has no derivative."""
+        """The exact vector-Jacobian product at other inputs, of the same shapes.
+
+        Raises `ModelError` if torch has no derivative.
+        """
         return self.gradient(*self.run(self.operator, inputs), multiplier)
 
     def run(self, operator: Operator, inputs: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        """Run a similar operator at other inputs, with a tape. Returns its output and the inputs for `gradient`."""
+        """Run a similar operator at other inputs, of the same shapes, with a tape.
+
+        Returns its output and the inputs for `gradient`.
+        """
         with torch.enable_grad():
             inputs = [x if self.differentiable else x.detach().requires_grad_() for x in inputs]
             return operator.run(self.others, inputs), inputs
@@ -89,11 +97,11 @@ class Step:
     def gradient(self, output: Tensor, inputs: Sequence[Tensor], multiplier: Tensor) -> Multipliers:
         """The vector-Jacobian product of `run`'s result; None for inputs that the output does not depend on.
 
-        Raises `ModelError` if torch has no derivative.
+        `multiplier`: of the output's shape. Raises `ModelError` if torch has no derivative.
         """
         if not output.requires_grad:
             return [None] * len(inputs)
-        if "pool3d" in self.operator.title:  # torch's kernel refuses other layouts in memory of four dimensions
+        if facts_of(self.operator).refuses_channels_last:
             multiplier = multiplier.contiguous()
         try:
             return run_backward(output, inputs, multiplier, self.differentiable)

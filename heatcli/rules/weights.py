@@ -26,7 +26,7 @@ _CUT: MutableMapping[Tensor, dict[int, Tensor]] = WeakTensorKeyDictionary()
 
 
 def linear(operator: Operator, change: Callable[[Tensor], Tensor]) -> Operator:
-    """The same layer without bias, with weights `change(w)` in place of `w`."""
+    """The same layer without bias, with weights `change(w)`, of the same shape, in place of `w`."""
     args: list[Any] = list(operator.args)
     kwargs = dict(operator.kwargs)
     target, scale = operator.target, 1
@@ -60,10 +60,10 @@ def bent(operator: Operator, sign: int) -> Operator:
 
 
 class Signs:
-    """One layer's contributions x_i w_ij, separated by sign. x is the difference from x0.
+    """One layer's contributions x_i w_ij, separated by sign. x [N, …] is the difference from x0.
 
     With A⁺ and A⁻ the layer with weights of one sign, the positive contributions sum to A⁺x⁺ + A⁻x⁻, the negative ones
-    to A⁻x⁺ + A⁺x⁻.
+    to A⁻x⁺ + A⁺x⁻. Sums and their multipliers have the output's shape.
     """
 
     def __init__(self, step: Step) -> None:
@@ -71,20 +71,21 @@ class Signs:
         self.x = step.input_difference(0)
 
     def positive(self, bias: Tensor | None, stabiliser: float = 0.0) -> Tensor:
-        """Σ_i (x_i w_ij)⁺ + b_j⁺ + stabiliser."""
+        """Σ_i (x_i w_ij)⁺ + b_j⁺ + stabiliser; `bias` broadcasts against the output."""
         return self._sum(1) + (0.0 if bias is None else bias.clamp(min=0)) + stabiliser
 
     def negative(self, bias: Tensor | None, stabiliser: float = 0.0) -> Tensor:
-        """Σ_i (x_i w_ij)⁻ + b_j⁻ − stabiliser, a number ≤ 0."""
+        """Σ_i (x_i w_ij)⁻ + b_j⁻ − stabiliser, a number ≤ 0; `bias` broadcasts against the output."""
         return self._sum(-1) + (0.0 if bias is None else bias.clamp(max=0)) - stabiliser
 
     def _sum(self, sign: int) -> Tensor:
+        """The sum of the contributions of that sign."""
         above, below = (bent(self.step.operator, s) for s in (sign, -sign))
         others = self.step.others
         return above.run(others, [self.x.clamp(min=0)]) + below.run(others, [self.x.clamp(max=0)])
 
     def back(self, to_positive: Tensor | None, to_negative: Tensor | None, halved: bool = False) -> Tensor:
-        """The multipliers of x: `to_positive` weights contributions above zero, `to_negative` those below.
+        """The multipliers of x: `to_positive` weights contributions above 0, `to_negative` those below; both [N, …].
 
         Where x = 0 there are no contributions. Then the weights for x > 0 apply, or, `halved`, the mean of both sides.
         """
@@ -93,12 +94,17 @@ class Signs:
         return torch.where(self.x == 0, (above + below) / 2, m) if halved else m
 
     def one_side(self, to_positive_weights: Tensor | None, to_negative_weights: Tensor | None) -> Tensor:
-        """The multipliers of x > 0, whose contributions have the sign of the weight. None: that sign gets nothing."""
+        """The multipliers of x > 0, whose contributions have the sign of the weight.
+
+        `to_positive_weights`, `to_negative_weights` [N, …]: multipliers of the sums of either sign. None: that sign
+        gets nothing.
+        """
         sides = ((1, to_positive_weights), (-1, to_negative_weights))
         first, *rest = [self._adjoint(sign, m) for sign, m in sides if m is not None]
         return sum(rest, first)
 
     def _adjoint(self, sign: int, multiplier: Tensor) -> Tensor:
+        """The multipliers of x through the weights of that sign."""
         operator = bent(self.step.operator, sign)
         product = closed_form(operator)
         if product is not None:

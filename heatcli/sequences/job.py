@@ -63,6 +63,7 @@ def run(model: Model, request: SequencesRequest, load_seconds: float) -> Iterato
 
 
 def _read(model: Model, request: SequencesRequest) -> tuple[list[Sequence], list[ImageError]]:
+    """The sequences of all files, and the errors of files that cannot be read."""
     found: list[Sequence] = []
     failed = []
     for path in (path for given in request.inputs for path in sequence_files(given)):
@@ -93,6 +94,7 @@ def _planned(request: SequencesRequest, found: list[Sequence]) -> list[tuple[Seq
 def _batch(
     model: Model, request: SequencesRequest, chosen: list[tuple[Sequence, Path]], load_seconds: float
 ) -> Iterator[Done]:
+    """Explain and write sequences of one length."""
     batch = torch.stack([torch.from_numpy(one.onehot) for one, _ in chosen]).to(model.device, model.pictures.dtype)
     reports = Reports(model, explain_sequences(model, batch, request.method, request.target, request.baseline))
     for i, (one, stem) in enumerate(chosen):
@@ -102,6 +104,7 @@ def _batch(
 def _write(
     model: Model, request: SequencesRequest, one: Sequence, stem: Path, reports: Reports, i: int, load_seconds: float
 ) -> Done:
+    """Write the logo and the report of a sequence."""
     started, result = time.perf_counter(), reports.explanation
     logo_path, report_path = (stem.with_name(stem.name + suffix) for suffix in (".png", ".json"))
     target = int(result.target.index[i])

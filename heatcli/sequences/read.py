@@ -53,6 +53,7 @@ def read_sequences(path: Path, alphabet: str, length: int | None = None) -> list
 
 
 def _sequences(path: Path, content: bytes, alphabet: str, length: int | None) -> list[Sequence]:
+    """As `read_sequences`, from a file's bytes. Raises `ImageError`."""
     digest = hashlib.sha256(content).hexdigest()
     if content.startswith(b"\x93NUMPY"):
         found = [(str(i), *_of_array(one, alphabet)) for i, one in enumerate(_arrays(path, content, alphabet))]
@@ -83,6 +84,7 @@ def onehot(letters: str, alphabet: str) -> NDArray[np.float32]:
 
 
 def _records(path: Path, content: bytes, alphabet: str) -> Iterator[tuple[str, str]]:
+    """Name and letters of each record of a FASTA file; U is read as T. Raises `ImageError`."""
     try:
         text = content.decode("ascii")
     except UnicodeDecodeError as error:

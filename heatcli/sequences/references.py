@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heatcli.errors import UsageError, unknown_name
-from heatcli.explanation import Explanation, combined, explain
+from heatcli.explanation import Explanation, explain
 from heatcli.images.baselines import Reference
+from heatcli.methods.joining import combined
 from heatcli.methods.table import Method
 from heatcli.model.model import Model
 
@@ -52,6 +53,7 @@ def references(model: Model, batch: Tensor, baseline: str, seed: int = 0) -> Ref
 
 
 def _frequencies(model: Model, argument: str, letters: int) -> list[float]:
+    """The frequency of each letter: given, the sidecar's, or equal ones. Raises `UsageError`."""
     try:
         given = [float(part) for part in argument.split(",")] if argument else list(model.settings.background)
     except ValueError:

@@ -72,7 +72,8 @@ def read_npz(
 ) -> dict[str, NDArray[Any]]:
     """The arrays of an `.npz` called `names`, all arrays, or the first; each with at most `most` numbers.
 
-    Raises like `read_array`, and `KeyError` for a missing name.
+    Raises `ValueError` if there is no array or it cannot be read, `KeyError` for a missing name, or whatever the reader
+    of a damaged archive raises.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         there = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -98,7 +99,7 @@ def _array(file: IO[bytes], size: int, most: int) -> NDArray[Any]:
     if dtype.kind not in "biuf":
         raise ValueError(f"holds {'objects' if dtype.hasobject else dtype}, not numbers")
     if min(shape, default=0) < 0:
-        raise ValueError(f"its shape {shape} is none")
+        raise ValueError(f"its shape {shape} is not valid")
     if count > most:
         raise ValueError(f"its shape {shape} is of {count:,} numbers, and at most {most:,} are read")
     length = count * dtype.itemsize
@@ -118,7 +119,7 @@ def _array(file: IO[bytes], size: int, most: int) -> NDArray[Any]:
 
 
 def npy(array: NDArray[Any]) -> bytes:
-    """The array as an `.npy` file."""
+    """An array of numbers, of any shape, as an `.npy` file."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, array, allow_pickle=False)
     return buffer.getvalue()
@@ -162,4 +163,5 @@ def png_bytes(picture: Image.Image, text: str = "") -> bytes:
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file: length, name, content, checksum."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc32(name + content))

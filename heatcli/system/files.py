@@ -72,13 +72,14 @@ def joined(folder: str, part: str) -> str:
     return str(Path(folder, part))
 
 
-MOST_UP = 2  # folders that a name in a file to be shared climbs
+MOST_UP = 2  # the most `..` in a path that others are shown
 
 
 def seen_from(folder: Path | str, name: Path | str) -> str:
-    """A file's name as a file in `folder` says it to others: relative, or alone where the two lie far apart.
+    """The name of a file, to be written into a file in `folder` that others read.
 
-    It tells nothing of this machine. URLs stay as they are.
+    A relative path, or the bare name if that path would climb more than `MOST_UP` folders, so that no path of this
+    machine is shown. URLs stay as they are.
     """
     if is_url(name):
         return str(name)
@@ -227,6 +228,7 @@ def open_regular(path: Path | str) -> IO[bytes]:
 
 
 def _regular(status: os.stat_result) -> None:
+    """Raise `OSError` if a file is not a regular one."""
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "none")
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file")

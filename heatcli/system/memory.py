@@ -115,9 +115,11 @@ def resident(what: str = "VmRSS") -> int:
 
 
 def _set(parameter: int, value: int) -> bool:
+    """Set a parameter of glibc's allocator. Returns whether glibc accepted it."""
     mallopt = _function("mallopt")
     return mallopt is not None and bool(mallopt(parameter, value))
 
 
 def _function(name: str) -> Any:
+    """A function of the C library; None on other systems than Linux."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

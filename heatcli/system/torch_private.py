@@ -109,7 +109,7 @@ BACKWARD_BY_INPUT = _kernels("silu hardswish hardsigmoid")
 
 
 def relu_backward(multiplier: Tensor, output: Tensor, out: Tensor | None = None) -> Tensor:
-    """`multiplier` where `output` > 0, else 0; written to `out` if given. One pass on a CPU."""
+    """`multiplier` where `output` > 0, else 0; tensors of one shape. Written to `out` if given. One pass on a CPU."""
     if not hasattr(_ATEN, "threshold_backward"):
         product = torch.where(output > 0, multiplier, 0)
         return product if out is None else out.copy_(product)
@@ -119,7 +119,7 @@ def relu_backward(multiplier: Tensor, output: Tensor, out: Tensor | None = None)
 
 
 def select_between(m: Tensor, x: Tensor, low: float, high: float, out: Tensor | None = None) -> Tensor:
-    """m where low < x < high, else 0; written to `out` if given.
+    """m where low < x < high, else 0; tensors of one shape. Written to `out` if given.
 
     The derivative of hardtanh is one vectorised pass on a CPU. torch.where and masks are slower.
     """
@@ -132,9 +132,10 @@ def select_between(m: Tensor, x: Tensor, low: float, high: float, out: Tensor | 
 
 
 def convolution_backward(multiplier: Tensor, x: Tensor, weights: Tensor, how: Sequence[Any]) -> Tensor:
-    """The multiplier of a convolution's input. `how`: stride, padding, dilation, transposed, output padding, groups.
+    """The multiplier of a convolution's input `x` [N, C, …]. `multiplier`: the output's, [N, K, …].
 
-    The kernel that autograd calls. `torch.nn.grad` does not cover transposed convolutions.
+    `how`: stride, padding, dilation, transposed, output padding, groups. This is the kernel that autograd calls.
+    `torch.nn.grad` does not cover transposed convolutions.
     """
     gradients = _ATEN.convolution_backward.default(multiplier, x, weights, None, *how, [True, False, False])
     return gradients[0]  # type: ignore[no-any-return]
@@ -158,8 +159,8 @@ def make_fx(
 ) -> Callable[..., GraphModule]:
     """Records what `function` does on tensors as an FX graph of ATen operators. The import takes 3 s.
 
-    `instead`: operators that are recorded as what a function of others does. torch.export cannot record a function
-    that performs a walk.
+    `instead`: operator → a function of other operators, which is recorded in its place. torch.export cannot record a
+    function that performs a walk.
     """
     from torch.fx.experimental.proxy_tensor import make_fx as recorder
 

@@ -208,7 +208,7 @@ def test_biases_that_take_most_are_told_with_the_next_command(cli: Cli) -> None:
 def test_show_in_a_terminal_that_is_none_says_so(cli: Cli) -> None:
     ran = cli("explain", EIGHT, *DIGITS, "--show", "-q")
     assert (ran.status, ran.out) == (0, "")
-    assert ran.err == "heatcli: --show draws in a terminal, and stdout is none\n"
+    assert ran.err == "heatcli: --show draws in a terminal, and stdout is not a terminal\n"
 
 
 def test_half_blocks_are_the_picture() -> None:

@@ -141,6 +141,11 @@ def indexed(op: Operator) -> bool:
     return True
 
 
+def picks(op: Operator) -> bool:
+    """Nothing is in the output that is not in the input."""
+    return all(bool(torch.isin(op.run({}, [x]), x).all()) for (x,) in samples(op))
+
+
 def gate(op: Operator) -> bool:
     """A weight is never far below 0."""
     return not any(bool((op.run({}, x) < -1).any()) for x in samples(op))
@@ -303,12 +308,28 @@ def normaliser(op: Operator) -> bool:
     return True
 
 
+def refuses_channels_last(op: Operator) -> bool:
+    """torch raises for an image in channels last memory, and for a multiplier in it."""
+    (x,), refused = samples(op)[0], 0
+    if x.dim() != 4:
+        return False
+    last = {"memory_format": torch.channels_last}
+    for value, m in ((x.contiguous(**last), None), (x, torch.ones(op.shape, dtype=x.dtype).contiguous(**last))):
+        leaf = value.requires_grad_()
+        try:
+            output = op.run({}, [leaf])
+            torch.autograd.grad(output, leaf, torch.ones_like(output) if m is None else m)
+        except RuntimeError as error:
+            refused += "memory format" in str(error)
+    return refused == 2
+
+
 PROPERTIES: dict[str, Callable[[Operator], bool]] = {
     "zero_at_zero": zero_at_zero, "homogeneous": homogeneous, "exact": exact, "keeps_sign": keeps_sign,
     "keeps_order": keeps_order, "steep": steep, "nonnegative": nonnegative,
     "preserves_nonnegative": preserves_nonnegative, "rectifier": rectifier, "minimum": minimum, "indexed": indexed,
-    "gate": gate, "diagonal": diagonal, "fixed_statistics": fixed_statistics, "overwrites": overwrites,
-    "spare_output": spare_output, "rounds_once": rounds_once,
+    "picks": picks, "gate": gate, "diagonal": diagonal, "fixed_statistics": fixed_statistics, "overwrites": overwrites,
+    "spare_output": spare_output, "rounds_once": rounds_once, "refuses_channels_last": refuses_channels_last,
 }  # fmt: skip
 KIND: dict[str, Callable[[Operator], bool]] = {
     "affine": affine, "elementwise": elementwise, "maximum": maximum, "sum": joint_sum, "product": product,
@@ -320,6 +341,7 @@ ASKED: dict[str, Callable[[Operator], bool]] = {
         ("homogeneous", "exact", "keeps_sign", "keeps_order", "steep", "rectifier"),
         lambda op: op.kind == "elementwise" and len(op.sources) == 1,
     ),
+    "picks": lambda op: op.kind == "layout" and len(op.sources) == 1,
     "minimum": lambda op: op.kind in ("elementwise", "maximum"),
     "diagonal": lambda op: op.kind == "affine" and len(op.sources) == 1,
     "fixed_statistics": lambda op: op.kind in ("affine", "normaliser"),
@@ -398,8 +420,8 @@ def test_slopes_are_bounded_where_they_are_not_called_steep(title: str) -> None:
 FALSE = {
     "zero_at_zero": "sigmoid", "homogeneous": "silu", "exact": "gelu", "keeps_sign": "abs", "keeps_order": "silu",
     "nonnegative": "gelu", "preserves_nonnegative": "neg", "rectifier": "silu", "minimum": "amax",
-    "gate": "sub", "diagonal": "cumsum", "fixed_statistics": "cumsum", "overwrites": "silu",
-    "spare_output": "sigmoid", "rounds_once": "add",
+    "picks": "constant_pad_nd", "gate": "sub", "diagonal": "cumsum", "fixed_statistics": "cumsum", "overwrites": "silu",
+    "spare_output": "sigmoid", "rounds_once": "add", "refuses_channels_last": "max_pool2d",
 }  # fmt: skip
 FALSE_KINDS = {
     "affine": "relu", "elementwise": "cumsum", "sum": "mul", "product": "add", "normaliser": "relu", "layout": "mean",

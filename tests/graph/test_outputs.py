@@ -12,6 +12,7 @@ import torch
 from conftest import Cli
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 import heatcli
 from heatcli.errors import ModelError, UsageError
@@ -301,6 +302,62 @@ def test_a_part_of_a_softmax_is_no_logit(tmp_path: Path) -> None:
 class Several(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"boxes": x.mean((2, 3))[:, :2], "classes": x.mean((2, 3)).softmax(1)}
+
+
+FIRST = torch.tensor([0])
+MASK = torch.tensor([False, True, False, False, True, False])
+TAILS = {
+    "nothing": lambda p: p,
+    "in another order": lambda p: p[:, [3, 1, 0, 5, 4, 2]],
+    "turned round": lambda p: p.flip(1),
+    "shifted": lambda p: p.roll(2, 1),
+    "through more axes": lambda p: p.reshape(-1, 2, 3).transpose(1, 2).reshape(-1, 6),
+    "some set to 0": lambda p: p.masked_fill(MASK, 0.0),
+    "some set to 1": lambda p: torch.where(MASK, torch.ones_like(p), p),
+    "some written": lambda p: p.index_fill(1, FIRST, 0.0),
+    "some multiplied by 0": lambda p: p * (~MASK).float(),
+    "a class more": lambda p: functional.pad(p, (1, 0)),
+    "a class more, joined": lambda p: torch.cat([torch.zeros_like(p[:, :1]), p], 1),
+    "twice": lambda p: torch.cat([p, p.flip(1)], 1),
+    "repeated": lambda p: p.repeat(1, 2),
+    "a part": lambda p: p[:, 1:4],
+    "the lower triangle": lambda p: p.reshape(-1, 2, 3).tril().reshape(-1, 6),
+    "the upper triangle": lambda p: p.reshape(-1, 3, 2).triu().reshape(-1, 6),
+    "reflected": lambda p: functional.pad(p[:, None], (1, 1), mode="reflect")[:, 0],
+    "windows": lambda p: functional.unfold(p.reshape(-1, 1, 2, 3), (1, 2), padding=(0, 1)).flatten(1),
+}
+ACTIVATIONS = {"softmax": nn.Softmax(1), "log_softmax": nn.LogSoftmax(1), "sigmoid": nn.Sigmoid()}
+
+
+class _Tailed(nn.Module):
+    """Logits far below 0, an activation, and what comes after it."""
+
+    def __init__(self, activation: str, tail: str) -> None:
+        super().__init__()
+        self.head, self.activation, self.tail = nn.Linear(12, 6), ACTIVATIONS[activation], TAILS[tail]
+
+    def forward(self, x: Tensor) -> Tensor:
+        tailed: Tensor = self.tail(self.activation(self.head(x.flatten(1)) - 5))
+        return tailed
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("tail", list(TAILS))
+def test_what_comes_after_an_activation_is_kept(activation: str, tail: str, tmp_path: Path) -> None:
+    """The reported output is the artifact's, or logits whose probabilities, or log-probabilities, are the artifact's.
+
+    So no 0 that is written among probabilities becomes a 0 among negative logits, the highest score.
+    """
+    torch.manual_seed(0)
+    net, x = _Tailed(activation, tail).eval(), torch.rand(2, 3, 2, 2)
+    torch.jit.trace(net, x).save(str(tmp_path / "m.pt"))
+    found = heatcli.explain(heatcli.load(tmp_path / "m.pt", size=(2, 2)), x, "gradient")
+    expected = net(x)
+    chances = found.probabilities.log() if activation == "log_softmax" else found.probabilities
+    if not torch.allclose(found.outputs, expected, atol=1e-6):
+        torch.testing.assert_close(chances, expected, atol=1e-6, rtol=1e-5)
+    best = expected.gather(1, found.target.index[:, None])[:, 0]
+    torch.testing.assert_close(best, expected.amax(1))
 
 
 def test_all_outputs_are_listed(tmp_path: Path, cli: Cli, picture: str) -> None:

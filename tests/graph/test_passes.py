@@ -146,6 +146,56 @@ def test_what_is_explained(tmp_path: Path, activation: nn.Module) -> None:
             assert torch.allclose(result.probabilities, chances, atol=1e-5)
 
 
+class _Written(nn.Module):
+    """A scaled value, written by `write` into a fresh one, times 0.5."""
+
+    def __init__(self, write: str) -> None:
+        super().__init__()
+        self.write, self.head = write, nn.Linear(16, 4)
+        self.register_buffer("mask", torch.arange(16).reshape(4, 4) % 3 > 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean(1)[:, :4, :4] * 2
+        if self.write == "where":
+            x = torch.where(self.mask, x, torch.full_like(x, 0.4))
+        elif self.write == "masked_fill":
+            x = x.masked_fill(self.mask, 0.4)
+        else:
+            x = nn.functional.pad(x[:, 1:3, 1:3], (1, 1, 1, 1), value=0.4)
+        return self.head((x * 0.5).flatten(1))
+
+
+@pytest.mark.parametrize("write", ["where", "masked_fill", "pad"])
+def test_scales_do_not_move_past_constants_in_between(write: str) -> None:
+    """A constant that is written between two factors is multiplied by the second alone."""
+    torch.manual_seed(0)
+    net, x = _Written(write).eval(), torch.rand(2, 3, 4, 4)
+    graph = graph_of(net, x)
+    torch.testing.assert_close(output_of(apply(graph, ["join-scales"]), x), net(x))
+
+
+class _Masked(nn.Module):
+    """Probabilities without those of some classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(12, 4)
+        self.register_buffer("mask", torch.tensor([False, False, True, False]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.head(x.flatten(1)) - 5, 1).masked_fill(self.mask, 0.0)
+
+
+def test_masked_probabilities_are_no_logits(tmp_path: Path) -> None:
+    """A 0 among probabilities is the least score; among negative logits it would be the highest."""
+    torch.manual_seed(0)
+    net, x = _Masked().eval(), torch.rand(2, 3, 2, 2)
+    torch.jit.script(net).save(str(tmp_path / "m.pt"))
+    found = heatcli.explain(heatcli.load(tmp_path / "m.pt", size=(2, 2)), x, "gradient")
+    torch.testing.assert_close(found.outputs, net(x))
+    assert found.target.index.tolist() == net(x).argmax(1).tolist()
+
+
 def test_centring_is_deeplifts_normalisation(tmp_path: Path) -> None:
     """Contributions to the centred logit are the contributions to the logit less their mean over all classes."""
     path, batch = _saved(Ending(nn.Softmax(1)), tmp_path), torch.randn(2, 3, 2, 2)

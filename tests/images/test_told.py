@@ -190,7 +190,7 @@ def test_unknown_preprocessing_is_told(first: nn.Module | None, said: str, cli: 
          "--mean 123.675, 116.28, 103.53: pixels are in 0..1 before it is applied; 0.485,0.456,0.406 is that of 0..255"
          "; or say --range data"),
         (["--std", "0,0,0"], "--std 0, 0, 0: 0 divides no pixel; give the standard deviation of each channel"),
-        (["--range", "255"], "range '255' is none; give LOW..HIGH"),
+        (["--range", "255"], "range '255' is not known; give LOW..HIGH"),
         (["--channels-order", "gbr"], "--channels-order gbr is not known; use rgb or bgr"),
         (["--no-pass", "fold-batchnorm"], "unknown graph pass 'fold-batchnorm'; did you mean 'fold-batch-norm'?"),
         (["--region", "0,0,9000,9000"], "reaches beyond the picture, which is"),

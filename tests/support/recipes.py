@@ -363,6 +363,8 @@ def _(d: Draw, f: Any) -> Operator:
 def _(d: Draw, f: Any) -> Operator:
     shape = _shape_for(f)
     n = len(shape) - 2
+    if n == 3 and d.yes():
+        shape = shape[1:]  # a volume without batch dimension
     args = d.one(([2] * n,), ([3] * n, [2] * n, [1] * n, [1] * n, True), ([2] * n, [1] * n, [0] * n, [2] * n))
     return call(f.default, Image(shape), *args, index=0 if "indices" in str(f) else None)
 

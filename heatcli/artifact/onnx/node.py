@@ -111,7 +111,7 @@ class Call:
         return index < len(self.node.fixed) and self.node.fixed[index]
 
     def number(self, index: int, value: Tensor) -> Any:
-        """Input number `index` as a plain number, if it has one element and is equal for every image."""
+        """`value`, input number `index`, as a number if it has one element and is fixed; else unchanged."""
         return value.item() if self.fixed(index) and value.numel() == 1 else value
 
     def body(self, name: str) -> Callable[..., tuple[Value, ...]]:
@@ -126,7 +126,7 @@ def numbers(value: Tensor | None) -> list[Any]:
 
 
 def integers(value: Tensor, like: Sequence[int]) -> Tensor:
-    """The integers `like` as an int64 tensor on the device of `value`."""
+    """The integers `like` as an int64 tensor [count] on the device of `value`."""
     return torch.tensor(list(like), dtype=torch.int64, device=value.device)
 
 

@@ -113,6 +113,7 @@ class _Builder:
         self._half_bytes |= {name: number for name, number in types.items() if number in HALF_BYTES}
 
     def _node(self, proto: Any, fixed: Collection[str], given: Mapping[str, Any]) -> Node:
+        """A node of the graph. `fixed`, `given`: as for `body`. Raises `NodeError`."""
         domain = _domain(proto.domain)
         name = proto.name or next(iter(proto.output), "")
         attributes = {}
@@ -181,6 +182,7 @@ class _Builder:
         self._opsets = outer
 
         def run(call: Call, *values: Value) -> tuple[Value, ...]:  # noqa: ARG001 - operators share one signature
+            """The outputs of the function."""
             missing = [None] * (len(body.inputs) - len(values))
             return body.run([*values, *missing], ChainMap())
 
@@ -216,6 +218,7 @@ class _Builder:
         return run
 
     def _attribute(self, attribute: Any, fixed: Collection[str], given: Mapping[str, Any]) -> Any:
+        """The value of a node's attribute. Raises `RefusedError` for tensors that are no numbers."""
         from onnx import GraphProto, SparseTensorProto, TensorProto, helper
 
         value = helper.get_attribute_value(attribute)
@@ -240,6 +243,7 @@ def newest_opset() -> int:
 
 
 def _check_opset(opset: int) -> None:
+    """Raise `RefusedError` for an opset that heatcli does not read."""
     if not OLDEST <= opset <= newest_opset():
         raise RefusedError(
             f"is of opset {opset}; heatcli reads opsets {OLDEST} to {newest_opset()}; "
@@ -248,6 +252,7 @@ def _check_opset(opset: int) -> None:
 
 
 def _unset(call: Call, *values: Value) -> Value:
+    """The operator of a node whose operator is not set yet."""
     raise AssertionError(call.node.title, values)
 
 

@@ -46,7 +46,7 @@ class Quantised:
         return number.clamp(low, high).to(self.dtype)
 
     def with_real(self, real: Tensor) -> Quantised:
-        """Other numbers with the same scale."""
+        """Other numbers, of any shape, with the same scale."""
         return replace(self, real=real)
 
     def same_scale(self, other: Value) -> bool:

@@ -29,6 +29,7 @@ _STANDARD = (
 
 
 def _assembled(tables: Iterable[tuple[str, Mapping[str, Operator]]]) -> dict[tuple[str, str], Operator]:
+    """All tables as one: (domain, name) → operator. Raises `KeyError` for a duplicate."""
     operators: dict[tuple[str, str], Operator] = {}
     for domain, table in tables:
         for name, operator in table.items():

@@ -42,7 +42,10 @@ class Runtime:
         return self._ran(self._session, [output.name for output in self._session.get_outputs()], values)
 
     def of_nodes(self, values: Sequence[Tensor], nodes: Sequence[str]) -> list[Tensor] | None:
-        """The first output of each of the nodes of those names; None where a name is not that of one node alone."""
+        """The first output of each of `nodes`, by name; None where a name is not that of exactly one node.
+
+        `values`: the inputs in order, each [N, …].
+        """
         named = [[node for node in self._program().body.nodes if name and node.name == name] for name in nodes]
         if not all(len(found) == 1 for found in named):
             return None
@@ -52,7 +55,7 @@ class Runtime:
     def differs(self, values: Sequence[Tensor]) -> str | None:
         """The first node whose outputs differ from ONNX Runtime's for equal inputs, or None.
 
-        Nodes whose values the runtime does not return are skipped.
+        `values`: the inputs in order, each [N, …]. Nodes whose values the runtime does not return are skipped.
         """
         program = self._program()
         names = [name for node in program.body.nodes for name in node.outputs if name]
@@ -73,6 +76,7 @@ class Runtime:
         return None
 
     def _opened(self, model: str | bytes) -> Any:
+        """A session that runs the file, or the model in bytes. Raises `ModelError`, `NotComparedError`."""
         import onnxruntime
 
         if stamp(self._path) != self._stamp:
@@ -89,6 +93,7 @@ class Runtime:
             raise NotComparedError(f"ONNX Runtime cannot load it: {first_line(error)}") from error
 
     def _ran(self, session: Any, names: Sequence[str], values: Sequence[Tensor]) -> list[Tensor]:
+        """The values called `names` in a run. Raises `NotComparedError`."""
         import onnxruntime
 
         try:
@@ -121,6 +126,7 @@ def _as_array(value: Tensor) -> tuple[Any, int]:
 
 
 def _as_tensor(value: Any) -> Tensor:
+    """A value of the runtime as a tensor; an empty tensor for sequences and maps."""
     if not value.is_tensor():
         return torch.zeros(0)
     dtype, held = _FOREIGN.get(value.data_type(), (None, None))

@@ -57,6 +57,7 @@ def dense_of(proto: Any) -> Tensor:
 
 
 def _type_name(number: int) -> str:
+    """The standard's name of an ONNX type."""
     from onnx import TensorProto
 
     try:

@@ -27,7 +27,7 @@ def can_write_over(operator: Operator) -> bool:
 
 
 def written_in_place(operator: Operator, x: Tensor) -> Tensor:
-    """The output of an operator that `can_write_over` its input x, in the memory of x."""
+    """The output of an operator that `can_write_over` its input x [N, …], in the memory of x."""
     x = x.detach()
     if operator.title == "relu":
         return x.relu_()
@@ -45,7 +45,7 @@ def written_in_place(operator: Operator, x: Tensor) -> Tensor:
 def relu_product(operator: Operator, inputs: Sequence[Tensor], output: Tensor, m: Tensor) -> list[Tensor]:  # noqa: ARG001
     """The vector-Jacobian product of a ReLU that overwrote its input, in the memory of its output.
 
-    The output is free to overwrite: the walk has passed all operators that read it.
+    All tensors have one shape. The output is free to overwrite: the walk has passed all operators that read it.
     """
     return [relu_backward(m, output, out=output)]
 

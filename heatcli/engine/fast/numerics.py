@@ -15,17 +15,17 @@ _DOT = 1 << 15  # elements of an image above which one call per image is cheaper
 
 
 def above_zero(m: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
-    """m where x ≥ 0, else 0; written to `out` if given."""
+    """m where x ≥ 0, else 0; tensors of one shape. Written to `out` if given."""
     return select_between(m, x, -torch.finfo(x.dtype).tiny, math.inf, out)
 
 
 def below_zero(m: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
-    """m where x < 0, else 0; written to `out` if given."""
+    """m where x < 0, else 0; tensors of one shape. Written to `out` if given."""
     return select_between(m, x, -math.inf, 0.0, out)
 
 
 def quotient(top: Tensor, bottom: Tensor, level: Tensor, tolerance: Tensor | float = 0.0) -> Tensor:
-    """top/bottom, or `level` where |bottom| ≤ tolerance."""
+    """top/bottom, or `level` where |bottom| ≤ tolerance; the tensors broadcast."""
     close = bottom.detach().abs().neg_().add_(tolerance)
     return below_zero(top / bottom, close).add_(above_zero(level, close))
 
@@ -57,5 +57,8 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def summed(multiplier: Tensor, bias: Tensor | None) -> Tensor:
-    """The multiplier summed over the positions that share an element of the bias, for booking and absorption alike."""
+    """The multiplier [N, …] summed over the positions that share an element of the bias.
+
+    The sum serves booking and absorption alike.
+    """
     return multiplier if bias is None else collect(multiplier, bias)

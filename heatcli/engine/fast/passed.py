@@ -32,7 +32,7 @@ class Passed(Carried):
         return self.multiplier(), None
 
     def at_image(self, difference: Tensor) -> Tensor:  # noqa: ARG002
-        """The multiplier."""
+        """The multiplier; `difference`: [N, …]."""
         return self.multiplier()
 
     def __add__(self, other: Tensor | Carried) -> Tensor | Carried:

@@ -68,7 +68,7 @@ def _times_slope(step: Step, multiplier: Tensor) -> Tensor:
 
 
 def slope(step: Step, times: Tensor | None = None) -> Tensor:
-    """As `heatcli.rules.elementwise.slope`, multiplied by `times` if given."""
+    """As `heatcli.rules.elementwise.slope`, multiplied by `times`, of the output's shape, if given."""
     compared = not step.without_reference and step.inputs[0].shape == step.output.shape
     if compared and step.operator.title == "relu":
         return _relu_slopes(step, times)
@@ -151,6 +151,7 @@ def _with_derivatives(step: Step, m: Tensor, places: Tensor, times: Tensor | Non
     order = _in_memory(m)
 
     def some(values: Tensor) -> Tensor:
+        """The values at the places."""
         return values.detach().permute(order).reshape(-1)[places]
 
     point = some(x)

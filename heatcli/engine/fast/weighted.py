@@ -28,6 +28,7 @@ class FastSigns(Signs):
 
     @cached_property
     def _one_sided(self) -> bool:
+        """Whether no x is below 0, as far as that is quick to tell."""
         producer = self.step.producers[0] if self.step.producers else None
         if self.step.without_reference and producer is not None and producer.operator.nonnegative:
             return True
@@ -36,14 +37,15 @@ class FastSigns(Signs):
         return bool(self.x.amin() >= 0)
 
     def positive(self, bias: Tensor | None, stabiliser: float = 0.0) -> Tensor:
-        """Σ_i (x_i w_ij)⁺ + b_j⁺ + stabiliser."""
+        """Σ_i (x_i w_ij)⁺ + b_j⁺ + stabiliser; `bias` broadcasts against the output."""
         return self._total(1, (0.0 if bias is None else bias.clamp(min=0)) + stabiliser)
 
     def negative(self, bias: Tensor | None, stabiliser: float = 0.0) -> Tensor:
-        """Σ_i (x_i w_ij)⁻ + b_j⁻ − stabiliser, a number ≤ 0."""
+        """Σ_i (x_i w_ij)⁻ + b_j⁻ − stabiliser, a number ≤ 0; `bias` broadcasts against the output."""
         return self._total(-1, (0.0 if bias is None else bias.clamp(max=0)) - stabiliser)
 
     def _total(self, sign: int, more: Tensor | float) -> Tensor:
+        """The sum of the contributions of that sign, plus `more`."""
         operators, others = (bent(self.step.operator, s) for s in (sign, -sign)), self.step.others
         above = next(operators)
         if self._one_sided:
@@ -53,7 +55,7 @@ class FastSigns(Signs):
         return total.add_(next(operators).run(others, [torch.clamp(self.x, max=0, out=part)])).add_(more)
 
     def back(self, to_positive: Tensor | None, to_negative: Tensor | None, halved: bool = False) -> Tensor:
-        """As in `Signs.back`, in the memory of both sides."""
+        """As in `Signs.back`, in the memory of both sides; both multipliers [N, …]."""
         above = self.one_side(to_positive, to_negative)
         if self._one_sided and not halved:
             return above

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from heatcli.graph.facts import facts_of
 from heatcli.graph.kinds import mark_first, mark_nonnegative, named_apart
 from heatcli.graph.mixed_precision import mixed_precision
 from heatcli.graph.operator import Constant, Graph, Operator
@@ -55,14 +56,9 @@ def apply(graph: Graph, names: Iterable[str]) -> Graph:
     return mark_nonnegative(mark_first(channels_last(named_apart(graph))))
 
 
-def _is_unbatched(op: Operator) -> bool:
-    """Whether the operator pools a volume without batch dimension, whose kernel rejects 4-D channels last input."""
-    return op.title == "max_pool3d_with_indices" and len(op.source_shapes[0]) == 4
-
-
 def channels_last(graph: Graph) -> Graph:
     """Set the weights of 2-D convolutions to channels last, a layout with faster kernels; values stay the same."""
-    if graph.reads_memory or any(_is_unbatched(op) for op in graph.operators):
+    if graph.reads_memory or any(facts_of(op).refuses_channels_last for op in graph.operators):
         return graph
 
     def with_weight_last(op: Operator) -> Operator:

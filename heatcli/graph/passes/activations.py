@@ -55,6 +55,7 @@ def _number(x: Tensor) -> float | None:
 
 
 def _bounds(f: Value, region: Region) -> Arguments | None:  # noqa: ARG001
+    """Lower and upper bound, None where there is none; None without any bound."""
     low, high = _number(f(-_HUGE)), _number(f(_HUGE))
     if low is None or high is None or not low < high:
         return None
@@ -63,16 +64,19 @@ def _bounds(f: Value, region: Region) -> Arguments | None:  # noqa: ARG001
 
 
 def _bounds_around_zero(f: Value, region: Region) -> Arguments | None:
+    """Both bounds, the lower ≤ 0 ≤ the upper."""
     low, high = _bounds(f, region) or (None, None)
     return None if low is None or high is None or not low <= 0 <= high else (low, high)
 
 
 def _slope(f: Value, region: Region) -> Arguments | None:
+    """The slope below 0 of a leaky ReLU."""
     slope = _number(-f(-1))
     return None if slope is None or slope in (0, 1) else (_known(slope, region),)
 
 
 def _slopes(f: Value, region: Region) -> Arguments | None:
+    """The slopes below 0 of a PReLU, one for each channel."""
     slopes = -f(-1)
     if slopes.numel() == 1:
         return None
@@ -80,21 +84,25 @@ def _slopes(f: Value, region: Region) -> Arguments | None:
 
 
 def _alpha(f: Value, region: Region) -> Arguments | None:
+    """The α that an ELU or CELU approaches, with opposite sign, at −∞."""
     alpha = _number(-f(-_HUGE))
     return None if alpha is None or not 0 < alpha < _HUGE else (_known(alpha, region),)
 
 
 def _threshold(f: Value, region: Region) -> Arguments | None:
+    """The number at which a threshold jumps, and the value below it."""
     below, at = _number(f(-_HUGE)), _jump(region)
     return None if below is None or at is None else (at, below)
 
 
 def _shrinking(f: Value, region: Region) -> Arguments | None:
+    """The λ by which a softshrink moves large inputs towards 0."""
     size = _number(_NEAR - f(_NEAR))
     return None if size is None or not 0 < size < _NEAR else (_known(size, region),)
 
 
 def _jumping(f: Value, region: Region) -> Arguments | None:  # noqa: ARG001
+    """The λ at which a hardshrink jumps."""
     at = _jump(region)
     return None if at is None else (abs(at),)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from heatcli.graph.kinds import LAYOUT, SUM, classified
+from heatcli.graph.kinds import SUM, classified, is_choice
 from heatcli.graph.operator import Graph, Operator, Ref, needed_for, renamed
 from heatcli.graph.outputs import final_activation, is_whole
 from heatcli.graph.passes.rewriting import uses
@@ -49,10 +49,10 @@ _CARRIED = ((True, False, 1), (False, True, 2))
 
 
 class _Before:
-    """The values before a sigmoid or softmax, as new operators `made`; None where none is found.
+    """Finds the values before a sigmoid or softmax, and makes new operators (`made`) that compute with them.
 
-    Layouts and concatenations are made again on the values before. The logit of a product of two probabilities is the
-    sum of their logits: it grows with both, and stays useful where the product is near 0 or 1.
+    Layouts and concatenations are repeated on the values before. The logit of a product of two probabilities is the sum
+    of their logits: it grows with both, and stays useful where the product is near 0 or 1.
     """
 
     def __init__(self, by_name: Mapping[str, Operator], image: str) -> None:
@@ -61,11 +61,13 @@ class _Before:
         self._known: dict[str, str | None] = {}
 
     def __call__(self, name: str) -> str | None:
+        """The value before the activation that makes the value `name`, through layouts; None where none is found."""
         if name not in self._known:
             self._known[name] = self._found(name)
         return self._known[name]
 
     def _found(self, name: str) -> str | None:
+        """As the call, without the cache."""
         op = self._by_name.get(name)
         if op is None:
             return None
@@ -75,7 +77,7 @@ class _Before:
         if op.title in ("cat", "stack"):
             if not any(before):
                 return None
-        elif None in before or (op.kind == LAYOUT, op.title == "mul", len(before)) not in _CARRIED:
+        elif None in before or (is_choice(op), op.title == "mul", len(before)) not in _CARRIED:
             return None
         names = {old: new for old, new in zip(op.sources, before, strict=True) if new}
         again = renamed(replace(op, name=f"{name}.logits"), names)

@@ -15,6 +15,7 @@ def drop_identities(graph: Graph) -> Graph:
 
 
 def _is_identity(op: Operator, of: Operator | None) -> bool:
+    """Whether the operator returns its source, computed by `of` (None: the image), unchanged."""
     if op.source_shapes[0] != op.shape or (of is not None and of.dtype != op.dtype):
         return False
     if op.title in _COPIES or op.title in _RESHAPES:

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from heatcli.graph.kinds import LAYOUT, classified, has_fixed_statistics
+from heatcli.graph.kinds import classified, has_fixed_statistics, is_linear_layout
 from heatcli.graph.offsets import batch_norm_scale_shift
 from heatcli.graph.operator import Constant, Graph, Offset, Operator, Ref
 from heatcli.graph.passes.regions import Region, Regions, squeezed
@@ -201,6 +201,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
 
 def _folded(layer: Operator, norm: Operator) -> Operator | None:
+    """The layer with the scale and shift of the batch norm in its weight and bias; None where that cannot be done."""
     scale, shift = batch_norm_scale_shift(norm)
     convolution = layer.title == "convolution"
     transposed = convolution and layer.arg(6)
@@ -269,13 +270,13 @@ def _factor(op: Operator) -> float | None:
 
 
 def _lifted(name: str, kept: dict[str, Operator], count: Counter[str]) -> tuple[str, float]:
-    """The value `name` without its scalar factor, also through layouts of the scaled value; and the factor.
+    """The value `name` without its scalar factor, also through linear layouts of the scaled value; and the factor.
 
     Applies only if nothing else reads the values in between. The layouts stay in `kept` under their names.
     """
     layouts: list[Operator] = []
     op = kept.get(name)
-    while op is not None and op.kind == LAYOUT and len(op.refs) == 1 and count[op.name] == 1:
+    while op is not None and is_linear_layout(op) and count[op.name] == 1:
         layouts.append(op)
         op = kept.get(op.refs[0])
     factor = None if op is None or count[op.name] != 1 else _factor(op)

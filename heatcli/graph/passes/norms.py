@@ -28,6 +28,7 @@ _LARGE, _SMALL = 1e4, 1e-7  # input scales at which the variance is far above, a
 
 
 def _is_allowed(op: Operator) -> bool:
+    """Whether the operator may be part of a norm or softmax."""
     if op.title == "native_batch_norm":
         return uses_own_statistics(op)
     return is_pointwise(op) or op.title in _REDUCTIONS or op.title in _LAYOUTS
@@ -72,6 +73,7 @@ def _joined(region: Region) -> tuple[Operator, ...] | None:
 
 
 def _softmax(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
+    """The region as a softmax or log-softmax."""
     y = region(3 * x)
     for target in (_ATEN._softmax.default, _ATEN._log_softmax.default):
         for dim in range(x.dim() - 1, 0, -1):
@@ -81,6 +83,7 @@ def _softmax(region: Region, x: Tensor) -> tuple[Operator, ...] | None:
 
 
 def _same(computed: Tensor | None, expected: Tensor) -> bool:
+    """Whether a region computed the expected values, up to rounding."""
     if computed is None or computed.shape != expected.shape:
         return False
     return bool((computed - expected).abs().max() <= _SAME * expected.abs().max())  # false for NaN

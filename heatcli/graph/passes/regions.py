@@ -86,7 +86,7 @@ class Region:
         return self(points.reshape(-1, *(1,) * (dims - 1)).expand(-1, *shape[1:]))
 
     def name_of(self, value: Tensor) -> str | None:
-        """The name of the artifact's tensor in the region with those values; None if there is none."""
+        """The name of the artifact's tensor in the region with those values, of any shape; None if there is none."""
         flat = value.double().cpu().flatten()
         for constant in self.constants:
             same = constant.value if constant.value.numel() == flat.numel() else squeezed(constant.value)
@@ -96,7 +96,10 @@ class Region:
         return None
 
     def constant(self, name: str, value: Tensor) -> Constant:
-        """A constant computed from the region's constants, on their device, with the dtype of the region's output."""
+        """A constant computed from the region's constants, on their device, in the dtype of the output.
+
+        `value`: of any shape.
+        """
         device = next((c.value.device for c in self.constants), torch.device("cpu"))
         return Constant(name, value.to(device, self.end.dtype))
 
@@ -115,7 +118,7 @@ def _given(op: Operator, leaf: Any, values: dict[str, Tensor]) -> Any:
 
 
 def squeezed(value: Tensor) -> Tensor:
-    """A tensor with size 1 along every dimension along which it is constant, which undoes broadcasting."""
+    """A tensor of any shape, with size 1 along every dimension along which it is constant: undoes broadcasting."""
     for d, size in enumerate(value.shape):
         if size > 1 and bool((value == value.narrow(d, 0, 1)).all()):
             value = value.narrow(d, 0, 1)

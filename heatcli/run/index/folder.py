@@ -159,6 +159,7 @@ class Folder:
         return sum(1 for _ in self.path.rglob("*.json"))
 
     def _reports(self, say: Callable[[str], None]) -> Iterator[Item]:
+        """The explanations of all reports in the folder and below, for a folder without an index."""
         for file in sorted(self.path.rglob("*.json")):
             try:
                 content = read_regular(file, LARGEST)

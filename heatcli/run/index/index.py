@@ -245,6 +245,7 @@ class Index:
             self._size = self.path.stat().st_size if self.path.exists() else 0
 
     def _rewrite(self, wanted: Callable[[list[Row]], bool]) -> None:
+        """Write the index anew, as `keep` says, and replace the old one."""
         best: dict[int, int] = {}  # hash of the stem → number of the image
         twice = set[int]()
         self.damaged.clear()

@@ -43,6 +43,7 @@ def merge(folders: Sequence[Path], output: Path, say: Callable[[str], None] = la
 
 
 def _check(folders: Sequence[Path]) -> None:
+    """Raise `UsageError` for a folder without an index, and for runs with different parameters."""
     first: Record | None = None
     for folder in folders:
         if not (folder / INDEX).is_file():
@@ -70,6 +71,7 @@ def _chosen(folders: Sequence[Path], say: Callable[[str], None]) -> set[int]:
 
 
 def _all(folders: Sequence[Path], say: Callable[[str], None] = lambda _: None) -> Iterator[tuple[Path, list[Row]]]:
+    """The rows of each image of each folder, with the folder. `say`: called with notes on damaged lines."""
     for folder in folders:
         damaged: list[int] = []
         for rows in images(folder / INDEX, damaged):

@@ -50,6 +50,7 @@ def write_parquet(index: Path) -> Path:
 
 
 def _schema(pyarrow: Any) -> Any:
+    """The columns and their types."""
     text, number, whole = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
     return pyarrow.schema(
         [("image", text), ("sha256", text), ("rank", whole), ("method", text), ("index", whole), ("label", text),
@@ -60,6 +61,7 @@ def _schema(pyarrow: Any) -> Any:
 
 
 def _flat(row: Row) -> dict[str, Any]:
+    """A row's values by column."""
     plain = ("image", "sha256", "rank", "method", "index", "label", "score", "probability", "quantity", "error")
     ledger = {f"ledger_{name}": getattr(row.ledger, name, None) for name in LedgerPart.__struct_fields__}
     files = {name: row.files[name].name if name in row.files else None for name in FILES}

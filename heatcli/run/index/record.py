@@ -60,6 +60,7 @@ def run_of(record: Record) -> str:
 
 
 def _plain(record: Record) -> dict[str, Any]:
+    """The parameters of a record as plain data."""
     return _flat(msgspec.json.decode(msgspec.json.encode(record.parameters)))
 
 

@@ -72,6 +72,7 @@ class RemoteIndex(RunIndex):
             self._send()
 
     def _send(self) -> None:
+        """Upload the new lines as a part."""
         if self._fresh:
             write(joined(self._out, f"{PARTS}{self._unique}-{self._part:06}.jsonl"), bytes(self._fresh))
             self._part += 1

@@ -95,6 +95,7 @@ class Explainer:
         return {"outcomes": np.array([packed(self._outcomes(jobs, out), self._model.notes)], dtype=object)}
 
     def _outcomes(self, jobs: list[Job], out: str) -> Iterator[Outcome]:
+        """The outcomes of a block."""
         pipeline = self._pipeline = self._pipeline or Pipeline(self._model, self._request, self._load_seconds)
         with nullcontext() if is_url(out) else scratch(Path(out)) as pipeline.worker.scratch:
             for outcomes in pipeline.run(jobs):
@@ -128,6 +129,7 @@ class Cluster:
                 yield outcomes
 
     def _wave(self, jobs: list[Job]) -> Iterator[bytes]:
+        """The packed outcomes of each block of `jobs`. Raises `ModelError`."""
         data = self._ray.data
         context = data.DataContext.get_current()
         context.enable_progress_bars = False

@@ -144,6 +144,7 @@ def _is_pattern(name: str) -> bool:
 
 
 def _is_folder(name: str) -> bool:
+    """Whether an input is a folder, local or remote."""
     if is_url(name):
         system, path = remote(name)
         return not glob.has_magic(name) and bool(system.isdir(path))
@@ -170,6 +171,7 @@ def _listed(given: str) -> Iterator[str]:
 def _in_folder(
     given: str, root: str, recursive: bool, pattern: str | None, out: str, ends: tuple[str, ...]
 ) -> Iterator[str]:
+    """The images of a folder, by name. `root`: what their names begin with. `ends`: the suffixes of images."""
     if is_url(given):
         yield from _in_remote(given, recursive, pattern, ends)
     elif pattern is not None:
@@ -214,6 +216,7 @@ def _scan(folder: str, root: str, recursive: bool, out: str, ends: tuple[str, ..
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -221,6 +224,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _in_remote(given: str, recursive: bool, pattern: str | None, ends: tuple[str, ...]) -> Iterator[str]:
+    """The images of a folder behind a URL, by name."""
     system, path = remote(given)
     base = path.rstrip("/")
     if pattern is not None:
@@ -233,6 +237,7 @@ def _in_remote(given: str, recursive: bool, pattern: str | None, ends: tuple[str
 
 
 def _matching(pattern: str) -> Iterator[str]:
+    """The files that a pattern matches, by name."""
     if not is_url(pattern):
         return (name for name in sorted(glob.glob(pattern, recursive=True)) if not is_folder(name))  # noqa: PTH207
     system, path = remote(pattern)

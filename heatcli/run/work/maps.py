@@ -27,12 +27,12 @@ def in_place(model: Model, path: str, picture: Picture | None, relevance: NDArra
     found = picture or model.pictures.reader.picture(path)
     if name.endswith(NIFTI):
         if found.numbers is None or found.numbers.affine is None:
-            raise ImageError(f"{path}: is no NIfTI volume, so its map is none; --arrays npy writes an array")
+            raise ImageError(f"{path}: is no NIfTI volume, so its map cannot be one; --arrays npy writes an array")
         sides = np.asarray(found.pixels).shape[1:]
         return nifti(onto_volume(relevance, sides), found.numbers.affine, name.endswith(".gz"))
     fit = model.pictures.fit
     if not isinstance(fit, Fit):
-        raise ImageError(f"{path}: is no picture, so its map is no TIFF; --arrays npy writes an array")
+        raise ImageError(f"{path}: is no picture, so its map cannot be a TIFF; --arrays npy writes an array")
     width, height = found.size[:2]
     return as_geotiff(onto_scene(relevance, (width, height), seen_box(found.size, fit)), read(path, _LARGEST))
 

@@ -108,6 +108,7 @@ class Pipeline:
 
 
 def _batched(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+    """The jobs, `size` at a time."""
     source = iter(jobs)
     while batch := list(islice(source, size)):
         yield batch

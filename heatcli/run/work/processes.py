@@ -79,6 +79,7 @@ class Processes:
                 self._start()
 
     def _start(self) -> None:
+        """Start the processes. They load the model while the threads go on."""
         threads = max(1, torch.get_num_threads() // self.request.threads)
         order = pickle.dumps((Recipe.of(self.worker.model), self.request, self.worker.scratch, threads))
         spawn = get_context("spawn")
@@ -176,6 +177,7 @@ def serve(pipe: Connection, order: bytes) -> None:
 
 
 def _until_stopped(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """The outcomes until the run is stopped."""
     try:
         yield from outcomes
     except StoppedError:

@@ -133,6 +133,7 @@ class Run:
                 )
 
     def _pipeline(self, stack: ExitStack) -> Pipeline | Cluster:
+        """What explains the jobs: this machine's pipeline, or a cluster."""
         if self.request.engine == "ray":
             from heatcli.run.work.cluster import Cluster
 

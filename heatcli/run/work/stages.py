@@ -114,6 +114,7 @@ def _shown(picture: Picture, request: Request) -> Image.Image | Picture:
 
 
 def _region(text: str, job: Job, size: tuple[int, ...], model: Model) -> NDArray[np.bool_]:
+    """As `region_of`; errors name the image."""
     try:
         return region_of(text, size, model.pictures.picture_fit)
     except ImageError as error:

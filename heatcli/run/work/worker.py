@@ -64,6 +64,7 @@ class Worker:
                 yield written
 
     def _read(self, job: Job) -> Loaded | Failed:
+        """As `read_job`. Raises `StoppedError`."""
         self._check()
         if not is_text(job.path + job.part):  # a report could not name it
             why = "its name is not UTF-8; rename it (or, in a locale that is not, set PYTHONUTF8=1)"
@@ -71,6 +72,7 @@ class Worker:
         return read_job(self.model, job, self.request)
 
     def _written(self, ready: Ready) -> Outcome:
+        """Write an explained image. Raises `UsageError` if no other image can be written either."""
         job = ready.loaded.job
         try:
             with boundary(job.path, ImageError, "its outputs cannot be made"):
@@ -83,6 +85,7 @@ class Worker:
             return Failed(job, ImageError(f"{job.path}: {error}"), first=ready.first)
 
     def _check(self) -> None:
+        """Raise `StoppedError` if the run is to stop."""
         if self._stopped():
             raise StoppedError
 

@@ -13,10 +13,12 @@ from heatcli.artifact.onnx.value import Operator, Value
 
 
 def _if(call: Call, condition: Tensor) -> tuple[Value, ...]:
+    """ONNX's If. Runs the branch that the condition selects."""
     return call.body("then_branch" if bool(condition) else "else_branch")()
 
 
 def _loop(call: Call, most: Tensor | None, condition: Tensor | None, *state: Value) -> tuple[Value, ...]:
+    """ONNX's Loop. Runs the body until its condition is false or `most` runs are done; stacks the scanned outputs."""
     body = call.body("body")
     limit = None if most is None else int(most)
     going = condition is None or bool(condition)
@@ -34,6 +36,7 @@ def _loop(call: Call, most: Tensor | None, condition: Tensor | None, *state: Val
 
 
 def _scan(call: Call, *inputs: Value) -> tuple[Value, ...]:
+    """ONNX's Scan. Runs the body along an axis of the scanned inputs; carries the state on."""
     if call.opset < 9:
         raise ValueError("opset 8 has a Scan of its own, which heatcli does not know")
     count = call.get("num_scan_inputs")
@@ -56,21 +59,25 @@ def _scan(call: Call, *inputs: Value) -> tuple[Value, ...]:
 
 
 def _sequence_at(call: Call, values: list[Value], place: Tensor) -> Value:
+    """ONNX's SequenceAt."""
     return values[int(place)]
 
 
 def _insert(call: Call, values: list[Value], value: Value, place: Tensor | None = None) -> tuple[list[Value]]:
+    """ONNX's SequenceInsert."""
     at = len(values) if place is None else int(place) % (len(values) + 1) if int(place) >= 0 else int(place)
     at = at + len(values) if at < 0 else at
     return ([*values[:at], value, *values[at:]],)
 
 
 def _erase(call: Call, values: list[Value], place: Tensor | None = None) -> tuple[list[Value]]:
+    """ONNX's SequenceErase."""
     at = (len(values) - 1 if place is None else int(place)) % len(values)
     return ([*values[:at], *values[at + 1 :]],)
 
 
 def _split(call: Call, x: Tensor, size: Tensor | None = None) -> tuple[list[Tensor]]:
+    """ONNX's SplitToSequence."""
     axis = call.get("axis", 0)
     if size is None:
         parts = torch.split(x, 1, axis)
@@ -85,25 +92,30 @@ def _split(call: Call, x: Tensor, size: Tensor | None = None) -> tuple[list[Tens
 
 
 def _join(call: Call, values: list[Tensor]) -> Tensor:
+    """ONNX's ConcatFromSequence."""
     axis = call.get("axis")
     return torch.stack(values, axis) if call.get("new_axis", 0) else torch.cat(values, axis)
 
 
 def _has(call: Call, value: Value = None) -> Tensor:
+    """ONNX's OptionalHasElement."""
     return torch.tensor(value is not None)
 
 
 def _number_of(call: Call, values: list[Value]) -> Tensor:
+    """ONNX's SequenceLength."""
     return torch.tensor(len(values))
 
 
 def _map(call: Call, values: list[Value], *more: Value) -> tuple[list[Value], ...]:
+    """ONNX's SequenceMap."""
     body = call.body("body")
     rows = [body(v, *(m[i] if isinstance(m, list) else m for m in more)) for i, v in enumerate(values)]
     return tuple([row[i] for row in rows] for i in range(len(call.node.outputs)))
 
 
 def _empty(call: Call) -> tuple[list[Value]]:
+    """ONNX's SequenceEmpty."""
     dtype_of(call.get("dtype", 1))
     return ([],)
 

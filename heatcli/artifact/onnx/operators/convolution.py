@@ -31,7 +31,7 @@ def pads_of(call: Call, size: Sequence[int], kernel: Sequence[int]) -> tuple[lis
 
 
 def padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Tensor:
-    """`x` with its last dimensions padded; negative numbers crop."""
+    """`x` [N, C, …] with its last dimensions padded; negative numbers crop."""
     flat = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
     return functional.pad(x, flat, value=value) if any(flat) else x
 
@@ -47,6 +47,7 @@ def convolve(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
 
 def _transposed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """ONNX's ConvTranspose."""
     rank = x.dim() - 2
     strides, dilations = (call.get(name) or [1] * rank for name in ("strides", "dilations"))
     extra = list(call.get("output_padding") or [0] * rank)
@@ -81,6 +82,7 @@ def _transposed_pads(
 
 
 def _gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+    """ONNX's Gemm: α·A·B + β·C."""
     alpha, beta = call.get("alpha", 1.0), call.get("beta", 1.0)
     a = a.t() if call.get("transA", 0) else a
     b = b.t() if call.get("transB", 0) else b
@@ -92,10 +94,12 @@ def _gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
 
 
 def _matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    """ONNX's MatMul."""
     return torch.matmul(a, b)
 
 
 def _einsum(call: Call, *values: Tensor) -> Tensor:
+    """ONNX's Einsum."""
     return torch.einsum(call.get("equation").replace(" ", ""), *values)
 
 

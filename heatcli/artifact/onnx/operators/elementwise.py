@@ -21,6 +21,7 @@ _NARROW = (torch.uint16, torch.uint32, torch.uint64)  # torch has few kernels fo
 
 
 def _one(function: Callable[[Tensor], Tensor]) -> Operator:
+    """An operator of one tensor."""
     return lambda call, x: function(x)
 
 
@@ -28,6 +29,7 @@ def _two(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     """An operator of two tensors, with broadcasting."""
 
     def run(call: Call, a: Tensor, b: Tensor) -> Tensor:
+        """The function of both tensors. Raises `RefusedError` for the broadcasting of old opsets."""
         if call.opset < 7:
             raise RefusedError("broadcasts as before opset 7")
         if a.dtype in _NARROW:
@@ -39,21 +41,25 @@ def _two(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
 
 
 def _many(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
+    """An operator of any number of tensors, two at a time."""
     pair = _two(function)
     return lambda call, *values: functools.reduce(functools.partial(pair, call), values)
 
 
 def _mean(call: Call, *values: Tensor) -> Tensor:
+    """ONNX's Mean."""
     return _many(torch.add)(call, *values) / len(values)  # type: ignore[no-any-return]
 
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
+    """a/b; of integers, rounded towards 0."""
     if a.dtype.is_floating_point or a.is_complex():
         return torch.div(a, b)
     return torch.div(a, b, rounding_mode="trunc")
 
 
 def _power(call: Call, x: Tensor, y: Tensor) -> Tensor:
+    """ONNX's Pow: x^y, in the type of x."""
     exponent = call.number(1, y)
     if not x.dtype.is_floating_point and y.dtype.is_floating_point:
         return torch.pow(x.to(y.dtype), y).to(x.dtype)
@@ -61,17 +67,20 @@ def _power(call: Call, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _modulo(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    """ONNX's Mod."""
     function = torch.fmod if call.get("fmod", 0) else torch.remainder
     return _two(function)(call, a, b)  # type: ignore[no-any-return]
 
 
 def _shift(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    """ONNX's BitShift."""
     x, by = a.long(), b.long()
     moved = x << by if call.get("direction") == "LEFT" else x >> by
     return moved.to(a.dtype)
 
 
 def _not_finite(call: Call, x: Tensor) -> Tensor:
+    """ONNX's IsInf."""
     is_infinite = torch.zeros_like(x, dtype=torch.bool)
     for sign, name in ((1, "detect_positive"), (-1, "detect_negative")):
         is_infinite = is_infinite | (x == sign * math.inf) if call.get(name, 1) else is_infinite
@@ -79,6 +88,7 @@ def _not_finite(call: Call, x: Tensor) -> Tensor:
 
 
 def _clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """ONNX's Clip: min(max(x, low), high)."""
     ends: list[Any] = [call.get("min"), call.get("max")] if call.opset < 11 else [
         None if end is None else call.number(i, end) for i, end in ((1, low), (2, high))
     ]  # fmt: skip
@@ -94,10 +104,12 @@ def _clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None 
 
 
 def _gelu(call: Call, x: Tensor) -> Tensor:
+    """ONNX's Gelu."""
     return functional.gelu(x, approximate=call.get("approximate", "none"))
 
 
 def _hard_sigmoid(call: Call, x: Tensor) -> Tensor:
+    """ONNX's HardSigmoid: clamp(α·x + β, 0, 1)."""
     alpha, beta = call.get("alpha", 0.2), call.get("beta", 0.5)
     if abs(alpha - 1 / 6) < 1e-7 and beta == 0.5:
         return functional.hardsigmoid(x)
@@ -105,6 +117,7 @@ def _hard_sigmoid(call: Call, x: Tensor) -> Tensor:
 
 
 def _shrink(call: Call, x: Tensor) -> Tensor:
+    """ONNX's Shrink: x + bias below −λ, x − bias above λ, else 0."""
     at, by = call.get("lambd", 0.5), call.get("bias", 0.0)
     if x.dtype.is_floating_point and by in (0, at) and at >= 0:
         return functional.hardshrink(x, at) if by == 0 else functional.softshrink(x, at)
@@ -113,33 +126,41 @@ def _shrink(call: Call, x: Tensor) -> Tensor:
 
 
 def _swish(call: Call, x: Tensor) -> Tensor:
+    """ONNX's Swish: x·sigmoid(α·x)."""
     alpha = call.get("alpha", 1.0)
     return functional.silu(x) if alpha == 1 else x * torch.sigmoid(x * alpha)
 
 
 def _swiglu(call: Call, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    """ONNX's SwiGLU."""
     if gate is None:
         x, gate = torch.chunk(x, 2, -1)
     return _swish(call, x) * gate
 
 
 def _selu(call: Call, x: Tensor) -> Tensor:
+    """ONNX's Selu: γ·x above 0, γ·α·(eˣ − 1) below."""
     alpha, gamma = call.get("alpha", 1.67326319217681884765625), call.get("gamma", 1.05070102214813232421875)
     return _ATEN.elu(x, alpha, gamma, 1)  # type: ignore[no-any-return]
 
 
 def _prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
+    """ONNX's PRelu: x above 0, slope·x below."""
     if not x.dtype.is_floating_point:
         return torch.where(x >= 0, x, x * slope)
     return _ATEN._prelu_kernel(x, slope)  # type: ignore[no-any-return]
 
 
 def _where(call: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """ONNX's Where."""
     return torch.where(condition, x, y)
 
 
 def cast(x: Tensor, number: int, saturate: bool = True) -> Tensor:
-    """`x` as the ONNX type of that number. float8 is clamped to its range, 4-bit integers keep their lowest bits."""
+    """`x`, of any shape, as the ONNX type of that number.
+
+    float8 is clamped to its range, 4-bit integers keep their lowest bits.
+    """
     dtype = dtype_of(number)
     if number in HALF_BYTES:
         low, high = HALF_BYTES[number]
@@ -151,6 +172,7 @@ def cast(x: Tensor, number: int, saturate: bool = True) -> Tensor:
 
 
 def _float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
+    """As `cast`, for the types of 8 bits; `saturate`: clamp instead of overflowing."""
     ends = torch.finfo(dtype)
     wide = x.float()
     if not saturate:
@@ -170,6 +192,7 @@ def _rounds_beyond(x: Tensor, ends: torch.finfo) -> Tensor:
 
 
 def _cast(call: Call, x: Value) -> Value:
+    """ONNX's Cast."""
     if isinstance(x, Scaled) and dtype_of(call.get("to")) == x.real.dtype:
         return x  # integers already held as real numbers
     if isinstance(x, Quantised) and dtype_of(call.get("to")).is_floating_point:
@@ -178,6 +201,7 @@ def _cast(call: Call, x: Value) -> Value:
 
 
 def _multiply(call: Call, a: Value, b: Value) -> Value:
+    """ONNX's Mul."""
     if isinstance(a, Scaled) or isinstance(b, Scaled):
         return a.times(whole(b)) if isinstance(a, Scaled) and not isinstance(b, Scaled) else b.times(a)
     return _two(torch.mul)(call, whole(a), whole(b))
@@ -189,6 +213,7 @@ def _bit_cast(call: Call, x: Tensor) -> Tensor:
 
 
 def _cast_like(call: Call, x: Tensor, like: Tensor) -> Tensor:
+    """ONNX's CastLike."""
     if call.get("to"):
         return cast(x, call.get("to"))
     if like.dtype.is_floating_point and like.dtype.itemsize == 1:
@@ -197,10 +222,12 @@ def _cast_like(call: Call, x: Tensor, like: Tensor) -> Tensor:
 
 
 def _random(call: Call, *values: Tensor) -> Tensor:
+    """Refuse a random operator."""
     raise RefusedError("is a random operator; an explanation needs a network that always says the same")
 
 
 def _dropout(call: Call, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> Any:
+    """ONNX's Dropout in evaluation mode, which changes nothing."""
     if training is not None and bool(training) and (ratio is None or float(ratio) > 0):
         raise RefusedError("is a random operator (Dropout in training mode); export the network for inference")
     return (x, torch.ones_like(x, dtype=torch.bool)) if call.wants(1) else x

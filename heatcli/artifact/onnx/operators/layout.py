@@ -17,6 +17,7 @@ _ATEN = torch.ops.aten
 
 
 def _reshape(call: Call, x: Tensor, shape: Tensor | None = None) -> Tensor:
+    """ONNX's Reshape."""
     sizes = call.get("shape") if shape is None else numbers(shape)
     if not call.get("allowzero", 0):
         sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(sizes)]
@@ -27,12 +28,14 @@ def _reshape(call: Call, x: Tensor, shape: Tensor | None = None) -> Tensor:
 
 
 def _flatten(call: Call, x: Tensor) -> Tensor:
+    """ONNX's Flatten."""
     axis = call.get("axis", 1)
     axis = axis + x.dim() if axis < 0 else axis
     return torch.reshape(x, [math.prod(x.shape[:axis]), math.prod(x.shape[axis:])])
 
 
 def _squeeze(call: Call, x: Tensor, given: Tensor | None = None) -> Tensor:
+    """ONNX's Squeeze."""
     axes = call.get("axes") if given is None else numbers(given)
     dims = [d for d, n in enumerate(x.shape) if n == 1] if axes is None else axes_of(axes, x.dim())
     for d in dims:
@@ -42,6 +45,7 @@ def _squeeze(call: Call, x: Tensor, given: Tensor | None = None) -> Tensor:
 
 
 def _unsqueeze(call: Call, x: Tensor, given: Tensor | None = None) -> Tensor:
+    """ONNX's Unsqueeze."""
     axes = call.get("axes") if given is None else numbers(given)
     rank = x.dim() + len(axes)
     shape, rest = [1] * rank, iter(x.shape)
@@ -53,15 +57,18 @@ def _unsqueeze(call: Call, x: Tensor, given: Tensor | None = None) -> Tensor:
 
 
 def _transpose(call: Call, x: Tensor) -> Tensor:
+    """ONNX's Transpose."""
     return torch.permute(x, call.get("perm") or list(reversed(range(x.dim()))))
 
 
 def _concat(call: Call, *values: Tensor) -> Tensor:
+    """ONNX's Concat."""
     axis = call.get("axis", 1)
     return torch.cat(list(values), axis) if len(values) > 1 else values[0]
 
 
 def _split(call: Call, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, ...]:
+    """ONNX's Split."""
     axis, sizes = call.get("axis", 0), call.get("split") if given is None else numbers(given)
     if not sizes:
         count = call.get("num_outputs") or len(call.node.outputs)
@@ -74,6 +81,7 @@ def _slice(
     call: Call, x: Tensor, starts: Tensor | None = None, ends: Tensor | None = None,
     axes: Tensor | None = None, steps: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
+    """ONNX's Slice."""
     first, last = (call.get(n) if v is None else numbers(v) for n, v in (("starts", starts), ("ends", ends)))
     dims = call.get("axes") if starts is None else (None if axes is None else numbers(axes))
     by = numbers(steps) or [1] * len(first)
@@ -89,7 +97,7 @@ def _end(end: int, step: int, size: int) -> int | None:
 
 
 def taken(x: Tensor, axis: int, chosen: range) -> Tensor:
-    """The elements `chosen` along an axis."""
+    """The elements `chosen` along an axis of `x`, a tensor of any shape."""
     if chosen == range(x.shape[axis]):
         return x
     if chosen.step > 0:
@@ -105,6 +113,7 @@ def _counted(index: Tensor, size: int) -> Tensor:
 
 
 def _gather(call: Call, x: Tensor, index: Tensor) -> Tensor:
+    """ONNX's Gather."""
     (axis,) = axes_of([call.get("axis", 0)], x.dim())
     if call.fixed(1) and not index.dim():
         return torch.select(x, axis, int(index))
@@ -114,11 +123,13 @@ def _gather(call: Call, x: Tensor, index: Tensor) -> Tensor:
 
 
 def _gather_elements(call: Call, x: Tensor, index: Tensor) -> Tensor:
+    """ONNX's GatherElements."""
     axis = call.get("axis", 0)
     return torch.gather(x, axis, _counted(index, x.shape[axis]))
 
 
 def _gather_nd(call: Call, x: Tensor, index: Tensor) -> Tensor:
+    """ONNX's GatherND."""
     batch = call.get("batch_dims", 0)
     parts: list[Tensor] = []
     for d in range(batch):
@@ -132,6 +143,7 @@ def _gather_nd(call: Call, x: Tensor, index: Tensor) -> Tensor:
 
 
 def _alike(parts: list[Tensor]) -> list[Tensor]:
+    """Index tensors broadcast to one shape."""
     shape = _together([part.shape for part in parts])
     return [part.expand(shape) for part in parts]
 
@@ -145,12 +157,16 @@ _REDUCTIONS = {"mul": "prod", "max": "amax", "min": "amin"}
 
 
 def _scatter_elements(call: Call, x: Tensor, index: Tensor, updates: Tensor) -> Tensor:
+    """ONNX's ScatterElements and Scatter."""
     axis, how = call.get("axis", 0), call.get("reduction", "none")
     return scattered(x, axis, _counted(index, x.shape[axis]), updates, how)
 
 
 def scattered(x: Tensor, axis: int, index: Tensor, updates: Tensor, how: str) -> Tensor:
-    """`x` with `updates` at the indices `index` along an axis, assigned or combined by `how`."""
+    """`x` with `updates` at the indices `index` along an axis, assigned or combined by `how`.
+
+    `index`, `updates`: of one shape, with as many axes as `x`.
+    """
     if how == "none":
         return torch.scatter(x, axis, index, updates)
     if how == "add":
@@ -159,6 +175,7 @@ def scattered(x: Tensor, axis: int, index: Tensor, updates: Tensor, how: str) ->
 
 
 def _scatter_nd(call: Call, x: Tensor, index: Tensor, updates: Tensor) -> Tensor:
+    """ONNX's ScatterND."""
     how = call.get("reduction", "none")
     columns = [_counted(column, x.shape[i]) for i, column in enumerate(torch.unbind(index, -1))]
     if how in ("none", "add"):
@@ -174,10 +191,12 @@ def _scatter_nd(call: Call, x: Tensor, index: Tensor, updates: Tensor) -> Tensor
 
 
 def _expand(call: Call, x: Tensor, shape: Tensor) -> Tensor:
+    """ONNX's Expand."""
     return x.expand(_together([x.shape, numbers(shape)]))
 
 
 def _tile(call: Call, x: Tensor, repeats: Tensor, axis: Tensor | None = None) -> Tensor:
+    """ONNX's Tile."""
     if call.opset >= 6 and axis is None:
         return x.repeat(numbers(repeats))
     raise RefusedError("repeats as before opset 6")
@@ -186,6 +205,7 @@ def _tile(call: Call, x: Tensor, repeats: Tensor, axis: Tensor | None = None) ->
 def _pad(
     call: Call, x: Value, given: Tensor | None = None, constant: Value = None, axes: Tensor | None = None
 ) -> Value:
+    """ONNX's Pad."""
     if not isinstance(x, Quantised) or x.axis is not None:
         return _padded(call, whole(x), given, whole(constant), axes)
     value = torch.zeros((), dtype=x.dtype) if constant is None else whole(constant)
@@ -197,6 +217,7 @@ def _pad(
 def _padded(
     call: Call, x: Tensor, given: Tensor | None = None, constant: Tensor | None = None, axes: Tensor | None = None
 ) -> Tensor:
+    """As `_pad`, of a tensor."""
     pads = call.get("pads") if given is None else numbers(given)
     mode = call.get("mode", "constant")
     dims = axes_of(numbers(axes), x.dim()) if axes is not None else list(range(x.dim()))
@@ -231,6 +252,7 @@ def _repeated_edge(x: Tensor, axis: int, before: int, after: int, mode: str) -> 
 
 
 def _depth_to_space(call: Call, x: Tensor) -> Tensor:
+    """ONNX's DepthToSpace."""
     size = call.get("blocksize")
     if call.get("mode", "DCR") == "CRD":
         return torch.pixel_shuffle(x, size)
@@ -240,6 +262,7 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 
 
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
+    """ONNX's SpaceToDepth."""
     size = call.get("blocksize")
     if call.get("mode", "DCR") == "CRD":
         return torch.pixel_unshuffle(x, size)
@@ -249,10 +272,12 @@ def _space_to_depth(call: Call, x: Tensor) -> Tensor:
 
 
 def _triangle(call: Call, x: Tensor, k: Tensor | None = None) -> Tensor:
+    """ONNX's Trilu."""
     return (torch.triu if call.get("upper", 1) else torch.tril)(x, 0 if k is None else int(k))
 
 
 def _reverse_sequence(call: Call, x: Tensor, lengths: Tensor) -> Tensor:
+    """ONNX's ReverseSequence."""
     time, batch = call.get("time_axis", 0), call.get("batch_axis", 1)
     rows = []
     for i, length in enumerate(numbers(lengths)):
@@ -263,12 +288,14 @@ def _reverse_sequence(call: Call, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _compress(call: Call, x: Tensor, condition: Tensor) -> Tensor:
+    """ONNX's Compress."""
     axis = call.get("axis")
     x, axis = (torch.reshape(x, [-1]), 0) if axis is None else (x, axis)
     return torch.index_select(x, axis, integers(x, [i for i, kept in enumerate(numbers(condition)) if kept]))
 
 
 def _center_crop_pad(call: Call, x: Tensor, shape: Tensor) -> Tensor:
+    """ONNX's CenterCropPad."""
     wanted = numbers(shape)
     for axis, size in zip(axes_of(call.get("axes") or range(x.dim()), x.dim()), wanted, strict=True):
         spare = x.shape[axis] - size
@@ -282,6 +309,7 @@ def _center_crop_pad(call: Call, x: Tensor, shape: Tensor) -> Tensor:
 
 
 def _columns_to_image(call: Call, x: Tensor, image: Tensor, block: Tensor) -> Tensor:
+    """ONNX's Col2Im: overlapping blocks are summed."""
     size, kernel = numbers(image), numbers(block)
     rank = len(size)
     pads = list(call.get("pads") or [0] * 2 * rank)
@@ -309,6 +337,7 @@ def _window_places(
 
 
 def _tensor_scatter(call: Call, past: Tensor, update: Tensor, start: Tensor | None = None) -> Tensor:
+    """ONNX's TensorScatter: `update` written into `past` at `start`, along an axis, for each image."""
     axis = call.get("axis", -2) % past.dim()
     size, count = past.shape[axis], update.shape[axis]
     starts = [0] * past.shape[0] if start is None else numbers(start)

@@ -14,22 +14,26 @@ from heatcli.artifact.onnx.value import Operator
 
 
 def _shape(call: Call, x: Tensor) -> Tensor:
+    """ONNX's Shape."""
     return integers(x, list(x.shape)[call.get("start", 0) : call.get("end")])
 
 
 def _filled(call: Call, shape: Tensor) -> Tensor:
+    """ONNX's ConstantOfShape."""
     value = call.get("value")
     value = torch.zeros(1) if value is None else value
     return torch.full(numbers(shape), value.item(), dtype=value.dtype, device=shape.device)
 
 
 def _range(call: Call, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+    """ONNX's Range: start, start + delta … below limit."""
     first, last, step = (v.item() for v in (start, limit, delta))
     count = max(math.ceil((last - first) / step), 0)
     return (torch.arange(count, device=start.device) * delta + start).to(start.dtype)
 
 
 def _eye(call: Call, x: Tensor) -> Tensor:
+    """ONNX's EyeLike in the shape of x."""
     dtype = dtype_of(call.get("dtype")) if call.get("dtype") else x.dtype
     rows, columns = (torch.arange(n, device=x.device) for n in x.shape)
     diagonal: Tensor = columns[None] - rows[:, None] == call.get("k", 0)
@@ -37,6 +41,7 @@ def _eye(call: Call, x: Tensor) -> Tensor:
 
 
 def _one_hot(call: Call, index: Tensor, depth: Tensor, values: Tensor) -> Tensor:
+    """ONNX's OneHot: `values` [off, on]."""
     size = int(depth.reshape(-1)[0])
     axis = call.get("axis", -1) % (index.dim() + 1)
     shape = [1] * (index.dim() + 1)
@@ -47,6 +52,7 @@ def _one_hot(call: Call, index: Tensor, depth: Tensor, values: Tensor) -> Tensor
 
 
 def _not_zero(call: Call, x: Tensor) -> Tensor:
+    """ONNX's NonZero."""
     return torch.nonzero(x).t()
 
 
@@ -70,6 +76,7 @@ def _window(weights: list[float]) -> Operator:
     """The window Σ weights[k]·cos(2πk·i/n), for i < size."""
 
     def run(call: Call, size: Tensor) -> Tensor:
+        """The window of that many samples."""
         count = int(size)
         n = count if call.get("periodic", 1) else count - 1
         places = torch.arange(count, device=size.device, dtype=torch.float64)

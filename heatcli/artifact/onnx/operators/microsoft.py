@@ -20,12 +20,14 @@ def _pair(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     """An operator of two quantised values, with the scale of the result."""
 
     def run(call: Call, a: Value, sa: Tensor, za: Tensor, b: Value, sb: Tensor, zb: Tensor, *scale: Tensor) -> Value:
+        """The function of both real values, quantised again."""
         return quantise(call, function(dequantise(a, sa, za), dequantise(b, sb, zb)), *_scale(scale))
 
     return run
 
 
 def _scale(given: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor | None]:
+    """The scale of a result and its zero point; None without one."""
     scale, zero = (*given, None)[:2]
     assert scale is not None
     return scale, zero
@@ -35,6 +37,7 @@ def _one(function: Callable[[Call, Tensor], Tensor]) -> Operator:
     """An operator of one quantised value, with the scale of the result."""
 
     def run(call: Call, x: Value, sx: Tensor, zx: Tensor | None, *scale: Tensor) -> Value:
+        """The function of the real value, quantised again."""
         return quantise(call, function(call, dequantise(x, sx, zx)), *_scale(scale))
 
     return run
@@ -44,6 +47,7 @@ def _channels_last(function: Callable[[Call, Tensor], Tensor]) -> Callable[[Call
     """The operator on [N, H, W, C] if `channels_last` is set."""
 
     def run(call: Call, x: Tensor) -> Tensor:
+        """The operator, with channels moved first and back."""
         if not call.get("channels_last", 0):
             return function(call, x)
         return torch.movedim(function(call, torch.movedim(x, -1, 1)), 1, -1)
@@ -52,6 +56,7 @@ def _channels_last(function: Callable[[Call, Tensor], Tensor]) -> Callable[[Call
 
 
 def _quantised_concat(call: Call, scale: Tensor, zero: Tensor, *values: Value) -> Value:
+    """com.microsoft's QLinearConcat."""
     parts = [dequantise(*values[i : i + 3]) for i in range(0, len(values), 3)]
     return quantise(call, torch.cat(parts, call.get("axis")), scale, zero)
 
@@ -60,6 +65,7 @@ def _quantised_gemm(
     call: Call, a: Value, sa: Tensor, za: Tensor, b: Value, sb: Tensor, zb: Tensor, c: Tensor | None = None,
     *scale: Tensor,
 ) -> Value:  # fmt: skip
+    """com.microsoft's QGemm."""
     alpha, transposed = call.get("alpha", 1.0), call.get("transB", 0)
     left = dequantise(a, sa, za)
     right = dequantise(b, sb, zb, 0 if transposed else 1)
@@ -71,6 +77,7 @@ def _quantised_gemm(
 
 
 def _reduce_mean(call: Call, x: Tensor) -> Tensor:
+    """The mean over the axes."""
     axes = call.get("axes")
     return torch.mean(x, axes_of(axes or range(x.dim()), x.dim()), bool(call.get("keepdims", 1)))
 
@@ -93,11 +100,13 @@ def _activated(call: Call, y: Tensor) -> Tensor:
 
 
 def _fused_conv(call: Call, x: Tensor, w: Tensor, bias: Tensor | None = None, other: Tensor | None = None) -> Tensor:
+    """com.microsoft's FusedConv."""
     y = convolution.convolve(call, x, w, bias)
     return _activated(call, y if other is None else y + other)
 
 
 def _fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    """com.microsoft's FusedMatMul."""
     if call.get("transBatchA", 0) or call.get("transBatchB", 0):
         raise RefusedError("transposes batches, which heatcli does not know")
     a = a.mT if call.get("transA", 0) else a
@@ -108,21 +117,25 @@ def _fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _fused_gemm(call: Call, *values: Tensor) -> Tensor:
+    """com.microsoft's FusedGemm."""
     y: Tensor = convolution.OPERATORS["Gemm"](call, *values)
     return _activated(call, y)
 
 
 def _quick_gelu(call: Call, x: Tensor) -> Tensor:
+    """com.microsoft's QuickGelu."""
     return x * torch.sigmoid(x * call.get("alpha", 1.702))
 
 
 def _fast_gelu(call: Call, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """com.microsoft's FastGelu."""
     return functional.gelu(x if bias is None else x + bias, approximate="tanh")
 
 
 def _skip_norm(
     call: Call, x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor | None = None, more: Tensor | None = None
 ) -> tuple[Tensor, ...]:
+    """com.microsoft's SkipLayerNormalization."""
     summed = x + skip
     summed = summed if more is None else summed + more
     y, mean, deviation = layer_norm(summed, summed.dim() - 1, scale, bias, call.get("epsilon", 1e-12))
@@ -130,17 +143,20 @@ def _skip_norm(
 
 
 def _quantised_pool(call: Call, x: Tensor) -> Tensor:
+    """The mean over windows [N, C, …]."""
     y: Tensor = pooling.OPERATORS["AveragePool"](call, x)
     return y
 
 
 def _nhwc_max_pool(call: Call, x: Tensor) -> Any:
+    """com.microsoft's NhwcMaxPool."""
     return torch.movedim(pooling.OPERATORS["MaxPool"](call, torch.movedim(x, -1, 1)), 1, -1)
 
 
 def _dynamic_matmul(
     call: Call, a: Tensor, b: Tensor, scale: Tensor, zero: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
+    """com.microsoft's DynamicQuantizeMatMul."""
     x, _, _ = quantised.OPERATORS["DynamicQuantizeLinear"](call, a)
     y = torch.matmul(x.real, dequantise(b, scale, zero, -1))
     return y if bias is None else y + bias
@@ -150,6 +166,7 @@ def _integer_matmul(
     call: Call, a: Value, b: Value, sa: Value, sb: Tensor, za: Tensor | None = None, zb: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
+    """com.microsoft's MatMulIntegerToFloat."""
     y = torch.matmul(dequantise(a, sa, za), dequantise(b, sb, zb, -1))
     return y if bias is None else y + bias
 

@@ -13,10 +13,12 @@ from heatcli.artifact.onnx.value import Operator, RefusedError
 
 
 def _channelwise(x: Tensor, like: Tensor) -> Tensor:
+    """[C] broadcast along dimension 1 of `like`."""
     return x.reshape(1, -1, *(1,) * (like.dim() - 2))
 
 
 def _batch_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """ONNX's BatchNormalization in evaluation mode."""
     if call.get("training_mode", 0) or (call.opset >= 14 and call.wants(1)):
         raise RefusedError("normalises in training mode, by all images together; export the network for inference")
     if call.get("spatial", 1) != 1:
@@ -28,10 +30,12 @@ def _batch_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor
 
 
 def _instance_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """ONNX's InstanceNormalization."""
     return torch.group_norm(x, x.shape[1], scale, bias, call.get("epsilon", 1e-5))
 
 
 def _group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """ONNX's GroupNormalization."""
     groups, wide = call.get("num_groups"), _stash(call, x)
     if call.opset < 21:  # scale and bias per group
         y = torch.group_norm(wide, groups, None, None, call.get("epsilon", 1e-5)).to(x.dtype)
@@ -50,7 +54,10 @@ def _stash(call: Call, x: Tensor) -> Tensor:
 def layer_norm(
     x: Tensor, axis: int, scale: Tensor | None, bias: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Layer norm over the dimensions from `axis` on, with mean and reciprocal standard deviation."""
+    """Layer norm over the dimensions from `axis` on, with mean and reciprocal standard deviation.
+
+    `scale`, `bias`: of the shape of these dimensions, or broadcasting against it.
+    """
     shape = x.shape[axis:]
     fits = all(value is None or value.shape == shape for value in (scale, bias))
     y, mean, deviation = torch.native_layer_norm(x, list(shape), *((scale, bias) if fits else (None, None)), epsilon)
@@ -61,6 +68,7 @@ def layer_norm(
 
 
 def _layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
+    """ONNX's LayerNormalization."""
     wide = _stash(call, x)
     scale, bias = scale.to(wide.dtype), None if bias is None else bias.to(wide.dtype)
     (axis,) = axes_of([call.get("axis", -1)], x.dim())
@@ -69,6 +77,7 @@ def _layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None
 
 
 def _rms_norm(call: Call, x: Tensor, scale: Tensor) -> Tensor:
+    """ONNX's RMSNormalization."""
     wide = _stash(call, x)
     (axis,) = axes_of([call.get("axis", -1)], x.dim())
     square = torch.mean(torch.square(wide), list(range(axis, x.dim())), True)
@@ -76,12 +85,14 @@ def _rms_norm(call: Call, x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _mean_variance(call: Call, x: Tensor) -> Tensor:
+    """ONNX's MeanVarianceNormalization."""
     axes = list(call.get("axes") or [0, 2, 3])
     apart = x - torch.mean(x, axes, True)
     return apart / torch.sqrt(torch.mean(torch.square(x), axes, True) - torch.square(torch.mean(x, axes, True)) + 1e-9)
 
 
 def _local_response(call: Call, x: Tensor) -> Tensor:
+    """ONNX's LRN: x over a power of the sum of squares of neighbouring channels."""
     size = call.get("size")
     squares = torch.nn.functional.pad(
         torch.square(x), [0, 0] * (x.dim() - 2) + [(size - 1) // 2, size - 1 - (size - 1) // 2]
@@ -94,6 +105,7 @@ def _local_response(call: Call, x: Tensor) -> Tensor:
 
 
 def _norm(call: Call, x: Tensor) -> Tensor:
+    """ONNX's LpNormalization."""
     norm = torch.linalg.vector_norm(x, call.get("p", 2), [call.get("axis", -1)], True)
     return x / torch.where(norm == 0, torch.ones_like(norm), norm)
 
@@ -102,6 +114,7 @@ def _over_classes(function: Callable[[Tensor, int], Tensor]) -> Operator:
     """Softmax and related operators: over one axis, before opset 13 over all axes from `axis` on."""
 
     def run(call: Call, x: Tensor) -> Tensor:
+        """The function along the node's axis."""
         if call.opset >= 13:
             return function(x, call.get("axis", -1))
         (axis,) = axes_of([call.get("axis", 1)], x.dim()) if call.get("axis", 1) != x.dim() else (x.dim(),)
@@ -114,6 +127,7 @@ def _over_classes(function: Callable[[Tensor, int], Tensor]) -> Operator:
 
 
 def _hardmax(x: Tensor, axis: int) -> Tensor:
+    """1 at the first maximum along the axis, else 0."""
     shape = [1] * x.dim()
     shape[axis] = -1
     places = torch.arange(x.shape[axis], device=x.device).reshape(shape)

@@ -40,6 +40,7 @@ class _Windows:
         ]
 
     def _count(self, i: int, size: int, ceil: bool) -> int:
+        """How many windows fit along dimension `i` of `size` elements."""
         room = size + self.before[i] + self.after[i] - ((self.kernel[i] - 1) * self.dilations[i] + 1)
         count: int = (-(-room // self.strides[i]) if ceil else room // self.strides[i]) + 1
         beyond = ceil and (count - 1) * self.strides[i] >= size + self.before[i]
@@ -74,6 +75,7 @@ class _Windows:
 
 
 def _max_pool(call: Call, x: Tensor) -> Any:
+    """ONNX's MaxPool."""
     windows = _Windows(call, x.shape[2:])
     if not x.dtype.is_floating_point:
         return _max_pool_float(call, x.float(), windows, x.dtype)
@@ -81,6 +83,7 @@ def _max_pool(call: Call, x: Tensor) -> Any:
 
 
 def _max_pool_float(call: Call, x: Tensor, windows: _Windows, dtype: torch.dtype) -> Any:
+    """Maxima of real numbers, and their indices if the node wants them."""
     if windows.rank not in _MAX:
         raise RefusedError(f"pools {windows.rank} dimensions; heatcli knows 1 to 3")
     how: dict[str, Any] = {"stride": windows.strides, "dilation": windows.dilations, "return_indices": call.wants(1)}
@@ -120,6 +123,7 @@ def _places(places: Tensor, size: Sequence[int], before: Sequence[int], shape: S
 
 
 def _max_unpool(call: Call, x: Tensor, places: Tensor, wanted: Tensor | None = None) -> Tensor:
+    """ONNX's MaxUnpool."""
     rank = x.dim() - 2
     kernel, strides = list(call.get("kernel_shape")), list(call.get("strides") or [1] * rank)
     pads = list(call.get("pads") or [0] * 2 * rank)
@@ -135,6 +139,7 @@ def _max_unpool(call: Call, x: Tensor, places: Tensor, wanted: Tensor | None = N
 
 
 def _average_pool(call: Call, x: Tensor) -> Tensor:
+    """ONNX's AveragePool: sums over windows, divided by the elements that count."""
     windows = _Windows(call, x.shape[2:])
     with_pads = bool(call.get("count_include_pad", 0))
     no_pads = not any(windows.before) and not any(r > 0 for r in windows.reach)
@@ -163,20 +168,24 @@ def _window_sums(windows: _Windows, x: Tensor) -> Tensor:
 
 
 def _norm_pool(call: Call, x: Tensor) -> Tensor:
+    """ONNX's LpPool."""
     windows, p = _Windows(call, x.shape[2:]), call.get("p", 2)
     return torch.pow(_window_sums(windows, windows.filled(torch.pow(torch.abs(x), p), 0.0)), 1 / p)
 
 
 def _over_space(x: Tensor) -> list[int]:
+    """The dimensions after batch and channels."""
     return list(range(2, x.dim()))
 
 
 def _global_max(call: Call, x: Tensor) -> Tensor:
+    """ONNX's GlobalMaxPool."""
     rank = x.dim() - 2
     return _WHOLE_MAX[rank](x, 1) if rank in _WHOLE_MAX else torch.amax(x, _over_space(x), True)
 
 
 def _global_norm(call: Call, x: Tensor) -> Tensor:
+    """ONNX's GlobalLpPool."""
     norm: Tensor = torch.linalg.vector_norm(x, call.get("p", 2), _over_space(x), True)
     return norm
 

@@ -24,7 +24,11 @@ from heatcli.graph.quantised import rounded
 def quantise(
     call: Call, x: Tensor, scale: Tensor, zero: Tensor | None, axis: int | None = None, block: int = 0, number: int = 0
 ) -> Quantised:
-    """`x` rounded to multiples of its scale and clamped to the integer range; `number`: the ONNX type, if known."""
+    """`x`, of any shape, rounded to multiples of its scale and clamped to the integer range.
+
+    `scale`, `zero`: one, one for each index of `axis`, or one for each `block` along it. `number`: the ONNX type, if
+    known. Raises `RefusedError` for a type that heatcli does not know.
+    """
     dtype = dtype_of(number) if number else torch.uint8 if zero is None else zero.dtype
     axis = None if scale.numel() == 1 else axis
     x, scale = x.to(scale.dtype), plain(scale)
@@ -77,17 +81,22 @@ def _spread(value: Tensor, x: Tensor, axis: int | None, block: int) -> Tensor:
 
 
 def _maybe(value: Tensor | None, x: Tensor, axis: int | None, block: int) -> Tensor | None:
+    """As `_spread`; None stays None."""
     return None if value is None else _spread(value, x, axis, block)
 
 
 def _number(dtype: torch.dtype) -> int:
+    """The ONNX number of a torch dtype."""
     from heatcli.artifact.onnx.tensors import DTYPES
 
     return next(number for number, known in DTYPES.items() if known == dtype)
 
 
 def dequantise(x: Value, scale: Tensor, zero: Tensor | None = None, axis: int | None = None, block: int = 0) -> Tensor:
-    """(x − zero)·scale. A value quantised with that scale gives its `real`; real numbers stay unchanged."""
+    """(x − zero)·scale, `scale` and `zero` as for `quantise`.
+
+    A value quantised with that scale gives its `real`; real numbers stay unchanged.
+    """
     scale = plain(scale)
     if isinstance(x, Quantised):
         if x.scale is scale and x.zero_point is zero and (axis == x.axis or x.axis is None):
@@ -105,17 +114,20 @@ def dequantise(x: Value, scale: Tensor, zero: Tensor | None = None, axis: int | 
 
 
 def _quantize_linear(call: Call, x: Value, scale: Tensor, zero: Tensor | None = None) -> Quantised:
+    """ONNX's QuantizeLinear."""
     number = call.get("output_dtype", 0)
     return quantise(call, whole(x), scale, zero, call.get("axis", 1), call.get("block_size", 0), number)
 
 
 def _dequantize_linear(call: Call, x: Value, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    """ONNX's DequantizeLinear."""
     real = dequantise(x, scale, zero, call.get("axis", 1), call.get("block_size", 0))
     number = call.get("output_dtype", 0)
     return real.to(dtype_of(number)) if number else real
 
 
 def _dynamic(call: Call, x: Value) -> tuple[Value, ...]:
+    """ONNX's DynamicQuantizeLinear: the scale is that of the input's range."""
     x = whole(x)
     low, high = (torch.clamp(torch.amin(x), max=0.0), torch.clamp(torch.amax(x), min=0.0))
     scale = (high - low) / 255
@@ -142,6 +154,7 @@ def _from_zero(x: Value, zero: Tensor | None, axis: int | None = None) -> tuple[
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two scales or zero points are equal."""
     if a is b:
         return True
     ends = [torch.zeros(()) if v is None else v.float().reshape(-1) for v in (a, b)]
@@ -163,12 +176,14 @@ def _matmul_integer(
     zero_a: Tensor | None = None,
     zero_b: Tensor | None = None,
 ) -> Value:
+    """ONNX's MatMulInteger."""
     left, scale_a = _from_zero(a, zero_a, -2)
     right, scale_b = _from_zero(b, zero_b, -1)
     return _undivided(torch.matmul(left, right), [scale_a, scale_b])
 
 
 def _conv_integer(call: Call, x: Value, w: Value, zero_x: Tensor | None = None, zero_w: Tensor | None = None) -> Value:
+    """ONNX's ConvInteger."""
     left, scale_x = _from_zero(x, zero_x)
     right, scale_w = _from_zero(w, zero_w, 0)
     return _undivided(convolve(call, left, right), [scale_x, scale_w])
@@ -178,6 +193,7 @@ def _qlinear_conv(
     call: Call, x: Value, xs: Tensor, xz: Tensor, w: Value, ws: Tensor, wz: Tensor, ys: Tensor, yz: Tensor,
     bias: Tensor | None = None,
 ) -> Quantised:  # fmt: skip
+    """ONNX's QLinearConv."""
     real = dequantise(w, ws, wz, 0)
     if bias is not None and not bias.dtype.is_floating_point:
         bias = bias.to(real.dtype) * (xs.reshape(()) * ws.reshape(-1))
@@ -187,6 +203,7 @@ def _qlinear_conv(
 def _qlinear_matmul(
     call: Call, a: Value, sa: Tensor, za: Tensor, b: Value, sb: Tensor, zb: Tensor, ys: Tensor, yz: Tensor
 ) -> Quantised:
+    """ONNX's QLinearMatMul."""
     left = dequantise(a, sa, za, -2 if sa.dim() == 1 else None)
     right = dequantise(b, sb, zb, -1 if sb.dim() == 1 else None)
     return quantise(call, torch.matmul(left, right), ys, yz)
@@ -198,6 +215,7 @@ def _real(axis: int | None) -> Callable[..., Tensor]:
 
 
 def _real_as_said(node: Node, w: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    """As `_real`, by the node's own axis and block size."""
     get = node.attributes.get
     real = dequantise(w, scale, zero, get("axis", 1), get("block_size", 0))
     number = int(get("output_dtype", 0))
@@ -205,6 +223,7 @@ def _real_as_said(node: Node, w: Tensor, scale: Tensor, zero: Tensor | None = No
 
 
 def _real_bias(node: Node, bias: Tensor, xs: Tensor, ws: Tensor) -> Tensor:
+    """A bias of integers, whose scale is that of the input times that of the weights."""
     return bias.to(ws.dtype) * (xs.reshape(()) * ws.reshape(-1))
 
 

@@ -60,10 +60,12 @@ class _Weights:
 
 
 def _filled_in(function: Callable[[Tensor, float, float], Tensor], alpha: float, beta: float) -> _Activation:
+    """An activation with its α and β."""
     return lambda x: function(x, alpha, beta)
 
 
 def _activations(call: Call, defaults: Sequence[str], direction: int) -> list[_Activation]:
+    """The activations of one direction, by the node's attributes or the `defaults`."""
     count = len(defaults)
     names = list(call.get("activations") or [])[direction * count : (direction + 1) * count] or list(defaults)
     alphas, betas = (list(call.get(f"activation_{name}") or []) for name in ("alpha", "beta"))
@@ -82,11 +84,13 @@ def _recurrent(x: Tensor, r: Tensor, h: Tensor | None) -> Tensor:
 
 
 def _rnn_cell(w: _Weights, x: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """One step of an RNN: the new state [N, H]."""
     (f,) = w.activations
     return f(w.clipped(_recurrent(functional.linear(x, w.w, w.bias(0, 1)), w.r, h))), None
 
 
 def _gru_cell(w: _Weights, x: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """One step of a GRU: the new state [N, H]."""
     f, g = w.activations
     n = w.size
     gates = _recurrent(functional.linear(x, w.w[: 2 * n], w.bias(0, 2)), w.r[: 2 * n], h)
@@ -104,6 +108,7 @@ def _gru_cell(w: _Weights, x: Tensor, h: Tensor | None, c: Tensor | None) -> tup
 
 
 def _lstm_cell(w: _Weights, x: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """One step of an LSTM: the new state and the new cell, each [N, H]."""
     f, g, last = w.activations
     gates = _recurrent(functional.linear(x, w.w, w.bias(0, 4)), w.r, h)
     i, o, forget, cell = torch.split(gates, w.size, 1)
@@ -116,14 +121,21 @@ def _lstm_cell(w: _Weights, x: Tensor, h: Tensor | None, c: Tensor | None) -> tu
 
 
 def _peeped(gate: Tensor, peep: Tensor | None, c: Tensor | None) -> Tensor:
+    """A gate's input plus its peephole's share of the cell."""
     return gate if peep is None or c is None else gate + peep * c
 
 
 def _layer(cell: _Cell, gates: int, defaults: Sequence[str], with_cell: bool) -> Operator:
+    """ONNX's RNN, GRU or LSTM: `cell` for each step and direction, with `gates` gates.
+
+    `with_cell`: it has a cell state.
+    """
+
     def run(
         call: Call, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, lengths: Tensor | None = None,
         h: Tensor | None = None, c: Tensor | None = None, p: Tensor | None = None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
+        """Outputs [T, directions, N, H], last states and, with a cell state, last cells."""
         batch_first = bool(call.get("layout", 0))
         x = torch.transpose(x, 0, 1) if batch_first else x
         states = [v if v is None or not batch_first else torch.transpose(v, 0, 1) for v in (h, c)]

@@ -16,6 +16,7 @@ def _over(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator:
     """A reduction. Its axes are an attribute, or in newer opsets an input."""
 
     def run(call: Call, x: Tensor, given: Tensor | None = None) -> Tensor:
+        """The reduction over the node's axes."""
         axes = call.get("axes") if given is None else numbers(given)
         if not axes and call.get("noop_with_empty_axes", 0):
             return function(x.unsqueeze(-1), [x.dim()], False)
@@ -28,16 +29,20 @@ def _over(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator:
 
 
 def _sum(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """Σ x."""
     return torch.sum(x, dims, keep, dtype=x.dtype)
 
 
 def _mean(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """The mean of x."""
     if x.dtype.is_floating_point:
         return torch.mean(x, dims, keep)
     return torch.div(_sum(x, dims, keep), math.prod(x.shape[d] for d in dims), rounding_mode="trunc").to(x.dtype)
 
 
 def _extreme(largest: bool) -> Callable[[Tensor, list[int], bool], Tensor]:
+    """The maximum, or the minimum."""
+
     def run(x: Tensor, dims: list[int], keep: bool) -> Tensor:
         """The extremum; over no elements the dtype's opposite limit."""
         if all(x.shape[d] for d in dims):
@@ -57,16 +62,19 @@ def _extreme(largest: bool) -> Callable[[Tensor, list[int], bool], Tensor]:
 
 
 def _product(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """Π x."""
     for d in sorted(dims, reverse=True):
         x = torch.prod(x, d, keep, dtype=x.dtype)
     return x
 
 
 def _l1(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """Σ |x|."""
     return _sum(torch.abs(x), dims, keep)
 
 
 def _l2(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """√(Σ x²)."""
     if x.dtype.is_floating_point:
         norm: Tensor = torch.linalg.vector_norm(x, 2, dims, keep)
         return norm
@@ -74,14 +82,17 @@ def _l2(x: Tensor, dims: list[int], keep: bool) -> Tensor:
 
 
 def _log_sum(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """log Σ x."""
     return torch.log(_sum(x, dims, keep))
 
 
 def _log_sum_exp(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """log Σ eˣ."""
     return torch.logsumexp(x, dims, keep)
 
 
 def _sum_square(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """Σ x²."""
     return _sum(torch.square(x), dims, keep)
 
 
@@ -89,6 +100,7 @@ def _place(function: Callable[[Tensor, int, bool], Tensor]) -> Operator:
     """ArgMax and ArgMin."""
 
     def run(call: Call, x: Tensor) -> Tensor:
+        """The index of the extremum along the node's axis."""
         axis, keep = call.get("axis", 0), bool(call.get("keepdims", 1))
         if not call.get("select_last_index", 0):
             return function(x, axis, keep)
@@ -109,6 +121,7 @@ def _cumulated(function: Callable[[Tensor, int], Tensor], start: float) -> Opera
     """CumSum and CumProd."""
 
     def run(call: Call, x: Tensor, along: Tensor) -> Tensor:
+        """Sums or products along an axis, in reverse or without the element itself where the node says so."""
         (axis,) = axes_of(numbers(along), x.dim())
         back = bool(call.get("reverse", 0))
         x = torch.flip(x, [axis]) if back else x

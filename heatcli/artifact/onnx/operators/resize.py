@@ -92,6 +92,7 @@ def _position(name: str, n: int, size: int, scale: float, roi: tuple[float, floa
 
 
 def _nearest(x: Tensor, how: str, scale: float) -> Tensor:
+    """Positions rounded to whole ones as `how`, a `nearest_mode`, says."""
     if how == "simple":  # Upsample, and Resize of opset 10
         return torch.ceil(x) if scale < 1 else torch.floor(x)
     ways: dict[str, Callable[[Tensor], Tensor]] = {
@@ -104,6 +105,7 @@ def _nearest(x: Tensor, how: str, scale: float) -> Tensor:
 
 
 def _triangle(t: Tensor) -> Tensor:
+    """The linear kernel: 1 − |t| within ±1, else 0."""
     return (1 - t.abs()).clamp(min=0)
 
 
@@ -143,12 +145,14 @@ def _resized(x: Tensor, axes: dict[int, _Axis], way: _Way, beyond: float) -> Ten
 
 
 def _is_identity(axis: _Axis) -> bool:
+    """Whether the axis stays as it is."""
     return axis.matrix.shape[0] == axis.matrix.shape[1] and torch.equal(
         axis.matrix, torch.eye(len(axis.matrix)).double()
     )
 
 
 def _by_axes(x: Tensor, axes: dict[int, _Axis]) -> Tensor:
+    """`x` with each axis selected by index, or multiplied by its matrix."""
     for d, axis in axes.items():
         chosen = axis.chosen
         if chosen is not None:
@@ -187,6 +191,7 @@ def _same(matrix: Tensor, how: dict[str, object]) -> bool:
 def _resize(
     call: Call, x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
 ) -> Tensor:
+    """ONNX's Resize."""
     if call.opset == 10:
         return _upsample(call, x, roi)
     dims = axes_of(call.get("axes") or range(x.dim()), x.dim())
@@ -212,6 +217,7 @@ def _resize(
 
 
 def _upsample(call: Call, x: Tensor, scales: Tensor | None = None) -> Tensor:
+    """ONNX's Upsample."""
     factors: Sequence[float] = call.get("scales") if scales is None else numbers(scales)
     mode = call.get("mode", "nearest")
     way = _Way("linear" if mode in ("linear", "bilinear") else mode)

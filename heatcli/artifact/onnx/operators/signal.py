@@ -37,6 +37,7 @@ def _transform(x: Tensor, size: int, inverse: bool, onesided: bool) -> Tensor:
 
 
 def _dft(call: Call, x: Tensor, length: Tensor | None = None, along: Tensor | None = None) -> Tensor:
+    """ONNX's DFT."""
     inverse, onesided = bool(call.get("inverse", 0)), bool(call.get("onesided", 0))
     axis = call.get("axis", 1) if call.opset < 20 else -2 if along is None else int(along)
     axis = axis % x.dim()
@@ -49,6 +50,7 @@ def _dft(call: Call, x: Tensor, length: Tensor | None = None, along: Tensor | No
 def _short_time(
     call: Call, x: Tensor, step: Tensor, window: Tensor | None = None, length: Tensor | None = None
 ) -> Tensor:
+    """ONNX's STFT: the Fourier transform of each window."""
     size = int(length) if length is not None else window.shape[0] if window is not None else x.shape[1]
     by = int(step)
     frames = [x.narrow(1, start, size) for start in range(0, x.shape[1] - size + 1, by)]
@@ -59,6 +61,7 @@ def _short_time(
 
 
 def _mel(call: Call, *given: Tensor) -> Tensor:
+    """ONNX's MelWeightMatrix: the weights of mel filters."""
     bins, length, rate = (int(v) for v in given[:3])
     low, high = (float(v) for v in given[3:])
     spectrum = length // 2 + 1

@@ -15,6 +15,7 @@ from heatcli.artifact.onnx.value import Operator, RefusedError
 
 
 def _grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
+    """ONNX's GridSample."""
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(call.get("mode", "linear"), call.get("mode", "linear"))
     if x.dim() == 5 and mode == "bicubic":
         raise RefusedError("samples volumes by cubic interpolation, which heatcli does not know")
@@ -38,6 +39,7 @@ def _between(x: Tensor, y: Tensor, column: Tensor) -> Tensor:
 
 
 def _roi_align(call: Call, x: Tensor, rois: Tensor, which: Tensor) -> Tensor:
+    """ONNX's RoiAlign: boxes of the maps, sampled and averaged."""
     height, width = call.get("output_height", 1), call.get("output_width", 1)
     ratio, scale = call.get("sampling_ratio", 0), call.get("spatial_scale", 1.0)
     aligned = call.get("coordinate_transformation_mode", "half_pixel" if call.opset >= 16 else "output_half_pixel")
@@ -131,6 +133,7 @@ def _selected(boxes: Tensor, scores: Tensor, limit: int, overlap: float, least: 
 
 
 def _corners(box: list[float], centred: bool) -> tuple[float, float, float, float]:
+    """A box as its lowest and highest coordinates. `centred`: it is given by centre and size."""
     a, b, c, d = box
     if centred:
         return a - c / 2, b - d / 2, a + c / 2, b + d / 2
