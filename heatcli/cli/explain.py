@@ -283,14 +283,15 @@ def _tuned(loaded: Model, request: Request, chosen: Sequence[Method], sought: Se
 
     if STDIN in request.inputs:
         raise UsageError(f"{sought[0]}=auto: looks at pictures first; a list on stdin can be read only once")
-    found = find(request.inputs, request.recursive, request.glob, None, request.out)
+    found = find(request.inputs, request.recursive, request.glob, None, str(request.out))
     step = max(1, len(found) // TUNED_ON)
     paths = [Path(found.path(i)) for i in range(0, len(found), step)][:TUNED_ON]
     own = subject(loaded, options.samples(loaded, paths, None)[0], request.target)
+    baseline = request.baseline if isinstance(request.baseline, str) else None
     made: list[Method] = []
     for asked in chosen:
         names = [name for name in sought if name in asked.fields]
-        best = tuned(own, asked, names, request.baseline, say.detail) if names else None
+        best = tuned(own, asked, names, baseline, say.detail) if names else None
         if best is not None:
             loaded.notes.add(best.words)
         made.append(asked if best is None else best.method)
