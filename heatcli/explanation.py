@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from heatcli.artifact.layout import TOKENS
 from heatcli.engine.ledger import Books, Ledger
-from heatcli.errors import ModelError, OtherBranchError, UsageError
+from heatcli.errors import ImageError, ModelError, OtherBranchError, UsageError
+from heatcli.graph.lookups import vocabulary
 from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.outputs import probabilities, quantity, settled
 from heatcli.images.baselines import Reference, beside
@@ -287,6 +289,7 @@ def _explain(
 ) -> Explanation:  # fmt: skip
     """The explanation of a batch that the network takes at once. Raises `UsageError`, `ModelError`."""
     graph = settled(model.graph(batch.shape), model.path)
+    _check_tokens(model, graph, batch, origin)
     started = time.perf_counter()
     method.fits(graph)
     note = model.explained
@@ -330,6 +333,20 @@ def _explain(
         boxes=graph.boxes,
         concept=found.concept,
     )
+
+
+def _check_tokens(model: Model, graph: Graph, batch: Tensor, origin: Reference) -> None:
+    """Raise `ImageError`, or `UsageError` for the baseline, for a token beyond the table that it is looked up in."""
+    known = vocabulary(graph) if model.pictures.layout.kind == TOKENS else None
+    if known is None:
+        return
+    beyond = int(batch.max())
+    if beyond >= known:
+        raise ImageError(f"holds the token {beyond}, and the model knows 0 to {known - 1}")
+    if origin.batch is not None and int(origin.batch.max()) >= known:
+        raise UsageError(
+            f"the baseline holds the token {int(origin.batch.max())}, and the model knows 0 to {known - 1}"
+        )
 
 
 def _of_box(boxes: Boxes, goal: Target, quantity: str) -> str:

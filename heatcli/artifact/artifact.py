@@ -72,6 +72,14 @@ class Artifact:
         return {self.renamed.get(name, name): tensor for name, tensor in tensors.items()}
 
 
+def reads_tokens(module: Any) -> bool:
+    """Whether the first layer with weights of a module, eager or scripted, is an embedding, so that it reads tokens."""
+    for part in module.modules():
+        if isinstance(getattr(part, "weight", None), Tensor):
+            return getattr(part, "original_name", type(part).__name__) == "Embedding"
+    return False
+
+
 def likely_shape(module: Any) -> tuple[int | None, ...] | None:
     """[N, C, …] of a module, eager or scripted, whose first convolution is one of signals or volumes; else None.
 

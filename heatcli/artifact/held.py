@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heatcli.artifact.artifact import Artifact, InputInfo, Shapes, likely_shape, of_module
+from heatcli.artifact.artifact import Artifact, InputInfo, Shapes, likely_shape, of_module, reads_tokens
 from heatcli.artifact.formats import recognise
 from heatcli.artifact.recognise import Format
 from heatcli.errors import ModelError, UsageError, edge, first_line
@@ -94,6 +94,7 @@ def artifact_of(module: nn.Module, embedded: str = "", remarks: tuple[str, ...] 
     """The artifact of a module, which is set to evaluation mode. `embedded`, `remarks`: as in `Artifact`."""
     module = module.eval().requires_grad_(False)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
+    dtype = torch.int64 if reads_tokens(module) else dtype
     inputs = tuple(InputInfo(name, dtype=dtype, likely=likely_shape(module)) for name in _required(module))
 
     def module_for(_: Shapes) -> nn.Module:
@@ -141,6 +142,7 @@ def with_example(
         raise UsageError(f"the example is of {len(values)} inputs, the model takes {len(left)} ({names}): tensors all")
     pictures = [i for i, x in enumerate(values) if x.is_floating_point() and x.dim() == 4]
     pictures = pictures or [i for i, x in enumerate(values) if x.is_floating_point()]
+    pictures = pictures or [i for i, x in enumerate(values) if x.dtype in (torch.int64, torch.int32) and x.dim() == 2]
     if not pictures:
         raise UsageError("the example holds no input of floating point, so nothing to explain")
     explained = left[pictures[0]].name

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from torch import Tensor
 
-Axes = Literal["NCHW", "NCL", "NLC", "NL", "NCDHW", "NDHWC", "NDHW", "NF"]
+Axes = Literal["NCHW", "NCL", "NLC", "NL", "NCDHW", "NDHWC", "NDHW", "NF", "NT"]
 AXES: tuple[str, ...] = get_args(Axes)
-PICTURE, SIGNAL, VOLUME, TABLE = "picture", "signal", "volume", "table"
+PICTURE, SIGNAL, VOLUME, TABLE, TOKENS = "picture", "signal", "volume", "table", "tokens"
 # The letters of the positions → what the input is, and what one position of it is called.
-_KINDS = {"HW": (PICTURE, "pixel"), "L": (SIGNAL, "sample"), "DHW": (VOLUME, "voxel"), "F": (TABLE, "feature")}
+_KINDS = {
+    "HW": (PICTURE, "pixel"),
+    "L": (SIGNAL, "sample"),
+    "DHW": (VOLUME, "voxel"),
+    "F": (TABLE, "feature"),
+    "T": (TOKENS, "token"),
+}
+TOKEN_DTYPES = ("torch.int64", "torch.int32")
 _FEW = 64  # channels that the last of three axes can be
 _COLOURS = (1, 2, 3, 4)  # channels that the last of five axes can be
 # How long each side is, by the number of sides, where a shape is needed and the artifact takes any.
@@ -22,18 +29,26 @@ TRIED = {1: 1024, 2: 224, 3: 32}
 
 @dataclass(frozen=True)
 class Layout:
-    """`axes`: one of `AXES`. N images, C channels; L samples, H and W pixels, D, H and W voxels, F features."""
+    """`axes`: one of `AXES`. N images, C channels; L samples, H and W pixels, D, H and W voxels, F features, T tokens.
+
+    Tokens are whole numbers.
+    """
 
     axes: str
 
     @property
     def kind(self) -> str:
-        """picture, signal, volume or table."""
+        """picture, signal, volume, table or tokens."""
         return _KINDS[self._positions][0]
 
     @property
+    def one(self) -> str:
+        """The kind in a sentence: a picture, tokens."""
+        return self.kind if self.kind == TOKENS else f"a {self.kind}"
+
+    @property
     def element(self) -> str:
-        """What a position is called: pixel, sample, voxel or feature."""
+        """What a position is called: pixel, sample, voxel, feature or token."""
         return _KINDS[self._positions][1]
 
     @property
@@ -83,7 +98,8 @@ def layout_of(shape: Sequence[int | None] | None) -> Layout | None:
     """The layout of a declared input, by its number of axes; None where that says nothing.
 
     Of three axes the last is channels where it is short beside the one before, or fixed where that is free. Three
-    channels of a square are a picture, which lacks the axis of the batch.
+    channels of a square are a picture, which lacks the axis of the batch. Of two axes the last is features where it is
+    fixed, and samples where it is free, since no table has any number of features.
     """
     if shape is None or not 2 <= len(shape) <= 5:
         return None
@@ -95,7 +111,9 @@ def layout_of(shape: Sequence[int | None] | None) -> Layout | None:
         return Layout("NLC" if short else "NCL")
     if len(shape) == 5:
         return Layout("NDHWC" if shape[4] in _COLOURS and shape[1] not in _COLOURS else "NCDHW")
-    return Layout("NF") if len(shape) == 2 else PICTURES
+    if len(shape) == 2:
+        return Layout("NL" if shape[1] is None else "NF")
+    return PICTURES
 
 
 def layout_for(axes: str, rank: int) -> Layout:

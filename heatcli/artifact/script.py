@@ -31,6 +31,7 @@ _SOURCE = re.compile(
 _TEXTS = re.compile(rf"{_TEXT}|'(?:[^'\\\n]|\\.)*+'")
 _ATTRIBUTE = re.compile(r"^(?:class (\w+)\(|  (?:\w+ : |__annotations__\[.*\] = )(.+))", re.MULTILINE | re.ASCII)
 _METHOD = re.compile(r"^ *def (\w+)\(", re.MULTILINE | re.ASCII)
+_INSTEAD = {"torch.set_grad_enabled": "; script it without torch.no_grad(), or export it as ONNX"}
 
 
 def checked(entries: Mapping[str, Buffer]) -> dict[str, Buffer]:
@@ -105,7 +106,8 @@ def _check_names(chain: str, modules: Collection[str]) -> None:
     if root in ("torch", "ops"):
         called = ["aten", *rest] if root == "torch" else rest
         if len(called) != 2 or not permitted(*called):
-            raise Refused(f"calls {chain[:80]}, which does more than compute tensors; refused")
+            instead = _INSTEAD.get(chain, "")
+            raise Refused(f"calls {chain[:80]}, which does more than compute tensors; refused{instead}")
         return
     if root == "__torch__":
         if OBJECTS.fullmatch(chain):

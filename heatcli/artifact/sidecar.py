@@ -31,7 +31,8 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     optionally a fixed `length`.
 
     `axes`: what the input's axes are, where it is no picture (`heatcli.artifact.layout`); `size` has a number for each
-    axis of positions. `rate`: samples a second of a signal. `names`: of a signal's channels, or of a table's features.
+    axis of positions. `rate`: samples a second of a signal. `names`: of a
+    signal's channels, a picture's bands or a table's features; or the words that tokens stand for.
     """
 
     size: tuple[int, ...] | int | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from heatcli.artifact import archive, script
-from heatcli.artifact.artifact import Artifact, InputInfo, Shapes, likely_shape, of_module
+from heatcli.artifact.artifact import Artifact, InputInfo, Shapes, likely_shape, of_module, reads_tokens
 from heatcli.artifact.explained import NOTE
 from heatcli.artifact.recognise import Content, FileFormat
 from heatcli.artifact.sidecar import EMBEDDED
@@ -33,6 +33,7 @@ def load_torchscript(path: Path) -> Artifact:
     content = archive.safe(path, entries, script.checked)
     module, training = _opened(path, content)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
+    dtype = torch.int64 if reads_tokens(module) else dtype
     required = [_tensor(path, a) for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
     likely = likely_shape(module)
     inputs = tuple(InputInfo(name, dtype=dtype, likely=likely) for name in required)

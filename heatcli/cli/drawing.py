@@ -46,6 +46,14 @@ Top = Annotated[float, typer.Option(metavar="PERCENT", help="How much of the pic
 Cmap = Annotated[str, typer.Option(help="The colours: a diverging colour map of matplotlib.")]
 Opacity = Annotated[float, typer.Option(help="How much of the picture the strongest relevance covers, 0 to 1.")]
 Backdrop = Annotated[str, typer.Option(metavar="grey|colour", help="The picture under the map.")]
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|R,G,B",
+        help="Of a picture with several bands: which one is shown in grey, or which three as red, green and blue; from "
+        "1. Default: the mean of all.",
+    ),
+]
 File = Annotated[
     Path | None,
     typer.Option(
@@ -58,8 +66,9 @@ Show = Annotated[bool, typer.Option("--show", help="Draw in the terminal, too.")
 
 
 def style(
-    kind: str, size: int | None, scale: str | None, clip: float, cmap: str, opacity: float, backdrop: str, top: float
-) -> Style:
+    kind: str, size: int | None, scale: str | None, clip: float, cmap: str, opacity: float, backdrop: str, top: float,
+    bands: str | None = None,
+) -> Style:  # fmt: skip
     """The style for the options. Raises `UsageError`."""
     from heatcli.errors import UsageError
     from heatcli.figures.draw import IMAGE, RUN, Style
@@ -70,7 +79,11 @@ def style(
             chosen = float(chosen)
         except ValueError as error:
             raise UsageError(f"--scale {scale} is not known; use image, run or a number") from error
-    return Style(kind, size, chosen, clip, cmap, opacity, backdrop, top)
+    try:
+        shown = tuple(map(int, bands.split(","))) if bands else ()
+    except ValueError:
+        shown = (0,)
+    return Style(kind, size, chosen, clip, cmap, opacity, backdrop, top, shown)
 
 
 def file(given: Path | None) -> Path | None:

@@ -133,8 +133,9 @@ Biases = Annotated[
 Arrays = Annotated[
     str | None,
     typer.Option(
-        metavar="npy|npz|nii|nii.gz",
-        help="Write the map as an array, too: float32 [C, H, W]. nii: of a volume, in its voxels.",
+        metavar="npy|npz|nii|nii.gz|tif",
+        help="Write the map as an array, too: float32 [C, H, W]. nii: of a volume, in its voxels. tif: of a picture, "
+        "in its pixels and at its place on Earth.",
     ),
 ]
 BatchSize = Annotated[int, typer.Option(help="How many images go through the network at once.")]
@@ -177,6 +178,7 @@ def command(
     biases: Biases = "all",
     json: options.Json = False,
     arrays: Arrays = None,
+    bands: drawing.Bands = None,
     figure: drawing.Kind = None,
     scale: drawing.ScaleOf = None,
     figure_size: drawing.Size = None,
@@ -210,7 +212,7 @@ def command(
     for name in sought:
         _check_sought(name, chosen)
     kind = figure or ("overlay" if not one else "grid" if len(chosen) > 1 else "panel")
-    style = drawing.style(kind, figure_size, scale, clip, cmap, opacity, backdrop, top)
+    style = drawing.style(kind, figure_size, scale, clip, cmap, opacity, backdrop, top, bands)
     _check(images, chosen, kind, one, json and show)
     folder, file = place_of(out, drawing.file(output_file), one)
     request = Request(
@@ -236,6 +238,10 @@ def command(
         against = baseline_of(baseline, named, sequences=True)
         _explain_sequences(loaded, replace(request, method=chosen[0]), against, seconds, json)
         return
+    if bands is not None and loaded.pictures.layout.kind != "picture":
+        raise UsageError(f"--bands is for pictures, and {loaded.path} takes {loaded.pictures.layout.one}")
+    if loaded.pictures.layout.kind == "tokens" and baseline is None and not named:
+        request = replace(request, baseline="zero")  # nothing lies between tokens, so no blur
     if sought:
         chosen = _tuned(loaded, request, chosen, sought)
     reports, failures = _explain_pictures(loaded, request, chosen, seconds, json, show or kind == "grid")

@@ -121,9 +121,9 @@ class Load:
     axes: Annotated[
         str | None,
         typer.Option(
-            metavar="NCHW|NCL|NLC|NL|NCDHW|NDHWC|NDHW|NF",
-            help="What the axes of the model's input are: of pictures (HW), signals (L), volumes (DHW) or tables (F). "
-            "Default: by their number; see `heatcli help shapes`.",
+            metavar="NCHW|NCL|NLC|NL|NCDHW|NDHWC|NDHW|NF|NT",
+            help="What the axes of the model's input are: of pictures (HW), signals (L), volumes (DHW), tables (F) or "
+            "tokens (T). Default: by their number; see `heatcli help shapes`.",
         ),
     ] = None
     sample_rate: Annotated[

@@ -208,8 +208,16 @@ def described(done: Done) -> str:
         f"{row.image}: {box}{name}{_expected(row)}, "
         f"{row.quantity} {row.score:.6g}"
         + ("" if row.probability is None else f", probability {row.probability:.4g}")
-        + f"\n  {_divided(done, ledger)}\n  wrote {' and '.join(files)}"
+        + f"\n  {_divided(done, ledger)}{_bands(done)}\n  wrote {' and '.join(files)}"
     )
+
+
+def _bands(done: Done) -> str:
+    """What the bands of a picture of several gave, as a line of its own; else empty."""
+    from heatcli.figures.view import by_band
+
+    told = "" if done.report is None else by_band(done.report)
+    return f"\n  {told[0].lower()}{told[1:-1]}" if told else ""
 
 
 def _divided(done: Done, ledger: LedgerPart) -> str:

@@ -11,6 +11,7 @@ from heatcli.graph.adjoints import Product, closed_form
 from heatcli.graph.kinds import FIRST, KINDS, ROLES
 from heatcli.graph.layers import stands_for
 from heatcli.graph.operator import Graph, Operator
+from heatcli.rules.elementwise import Slope
 from heatcli.rules.registry import serves
 from heatcli.rules.rule import Booked, Rule, Table
 
@@ -21,6 +22,7 @@ except ImportError:
     fast = None  # type: ignore[assignment]
 
 _FALLBACK = Booked()
+_LOOKUP = Slope()
 _KEYS = frozenset((*KINDS, *ROLES, FIRST))  # table keys that are not names of layers
 
 
@@ -75,8 +77,10 @@ def rule_for(operator: Operator, rules: Table) -> Rule:
     """The rule that a table has for an operator: for its layer, for first layers, for its role, or for its kind.
 
     Among several entries that name its layer, the last that can serve it wins. An operator without an entry is walked
-    by its exact adjoint, and the imbalance is booked.
+    by its exact adjoint, and the imbalance is booked. A lookup has no gradient: its tokens get what their rows got.
     """
+    if operator.is_lookup:
+        return _LOOKUP
     others = ((key, rule) for key, rule in rules.items() if key not in _KEYS)
     named = [rule for key, rule in others if stands_for(key, operator) and serves(rule, operator)]
     if named:

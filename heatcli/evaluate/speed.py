@@ -52,8 +52,10 @@ def bench(
     """
     if batch_size < 1 or repeats < 1:
         raise UsageError(f"--batch-size {batch_size} and --repeats {repeats} must be at least 1")
-    size = model.network.artifacts_batch((batch_size, *model.shape)) or batch_size
-    batch = torch.randn(size, *model.shape, generator=torch.Generator().manual_seed(0))
+    model.pictures.need_values_between("there is no gradient to time")
+    shape = model.pictures.input_shape
+    size = model.network.artifacts_batch((batch_size, *shape)) or batch_size
+    batch = torch.randn(size, *shape, generator=torch.Generator().manual_seed(0))
     batch = batch.to(model.device, model.pictures.dtype)
     module = _module(model, batch)
     jobs: dict[str, Job] = {GRADIENT: own_gradient(module, batch)}

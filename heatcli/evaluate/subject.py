@@ -138,9 +138,9 @@ def subject(
     """The subject of `samples`. `target`: as `heatcli.explain` takes it. Raises `UsageError`."""
     if not samples:
         raise UsageError("no image is left to work on")
-    kind = model.pictures.layout.kind
-    if kind != PICTURE:
-        raise UsageError(f"{model.path}: takes a {kind}; checks and metrics are of pictures")
+    layout = model.pictures.layout
+    if layout.kind != PICTURE:
+        raise UsageError(f"{model.path}: takes {layout.one}; checks and metrics are of pictures")
     batch = torch.cat([model.pictures.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
     size = batch_size or max(1, min(512, PIXELS_AT_ONCE // batch[0].numel()))
     nothing = np.full(batch.shape[-2:], np.nan, dtype=np.float32)

@@ -137,6 +137,7 @@ def _subject(model: Model, request: ExportRequest, images: int) -> Subject:
     """The explanation to record. Raises `UsageError` if it cannot be recorded."""
     if model.explained is not None:
         raise UsageError(f"{model.path}: explains itself already; export {model.explained.source.name} instead")
+    model.pictures.need_values_between("its explanation is not exported; heatcli explain writes maps of it")
     method, shape = request.method.with_rules(request.rules), model.pictures.input_shape
     if request.preprocess and len(shape) != 3:
         raise UsageError(f"{model.path}: takes no pictures, so --preprocess makes no sense")

@@ -47,7 +47,7 @@ def inputs_for(note: Note, batch: Tensor) -> dict[str, Tensor]:
 
     If the class is an input, it is class 0.
     """
-    n, channels, height, width = batch.shape if batch.dim() == 4 else (*batch.shape, 1)
+    n, channels, height, width = (*batch.shape, 1, 1)[:4]  # pixels are an input of pictures alone
     found = {"input": batch, "pixels": torch.full((n, height, width, channels), 128, dtype=torch.uint8)}
     return {name: found.get(name, torch.zeros(n, dtype=torch.int64)) for name in note.inputs}
 

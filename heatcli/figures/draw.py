@@ -49,6 +49,7 @@ class Style:
     relevance per pixel that gets the full colour, in units of the score. `clip`: the percentile of |relevance| that
     gets the full colour. `cmap`: a diverging colour map of matplotlib. `opacity`: 0..1, of the strongest relevance.
     `backdrop`: the picture under an overlay, grey or colour. `top`: the percentage of pixels that `contour` outlines.
+    `bands`: of a picture with several, the one or the three that are shown, from 1; () for the mean of all.
     """
 
     kind: str = "overlay"
@@ -59,6 +60,7 @@ class Style:
     opacity: float = 0.9
     backdrop: str = GREY
     top: float = 5.0
+    bands: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -71,6 +73,8 @@ class Style:
                 raise UsageError(f"--{name} {value:g} is not allowed; it is a number from {low:g} to {high:g}")
         if isinstance(self.scale, float) and not 0 < self.scale < float("inf"):
             raise UsageError(f"--scale {self.scale:g} is not allowed; it is more than 0")
+        if len(self.bands) not in (0, 1, 3) or any(band < 1 for band in self.bands):
+            raise UsageError("--bands takes the number of one band or of three, from 1, such as 4,3,2")
         colour_map(self.cmap)
 
     def of(self, view: View) -> Scale:

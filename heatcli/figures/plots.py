@@ -1,4 +1,4 @@
-"""Plots of signals and tables: traces coloured by relevance, and bars."""
+"""Plots of signals, tables and tokens: traces coloured by relevance, and bars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.artifact.layout import TABLE
+from heatcli.artifact.layout import TABLE, TOKENS
 from heatcli.figures.view import View
 from heatcli.images.overlay import Scale, colour_map
 from heatcli.images.read import Picture
@@ -18,6 +18,7 @@ from heatcli.images.read import Picture
 # In pixels: the width of a plot, the heights of a channel and of a feature, the width of the features' names.
 WIDTH, LEAD, BAR, NAMES = 760, 90, 18, 200
 LEADS, FEATURES, POINTS = 24, 24, 3000  # the most channels, features and samples that are drawn
+NAMED = 60  # the most tokens that are named
 _PALE, _INK = "#b8b8b8", "#202020"
 
 Axes = Callable[[float, float, float, float], Any]  # left, top, width, height in pixels
@@ -33,7 +34,7 @@ class Plot:
 
 
 def plot(view: View, scale: Scale, cmap: str, size: int | None) -> Plot:
-    """The plot of a signal [C, L] or of a table [1, F]. `size`: the width in pixels, by default `WIDTH`."""
+    """The plot of a signal [C, L], a table [1, F] or tokens [1, T]. `size`: the width in pixels, by default `WIDTH`."""
     picture, width = view.picture, size or WIDTH
     assert isinstance(picture, Picture)
     assert isinstance(picture.pixels, np.ndarray)
@@ -43,6 +44,8 @@ def plot(view: View, scale: Scale, cmap: str, size: int | None) -> Plot:
         return Plot(
             width, high + 24, lambda axes, x, y: _bars(view, order, cmap, axes(x + NAMES, y, width - NAMES, high))
         )
+    if view.report.image.kind == TOKENS:
+        return Plot(width, LEAD + 60, lambda axes, x, y: _strip(view, cmap, axes(x + 40, y, width - 40, LEAD), scale))
     shown = np.argsort(-np.abs(view.relevance).sum(1), kind="stable")[:LEADS]
     leads = sorted(shown.tolist())
 
@@ -108,6 +111,27 @@ def _thinned(values: NDArray[np.float64], relevance: NDArray[np.float64]) -> NDA
         for i in (values[a:b].argmax(), values[a:b].argmin(), np.abs(relevance[a:b]).argmax())
     ]
     return np.unique(kept)
+
+
+def _strip(view: View, cmap: str, axes: Any, scale: Scale) -> None:
+    """Draw the relevance of each token at its position, as strong a colour as it has; few tokens are named."""
+    assert isinstance(view.picture, Picture)
+    tokens, relevance = np.asarray(view.picture.pixels)[0].astype(int), view.relevance[0]
+    at = _thinned(relevance, relevance)
+    colours = colour_map(cmap)(0.5 + np.sign(relevance[at]) / 2)
+    colours[:, 3] = np.clip(np.abs(scale.signed(relevance[at])), 0.2, 1)
+    axes.vlines(at, 0, relevance[at], colors=colours, linewidth=max(0.6, min(8.0, 500 / len(tokens))))
+    axes.axhline(0, color=_INK, linewidth=0.6)
+    axes.set_xlim(-0.6, len(tokens) - 0.4)
+    axes.tick_params(labelsize=8, color=_PALE)
+    if len(tokens) <= NAMED:
+        words = view.report.model.input.get("names") or ()
+        names = [str(words[token]) if token < len(words) else str(token) for token in tokens]
+        axes.set_xticks(range(len(tokens)), names, rotation=90, fontsize=7, parse_math=False)
+    else:
+        axes.set_xlabel("position", fontsize=8, labelpad=1)
+    for side in axes.spines.values():
+        side.set_color(_PALE)
 
 
 def _bars(view: View, order: NDArray[np.int64], cmap: str, axes: Any) -> None:

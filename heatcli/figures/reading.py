@@ -77,8 +77,10 @@ def _view(path: Path, report: Report, pictures: Path | None, picture: str | None
     relevance = map_of(path, report)
     if found.numbers is not None:
         return view_on(found, relevance, report)
+    figure = report.figure
+    bands = figure.bands if isinstance(figure, FigurePart) and isinstance(figure.bands, tuple) else ()
     with boundary(report.image.path, ImageError, "cannot be shown"):
-        shown = found.shown()
+        shown = found.shown(bands)
     if shown.size != (report.image.width, report.image.height):
         raise ImageError(f"{path}: its picture is {shown.width}×{shown.height}, the report says otherwise")
     return View(shown, relevance, with_seen(report))

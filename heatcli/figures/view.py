@@ -26,8 +26,8 @@ UNVERIFIED = "UNVERIFIED: not the model's own function"
 class View:
     """A picture, its map, and their report.
 
-    `relevance`: float64 [H, W]. `scale`: the colour scale; None if the figure's style decides. For a signal or a table
-    `picture` holds numbers [C, L], and the map has their shape. A volume is shown as a picture of its `slices`.
+    `relevance`: float64 [H, W]. `scale`: the colour scale; None if the figure's style decides. For signals, tables and
+    tokens `picture` holds numbers [C, L], and the map has their shape. A volume is shown as a picture of its `slices`.
     `pair`: the other picture of a pair, with its map.
     """
 
@@ -211,6 +211,14 @@ def beside(report: Report) -> str:
     return f"Beside the picture: {listed}." if listed else ""
 
 
+def by_band(report: Report) -> str:
+    """What the bands of a picture gave, the largest first; empty for pictures of one or three channels."""
+    found = report.pixels.bands or []
+    listed = ", ".join(f"{one.name or one.band} {number(one.total, 3, '+')}" for one in found[:MOST])
+    rest = f" and {len(found) - MOST} more" if len(found) > MOST else ""
+    return f"By band: {listed}{rest}." if found else ""
+
+
 def contrasted(report: Report) -> str:
     """A sentence on a map of the predicted less the expected class; empty for other maps."""
     target = report.target
@@ -264,7 +272,10 @@ def caption(view: View, scale: Scale) -> list[str]:
     own = [shown(view)]
     if view.pair is not None:
         own = [f"{_name(each)}: {shown(each)}" for each in (view, view.pair)]
-    lines = [contrasted(view.report), *own, beside(view.report), warned(view), strongest(scale, view), hidden(view)]
+    report = view.report
+    lines = [
+        contrasted(report), *own, by_band(report), beside(report), warned(view), strongest(scale, view), hidden(view)
+    ]  # fmt: skip
     verified = view.report.model.verified
     if verified is not None and not verified.agrees:
         lines.insert(0, UNVERIFIED + ".")

@@ -19,6 +19,7 @@ from heatcli.errors import ModelError, UsageError, first_line
 from heatcli.graph import suppression
 from heatcli.graph.heads import joined
 from heatcli.graph.kinds import classify
+from heatcli.graph.lookups import Positions
 from heatcli.graph.operator import Boxes, Constant, Graph, Operator, Ref, Returned, needed_for
 from heatcli.graph.recorder import Call, Recorder
 from heatcli.graph.remarks import remarks
@@ -35,12 +36,13 @@ _STRIDE_FREE = {_ATEN.view.default: _ATEN.reshape.default, _ATEN._unsafe_view.de
 
 def record(
     module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str, Tensor], where: str, head: int | None = 0,
-    boxes: Callable[[Sequence[Tensor], Sequence[int]], Boxes | None] | None = None,
+    boxes: Callable[[Sequence[Tensor], Sequence[int]], Boxes | None] | None = None, tokens: bool = False,
 ) -> Graph:  # fmt: skip
     """Record `module` on `example` [N, C, H, W] as a classified graph that no pass has rewritten.
 
     `names`: the artifact's parameters and buffers, whose names the graph keeps. `head`: which of several outputs is
-    explained; None: the first, or the boxes that `boxes` finds in all of them. Raises `ModelError`, naming `where`, if
+    explained; None: the first, or the boxes that `boxes` finds in all of them. `tokens`: the module reads the example
+    as whole numbers (`heatcli.graph.lookups`). Raises `ModelError`, naming `where`, if
     the module cannot be run, draws random numbers, returns no scores, or its scores do not depend on the image;
     `UsageError` if there is no output `head`.
     """
@@ -69,7 +71,7 @@ def record(
     calls = recorder.calls
     if choice is not None:
         calls = [call for call in calls if id(call) not in choice.after]
-    graph = replace(classify(_flatten(calls, example, output, names, where)), boxes=detected)
+    graph = replace(classify(_flatten(calls, example, output, names, where, tokens)), boxes=detected)
     if choice is not None:
         nodes = suppression.nodes_of(calls, floating(returned))
         graph = replace(graph, before=choice.operators, raw=nodes)
@@ -141,7 +143,9 @@ def scores(returned: Any, head: int, where: str) -> Tensor:
     return tensors[head]
 
 
-def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str) -> Graph:
+def _flatten(
+    calls: list[Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str, tokens: bool
+) -> Graph:
     """Operators in order, one for each output tensor of each call. Values independent of the image are constants.
 
     A number that the module reads from a value that depends on the image (to branch on it) becomes a guard.
@@ -151,6 +155,7 @@ def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[
     active = {INPUT: tuple(example.shape)}
     operators: dict[str, Operator] = {}
     decided: dict[str, float] = {}
+    positions = Positions(INPUT, tuple(example.shape)) if tokens else None
     for number, call in enumerate(calls):
         leaves = pytree.tree_leaves((call.args, call.kwargs))
         for tensor in leaves:
@@ -159,7 +164,9 @@ def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[
         read = leaves if title_of(call.target) not in _SHAPE_ONLY else ()
         inputs = [values[id(x)] for x in read if isinstance(x, Tensor)]
         if isinstance(call.output, bool | int | float):
-            decided |= {x.name: call.output for x in inputs if isinstance(x, Ref)}
+            asked = [x.name for x in inputs if isinstance(x, Ref)]
+            bounds = tokens and all(name in operators and operators[name].title == "aminmax" for name in asked)
+            decided |= {} if bounds else dict.fromkeys(asked, call.output)  # one_hot only checks the bounds of tokens
         several = isinstance(call.output, (tuple, list))
         for index, tensor in enumerate(call.output if several else [call.output]):
             if not isinstance(tensor, Tensor) or id(tensor) in values:
@@ -168,7 +175,12 @@ def _flatten(calls: list[Call], example: Tensor, output: Tensor, names: Mapping[
             if not any(isinstance(x, Ref) for x in inputs) or not tensor.numel():  # independent of the image
                 values[id(tensor)] = Constant(_derived_name(inputs, name), tensor.detach())
                 continue
-            operators[name] = _operator(call, name, index if several else None, tensor, values, active)
+            op = _operator(call, name, index if several else None, tensor, values, active)
+            if positions is not None:
+                op, made = positions.told(op)
+                if made is not None:
+                    operators[made.name], active[made.name] = made, made.shape
+            operators[name] = op
             values[id(tensor)] = Ref(name)
             if operators[name].sources and tensor.dtype.is_floating_point:
                 active[name] = tuple(tensor.shape)

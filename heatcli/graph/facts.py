@@ -347,12 +347,13 @@ TABLE: Mapping[str, Row] = table((
 ))  # fmt: skip
 
 _NOTHING = row(UNKNOWN)
+_LOOKUP = row(ELEMENTWISE, "zero_at_zero exact")  # a table that no token has read is no bias
 _KNOWN: WeakKeyDictionary[Operator, Facts] = WeakKeyDictionary()
 
 
 def row_of(op: Operator) -> Row:
     """The operator's row, or an empty row if the table has none."""
-    return TABLE.get(op.title, _NOTHING)
+    return _LOOKUP if op.is_lookup else TABLE.get(op.title, _NOTHING)
 
 
 def facts_of(op: Operator) -> Facts:

@@ -76,6 +76,8 @@ def classified(op: Operator) -> Operator:
 def _kind(op: Operator) -> str:
     """The kind of an operator, by its row and by which arguments carry the image."""
     row = row_of(op)
+    if op.is_lookup:
+        return row.kind
     if any(name not in op.sources for name in op.refs):
         return UNKNOWN  # a mask or an index that depends on the image: exact only while its value is fixed
     if op.index and row.kind != LAYOUT:

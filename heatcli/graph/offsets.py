@@ -19,7 +19,7 @@ def offsets_of(op: Operator) -> tuple[Offset, ...] | None:
     """
     if op.kind == UNKNOWN or op.kind == MAXIMUM:
         return ()
-    named = _NAMED.get(op.title)
+    named = None if op.is_lookup else _NAMED.get(op.title)
     if named is not None:
         return named(op)
     if facts_of(op).zero_at_zero:

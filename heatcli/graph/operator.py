@@ -111,6 +111,9 @@ class Operator:
     finite_at_zero: bool = True  # the output at zero input is finite, so 0 can be the reference
     node: str = ""  # the artifact's name of the node that the operator comes from, if nodes have names
     refs: tuple[str, ...] = field(init=False)  # names of all values the operator reads, in order
+    is_lookup: bool = field(
+        init=False
+    )  # real numbers from whole ones, the tokens of its source (heatcli.graph.lookups)
     title: str = field(init=False)  # the ATen name, such as `convolution`
     _plain: tuple[tuple[Any, ...], Mapping[str, Any]] = field(init=False, repr=False)  # arguments, constants as tensors
     _open: tuple[int | str, ...] = field(init=False, repr=False)  # positions and names of arguments that hold a `Ref`
@@ -119,7 +122,9 @@ class Operator:
         plain = pytree.tree_map(lambda x: x.value if isinstance(x, Constant) else x, (self.args, dict(self.kwargs)))
         object.__setattr__(self, "_plain", plain)
         refs = tuple(x.name for x in pytree.tree_leaves(plain) if isinstance(x, Ref))
-        object.__setattr__(self, "refs", refs)
+        lookup = bool(self.sources) and not any(name in refs for name in self.sources)
+        object.__setattr__(self, "refs", (*refs, *self.sources) if lookup else refs)
+        object.__setattr__(self, "is_lookup", lookup)
         arguments = [*enumerate(plain[0]), *plain[1].items()]
         held = tuple(key for key, x in arguments if any(isinstance(leaf, Ref) for leaf in pytree.tree_leaves(x)))
         object.__setattr__(self, "_open", held)
@@ -339,7 +344,7 @@ def bypassed(graph: Graph, idle: Callable[[Operator, Operator | None], bool]) ->
     kept: dict[str, Operator] = {}
     for operator in graph.operators:
         op = renamed(operator, names)
-        if len(op.sources) == 1 and idle(op, kept.get(op.sources[0])):
+        if len(op.sources) == 1 and not op.is_lookup and idle(op, kept.get(op.sources[0])):
             names[op.name] = op.sources[0]
         else:
             kept[op.name] = op

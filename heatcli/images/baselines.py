@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.layout import TABLE
+from heatcli.artifact.layout import TABLE, TOKENS
 from heatcli.errors import ImageError, UsageError, boundary, unknown_name
 from heatcli.images.mean import read_mean
 from heatcli.images.pictures import Pictures
@@ -74,6 +74,8 @@ def read_several(baseline: str, pictures: Pictures) -> Reference:
 def read(baseline: str, pictures: Pictures, batch: Tensor) -> Reference:
     """One of `BASELINES` for `batch` [N, C, H, W], or the image in a file. Raises `UsageError`, `ImageError`."""
     name, colon, argument = baseline.partition(":")
+    if pictures.layout.kind == TOKENS and baseline.isdecimal():
+        return Reference("token", torch.full_like(batch[:1], float(baseline)), {"token": int(baseline)})
     if name in BASELINES and (not colon or (argument and name in ("blur", "mean"))):
         return BASELINES[name](pictures, batch, argument)
     if is_there(baseline) or "/" in baseline or Path(baseline).suffix:
@@ -131,6 +133,8 @@ def _blur(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
     layout = pictures.layout_of(batch)
     if layout.kind == TABLE:
         raise UsageError(f"{pictures.path}: a table has no neighbours to blur; give --baseline mean, zero or a file")
+    if pictures.layout.kind == TOKENS:
+        raise UsageError(f"{pictures.path}: nothing is between tokens; give --baseline a token, such as 0, or a file")
     planes = layout.first(batch)
     sigma = max(planes.shape[2:]) / 16 if not argument else _positive(argument)
     return Reference("blur", layout.back(gaussian_blur(planes, sigma)).contiguous(), {"sigma": sigma})
@@ -143,6 +147,8 @@ def _mean(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
         raise UsageError(
             f"{pictures.path}: its sidecar names no mean image; give mean:FILE, made by heatcli mean FOLDER -o FILE"
         )
+    if pictures.layout.kind == TOKENS:
+        raise UsageError(f"{pictures.path}: tokens have no mean; give --baseline a token, such as 0, or a file")
     mean, layout = torch.from_numpy(read_mean(path)).to(batch), pictures.layout_of(batch)
     wanted = layout.first(batch).shape[1:]
     if mean.shape[0] != wanted[0]:
@@ -163,6 +169,7 @@ def _image(pictures: Pictures, path: Path) -> Reference:
         raise UsageError(f"baseline {error}") from error
 
 
+_DENSE = 4096  # positions up to which a blur is a product with a matrix
 BASELINES: dict[str, Callable[[Pictures, Tensor, str], Reference]] = {
     "none": _none, "zero": _zero, "black": _black, "blur": _blur, "mean": _mean,
 }  # fmt: skip
@@ -181,14 +188,31 @@ def _positive(text: str) -> float:
 
 def gaussian_blur(batch: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of [N, C, positions …], standard deviation `sigma` pixels, edges replicated, cut at 4 sigma."""
+    radius = math.ceil(4 * sigma)
+    weights = torch.exp(-((torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2) / 2)
+    weights /= weights.sum()
     for dim in range(2, batch.dim()):
-        size = batch.shape[dim]
-        radius = math.ceil(4 * sigma)
-        position = torch.arange(size, dtype=torch.float64)
-        reach = torch.arange(-radius, radius + 1, dtype=torch.float64)
-        weights = torch.exp(-((reach / sigma) ** 2) / 2)
-        taps = (position[:, None] + reach[None]).clamp(0, size - 1).long()
-        matrix = torch.zeros(size, size, dtype=torch.float64)
-        matrix.scatter_add_(1, taps, (weights / weights.sum()).expand(size, -1).contiguous())
-        batch = torch.movedim(torch.movedim(batch, dim, -1) @ matrix.T.to(batch), -1, dim)
+        blurred = _multiplied if batch.shape[dim] <= _DENSE else _transformed
+        batch = torch.movedim(blurred(torch.movedim(batch, dim, -1), weights, radius), -1, dim)
     return batch
+
+
+def _multiplied(rows: Tensor, weights: Tensor, radius: int) -> Tensor:
+    """Rows [..., L] convolved with weights [2 · radius + 1], by a matrix [L, L]."""
+    size = rows.shape[-1]
+    taps = (torch.arange(size)[:, None] + torch.arange(-radius, radius + 1)).clamp(0, size - 1)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    matrix.scatter_add_(1, taps, weights.expand(size, -1).contiguous())
+    return rows @ matrix.T.to(rows)
+
+
+def _transformed(rows: Tensor, weights: Tensor, radius: int) -> Tensor:
+    """As `_multiplied`, by way of Fourier transforms, for long signals, whose matrix would not fit in memory."""
+    size, own = rows.shape[-1], rows.cpu().double()
+    wide = torch.cat(
+        [own[..., :1].expand(*own.shape[:-1], radius), own, own[..., -1:].expand(*own.shape[:-1], radius)], -1
+    )
+    length = wide.shape[-1]
+    product = torch.fft.rfft(wide, length) * torch.fft.rfft(weights, length)
+    blurred: Tensor = torch.fft.irfft(product, length)[..., 2 * radius : 2 * radius + size].to(rows)
+    return blurred

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.artifact.layout import SIGNAL, TABLE, VOLUME, Layout
+from heatcli.artifact.layout import SIGNAL, TABLE, TOKENS, VOLUME, Layout
 from heatcli.errors import ImageError, boundary
 from heatcli.images.values import DATA, in_range
 from heatcli.system.compress import MAGIC, read_array
@@ -21,9 +21,16 @@ SUFFIXES = {
     SIGNAL: frozenset({".npy", ".npz", ".csv", ".wav"}),
     VOLUME: frozenset({".npy", ".npz", ".nii", ".nii.gz"}),
     TABLE: frozenset({".npy", ".npz", ".csv"}),
+    TOKENS: frozenset({".npy", ".npz", ".csv", ".bin"}),
 }
-AXES = {SIGNAL: "[channels, samples]", VOLUME: "[channels, depth, height, width]", TABLE: "[features]"}
+AXES = {
+    SIGNAL: "[channels, samples]",
+    VOLUME: "[channels, depth, height, width]",
+    TABLE: "[features]",
+    TOKENS: "[tokens]",
+}
 NIFTI = (".nii", ".nii.gz")
+_MOST_TOKENS = 1 << 23  # float32 tells all halves below apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,8 @@ def read_numbers(path: object, content: bytes, layout: Layout, channels: int | N
             found = Numbers(read_array(content, most))
         elif suffix == ".csv":
             found = _csv(path, content, layout)
+        elif suffix == ".bin":
+            found = Numbers(np.frombuffer(content, np.uint8))
         elif suffix == ".wav":
             found = _wav(content)
         elif suffix in NIFTI:
@@ -76,17 +85,28 @@ def channels_first(path: object, array: NDArray[Any], layout: Layout, channels: 
     elif array.ndim == dims + 1 and channels is not None and array.shape[0] != channels == array.shape[-1]:
         array = np.moveaxis(array, -1, 0)
     if array.ndim != dims + 1 or not array.size or channels not in (None, array.shape[0]):
-        count = "" if channels is None or layout.kind == TABLE else f" of {channels} channel{'s'[: channels != 1]}"
+        count = (
+            ""
+            if channels is None or layout.kind in (TABLE, TOKENS)
+            else f" of {channels} channel{'s'[: channels != 1]}"
+        )
         raise ImageError(
-            f"{path}: has the shape {array.shape}; the model takes a {layout.kind}{count}, {AXES[layout.kind]}"
+            f"{path}: has the shape {array.shape}; the model takes {layout.one}{count}, {AXES[layout.kind]}"
         )
     return array
 
 
-def as_input(path: object, array: NDArray[Any], range: str) -> NDArray[np.float32]:
-    """An array [C, positions …] as float32; `range` as `LOW..HIGH` is what becomes 0 and 1. Raises `ImageError`."""
+def as_input(path: object, array: NDArray[Any], range: str, tokens: bool = False) -> NDArray[np.float32]:
+    """An array [C, positions …] as float32; `range` as `LOW..HIGH` is what becomes 0 and 1. Raises `ImageError`.
+
+    `tokens`: its numbers are tokens, which stay.
+    """
     if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
         raise ImageError(f"{path}: holds values that are not finite numbers")
+    if tokens:
+        if not ((array >= 0) & (array < _MOST_TOKENS) & (array == np.floor(array))).all():
+            raise ImageError(f"{path}: holds numbers that are no tokens; those are whole, from 0")
+        return array.astype(np.float32)
     with np.errstate(over="ignore"):
         values, _ = in_range(array.astype(np.float64), range or DATA, False)
     if not np.isfinite(values).all():
@@ -108,6 +128,10 @@ def _csv(path: object, content: bytes, layout: Layout) -> Numbers:
     if len({len(row) for row in rows}) > 1:
         raise ImageError(f"{path}: its rows differ in length, so it is no {layout.kind}")
     values = np.array([[float(cell) for cell in row] for row in rows])
+    if layout.kind == TOKENS:
+        if min(values.shape) != 1:
+            raise ImageError(f"{path}: holds {len(values)} rows; a file is one row or one column of tokens")
+        return Numbers(values.ravel())
     if layout.kind == TABLE:
         if len(values) != 1:
             raise ImageError(f"{path}: holds {len(values)} rows; a file is one row of features, or an .npy")

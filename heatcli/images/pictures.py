@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from heatcli.artifact.layout import PICTURES, TABLE, TRIED, VOLUME, Layout, layout_for
+from heatcli.artifact.layout import PICTURES, TABLE, TOKENS, TRIED, VOLUME, Layout, layout_for
 from heatcli.artifact.sidecar import LETTERBOXES, Input
 from heatcli.errors import ImageError, MissingError, ModelError, UsageError, boundary
+from heatcli.graph.lookups import CODE
 from heatcli.images.numbers import SUFFIXES as NUMBERS
 from heatcli.images.preprocess import Fit, Whole, to_pixels
 from heatcli.images.read import MAX_PIXELS, SUFFIXES, Picture, Pixels, Reader
@@ -138,8 +139,13 @@ class Pictures:
         """How pictures are resized. Raises `UsageError` for a network that takes none."""
         fit = self.fit
         if isinstance(fit, Whole):
-            raise UsageError(f"{self.path}: takes a {self.layout.kind}, and pictures are needed here")
+            raise UsageError(f"{self.path}: takes {self.layout.one}, and pictures are needed here")
         return fit
+
+    def need_values_between(self, what: str) -> None:
+        """Raise `UsageError` for a network of tokens, where `what` needs values between them."""
+        if self.layout.kind == TOKENS:
+            raise UsageError(f"{self.path}: reads tokens, and nothing lies between two of them, so {what}")
 
     @property
     def reader(self) -> Reader:
@@ -162,12 +168,17 @@ class Pictures:
         read or does not fit.
         """
         reader, fit, arrays = self.reader, self.fit, []
-        for given in several(images, self.layout.dims + 2):
+        for given in several(images, self._several):
             one = reader.picture(given) if isinstance(given, str | Path) else given
             named = one.path if isinstance(one, Picture) else "the picture"
             with boundary(named, ImageError, "cannot be made to fit the input"):
                 arrays.append(to_pixels(one.pixels if isinstance(one, Picture) else reader.ready(named, one), fit))
         return self.stack(arrays)
+
+    @property
+    def _several(self) -> int:
+        """The axes of an array of several inputs; one of tokens never has an axis of channels."""
+        return self.layout.dims + (1 if self.layout.kind == TOKENS else 2)
 
     def batch(self, images: Any) -> tuple[Tensor, tuple[Any, ...]]:
         """`images` as the network's input [N, …], and the pictures that it was made of.
@@ -181,7 +192,7 @@ class Pictures:
             alone = len(self.layout.axes) - 1
             batches = [one[None] if sized and one.dim() == alone else one for one in inputs]
             return batches[0] if len(batches) == 1 else torch.cat(batches), ()
-        pictures = several(images, self.layout.dims + 2)
+        pictures = several(images, self._several)
         return self.preprocess(pictures), tuple(pictures)
 
     def fitted(self, pixels: Sequence[Pixels]) -> Tensor:
@@ -195,7 +206,8 @@ class Pictures:
         if self.layout != PICTURES and self.input.shape is None and self.say is not None:
             tried = "×".join(map(str, (1, *pixels.shape[1:])))
             self.say(f"nothing says the size of its input; tried with the input's own shape {tried}", "tried")
-        return self.normalise(pixels.contiguous().to(self.device)).to(self.dtype)
+        pixels = pixels.contiguous().to(self.device)
+        return (pixels + CODE if self.layout.kind == TOKENS else self.normalise(pixels)).to(self.dtype)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(pixels − mean)/std, for pixels [N, C, H, W] in 0..1, with channels in the network's order."""
@@ -205,7 +217,9 @@ class Pictures:
     # --- and back -------------------------------------------------------------------------------------------------
 
     def pixels(self, batch: Tensor) -> Tensor:
-        """The input [N, C, H, W] as pixels, in 0..1 if the input came from a picture: batch·std + mean."""
+        """The input [N, C, H, W] as pixels: batch·std + mean, in 0..1 if it came from a picture; or as tokens."""
+        if self.layout.kind == TOKENS:
+            return batch.floor()
         mean, std = (self._per_channel(name, batch) for name in ("mean", "std"))
         return self._ordered(batch) * std + mean
 

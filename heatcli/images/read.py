@@ -9,7 +9,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ from PIL import (
     Image,
     ImageOps,
     ImageSequence,
-    TiffImagePlugin,  # noqa: F401  (imported here, since otherwise Pillow imports every plugin)
+    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
     _imaging,
 )
 
-from heatcli.artifact.layout import PICTURES, Layout
+from heatcli.artifact.layout import PICTURES, TOKENS, Layout
 from heatcli.errors import ImageError, boundary, is_text, one_line
 from heatcli.images.numbers import SUFFIXES as NUMBERS
 from heatcli.images.numbers import Numbers, as_input, channels_first, read_numbers
+from heatcli.images.scenes import composite, is_tiff, read_bands
 from heatcli.images.values import in_range
 from heatcli.system.compress import MAGIC, read_array
 from heatcli.system.files import is_folder, is_url, read
@@ -71,8 +72,16 @@ class Picture:
         """Width and height, with the depth of a volume behind; the length of a signal or a table."""
         return self.pixels.size if isinstance(self.pixels, Image.Image) else self.pixels.shape[:0:-1]
 
-    def shown(self) -> Image.Image:
-        """The picture under a heatmap. Channels other than colours are averaged and stretched to full contrast."""
+    def shown(self, bands: Sequence[int] = ()) -> Image.Image:
+        """The picture under a heatmap. Channels other than colours are averaged and stretched to full contrast.
+
+        `bands`: one or three to show instead, by number from 1. Raises `ImageError` for a band that there is not.
+        """
+        if bands:
+            planes = self.pixels
+            if isinstance(planes, Image.Image):
+                planes = np.asarray(as_mode(planes, "RGB"), np.float32).transpose(2, 0, 1)
+            return composite(self.path, planes, bands)
         if isinstance(self.pixels, Image.Image):
             return self.pixels
         beyond = max(float(self.pixels.max()), -float(self.pixels.min())) > 1e30  # sums could overflow float32
@@ -135,7 +144,7 @@ class Reader:
             elements = f"{self.layout.element}s"
             given, wanted = ("×".join(f"{n:,}" for n in sides) for sides in (array.shape[1:], self.sides or ()))
             raise ImageError(f"{path}: has {given} {elements}, and the model takes {wanted}; cut or resample it")
-        return as_input(path, array, self.range)
+        return as_input(path, array, self.range, self.layout.kind == TOKENS)
 
     def _content(self, path: Path | str) -> bytes:
         """The bytes of a file, or of a URL. Raises `ImageError`."""
@@ -197,7 +206,9 @@ class Reader:
             raise ImageError(f"{path}: is a JPEG of more than {SCANS:,} scans, which would take hours to decode")
         with boundary(path, ImageError, "is damaged or truncated"):
             try:
-                opened = Image.open(io.BytesIO(content), formats=FORMATS)
+                opened = self._opened(content)
+                if opened is None:
+                    return read_bands(path, content, self.most)
             except Image.DecompressionBombError as error:
                 raise self._too_large(path) from error
             except UnidentifiedImageError as error:
@@ -213,11 +224,26 @@ class Reader:
                     return np.stack([self._page(path, page) for page in ImageSequence.Iterator(image)])
                 if self.channels not in (1, 3):
                     raise ImageError(
-                        f"{path}: is a picture, the model takes {self.channels} channels; give an .npy file"
+                        f"{path}: is a picture, the model takes {self.channels} channels; give a TIFF or .npy file"
                     )
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
                 return image
+
+    def _opened(self, content: bytes) -> Image.Image | None:
+        """The picture that Pillow opens; None for a TIFF file of more bands than Pillow reads, or of other channels."""
+        try:
+            opened = Image.open(io.BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError:
+            if is_tiff(content):
+                return None
+            raise
+        if not isinstance(opened, TiffImagePlugin.TiffImageFile):
+            return opened
+        bands = opened.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+        pages = getattr(opened, "n_frames", 1)
+        few = bands > len(opened.getbands()) or (self.channels not in (1, 3) and pages != self.channels)
+        return None if few else opened
 
     def _page(self, path: Path | str, page: Image.Image) -> NDArray[Any]:
         """A page of a TIFF [H, W]. Raises `ImageError` if it is too large."""

@@ -64,6 +64,7 @@ class GradCam(Parameters):
     kind: ClassVar[str] = "cam"
     compares: ClassVar[bool] = False
     takes: ClassVar[str] = ANY
+    keeps_values: ClassVar[bool] = True
 
     layer: str = text(LAST, NAMED)
 
@@ -113,6 +114,8 @@ class LayerCam(GradCam):
 class GuidedGradCam(GradCam):
     """Guided backpropagation times the Grad-CAM."""
 
+    keeps_values: ClassVar[bool] = False
+
     @property
     def cost(self) -> str:
         """One walk for each factor."""
@@ -132,6 +135,7 @@ class ScoreCam(GradCam):
     The mask blends the image into the baseline.
     """
 
+    keeps_values: ClassVar[bool] = False
     takes: ClassVar[str] = ONE
 
     @property

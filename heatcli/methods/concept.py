@@ -38,6 +38,7 @@ class Through(Parameters):
     kind: ClassVar[str] = "backward"
     compares: ClassVar[bool] = True
     takes: ClassVar[str] = ANY
+    keeps_values: ClassVar[bool] = True
 
     concept: str = text("", FORM)
 

@@ -66,7 +66,8 @@ class Procedure(Protocol):
 
     `kind`: backward, cam, path or perturbation. `compares`: whether the walk over the batch takes differences from
     the baseline. `takes`: `any` baseline or none, `one` image, one image or a `pool`, or a `folder` of several.
-    `cost`: forward and backward runs, in words.
+    `cost`: forward and backward runs, in words. `keeps_values`, where it is so: every value that the network
+    is shown is the batch's or the baseline's, none between.
     """
 
     kind: ClassVar[str]
@@ -90,6 +91,7 @@ class OneWalk(Parameters):
     kind: ClassVar[str] = "backward"
     compares: ClassVar[bool] = True
     takes: ClassVar[str] = ANY
+    keeps_values: ClassVar[bool] = True
 
     @property
     def cost(self) -> str:
@@ -222,6 +224,11 @@ class Method:
         return found if books.direct is None else found + books.direct
 
     @property
+    def takes_tokens(self) -> bool:
+        """Whether the method shows the network only tokens of the input and of the baseline, and divides by them."""
+        return getattr(self.procedure, "keeps_values", False) and self.readout == RELEVANCE
+
+    @property
     def books(self) -> bool:
         """Whether a walk is booked: the ledger balances, or rules of first layers send relevance to pixels directly."""
         return self.conserves or first_only(self.rules)
@@ -247,6 +254,11 @@ class Method:
     def fits(self, graph: Graph) -> None:
         """Raise `UsageError` if `graph` has no operator for the rules that distinguish this method."""
         check_layers(self.rules, graph)
+        if not self.takes_tokens and any(op.is_lookup for op in graph.operators):
+            raise UsageError(
+                f"method {self.name} asks for values between tokens, and there are none; use lrp-eps, "
+                "deeplift-rescale, input-x-gradient, grad-cam, occlusion, kernel-shap or lime"
+            )
         roles = {op.role for op in graph.operators if op.role} | {FIRST for op in graph.operators if op.first}
         wanted = [[name] for name in (FIRST, RECTIFIER) if name in self.rules]
         wanted += [[name for name in (CONVOLUTION, DENSE) if name in self.rules]]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.layout import TABLE
+from heatcli.artifact.layout import TABLE, TOKENS
 from heatcli.errors import UsageError
 from heatcli.methods.method import ONE, Answer, Method
 from heatcli.methods.path import Mean, mean_score
@@ -53,10 +53,10 @@ class Windows:
     def of(cls, question: Question, window: int, stride: int) -> Windows:
         """Windows, by default (0) an eighth of the shorter side and half a window apart. Raises `UsageError`.
 
-        Of tables, whose neighbours have nothing in common, each feature is a window by default.
+        Of tables, whose neighbours have nothing in common, each feature is a window by default; so is each token.
         """
         sides = question.sides
-        alone = question.layout.kind == TABLE
+        alone = question.layout.kind in (TABLE, TOKENS)
         window = window or (1 if alone else max(1, min(sides) // 8))
         stride = stride or max(1, window // 2)
         if window > min(sides):
@@ -109,6 +109,7 @@ class Occlusion(Parameters):
     kind: ClassVar[str] = "perturbation"
     compares: ClassVar[bool] = False
     takes: ClassVar[str] = ONE
+    keeps_values: ClassVar[bool] = True
 
     window: int = number(0, 0)
     stride: int = number(0, 0)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heatcli.artifact.layout import TABLE
+from heatcli.artifact.layout import TABLE, TOKENS
 from heatcli.methods.method import ONE, Answer, Method
 from heatcli.methods.path import mean_score
 from heatcli.methods.perturbation import hidden
@@ -59,6 +59,7 @@ class Superpixels(Parameters, abc.ABC):
     kind: ClassVar[str] = "perturbation"
     compares: ClassVar[bool] = False
     takes: ClassVar[str] = ONE
+    keeps_values: ClassVar[bool] = True
 
     samples: int = number(1000, 2)
     superpixels: int = number(50, 1)
@@ -85,9 +86,11 @@ class Superpixels(Parameters, abc.ABC):
         return Answer(question.layout.back(heatmap).to(question.batch).contiguous(), score0=score0)
 
     def segments(self, question: Question, image: Tensor) -> NDArray[np.int64]:
-        """The superpixels of an image [C, H, W]; each feature of a table is one."""
+        """The superpixels of an image [C, H, W]; each feature of a table is one, tokens are even sections."""
         if question.layout.kind == TABLE:
             return np.arange(image.shape[1])
+        if question.layout.kind == TOKENS:
+            return np.arange(image.shape[1]) * min(self.superpixels, image.shape[1]) // image.shape[1]
         return superpixels(image, self.superpixels, self.compactness)
 
     def _scores(

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
 from heatcli.artifact.contained import Contained
+from heatcli.artifact.layout import TOKENS
 from heatcli.artifact.sidecar import Output
 from heatcli.engine.values import output_of
 from heatcli.errors import DiffersError, ModelError, NotComparedError, first_line
 from heatcli.graph import heads
 from heatcli.graph.capture import floating, record, scores
+from heatcli.graph.lookups import CODE, vocabulary
 from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.passes import KEEPING_OUTPUT, apply
 from heatcli.graph.suppression import turned_as
@@ -99,7 +101,7 @@ class Capture:
         if graph.guards and example is None and sample is not None:
             noise = sample.expand(shape)
             graph = self._recorded(noise)
-        batches = [noise] if graph.guards else [self.noise(shape, 1)]
+        batches = [noise] if graph.guards else [self.noise(shape, 1, vocabulary(graph) or 2)]
         if sample is not None and sample.shape[1:] == shape[1:] and not graph.guards:
             batches.append(sample.expand(shape))
         verified, remarks, seconds = None, graph.remarks, 0.0
@@ -125,7 +127,12 @@ class Capture:
             str(self.path),
             self.head,
             self._boxes,
+            self._of_tokens,
         )
+
+    @property
+    def _of_tokens(self) -> bool:
+        return self.pictures.layout.kind == TOKENS
 
     def _boxes(self, returned: Sequence[Tensor], shape: Sequence[int]) -> Boxes | None:
         """The boxes that all outputs together are, as far as the user does not say otherwise."""
@@ -152,21 +159,25 @@ class Capture:
         """The values of all inputs, in the artifact's order."""
         given = self._given(len(batch)) if given is None else given
         x = batch.permute(0, 2, 3, 1) if self.picture.channels_last else batch
+        if self._of_tokens:
+            x = x.to(torch.int64 if self.picture.dtype.is_floating_point else self.picture.dtype)
         return [x if i is self.picture else given[i.name] for i in self.artifact.inputs]
 
     def _given(self, n: int) -> dict[str, Tensor]:
         """The values of all inputs except the explained one, for n images."""
         return {name: _for_batch(value, n).to(self.pictures.device) for name, value in self.others.items()}
 
-    def noise(self, shape: tuple[int, ...], seed: int) -> Tensor:
-        """Random pictures or sequences of that shape, reproducible by seed."""
+    def noise(self, shape: tuple[int, ...], seed: int, tokens: int = 1) -> Tensor:
+        """Random pictures or sequences of that shape, or tokens below `tokens`, reproducible by seed."""
         generator = torch.Generator().manual_seed(seed)
         values = torch.rand(shape, generator=generator)
         if self.pictures.alphabet:
             values = torch.nn.functional.one_hot(values.argmax(1), shape[1]).movedim(-1, 1).float()
+        elif self._of_tokens:
+            values = (values * tokens).floor() + CODE
         elif len(shape) == 4:
             values = self.pictures.normalise(values.to(self.pictures.device))
-        return values.to(self.pictures.device, self.picture.dtype)
+        return values.to(self.pictures.device, self.pictures.dtype)
 
     def _verified(self, graph: Graph, batches: Sequence[Tensor]) -> tuple[Verified | None, float]:
         """The comparison of a graph with the artifact, and its seconds; None without a runtime.

@@ -11,7 +11,7 @@ from msgspec.structs import replace as replace_fields
 from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
-from heatcli.artifact.layout import AXES, PICTURES, Layout, layout_for, layout_of
+from heatcli.artifact.layout import AXES, PICTURES, TOKEN_DTYPES, Layout, layout_for, layout_of
 from heatcli.artifact.sidecar import (
     KINDS,
     Concepts,
@@ -124,12 +124,17 @@ def explained_input(path: Path, artifact: Artifact, given: Mapping[str, Tensor])
             raise UsageError(f"{path}: its input {name} is {wanted}; the value given is {'×'.join(map(str, shape))}")
     left = [i for i in artifact.inputs if i.name not in given]
     if len(left) != 1:
+        pictures = all(i.shape is None or len(i.shape) == 4 for i in left)
         raise MissingError(
-            f"{path}: takes {len(names)} inputs ({', '.join(names)}); "
-            "give all but the picture, each with --input NAME=FILE.npy; --pair gives a second picture"
+            f"{path}: takes {len(names)} inputs ({', '.join(names)}); give all but the one to explain, each with "
+            f"--input NAME=FILE.npy{'; --pair gives a second picture' if pictures else ''}"
         )
-    if not left[0].dtype.is_floating_point:
-        raise ModelError(f"{path}: its input {left[0].name} is of {left[0].dtype}, not floating-point pixels")
+    axes = None if left[0].shape is None else len(left[0].shape)
+    tokens = str(left[0].dtype) in TOKEN_DTYPES and axes in (None, 2)
+    if not left[0].dtype.is_floating_point and not tokens:
+        raise ModelError(
+            f"{path}: its input {left[0].name} is of {left[0].dtype}, not floating-point pixels, nor tokens [N, T]"
+        )
     return left[0]
 
 
@@ -144,6 +149,8 @@ def _layout(picture: InputInfo, stated: Input, flags: Mapping[str, Any]) -> Layo
         raise unknown_name("layout of axes", flag, AXES)
     if flag or stated.axes:
         return Layout(flag or str(stated.axes))
+    if not picture.dtype.is_floating_point:
+        return Layout("NT")
     shape = picture.shape or picture.likely
     letters = stated.alphabet or (picture.shape is not None and len(picture.shape) == 3 and picture.shape[1] == 4)
     layout = PICTURES if letters else layout_of(shape) or PICTURES

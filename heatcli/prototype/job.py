@@ -59,6 +59,7 @@ class Found:
 
 def classes(model: Model, target: str) -> Tensor:
     """The classes for `target` (an index, a label or `all`), int64 [N]. Raises `UsageError`."""
+    model.pictures.need_values_between("there is no prototype")
     graph = settled(model.graph((model.batch_size or 1, *model.shape)), model.path)
     count = graph.output_shape[1] if len(graph.output_shape) > 1 else 1
     if target == "all":

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heatcli.artifact.layout import PICTURE, SIGNAL, TABLE, VOLUME
+from heatcli.artifact.layout import PICTURE, SIGNAL, TABLE, TOKENS, VOLUME
 from heatcli.explanation import Explanation
 from heatcli.graph.heads import COORDINATES
 from heatcli.images.overlay import Scale
@@ -47,8 +47,10 @@ class Reports:
         layout = model.pictures.layout_of(explanation.relevance)
         if layout.kind != PICTURE and not model.pictures.alphabet:
             self._relevance = _array(layout.first(explanation.relevance).contiguous())
-            whole = layout.kind in (SIGNAL, TABLE)
+            whole = layout.kind in (SIGNAL, TABLE, TOKENS)
             self._pixels = self._relevance.astype(np.float64) if whole else self._relevance.sum(1, dtype=np.float64)
+        self._banded = layout.kind == PICTURE
+        self._channels: tuple[Any, ...] = model.input.names or ()
         self._index = target.index.tolist()
         self._minus = None if target.minus is None else target.minus.tolist()
         columns = {name: getattr(explanation.ledger, name).tolist() for name in schema.LedgerPart.__struct_fields__}
@@ -124,8 +126,22 @@ class Reports:
         values: Any = pixels.astype(self._relevance.dtype) if inline else msgspec.UNSET
         total, positive, negative = (part[i][0] for part in self._sums)
         return schema.PixelsPart(
-            shape=pixels.shape, values=values, file=file, total=total, positive=positive, negative=negative
-        )
+            shape=pixels.shape, values=values, file=file, total=total, positive=positive, negative=negative,
+            bands=self._bands(i),
+        )  # fmt: skip
+
+    def _bands(self, i: int) -> list[schema.BandPart] | msgspec.UnsetType:
+        """What each band of a picture with other channels than one or three gave, the largest first."""
+        relevance = self._relevance[i]
+        if not self._banded or len(relevance) in (1, 3):
+            return msgspec.UNSET
+        names = self._channels if len(self._channels) == len(relevance) else (msgspec.UNSET,) * len(relevance)
+        sums = _sums(relevance.reshape(1, -1).astype(np.float64), np.arange(len(relevance)) * relevance[0].size)
+        found = [
+            schema.BandPart(band=band + 1, name=names[band], total=total, positive=positive, negative=negative)
+            for band, (total, positive, negative) in enumerate(zip(*(part[0] for part in sums), strict=True))
+        ]
+        return sorted(found, key=lambda one: -abs(one.total))
 
     def _pair(
         self, i: int, other: schema.ImagePart | None, files: schema.FilesPart, inline: bool, biases: str
@@ -215,9 +231,10 @@ def image_part(model: Model, path: str, sha256: str, size: tuple[int, ...]) -> s
     )  # fmt: skip
 
 
-def figure_part(kind: str, scale: Scale) -> schema.FigurePart:
-    """The report's part on the figure: its kind and its colour scale."""
-    return schema.FigurePart(kind=kind, full=scale.full, cut=scale.cut, by=scale.by, clip=scale.clip)
+def figure_part(kind: str, scale: Scale, bands: tuple[int, ...] = ()) -> schema.FigurePart:
+    """The report's part on the figure: its kind, its colour scale, and the bands that it shows."""
+    shown = bands or msgspec.UNSET
+    return schema.FigurePart(kind=kind, full=scale.full, cut=scale.cut, by=scale.by, clip=scale.clip, bands=shown)
 
 
 def _model_part(model: Model, explanation: Explanation) -> schema.ModelPart:

@@ -35,7 +35,7 @@ class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     height: int
     seen: tuple[float, float, float, float] | msgspec.UnsetType = msgspec.UNSET
     sequence: SequencePart | msgspec.UnsetType = msgspec.UNSET
-    kind: Literal["signal", "volume", "table"] | msgspec.UnsetType = msgspec.UNSET
+    kind: Literal["signal", "volume", "table", "tokens"] | msgspec.UnsetType = msgspec.UNSET
     depth: int | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -80,7 +80,10 @@ class MethodPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class BaselinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The baseline that the image is compared with: `none`, or its name and parameters. `images`: of a `pool`."""
+    """The baseline that the image is compared with: `none`, or its name and parameters. `images`: of a `pool`.
+
+    `token`: that every token is compared with.
+    """
 
     name: str
     sigma: float | msgspec.UnsetType = msgspec.UNSET
@@ -88,6 +91,7 @@ class BaselinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     frequencies: list[float] | msgspec.UnsetType = msgspec.UNSET
     count: int | msgspec.UnsetType = msgspec.UNSET
     images: int | msgspec.UnsetType = msgspec.UNSET
+    token: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class BoxPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -178,11 +182,22 @@ class BiasPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     values: list[float] | msgspec.UnsetType = msgspec.UNSET
 
 
+class BandPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The relevance of one band of a picture: its number from 1, its name, if the sidecar gives one, and its sums."""
+
+    band: int
+    total: float
+    positive: float
+    negative: float
+    name: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class PixelsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The relevance of each pixel of the network's input, summed over channels: in `values`, in `file`, or in neither.
 
-    Shape: [height, width]; [channels, samples] for a signal, [1, features] for a table, [depth, height, width] for a
-    volume.
+    Shape: [height, width]; [channels, samples] for a signal, [1, features] for a table, [1, tokens] for tokens, [depth,
+    height, width] for a volume. `bands`: of a picture with other channels than one or three, what each gave, the
+    largest first.
     """
 
     shape: tuple[int, ...]
@@ -191,6 +206,7 @@ class PixelsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     negative: float
     values: list[list[float | list[float]]] | msgspec.UnsetType = msgspec.UNSET
     file: str | msgspec.UnsetType = msgspec.UNSET
+    bands: list[BandPart] | msgspec.UnsetType = msgspec.UNSET
 
 
 class FilesPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -213,6 +229,7 @@ class FigurePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `full`: the relevance of the full colour. `cut`: the relevance from which colours do not change.
     `by`: what decided `full`: `percentile`, the percentile `clip` of |relevance|; `share`, more than the percentile,
     because the sum of |relevance| is less than 1 % of the score; `run`, one scale for several maps; `given`, the user.
+    `bands`: of a picture with several, those that are shown, from 1; absent for the mean of all.
     """
 
     kind: str
@@ -220,6 +237,7 @@ class FigurePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cut: float
     by: Literal["percentile", "share", "run", "given"]
     clip: float
+    bands: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class SecondsPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -37,14 +37,26 @@ def slope(step: Step) -> Tensor:
 
     There the derivative's error is of second order in x − x0.
     """
-    dy = step.difference if step.bias is None else step.difference - step.bias
-    return quotient(dy, step.input_difference(0), derivative(step).detach(), tolerance(step))
+    return quotient(rise(step), step.input_difference(0), derivative(step).detach(), tolerance(step))
+
+
+def rise(step: Step) -> Tensor:
+    """f(x) − f(x0)."""
+    return step.difference if step.bias is None else step.difference - step.bias
 
 
 def tolerance(step: Step) -> Tensor | float:
-    """The largest |x − x0| at which the derivative replaces the secant, [1 or N, 1, …] or 0."""
-    if facts_of(step.operator).exact or (step.without_reference and step.bias is None):
+    """The largest |x − x0| at which the derivative replaces the secant: 0, [1 or N, 1, …], or for steep f [N, …].
+
+    The slope of a steep f has no usual size, so what counts is how far apart its values are, each beside its own size.
+    """
+    facts = facts_of(step.operator)
+    if facts.exact or (step.without_reference and step.bias is None):
         return 0.0
+    if facts.steep:
+        y, apart = step.output.detach(), rise(step).detach()
+        near = apart.abs() <= torch.maximum(y.abs(), (y - apart).abs()) * (_ROUNDING * torch.finfo(y.dtype).eps)
+        return near.to(y.dtype) * torch.finfo(y.dtype).max
     # The tolerance uses the reference's magnitude, because x ≈ x0 there.
     y = step.output.detach() if step.reference_output is None else step.reference_output.detach()
     every = tuple(range(1, y.dim()))

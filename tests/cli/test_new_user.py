@@ -209,7 +209,10 @@ def test_inspect_says_what_is_missing(cli: Cli) -> None:
         torch.jit.script(nn.Conv1d(1, 4, 5)).save("leads.pt")
     for file, told in (
         ("size.pt", "missing: neither the artifact nor size.toml says its input size; give --size HEIGHTxWIDTH"),
-        ("two.pt", "missing: takes 2 inputs (x, meta); give all but the picture, each with --input NAME=FILE.npy"),
+        (
+            "two.pt",
+            "missing: takes 2 inputs (x, meta); give all but the one to explain, each with --input NAME=FILE.npy",
+        ),
         ("leads.pt", "missing: nothing says how large a signal it takes; give --channels and --size"),
     ):
         ran = cli("inspect", file)

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 import heatcli
 from heatcli.errors import UsageError
+from heatcli.images import baselines
 from heatcli.images.baselines import gaussian_blur
 from heatcli.images.mean import mean_image
 from heatcli.images.overlay import overlay
@@ -69,6 +70,17 @@ def test_blur_is_the_gaussian(sigma: float) -> None:
     batch = torch.rand(1, 2, 24, 33, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = ndimage.gaussian_filter(batch[0].numpy(), (0, sigma, sigma), mode="nearest", truncate=4.0)
     assert gaussian_blur(batch, sigma)[0].numpy() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.7, 9.0, 80.0])
+def test_a_long_signal_is_blurred_as_a_short_one(sigma: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Fourier transforms, since its matrix of L² numbers would fill the memory; the same within rounding."""
+    batch = torch.from_numpy(np.random.default_rng(0).random((2, 3, 301), np.float32))
+    by_matrix = gaussian_blur(batch, sigma)
+    monkeypatch.setattr(baselines, "_DENSE", 300)
+    assert torch.allclose(gaussian_blur(batch, sigma), by_matrix, atol=1e-6)
+    monkeypatch.undo()
+    assert gaussian_blur(torch.ones(1, 1, 100_000), 6250.0).allclose(torch.ones(1))
 
 
 def test_baselines() -> None:

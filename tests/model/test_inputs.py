@@ -60,7 +60,7 @@ def test_arrays_and_pages_are_pictures(cli: Cli, bands: Path, tmp_path: Path) ->
     Image.new("RGB", (8, 6)).save(tmp_path / "rgb.png")
     ran = cli("explain", "rgb.png", "--model", bands)
     assert ran.status == 1
-    assert "rgb.png: is a picture, the model takes 5 channels; give an .npy file" in ran.err
+    assert "rgb.png: is a picture, the model takes 5 channels; give a TIFF or .npy file" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_several_inputs(cli: Cli, tmp_path: Path) -> None:
         result = heatcli.explain(heatcli.load(tmp_path / name, size=2, inputs={"context": context}), batch, "lrp-0")
         assert torch.allclose(result.outputs, Two()(batch, context), rtol=1e-6)
         assert result.biases["context"].tolist() == [[0.0, 0.0, 3.0]]
-        with pytest.raises(UsageError, match=r"takes 2 inputs \(image, context\); give all but the picture"):
+        with pytest.raises(UsageError, match=r"takes 2 inputs \(image, context\); give all but the one to explain"):
             heatcli.load(tmp_path / name, size=2)
         with pytest.raises(UsageError, match=r"unknown input of two.*did you mean 'context'"):
             heatcli.load(tmp_path / name, size=2, inputs={"contxt": context})

@@ -288,6 +288,18 @@ def test_slope_where_nothing_differs_is_the_derivative(name: str) -> None:
     assert_same(Slope()(step, m).multipliers[0], m * derivative)
 
 
+@pytest.mark.parametrize("name", ["sqrt", "log", "reciprocal", "exp"])
+def test_slope_of_a_steep_function_is_exact_beside_values_that_are_far_larger(name: str) -> None:
+    """In float32 a spectrum has bins of 1e-6 beside bins of 1e3: each keeps its own secant, so the sum is exact."""
+    function = {"exp": lambda x: torch.exp(x.log())}.get(name) or (POSITIVE | NO_VALUE_AT_ZERO)[name]
+    x = torch.logspace(-6, 3, 60)[None, None]
+    x0 = x.flip(2) * 1e-3 + 1e-9
+    for step in (s for s in steps_of(lambda x: function(x).flip(-1), x, x0) if s.operator.kind == "elementwise"):
+        (m,) = Slope()(step, torch.ones_like(step.output)).multipliers
+        expected = step.difference.double()
+        assert torch.allclose(m.double() * step.input_difference(0).double(), expected, rtol=2e-3, atol=0)
+
+
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "channels first": lambda x: x,
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),

@@ -14,7 +14,7 @@ from heatcli.engine.fast.in_place import remade
 from heatcli.engine.fast.numerics import quotient
 from heatcli.engine.fast.passed import Passed
 from heatcli.graph.facts import facts_of
-from heatcli.rules.elementwise import Slope, derivative, finite, tolerance
+from heatcli.rules.elementwise import Slope, derivative, finite, rise, tolerance
 from heatcli.rules.reveal_cancel import RevealCancel
 from heatcli.rules.rule import Sent, Step
 
@@ -74,12 +74,11 @@ def slope(step: Step, times: Tensor | None = None) -> Tensor:
         return _relu_slopes(step, times)
     limit = tolerance(step)
     everywhere_alike = step.operator.refs == step.operator.sources and not step.operator.constants
-    if compared and everywhere_alike and not step.fixed:
+    if compared and everywhere_alike and not step.fixed and not facts_of(step.operator).steep:
         secants = _secants(step, limit, times)
         if secants is not None:
             return secants
-    dy = step.difference if step.bias is None else step.difference - step.bias
-    m = quotient(dy, step.input_difference(0), derivative(step), limit)
+    m = quotient(rise(step), step.input_difference(0), derivative(step), limit)
     return m if times is None else times * m
 
 
@@ -148,15 +147,14 @@ def _with_derivatives(step: Step, m: Tensor, places: Tensor, times: Tensor | Non
     """m, with the derivative (times `times`) at the given places in memory order."""
     if not len(places):
         return m
-    assert step.reference_inputs is not None
-    (x,), (x0,) = step.inputs, step.reference_inputs
+    (x,) = step.inputs
     order = _in_memory(m)
 
     def some(values: Tensor) -> Tensor:
         """The values at the places."""
         return values.detach().permute(order).reshape(-1)[places]
 
-    point = (some(x) + some(x0.expand_as(x))) / 2 if facts_of(step.operator).steep else some(x)
+    point = some(x)
     (slopes,) = step.adjoint_at([point], torch.ones_like(point))
     slopes = torch.zeros_like(point) if slopes is None else finite(step, slopes)
     m.permute(order).view(-1)[places] = slopes if times is None else slopes * some(times)

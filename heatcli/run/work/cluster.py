@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -105,7 +105,7 @@ class Explainer:
 class Cluster:
     """Runs jobs on Ray: one actor per GPU if the cluster has GPUs, else one per CPU. Used like `Pipeline`.
 
-    Raises `UsageError` if Ray is not installed, `ModelError` if the model's files were changed.
+    Raises `UsageError` if Ray is not installed, `ModelError` if the model's files were changed or Ray cannot be reached.
     """
 
     lost = 0  # Ray itself replaces lost actors
@@ -114,9 +114,11 @@ class Cluster:
         self.left: list[list[Outcome]] = []
         self._request, self._notes = replace(request, progress=None), model.notes
         self._ray = require()
-        if not self._ray.is_initialized():
-            self._ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-        self._shipped = self._ray.put(Shipped.of(model, request.device))  # kept for actors that Ray restarts
+        shipped = Shipped.of(model, request.device)
+        with self._boundary():
+            if not self._ray.is_initialized():
+                self._ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            self._shipped = self._ray.put(shipped)  # kept for actors that Ray restarts
 
     def run(self, jobs: Iterable[Job]) -> Generator[list[Outcome], None, None]:
         """As `Pipeline.run`, by blocks. The blocks of lost actors are explained again. Raises `ModelError`."""
@@ -135,7 +137,8 @@ class Cluster:
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        resources = self._ray.cluster_resources()
+        with self._boundary():
+            resources = self._ray.cluster_resources()
         gpus = 0 if self._request.device == "cpu" else int(resources.get("GPU", 0))
         slots = gpus or max(1, int(resources.get("CPU", 1)))
         blocks = -(-len(jobs) // (BATCHES * self._request.batch_size))
@@ -148,10 +151,16 @@ class Cluster:
             fn_constructor_args=(self._shipped, self._request, str(Path.cwd())),
             **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
         )  # fmt: skip
-        try:
+        with self._boundary():
             for row in outcomes.iter_rows():
                 yield row["outcomes"]
-        except self._ray.exceptions.RayError as error:
+
+    @contextmanager
+    def _boundary(self) -> Iterator[None]:
+        """What Ray raises becomes a `ModelError` of one line: a cluster that cannot be reached, or that gives up."""
+        try:
+            yield
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
             raise ModelError(f"Ray gave up: {first_line(error)}") from error
 
 

@@ -57,7 +57,7 @@ def _redrawn(folder: Path, row: Row, scale: Scale, style: Style) -> Row:
         raise UsageError(f"{error}; so the run keeps the scales of its images") from error
     contents = {
         "overlay": drawing.content(PurePath(names["overlay"]).suffix),
-        "report": encode(replace(view.report, figure=figure_part(style.kind, scale))),
+        "report": encode(replace(view.report, figure=figure_part(style.kind, scale, style.bands))),
     }
     entries = dict(row.files)
     for what, content in contents.items():

@@ -24,7 +24,7 @@ from heatcli.run.work.pair import Other
 from heatcli.system.files import is_url, joined
 
 PIXELS = ("json", "npz", "none")
-ARRAYS = ("npy", "npz", "nii", "nii.gz")
+ARRAYS = ("npy", "npz", "nii", "nii.gz", "tif")
 INDEXES = ("jsonl", "parquet")
 ENGINES = ("local", "ray")
 WORKERS = 4  # each worker holds the activations of one batch in memory

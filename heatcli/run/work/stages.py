@@ -25,12 +25,10 @@ from heatcli.figures.draw import NONE, draw
 from heatcli.figures.view import of_other, view_on
 from heatcli.graph.outputs import settled
 from heatcli.images.expected import Expected
-from heatcli.images.numbers import NIFTI, nifti
 from heatcli.images.overlay import GREY
 from heatcli.images.preprocess import to_pixels
 from heatcli.images.read import Picture, as_mode
 from heatcli.images.region import region_of
-from heatcli.images.volumes import onto_volume
 from heatcli.methods.detections import Asked, asked, find, goal, is_of_all_boxes, no_detector
 from heatcli.methods.pairs import COSINE
 from heatcli.methods.question import outputs_of
@@ -39,6 +37,7 @@ from heatcli.model.model import Model
 from heatcli.report.build import Reports, figure_part, image_part
 from heatcli.report.schema import FilesPart, SecondsPart, encode
 from heatcli.run.index.index import FileEntry, row_of
+from heatcli.run.work.maps import IN_PLACE, in_place
 from heatcli.run.work.pair import Other
 from heatcli.run.work.request import Done, Empty, Failed, Job, Request
 from heatcli.system.files import remove, seen_from, write
@@ -111,7 +110,7 @@ def _shown(picture: Picture, request: Request) -> Image.Image | Picture:
     if picture.numbers is not None:
         return picture
     grey = request.style.kind == "overlay" and request.style.backdrop == GREY
-    return as_mode(picture.shown(), "L" if grey else "RGB")
+    return as_mode(picture.shown(request.style.bands), "L" if grey else "RGB")
 
 
 def _region(text: str, job: Job, size: tuple[int, ...], model: Model) -> NDArray[np.bool_]:
@@ -353,7 +352,9 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
         target = replace_fields(report.target, expected=ready.said[0], predicted=ready.said[1])
         report = replace_fields(report, target=target)
     contents = {
-        name: _volume(model, request, ready, name) if name.endswith(NIFTI) else of.array(i, PurePath(name).suffix)
+        name: of.array(i, PurePath(name).suffix)
+        if not name.endswith(IN_PLACE)
+        else in_place(model, job.path, _read(loaded), of.pixels(i), name)
         for what, name in named.items()
         if (of := reports.pair if what.startswith("pair_") else reports) is not None and what in _MAPS
     }
@@ -364,7 +365,7 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
             view = replace(view, pair=view_on(pair.shown, reports.pair.pixels(i), of_other(report)))
         drawing = draw([view], request.style)
         contents[named["overlay"]] = drawing.content(PurePath(named["overlay"]).suffix)
-        report = replace_fields(report, figure=figure_part(request.style.kind, drawing.scales[0]))
+        report = replace_fields(report, figure=figure_part(request.style.kind, drawing.scales[0], request.style.bands))
     with ExitStack() as undo:  # if the report cannot be written, the other files are removed
         for name, content in contents.items():
             write(name, content, scratch)
@@ -382,14 +383,9 @@ def write_ready(model: Model, request: Request, ready: Ready, load_seconds: floa
     )  # fmt: skip
 
 
-def _volume(model: Model, request: Request, ready: Ready, name: str) -> bytes:
-    """The map of a NIfTI volume, in the volume's voxels, as a file. Raises `ImageError` for any other picture."""
-    path = ready.loaded.job.path
-    found = ready.loaded.shown or _shown(model.pictures.reader.picture(path), request)
-    if not isinstance(found, Picture) or found.numbers is None or found.numbers.affine is None:
-        raise ImageError(f"{path}: is no NIfTI volume, so its map cannot be one; --arrays npy writes an array")
-    sides = np.asarray(found.pixels).shape[1:]
-    return nifti(onto_volume(ready.reports.pixels(ready.i), sides), found.numbers.affine, name.endswith(".gz"))
+def _read(loaded: Loaded) -> Picture | None:
+    """What was read of a file that is no picture, if it is kept."""
+    return loaded.shown if isinstance(loaded.shown, Picture) else None
 
 
 def _names(request: Request, job: Job) -> dict[str, str]:

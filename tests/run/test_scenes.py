@@ -1,0 +1,159 @@
+"""Pictures of several bands, and GeoTIFF: read, explained, shown by band, the map at the scene's own place."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLES, Cli
+from networks import save
+from PIL import Image
+from torch import Tensor, nn
+
+from heatcli.report.schema import json_schema
+
+tifffile = pytest.importorskip("tifffile")
+pytestmark = pytest.mark.usefixtures("default_figure")
+
+BANDS, HIGH, WIDE = 6, 40, 60
+BRIGHT = 3  # the band that the network reads, from 0
+PLACE = [
+    (33550, 12, 3, (10.0, 10.0, 0.0), True),
+    (33922, 12, 6, (0.0, 0.0, 0.0, 500_000.0, 4_100_000.0, 0.0), True),
+    (34735, 3, 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32633), True),
+    (34737, 2, 22, "WGS 84 / UTM zone 33N|", True),
+]
+
+
+class Near(nn.Module):
+    """Two scores: three times the sum of one band less a fifth of another; and nothing."""
+
+    def __init__(self, bands: int = BANDS) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(bands, 2, 1)
+        with torch.no_grad():
+            self.conv.weight.zero_()
+            self.conv.bias.zero_()
+            self.conv.weight[0, min(BRIGHT, bands - 1)] = 3
+            self.conv.weight[0, 0] = -0.2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).sum((2, 3))
+
+
+def scene(name: str, bands: int = BANDS, dtype: type = np.uint16, last: bool = False) -> np.ndarray[Any, Any]:
+    """A GeoTIFF [C, H, W], or [H, W, C], whose bright band is bright in one place."""
+    values = np.random.default_rng(0).integers(100, 200, (bands, HIGH, WIDE)).astype(dtype)
+    values[min(BRIGHT, bands - 1), 10:20, 30:50] = 4000 if dtype is np.uint16 else 250
+    tifffile.imwrite(
+        name, values.transpose(1, 2, 0) if last else values, photometric="minisblack", compression="zlib",
+        planarconfig="contig" if last else "separate", extratags=PLACE, metadata=None,
+    )  # fmt: skip
+    return values
+
+
+def reported(cli: Cli, *arguments: object) -> tuple[dict[str, Any], str]:
+    ran = cli("explain", *arguments, "--json")
+    assert ran.status == 0, ran.err
+    report: dict[str, Any] = json.loads(ran.out)
+    jsonschema.validate(report, json_schema())
+    return report, ran.err
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_band_that_gave_most(tmp_path: Path, cli: Cli, last: bool) -> None:
+    """A linear network: each band's relevance is its weight times its sum, whichever way the file is laid out."""
+    artifact = save(Near().eval(), tmp_path, "onnx-old", (BANDS, HIGH, WIDE))
+    values = scene("scene.tif", last=last) / 10_000
+    report, err = reported(
+        cli, "scene.tif", "-m", artifact, "--target", "0", "--method", "lrp-0", "--range", "0..10000"
+    )
+    found = {one["band"]: one["total"] for one in report["pixels"]["bands"]}
+    assert list(found)[:2] == [BRIGHT + 1, 1]
+    assert found[BRIGHT + 1] == pytest.approx(3 * values[BRIGHT].sum(), rel=1e-5)
+    assert found[1] == pytest.approx(-0.2 * values[0].sum(), rel=1e-5)
+    assert sum(found.values()) == pytest.approx(report["pixels"]["total"], rel=1e-5)
+    assert f"by band: {BRIGHT + 1} +" in err
+
+
+@pytest.mark.parametrize("size", [(HIGH, WIDE), (20, 20)])
+def test_the_map_lies_where_the_scene_does(tmp_path: Path, cli: Cli, size: tuple[int, int]) -> None:
+    """In the scene's pixels, with its scale, tie points and projection; the sum stays."""
+    artifact = save(Near().eval(), tmp_path, "onnx-old", (BANDS, *size))
+    scene("scene.tif")
+    report, _ = reported(
+        cli, "scene.tif", "-m", artifact, "--target", "0", "--baseline", "zero", "--arrays", "tif", "--out", "out",
+    )  # fmt: skip
+    with tifffile.TiffFile(Path("out", report["files"]["arrays"])) as file:
+        relevance, tags = file.asarray(), file.pages[0].tags
+        for code, _, _, value, _ in PLACE:
+            known = tags[code].value
+            assert known == (value if isinstance(value, tuple) else value.rstrip("\0")) or known.rstrip("|") in value
+    assert relevance.shape == (HIGH, WIDE)
+    assert relevance.dtype == np.float32
+    assert relevance.sum() == pytest.approx(report["pixels"]["total"], rel=0.02)
+    inside = relevance[10:20, 30:50]
+    assert inside.mean() > 5 * relevance.mean()
+
+
+def test_a_scene_of_sixteen_bits_in_three_bands_is_no_single_plane(tmp_path: Path, cli: Cli) -> None:
+    """Pillow would read the first band alone and show it three times."""
+    artifact = save(Near(3).eval(), tmp_path, "onnx-old", (3, HIGH, WIDE))
+    values = scene("rgb.tif", 3) / 65535
+    report, _ = reported(cli, "rgb.tif", "-m", artifact, "--target", "0", "--method", "lrp-0", "--baseline", "none")
+    expected = 3 * values[2].sum() - 0.2 * values[0].sum()
+    assert report["target"]["score"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_three_bands_are_shown_in_colours(tmp_path: Path, cli: Cli) -> None:
+    artifact = save(Near().eval(), tmp_path, "onnx-old", (BANDS, HIGH, WIDE))
+    scene("scene.tif")
+    look = ["--figure", "overlay", "--opacity", "0", "--backdrop", "colour"]
+    asked = ["scene.tif", "-m", artifact, "--bands", f"{BRIGHT + 1},1,2", *look]
+    report, _ = reported(cli, *asked, "--out", "out")
+    assert report["figure"]["bands"] == [BRIGHT + 1, 1, 2]
+    with Image.open("out/scene.lrp-eps.png") as shown:
+        red, green, _ = np.asarray(shown.convert("RGB")).astype(float).transpose(2, 0, 1)
+    assert (red - green)[10:20, 30:50].mean() > 50
+    ran = cli("show", "out/scene.lrp-eps.json", "-o", "again.png", *look)
+    assert ran.status == 0, ran.err
+    with Image.open("out/scene.lrp-eps.png") as first, Image.open("again.png") as again:
+        assert np.array_equal(np.asarray(first.convert("RGB")), np.asarray(again.convert("RGB")))
+
+
+def test_a_plain_picture_becomes_a_tiff_without_a_place(cli: Cli) -> None:
+    picture = SAMPLES / "wolf-on-snow.png"
+    report, _ = reported(cli, picture, "--arrays", "tif", "--out", "out")
+    with tifffile.TiffFile(Path("out", report["files"]["arrays"])) as file:
+        assert file.asarray().shape == (report["image"]["height"], report["image"]["width"])
+        assert 33550 not in file.pages[0].tags
+
+
+def test_bad_scenes_are_one_line(tmp_path: Path, cli: Cli) -> None:
+    artifact = save(Near().eval(), tmp_path, "onnx-old", (BANDS, HIGH, WIDE))
+    scene("four.tif", 4)
+    scene("good.tif")
+    Path("cut.tif").write_bytes(Path("good.tif").read_bytes()[:700])
+    whole = io.BytesIO()
+    tifffile.imwrite(whole, np.zeros((6, 4, 4), np.float32) * np.nan, photometric="minisblack", planarconfig="separate")
+    Path("nan.tif").write_bytes(whole.getvalue())
+    told = {
+        "four.tif": "four.tif: has the shape (4, 40, 60); the model takes 6 channels",
+        "cut.tif": "cut.tif: ", "nan.tif": "nan.tif: holds values that are not finite numbers",
+    }  # fmt: skip
+    for name, words in told.items():
+        ran = cli("explain", name, "-m", artifact)
+        assert (ran.status, ran.err.count("\n")) == (1, 1), ran.err
+        assert words in ran.err
+    ran = cli("explain", "good.tif", "-m", artifact, "--bands", "9")
+    assert "good.tif: has 6 bands, and --bands names band 9" in ran.err
+    assert cli("explain", "good.tif", "-m", artifact, "--bands", "1,2").status == 2
+    assert cli("explain", "good.tif", "-m", artifact, "--bands", "red").status == 2
+    ran = cli("explain", "good.tif", "-m", artifact, "--max-pixels", "2000")
+    assert "is too large; at most" in ran.err
