@@ -122,3 +122,45 @@ def test_operators_nobody_knows_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="Frobnicate") as error:
         heatcli.explain(heatcli.load(tmp_path / "m.onnx"), torch.zeros(1, 3, 4, 4))
     assert "\n" not in str(error.value)
+
+
+class _Standardised(torch.nn.Module):
+    """A convolution whose weights are standardised by a batch norm in training mode, or one that does so to `x`."""
+
+    def __init__(self, weights: bool) -> None:
+        super().__init__()
+        self.weights, self.convolution = weights, torch.nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.convolution.weight
+        if self.weights:
+            rows = weight.reshape(1, 4, -1)
+            weight = torch.nn.functional.batch_norm(rows, None, None, training=True).reshape(weight.shape)
+        else:
+            x = torch.nn.functional.batch_norm(x, None, None, torch.ones(3), torch.zeros(3), training=True)
+        return torch.nn.functional.conv2d(x, weight, self.convolution.bias).relu().mean((2, 3))
+
+
+def _exported(net: _Standardised, path: Path) -> Path:
+    axes = {"dynamic_axes": {"x": {0: "n"}}} if net.weights else {}  # torch needs the shape of what it normalises
+    example = torch.rand(2, 3, 8, 8)
+    torch.onnx.export(net, (example,), str(path), dynamo=False, opset_version=17, input_names=["x"], **axes)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_batch_norm_of_weights_has_their_own_statistics(tmp_path: Path) -> None:
+    """Networks without normalisers (NFNet) are exported so; the weights are the same for every image."""
+    torch.manual_seed(0)
+    path, x = _exported(_Standardised(weights=True).eval(), tmp_path / "m.onnx"), torch.rand(3, 3, 8, 8)
+    found = heatcli.explain(heatcli.load(path, size=(8, 8)), x, "lrp-eps")
+    (expected,) = onnxruntime.InferenceSession(str(path)).run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(found.outputs.numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert float(found.ledger.relative_error.max()) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_batch_norm_of_images_by_their_own_statistics_is_refused(tmp_path: Path) -> None:
+    path = _exported(_Standardised(weights=False).eval(), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="normalises in training mode"):
+        heatcli.explain(heatcli.load(path, size=(8, 8)), torch.rand(2, 3, 8, 8), "lrp-eps")

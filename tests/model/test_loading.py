@@ -157,7 +157,7 @@ def test_pickles_in_pt2_are_refused_unopened(tmp_path: Path) -> None:
         "compiled": (keep, {"data__aotinductor__model__a.so": b"\x7fELF"}, "compiled code"),
         "call": (edited(lambda t: t.replace("torch.ops.aten.relu_.default", "torch.hub.load")), {}, "torch.hub.load"),
         "expression": (
-            edited(lambda t: t.replace("Symbol('", "__import__('os').mkdir('", 1)), {}, "shape expression"),
+            edited(lambda t: t.replace("Symbol('", "__import__('os').mkdir('", 1)), {}, "size expression"),
     }  # fmt: skip
     _rewritten(
         tmp_path / "good.pt2", tmp_path / "sample.pt2", swapped("data/sample_inputs/model.pt", buffer.getvalue())

@@ -105,7 +105,8 @@ class Explainer:
 class Cluster:
     """Runs jobs on Ray: one actor per GPU if the cluster has GPUs, else one per CPU. Used like `Pipeline`.
 
-    Raises `UsageError` if Ray is not installed, `ModelError` if the model's files were changed or Ray cannot be reached.
+    Raises `UsageError` if Ray is not installed, `ModelError` if the model's files were changed, or if Ray cannot be
+    reached or gives up.
     """
 
     lost = 0  # Ray itself replaces lost actors

@@ -17,16 +17,27 @@ def _channelwise(x: Tensor, like: Tensor) -> Tensor:
     return x.reshape(1, -1, *(1,) * (like.dim() - 2))
 
 
-def _batch_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """ONNX's BatchNormalization in evaluation mode."""
-    if call.get("training_mode", 0) or (call.opset >= 14 and call.wants(1)):
+def _batch_norm(
+    call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
+) -> Tensor | tuple[Tensor, ...]:
+    """ONNX's BatchNormalization, by the given statistics; in training mode by those of `x`, if `x` is a constant.
+
+    Networks whose weights are standardised (Brock et al. 2021, arXiv 2102.06171) are exported so by torch.
+    """
+    trains = call.get("training_mode", 0) or (call.opset >= 14 and call.wants(1))
+    if trains and not call.fixed(0):
         raise RefusedError("normalises in training mode, by all images together; export the network for inference")
     if call.get("spatial", 1) != 1:
         raise RefusedError("has statistics for every pixel (spatial = 0), which heatcli does not know")
     scale, bias, mean, variance = (value.to(mean.dtype) for value in (scale, bias, mean, variance))
-    epsilon = call.get("epsilon", 1e-5)
-    wide = torch.batch_norm(x.to(mean.dtype), scale, bias, mean, variance, False, 0.0, epsilon, False)
-    return wide.to(x.dtype)
+    wide, epsilon = x.to(mean.dtype), call.get("epsilon", 1e-5)
+    if not trains:
+        return torch.batch_norm(wide, scale, bias, mean, variance, False, 0.0, epsilon, False).to(x.dtype)
+    others = [d for d in range(x.dim()) if d != 1]
+    own_variance, own_mean = torch.var_mean(wide, others, correction=0)
+    kept = call.get("momentum", 0.9)
+    y = torch.batch_norm(wide, scale, bias, own_mean, own_variance, False, 0.0, epsilon, False)
+    return y.to(x.dtype), mean.lerp(own_mean, 1 - kept), variance.lerp(own_variance, 1 - kept)
 
 
 def _instance_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
