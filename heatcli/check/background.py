@@ -15,7 +15,7 @@ from heatcli.errors import ImageError, UsageError
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.subject import Subject
 from heatcli.images.mean import images_in
-from heatcli.images.painted import painted_over
+from heatcli.images.painted import laid_on, painted_over
 
 
 class Background(Check, frozen=True):
@@ -94,8 +94,7 @@ def composites(subject: Subject, backgrounds: Tensor | None, count: int) -> Comp
     else:
         pairs = [(i, b) for i in range(n) for b in range(len(backgrounds))]
     of, behind = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    alpha = subject.mask[of][:, None]
-    batch = subject.batch[of] * alpha + backgrounds[behind] * (1 - alpha)
+    batch = laid_on(backgrounds[behind], subject.batch[of], subject.mask[of])
     rows = subject.rows(of)
     return Composites(Subject(subject.model, rows.names, batch, rows.target, rows.mask, subject.batch_size,
                               subject.seed), of)  # fmt: skip

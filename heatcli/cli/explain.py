@@ -280,9 +280,12 @@ def _tuned(loaded: Model, request: Request, chosen: Sequence[Method], sought: Se
     from heatcli.evaluate.subject import subject
     from heatcli.evaluate.tune import tuned
     from heatcli.run.work.inputs import STDIN, find
+    from heatcli.system.files import is_url
 
     if STDIN in request.inputs:
         raise UsageError(f"{sought[0]}=auto: looks at pictures first; a list on stdin can be read only once")
+    if any(map(is_url, request.inputs)):
+        raise UsageError(f"{sought[0]}=auto: looks at pictures on disk, and a URL is given; give {sought[0]} a value")
     found = find(request.inputs, request.recursive, request.glob, None, str(request.out))
     step = max(1, len(found) // TUNED_ON)
     paths = [Path(found.path(i)) for i in range(0, len(found), step)][:TUNED_ON]

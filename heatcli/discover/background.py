@@ -21,7 +21,7 @@ from heatcli.discover.suspicion import HIGHEST, MEMBERS, MOST, having
 from heatcli.errors import ImageError, UsageError, counted
 from heatcli.images.dataset import mask_file, read_mask
 from heatcli.images.mean import images_in
-from heatcli.images.painted import painted_over
+from heatcli.images.painted import laid_on, painted_over
 from heatcli.model.model import Model
 from heatcli.run.index.folder import Item
 
@@ -123,7 +123,7 @@ def backgrounds(
         scores.append(of(batch).gather(1, goal)[:, 0])
         alone.append(of(painted_over(batch, mask)))
         if behind is not None:
-            each = [of(batch * mask[:, None] + one * (1 - mask[:, None])).gather(1, goal)[:, 0] for one in behind]
+            each = [of(laid_on(one, batch, mask)).gather(1, goal)[:, 0] for one in behind]
             laid.append(torch.stack(each).mean(0))
     if not rows:
         raise UsageError(f"{masks}: no picture of {run} can be read together with a mask")

@@ -249,7 +249,10 @@ def _cluster(
     maps: Maps, features: Array, own: Own, name: str, separation: float, grouping: Grouping, by: By = "places",
     more: Sequence[str] = (),
 ) -> Shown:  # fmt: skip
-    """A cluster as a record. `chosen`: its maps, bool [N]. `own`: the cells in which it has more than other classes."""
+    """A cluster as a record. `own`: its members, its suspicion, and the cells in which it has more than other classes.
+
+    `more`: what is added to the first reason.
+    """
     rows = np.flatnonzero(own.members)
     mean, roots = maps.places[rows].mean(0), features[rows]
     constancy = float(np.sum(roots.mean(0) ** 2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -30,6 +31,7 @@ VARIED = {"epsilon": ("0.01", "0.1"), "gamma": ("0.1", "1", "4")}
 BASELINES = ("blur", "black", "zero", "mean")
 BEST = 2  # methods whose parameters and baselines are tried
 LEVEL = 0.95
+_AREA = attrgetter("area")
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +105,7 @@ class Search:
         tried_ones = [t for t in self.found.values() if t.explainer.method is not None]
         if not tried_ones:
             raise UsageError("no method could be tried: " + "; ".join(f"{n}: {why}" for n, why in self.skipped.items()))
-        for trial in sorted(tried_ones, key=_area, reverse=True)[:BEST]:
+        for trial in sorted(tried_ones, key=_AREA, reverse=True)[:BEST]:
             for variant in variants(trial.explainer):
                 self._try(variant)
         return self._recommended(command)
@@ -121,9 +123,9 @@ class Search:
     def _recommended(self, command: Sequence[str]) -> Recommendation:
         """The ranking of all that was tried, and the recommendation."""
         methods = [t for t in self.found.values() if t.explainer.method is not None]
-        best = max(methods, key=_area)
+        best = max(methods, key=_AREA)
         level = 1 - (1 - LEVEL) / max(1, len(self.found) - 1)
-        rows = [self._row(trial, best, level) for trial in sorted(self.found.values(), key=_area, reverse=True)]
+        rows = [self._row(trial, best, level) for trial in sorted(self.found.values(), key=_AREA, reverse=True)]
         close = [row.method for row in rows if not row.decided]
         default = next((name for name in close if name == DEFAULT), None)
         chosen = self.found[default or best.explainer.name]
@@ -190,10 +192,6 @@ def arguments(explainer: Explainer) -> list[str]:
     for parameter, value in named.parameters.items():
         found += ["--param", f"{parameter}={value}"]
     return found if explainer.baseline is None else [*found, "--baseline", explainer.baseline]
-
-
-def _area(trial: Trial) -> float:
-    return float(trial.between.mean())
 
 
 def _values(trial: Trial) -> NDArray[np.float64]:

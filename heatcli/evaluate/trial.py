@@ -35,6 +35,11 @@ class Trial:
         """The area between the two orders (Samek et al. 2015); higher if the map ranks the regions better."""
         return self.most - self.least
 
+    @property
+    def area(self) -> float:
+        """The mean of `between` over the images."""
+        return float(self.between.mean())
+
 
 def tried(subject: Subject, explainer: Explainer, points: int = 5) -> Trial:
     """Try a method on the images of the subject. Raises `UsageError` if the method cannot explain the model."""

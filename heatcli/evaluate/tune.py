@@ -55,7 +55,7 @@ def tuned(
         say(f"{method.name}: {text}")
         methods[text] = method.configured(values)
         own = Explainer(f"{method.name}:{text}", methods[text], baseline if method.baseline is not None else None)
-        areas[text] = float(tried(subject, own).between.mean())
+        areas[text] = tried(subject, own).area
     ranked = dict(sorted(areas.items(), key=lambda item: -item[1]))
     return Tuned(methods[next(iter(ranked))], ranked, len(subject))
 

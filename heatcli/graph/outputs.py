@@ -42,12 +42,18 @@ class Wanted:
 # --- the final activation -----------------------------------------------------------------------------------------
 
 
-def final_activation(graph: Graph) -> Operator | None:
-    """The softmax, log-softmax or sigmoid that the graph ends in, ignoring layouts after it."""
+def _last(graph: Graph) -> Operator | None:
+    """The last operator that computes something: what the output picks its values from; None for the image itself."""
     by_name = {op.name: op for op in graph.operators}
     last = by_name.get(graph.output)
     while last is not None and is_choice(last):
         last = by_name.get(last.sources[0])
+    return last
+
+
+def final_activation(graph: Graph) -> Operator | None:
+    """The softmax, log-softmax or sigmoid that the graph ends in, ignoring layouts after it."""
+    last = _last(graph)
     return last if last is not None and last.title in FINAL else None
 
 
@@ -220,10 +226,7 @@ def _off_plane(graph: Graph, others: Sequence[int]) -> int:
 
 def is_of_unit_length(graph: Graph) -> bool:
     """Whether the output is a vector divided by its own norm, as embeddings are."""
-    by_name = {op.name: op for op in graph.operators}
-    last = by_name.get(graph.output)
-    while last is not None and is_choice(last):
-        last = by_name.get(last.sources[0])
+    last, by_name = _last(graph), {op.name: op for op in graph.operators}
     if last is None or last.title != "div" or len(last.sources) != 2:
         return False
     vector, length = last.sources[0], by_name.get(last.sources[1])

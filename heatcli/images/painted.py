@@ -1,4 +1,4 @@
-"""Pictures without their objects: what lies behind them, filled from around."""
+"""Pictures without their objects, filled from around them, and objects on other backgrounds."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def painted_over(batch: Tensor, mask: Tensor) -> Tensor:
         filled = torch.where(done, filled, around)
         done = done | (reached > 0.1)
     return torch.where(object_, filled, batch)
+
+
+def laid_on(background: Tensor, batch: Tensor, mask: Tensor) -> Tensor:
+    """The objects of pictures [N, C, H, W], by their masks [N, H, W], on backgrounds [N or 1, C, H, W]."""
+    alpha = mask[:, None]
+    return batch * alpha + background * (1 - alpha)

@@ -54,6 +54,7 @@ def test_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (["--method", "occlusion", "--param", "window=auto"], "only epsilon and gamma can be found"),
+        (["memory://pictures", "--method", "lrp-gamma", "--param", "gamma=auto"], "a URL is given"),
         (["--method", "gradient", "--param", "gamma=auto"], "gamma"),
         (["--method", "lrp-gamma", "--param", "gamma=automatic"], "is not a number"),
     ],

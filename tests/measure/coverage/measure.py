@@ -81,15 +81,22 @@ FORMATS: dict[str, Callable[[Any, Any, Path], None]] = {
 }
 
 
-def one(architecture: str, size: int, formats: list[str]) -> None:
-    """Measure one architecture in all formats; one JSON row a line on stdout."""
+def _network(architecture: str, size: int) -> tuple[Any, Any]:
+    """The eager module with random weights, and images [N, 3, size, size] that it never saw."""
     import torch
     from networks import calibrated, randomised
 
+    module = calibrated(randomised(build(architecture, size), 1), size)
+    return module, torch.randn(IMAGES, 3, size, size, generator=torch.Generator().manual_seed(2))
+
+
+def one(architecture: str, size: int, formats: list[str]) -> None:
+    """Measure one architecture in all formats; one JSON row a line on stdout."""
+    import torch
+
     warnings.simplefilter("ignore")
     torch.set_grad_enabled(False)
-    module = calibrated(randomised(build(architecture, size), 1), size)
-    x = torch.randn(IMAGES, 3, size, size, generator=torch.Generator().manual_seed(2))
+    module, x = _network(architecture, size)
     expected = module(x)
     expected = expected[0] if isinstance(expected, tuple | list) else expected
     original: dict[str, Any] = {}  # the maps of the scripted artifact, or else of the first format
@@ -135,12 +142,7 @@ def _measure(path: Path, x: Any, expected: Any, onnx: bool) -> dict[str, Any]:
 
 def again(row: dict[str, Any]) -> float:
     """The cosine of a row's map and that of the scripted (else the traced) artifact, both exported in float64."""
-    import torch
-    from networks import calibrated, randomised
-
-    size = row["size"]
-    module = calibrated(randomised(build(row["architecture"], size), 1), size).double()
-    x = torch.randn(IMAGES, 3, size, size, generator=torch.Generator().manual_seed(2)).double()
+    module, x = (one.double() for one in _network(row["architecture"], row["size"]))
     maps = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("scripted", row["format"]):
