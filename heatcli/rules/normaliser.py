@@ -58,12 +58,8 @@ def _standardise(step: Step, multiplier: Tensor) -> Tensor:
         grouped: tuple[int, ...] = (*x.shape[: x.dim() - len(op.arg(1))], -1)
         weight, eps = op.constant(2), op.arg(4 if centre else 3)
         scale = None if weight is None else weight.value
-    elif op.title == "native_batch_norm":  # instance norm: [1, N·C, …], statistics for each row
-        grouped = (x.shape[1], -1)
-        weight, eps = op.constant(1), op.arg(7)
-        scale = None if weight is None else weight.value.reshape(1, -1, *(1,) * (x.dim() - 2))
-    else:
-        grouped = (x.shape[0], op.arg(6), -1)
+    else:  # group norm; instance norm is a batch norm of [1, N·C, …], with statistics for each row
+        grouped = (x.shape[1], -1) if op.title == "native_batch_norm" else (x.shape[0], op.arg(6), -1)
         weight, eps = op.constant(1), op.arg(7)
         scale = None if weight is None else weight.value.reshape(1, -1, *(1,) * (x.dim() - 2))
     g = (multiplier if scale is None else multiplier * scale).reshape(grouped)
