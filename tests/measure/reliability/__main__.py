@@ -6,7 +6,8 @@
 
 `run` keeps one JSON line a trial in the results folder; a class that is run again is measured anew. `--count` says how
 many trials of a class are wanted where a class draws them; 0 leaves it to the class. `--many`: as many as `MANY` says,
-which takes a night. A fault ends it with status 1.
+which takes a night. A fault ends it with status 1. `page` adds what lies in the results folder to counts.json, which
+keeps the counts of each class, and writes the page from it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "support"), *map(str, HERE.parents[:3])]
 
 from trial import FAULT, REFUSED, RIGHT, Class  # noqa: E402 - from this folder
 
-PAGE = HERE.parent / "RELIABILITY.md"
+PAGE, COUNTS = HERE.parent / "RELIABILITY.md", HERE / "counts.json"
+Counts = dict[str, Any]  # of a class: how many trials were right, how many refused, and each fault in a line
 MODULES = ("pictures", "models", "runs", "walks")
 MANY = {  # trials: readers fuzzed a million times, 50,000 walks; of the others as many as they draw by themselves
     "bad pictures read one by one": 300_000,
@@ -61,7 +64,22 @@ def run(folder: Path, names: list[str], seed: int, count: int, many: bool = Fals
     return sound
 
 
-def page(folder: Path) -> str:
+def counted(folder: Path) -> dict[str, Counts]:
+    """The counts of each class: those of the results folder, and the kept ones of classes that were not run anew."""
+    kept: dict[str, Counts] = json.loads(COUNTS.read_text(encoding="utf-8"))
+    for name in classes():
+        path = folder / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        if rows:
+            outcomes = Counter(row["outcome"] for row in rows)
+            kept[name] = {
+                RIGHT: outcomes[RIGHT], REFUSED: outcomes[REFUSED],
+                FAULT: [f"{row['what']}: {row['why']}" for row in rows if row["outcome"] == FAULT],
+            }  # fmt: skip
+    return {name: kept[name] for name in classes() if name in kept}
+
+
+def page(counts: dict[str, Counts]) -> str:
     """The page: a row a class, and each fault in a line."""
     lines = [
         "# Bad input, bad days", "",
@@ -71,15 +89,10 @@ def page(folder: Path) -> str:
         "stopped counts what had ended; `--many` takes a night.", "",
         "| class | tried | right | refused in one line | faults |", "|---|--:|--:|--:|--:|",
     ]  # fmt: skip
-    faults = []
-    for name in classes():
-        path = folder / f"{name}.jsonl"
-        if not path.exists():
-            continue
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        n = Counter(row["outcome"] for row in rows)
-        lines.append(f"| {name} | {len(rows):,} | {n[RIGHT]:,} | {n[REFUSED]:,} | {n[FAULT]:,} |")
-        faults += [f"- {name}: {row['what']}: {row['why']}" for row in rows if row["outcome"] == FAULT]
+    for name, n in counts.items():
+        tried = n[RIGHT] + n[REFUSED] + len(n[FAULT])
+        lines.append(f"| {name} | {tried:,} | {n[RIGHT]:,} | {n[REFUSED]:,} | {len(n[FAULT]):,} |")
+    faults = [f"- {name}: {fault}" for name, n in counts.items() for fault in n[FAULT]]
     return "\n".join([*lines, *(["", "## Faults", "", *faults] if faults else [])]) + "\n"
 
 
@@ -106,7 +119,9 @@ def main() -> None:
     if options.command == "run":
         sys.exit(not run(options.results, options.names, options.seed, options.count, options.many))
     elif options.command == "page":
-        PAGE.write_text(page(options.results), encoding="utf-8")
+        counts = counted(options.results)
+        COUNTS.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+        PAGE.write_text(page(counts), encoding="utf-8")
     else:
         print(*classes(), sep="\n")
 

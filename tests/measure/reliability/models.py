@@ -21,7 +21,7 @@ import torch
 from bombs import bombs
 from forked import forked
 from mutants import Files, laid_out, models, mutants
-from trial import FAULT, REFUSED, RIGHT, Class, Trial
+from trial import FAULT, REFUSED, RIGHT, Class, Ran, Trial
 
 import heatcli
 from heatcli.errors import HeatcliError
@@ -157,6 +157,11 @@ COMMANDS = {
     "filters": ["filters", "MODEL"],
     "prototype": ["prototype", "MODEL", "--target", "0"],
     "bench": ["bench", "MODEL"],
+    "discover": ["discover", "MODEL", "PICTURES", "--out", "OUT"],
+    "concepts": ["concepts", "PICTURES", "--model", "MODEL", "--layer", "conv", "--out", "OUT"],
+    "joint": ["joint", "PICTURE", "PICTURE", "--model", "MODEL", "--out", "OUT"],
+    "export": ["export", "MODEL", "--method", "gradient", "-o", "explained.onnx"],
+    "mean": ["mean", "PICTURES", "--model", "MODEL", "-o", "mean.npz"],
 }
 
 
@@ -169,21 +174,40 @@ def _commands(seed: int, count: int) -> Iterator[Trial]:
         "text": {"model": b"\x08hello \x1b[31mworld"},
         **{name: by_name[name] for name in (*SIGNALS, "torchscript, zeros", "onnx, Tile")},
     }  # fmt: skip
-    picture = Path(__file__).parents[3] / "samples" / "wolf-on-snow.png"
-    cases = [(name, words, what) for name, words in COMMANDS.items() for what in bad]
+    cases = [(name, what) for name in COMMANDS for what in bad]
     if count:
         cases = random.Random(seed).sample(cases, min(count, len(cases)))
-    for name, words, what in cases:
-        with tempfile.TemporaryDirectory() as folder:
-            path = laid_out(Path(folder), bad[what])
-            pictures = Path(folder, "pictures")
-            pictures.mkdir()
-            (pictures / "wolf.png").write_bytes(picture.read_bytes())
-            places = {"MODEL": str(path), "PICTURE": str(pictures / "wolf.png"), "PICTURES": str(pictures)}
-            limits = ["--size", "8", "--max-seconds", "5", "--max-memory", "2G"]
-            ran = forked(*(places.get(word, word) for word in words), *limits, folder=Path(folder))
-        why = ran.problem((3,), str(path)) or ("" if ran.status == 3 else f"status {ran.status}")
+    for name, what in cases:
+        ran, path, _ = _by_command(name, bad[what])
+        why = ran.problem((3,), path) or ("" if ran.status == 3 else f"status {ran.status}")
         yield Trial(f"{name}, {what}", FAULT if why else REFUSED, why)
+
+
+def _by_command(name: str, files: Files) -> tuple[Ran, str, bool]:
+    """How a command ended that was given this model, the model's path, and whether an attack in it ran."""
+    picture = Path(__file__).parents[3] / "samples" / "wolf-on-snow.png"
+    with tempfile.TemporaryDirectory() as folder:
+        path, pictures = laid_out(Path(folder), files), Path(folder, "pictures")
+        malice.in_folder(Path(folder))
+        pictures.mkdir()
+        (pictures / "wolf.png").write_bytes(picture.read_bytes())
+        places = {"MODEL": path, "PICTURE": pictures / "wolf.png", "PICTURES": pictures, "OUT": Path(folder, "out")}
+        limits = ["--size", "8", "--max-seconds", "5", "--max-memory", "2G"]
+        ran = forked(*(str(places.get(word, word)) for word in COMMANDS[name]), *limits, folder=Path(folder))
+        return ran, str(path), any(Path(folder).rglob(malice.WRITTEN))
+
+
+def _attacks_by_command(seed: int, count: int) -> Iterator[Trial]:
+    """Every command, given attacks that are drawn from all kinds and formats: refused in one line, or harmless."""
+    drawn, by_kind = random.Random(seed), dict[str, list[malice.Attack]]()
+    for attack in malice.attacks(malice.honest()):
+        by_kind.setdefault(attack.kind, []).append(attack)
+    for number in range(count or 560):
+        name = list(COMMANDS)[number % len(COMMANDS)]
+        attack = drawn.choice(by_kind[drawn.choice(sorted(by_kind))])
+        ran, path, succeeded = _by_command(name, {"model": attack.content})
+        why = "ran, wrote or imported" if succeeded else ran.problem((0, 1, 2, 3), path if ran.status == 3 else "")
+        yield Trial(f"{name}, {attack.kind}, {attack.name}", FAULT if why else REFUSED if ran.status else RIGHT, why)
 
 
 def signalled(path: Path, numbers: list[int], sandbox: bool, within: float) -> str:
@@ -290,6 +314,7 @@ CLASSES: dict[str, Class] = {
     **{f"costly models, {f}": _bombs(f) for f in ("torchscript", "pt2", "onnx")},
     "attacks on models, onnx beside": _bombs("onnx beside"),
     "commands with bad models": _commands,
+    "attacks on models, by every command": _attacks_by_command,
     "signals while a model is opened": _signals,
     "damaged cache of graphs": _cache,
 }  # fmt: skip
