@@ -36,6 +36,7 @@ NONE = "none"
 KINDS = ("overlay", "panel", "grid", "heatmap", "parts", "contour", NONE)
 IMAGE, RUN = "image", "run"
 SIDE = 400  # approximate length in pixels of the longer side of a picture in a figure
+LEAST = 224  # about the longer side of an overlay of a smaller picture, so that a person can see it
 MOST, GRID = 48, 4  # the most maps in a grid, and cells in its row
 _UNSEEN = (222, 222, 222)
 
@@ -45,11 +46,12 @@ class Style:
     """How a figure is drawn. Raises `UsageError` for values that are not valid.
 
     `kind`: one of `KINDS`. `size`: the approximate length in pixels of the longer side of each picture; None means
-    `SIDE`, and for an overlay the picture's own size. `scale`: `image`, `run` for one scale over several maps, or the
-    relevance per pixel that gets the full colour, in units of the score. `clip`: the percentile of |relevance| that
-    gets the full colour. `cmap`: a diverging colour map of matplotlib. `opacity`: 0..1, of the strongest relevance.
-    `backdrop`: the picture under an overlay, grey or colour. `top`: the percentage of pixels that `contour` outlines.
-    `bands`: of a picture with several, the one or the three that are shown, from 1; () for the mean of all.
+    `SIDE`, and for an overlay the picture's own size, but at least about `LEAST`. `scale`: `image`, `run` for one
+    scale over several maps, or the relevance per pixel that gets the full colour, in units of the score. `clip`:
+    the percentile of |relevance| that gets the full colour. `cmap`: a diverging colour map of matplotlib.
+    `opacity`: 0..1, of the strongest relevance. `backdrop`: the picture under an overlay, grey or colour. `top`:
+    the percentage of pixels that `contour` outlines. `bands`: of a picture with several, the one or the three that
+    are shown, from 1; () for the mean of all.
     """
 
     kind: str = "overlay"
@@ -223,7 +225,7 @@ def _overlay(views: Sequence[View], style: Style) -> Drawing:
     view = views[0]
     scale = _scale(view, style)
     both = _both(view)
-    size = max(max(each.image.size) for each in both) if style.size is None and len(both) > 1 else style.size
+    size = style.size or max(LEAST, *(max(each.image.size) for each in both))
     picture = beside([_Shown.of(each, size).overlay(style, scale) for each in both])
     verified = view.report.model.verified
     if verified is not None and not verified.agrees:

@@ -27,14 +27,16 @@ def _report(path: Path) -> dict[str, Any]:
 
 
 def test_one_image_is_a_panel_and_many_are_overlays(cli: Cli, tmp_path: Path) -> None:
-    """Overlays of a folder have their pictures' pixels; the PNG itself says what it shows."""
+    """Overlays of a folder have their pictures' pixels, small ones enlarged; the PNG itself says what it shows."""
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         shutil.copy(EIGHT, tmp_path / "in" / f"{name}.png")
     assert cli("explain", "in", *DIGITS, "--out", "many").status == 0
     assert cli("explain", "in/a.png", *DIGITS, "--out", "one").status == 0
     with Image.open(tmp_path / "many" / "a.lrp-eps.png") as many, Image.open(tmp_path / "one" / "a.lrp-eps.png") as one:
-        assert many.size == (28, 28)
+        assert many.size == (224, 224)
+        pixels = np.asarray(many.convert("RGB")).reshape(28, 8, 28, 8, 3)
+        assert (pixels == pixels[:, :1, :, :1]).all()  # without smoothing
         assert min(one.size) > 400
         for figure in (many, one):
             assert figure.text["Description"].startswith("a.png: 8, logit")  # type: ignore[attr-defined]
@@ -233,8 +235,8 @@ def test_in_python_results_show_themselves(tmp_path: Path) -> None:
     assert result._repr_png_().startswith(b"\x89PNG")
     assert result._repr_html_().count("<img ") == 2
     large = picture.resize((56, 84))
-    assert result.overlay(picture=large).size == (56, 84)
-    assert result.overlay(1).size == (28, 28)
+    assert result.overlay(picture=large).size == (168, 252)
+    assert result.overlay(1).size == (224, 224)
     assert result.figure("parts").image.width > 800
     for name in ("a.png", "a.svg", "a.json", "a.npz", "a.npy"):
         assert result.save(tmp_path / name) == tmp_path / name

@@ -100,7 +100,8 @@ def test_a_planted_square_lies_where_the_network_saw_it(kind: str, name: str) ->
     drawing = draw([view(relevance, size, box)], Style(kind))
     picture = np.asarray(drawing.image)
     width, height = size
-    times = 1 if kind == "overlay" else (400 / max(size) if max(size) > 400 else max(1, round(400 / max(size))))
+    side = max(224, *size) if kind == "overlay" else 400
+    times = side / max(size) if max(size) > side else max(1, round(side / max(size)))
     places = _places(drawing.drawn)[{"overlay": 0, "heatmap": 0, "parts": 1, "panel": 1}[kind] :]
     places = places[: 2 if kind == "panel" else 1]
     wide, high = round(width * times), round(height * times)

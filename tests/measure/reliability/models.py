@@ -179,8 +179,9 @@ def _commands(seed: int, count: int) -> Iterator[Trial]:
         cases = random.Random(seed).sample(cases, min(count, len(cases)))
     for name, what in cases:
         ran, path, _ = _by_command(name, bad[what])
-        why = ran.problem((3,), path) or ("" if ran.status == 3 else f"status {ran.status}")
-        yield Trial(f"{name}, {what}", FAULT if why else REFUSED, why)
+        unread = name == "mean" and ran.status == 0  # it needs the input's shape alone, and runs no model
+        why = "" if unread else ran.problem((3,), path)
+        yield Trial(f"{name}, {what}", FAULT if why else RIGHT if unread else REFUSED, why)
 
 
 def _by_command(name: str, files: Files) -> tuple[Ran, str, bool]:
@@ -197,6 +198,11 @@ def _by_command(name: str, files: Files) -> tuple[Ran, str, bool]:
         return ran, str(path), any(Path(folder).rglob(malice.WRITTEN))
 
 
+def ended(ran: Ran) -> bool:
+    """Whether a command that took a model as sound ended by itself; checks of a random network may well fail."""
+    return ran.status in (0, 1, 2) and "Traceback" not in ran.err and "internal error" not in ran.err
+
+
 def _attacks_by_command(seed: int, count: int) -> Iterator[Trial]:
     """Every command, given attacks that are drawn from all kinds and formats: refused in one line, or harmless."""
     drawn, by_kind = random.Random(seed), dict[str, list[malice.Attack]]()
@@ -206,7 +212,7 @@ def _attacks_by_command(seed: int, count: int) -> Iterator[Trial]:
         name = list(COMMANDS)[number % len(COMMANDS)]
         attack = drawn.choice(by_kind[drawn.choice(sorted(by_kind))])
         ran, path, succeeded = _by_command(name, {"model": attack.content})
-        why = "ran, wrote or imported" if succeeded else ran.problem((0, 1, 2, 3), path if ran.status == 3 else "")
+        why = "ran, wrote or imported" if succeeded else "" if ended(ran) else ran.problem((3,), path)
         yield Trial(f"{name}, {attack.kind}, {attack.name}", FAULT if why else REFUSED if ran.status else RIGHT, why)
 
 
