@@ -119,18 +119,23 @@ def test_winner_of_two_tensors(least: bool, based: bool) -> None:
     assert_same(torch.stack([sent.multipliers[i] * dx[:, i] for i in range(2)], 1), expected)
 
 
+@pytest.mark.parametrize("exchanged", [False, True], ids=["flat baseline", "flat image"])
 @pytest.mark.parametrize("noise", [0.0, 1e-16], ids=["flat", "flat up to rounding"])
-def test_a_fall_is_shared_by_what_ties_in_the_baseline(noise: float) -> None:
-    """Every window of a flat baseline is all its largest: each input has an equal part, whatever rounding says."""
+def test_a_change_is_shared_by_what_ties_at_its_upper_end(noise: float, exchanged: bool) -> None:
+    """Every window of a flat baseline is all its largest: each input has an equal part, whatever rounding says.
+
+    Where image and baseline are exchanged, each part changes its sign.
+    """
     x, _ = inputs((2, 4, 6), based=False)
     x = x.abs() * torch.where(images(2, 9, (2, 4, 6)) > 0, 1, -1)
     flat = 2.5 + noise * images(2, 5, (2, 4, 6)).double().sign()
     x0 = flat.clone()
     x0[0, 0, 0, 0] = 3.0  # one window has a largest of its own
-    step = step_of(lambda x: functional.max_pool2d(x, 2), x, x0, title="max_pool2d_with_indices")
+    ends = (x0, x) if exchanged else (x, x0)
+    step = step_of(lambda x: functional.max_pool2d(x, 2), *ends, title="max_pool2d_with_indices")
     m = multiplier_for(step)
     (found,) = Winner()(step, m).multipliers
-    dx, dy = x - x0, step.difference.detach()
+    dx, dy = x - x0, step.difference.detach() * (-1 if exchanged else 1)
     expected = torch.zeros_like(x)
     for n, c, h, w in product(range(2), range(2), range(2), range(3)):
         window = [(n, c, 2 * h + i, 2 * w + j) for i, j in product(range(2), range(2))]
