@@ -62,7 +62,7 @@ def _both_ends(step: Step, at_image: Tensor, at_baseline: Tensor) -> list[Tensor
 def ties(step: Step) -> Tensor:
     """The candidates that tie for the maximum that changed: the image's for a rise, the baseline's for a fall.
 
-    bool [K, N, …]; False where one candidate alone is the maximum, and where the maximum did not change.
+    bool [K, N, …]; False where one candidate alone is the maximum, and where the maximum changed by rounding alone.
     """
     assert step.reference_inputs is not None
     assert step.reference_output is not None
@@ -74,7 +74,8 @@ def ties(step: Step) -> Tensor:
         rounding = _TIED * torch.finfo(top.dtype).eps * torch.maximum(y.abs(), y0.abs())
         least, pairs = top - rounding, zip(*(each_candidate(step.operator, x) for x in ends), strict=True)
         largest = torch.stack([torch.maximum(sign * x, sign * x0) >= least for x, x0 in pairs])
-    return largest & ((largest.sum(0) > 1) & ((y - y0).abs() > rounding))
+        changed = (y - y0).abs() > 2 * rounding  # so that each of these inputs differs from its reference
+    return largest & ((largest.sum(0) > 1) & changed)
 
 
 def share_among(step: Step, tied: Tensor, change: Tensor) -> Multipliers:

@@ -149,6 +149,24 @@ def test_a_change_is_shared_by_what_ties_at_its_upper_end(noise: float, exchange
     assert_same(found * dx, expected)
 
 
+@pytest.mark.parametrize("title", ["max_pool2d_with_indices", "amax"])
+def test_a_change_by_a_few_rounding_steps_is_divided(title: str) -> None:
+    """One input of a constant window moves 0 to 40 steps of float32: finite, and the parts add up to its change."""
+    start = images(1, 3, (1, 1, 810)).abs().float().add(0.5).repeat_interleave(2, 3).expand(1, 1, 2, -1)
+    steps = torch.stack([torch.arange(-405, 405) % 81 - 40, torch.zeros(810)], 1).flatten().float()
+    x = start + steps * torch.finfo(torch.float32).eps * start.log2().floor().exp2() * torch.tensor([[1.0], [0.0]])
+    pool = (
+        (lambda x: functional.max_pool2d(x, 2)) if title != "amax" else lambda x: x.unflatten(3, (-1, 2)).amax((2, 4))
+    )
+    step = step_of(pool, x, start, title=title)
+    (found,) = Winner()(step, torch.ones_like(step.output)).multipliers
+    assert isinstance(found, Tensor)
+    assert found.isfinite().all()
+    parts = found * step.input_difference(0)
+    assert found.abs().max() <= 1 + 1e-5
+    torch.testing.assert_close(parts.sum(), step.difference.sum(), rtol=1e-3, atol=1e-6)
+
+
 # --- products -----------------------------------------------------------------------------------------------------
 
 
