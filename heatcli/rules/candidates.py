@@ -105,4 +105,5 @@ def _selected(x: Tensor, dim: int, chosen: Positions) -> Tensor:
     step, *others = np.unique(np.diff(chosen)).tolist() or [1]
     if others or step <= 0 or chosen[0] < 0:
         return x.index_select(dim, torch.tensor(chosen.clip(0), device=x.device))
-    return x[(..., slice(int(chosen[0]), int(chosen[-1]) + 1, step), *[slice(None)] * (-dim - 1))]
+    selected: Tensor = x.movedim(dim, 0)[int(chosen[0]) : int(chosen[-1]) + 1 : step].movedim(0, dim)
+    return selected

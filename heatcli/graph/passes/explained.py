@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -37,6 +38,7 @@ def activated(graph: Graph) -> Graph:
     if final is None:
         return graph
     shape, name = graph.output_shape, final.name
+    steps: list[tuple[Any, list[Any]]]
     if final.title == "sigmoid":
         steps = [(aten.sigmoid.default, [Ref(graph.output)])]
     elif over := list(softmax_axes(graph)):
