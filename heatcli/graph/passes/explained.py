@@ -46,7 +46,8 @@ def activated(graph: Graph) -> Graph:
             (aten.logsumexp.default, [Ref(graph.output), over, True]),
             (aten.sub.Tensor, [Ref(graph.output), Ref(f"{name} 0")]),
             (aten.exp.default, [Ref(f"{name} 1")]),
-        ][: 2 if final.title == "_log_softmax" else 3]
+        ]
+        steps = steps[:2] if final.title == "_log_softmax" else steps
     else:  # the softmax of one number
         steps = [((aten.zeros_like if final.title == "_log_softmax" else aten.ones_like).default, [Ref(graph.output)])]
     again = [
