@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heatcli.check.maps import NO_MASKS
+from heatcli.check.maps import no_masks
 from heatcli.check.result import Result, at_least, at_most
 from heatcli.check.work import Check, Work
 from heatcli.errors import ImageError, UsageError
@@ -40,7 +40,7 @@ class Background(Check, frozen=True):
         """Check the images that have a mask. Raises `UsageError` if there are too few and the spec has this check."""
         rows = work.subject.masked
         if not len(rows) or (len(rows) < 2 and not self.backgrounds):
-            why = NO_MASKS if not len(rows) else "a single image with a mask, and no backgrounds given"
+            why = no_masks(work.subject) if not len(rows) else "a single image with a mask, and no backgrounds given"
             yield self.lacking(work, why)
             return
         subject = work.subject.rows(rows)

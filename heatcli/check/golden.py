@@ -15,8 +15,8 @@ from heatcli.check.work import Check, Work
 from heatcli.errors import UsageError
 from heatcli.explanation import Explanation
 from heatcli.images.dataset import Sample
-from heatcli.report.build import Reports
-from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, encode
+from heatcli.report.build import Reports, image_part
+from heatcli.report.schema import FilesPart, Report, SecondsPart, encode
 from heatcli.system.files import is_folder, is_there, make_folder, read_regular, reading, write_atomically
 
 
@@ -107,7 +107,7 @@ def _files(folder: Path, work: Work, method: str) -> list[Path]:
 
 def _report(work: Work, found: Explanation, i: int, sample: Sample) -> Report:
     """The report on an image, without times and figures, which change from run to run."""
-    width, height = sample.size
-    image = ImagePart(path=sample.path.name, sha256=sample.sha256, width=width, height=height)
+    model = work.subject.model
+    image = image_part(model, sample.path.name, sample.sha256, sample.size)
     seconds = SecondsPart(load=0, forward=0, backward=0, write=0)
-    return Reports(work.subject.model, found).report(i, image, FilesPart(overlay=""), seconds, inline=True)
+    return Reports(model, found).report(i, image, FilesPart(overlay=""), seconds, inline=True)

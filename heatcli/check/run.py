@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heatcli.check.result import Result
-from heatcli.check.spec import checks, default_spec, read_spec
+from heatcli.check.spec import checks, default_spec, methods_of, read_spec
 from heatcli.check.work import Work
 from heatcli.errors import printable
 from heatcli.evaluate.explainer import Explainer
@@ -39,7 +39,8 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
     """
     spec = default_spec() if request.spec is None else read_spec(request.spec)
     folder = Path() if request.spec is None else request.spec.parent
-    explainers = tuple(Explainer.parse(text, spec.baseline) for text in request.methods or spec.methods)
+    named = request.methods or methods_of(spec, model.pictures.layout)
+    explainers = tuple(Explainer.parse(text, spec.baseline) for text in named)
     if model.explained is not None and not request.methods and request.spec is None:
         explainers = (Explainer.shared([model], None),)
     masks = request.masks or (None if spec.masks is None else folder / spec.masks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -16,6 +16,7 @@ from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.similarity import correlation, rank_correlation, ssim
 from heatcli.evaluate.subject import Subject, subject
 from heatcli.images.dataset import Sample
+from heatcli.methods.perturbation import SMOOTH
 from heatcli.methods.targets import Target
 from heatcli.model.model import Model
 from heatcli.version import __version__
@@ -87,8 +88,15 @@ def compare(
     the heatmaps is below `least_correlation`; None sets no bound. `target`: as `heatcli.explain` takes it. Raises
     `UsageError` if the classes or positions of the two models do not correspond, `ModelError`.
     """
+    kinds = [side.model.pictures.layout for side in (a, b)]
+    if kinds[0].kind != kinds[1].kind:
+        raise UsageError(
+            f"{a.model.path} takes {kinds[0].one}, {b.model.path} {kinds[1].one}; if that is wrong, "
+            "say what the axes are with --axes"
+        )
     left = subject(a.model, samples, target, batch_size)
-    classes = _same_classes(a.model, b.model, left.outputs().shape[1])
+    first = b.model.pictures.fitted([samples[0].pixels])
+    classes = _same_classes(a.model, b.model, left.outputs().shape[1], b.model.graph(first.shape).output_shape)
     right = subject(b.model, samples, classes[left.target.index], batch_size)
     if left.target.path is not None or (target is not None and "@" in target):
         right = right.with_target(_same_positions(left.target, classes, right.target))
@@ -105,7 +113,7 @@ def compare(
         "correlation": correlation(maps_a, maps_b),
         "ssim": ssim(maps_a, maps_b),
     }
-    scores, pixels = (left.scores(), right.scores()), (maps_a.sum((1, 2)), maps_b.sum((1, 2)))
+    scores, pixels = (left.scores(), right.scores()), (maps_a.flatten(1).sum(1), maps_b.flatten(1).sum(1))
     books_b = _paired(books_a, books_b)
     names = list(dict.fromkeys([*books_a, *books_b]))
     pairs = []
@@ -130,9 +138,11 @@ def compare(
                       least_correlation=least_correlation, pairs=pairs, biases=mean)  # fmt: skip
 
 
-def _same_classes(a: Model, b: Model, count: int) -> Tensor:
-    """For each class of A its index in B, int64 [classes]: by label if both models have labels, else the same index."""
-    outputs_b = b.graph((1, *b.shape)).output_shape
+def _same_classes(a: Model, b: Model, count: int, outputs_b: Sequence[int]) -> Tensor:
+    """For each class of A its index in B, int64 [classes]: by label if both models have labels, else the same index.
+
+    `count`: of A's classes. `outputs_b`: the shape of B's output. Raises `UsageError`.
+    """
     if a.labels and b.labels and a.labels != b.labels:
         missing = [label for label in a.labels if label not in b.labels]
         if missing:
@@ -153,10 +163,10 @@ def _same_positions(target: Target, classes: Tensor, other: Target) -> Target:
 
 
 def _explained(own: Subject, explainer: Explainer) -> tuple[Tensor, dict[str, Tensor]]:
-    """Heatmaps [N, H, W], and the total relevance of each bias, float64 [N]."""
+    """Heatmaps [N, H, W], or [N, positions …], and the total relevance of each bias, float64 [N]."""
     maps, books = [], []
     for _, found in own.explained(explainer):
-        maps.append(found.relevance.sum(1))
+        maps.append(own.summed(found.relevance))
         books.append({name: values.double().sum(1) for name, values in found.biases.items()})
     return torch.cat(maps), {name: torch.cat([book[name] for book in books]) for name in books[0]}
 
@@ -190,10 +200,11 @@ def _between(names: list[str], common: list[str]) -> list[list[str]]:
 
 
 def _at_size(maps: Tensor, like: Tensor) -> Tensor:
-    """Heatmaps [N, h, w] resized to those of `like` [N, H, W]; the totals stay."""
+    """Heatmaps [N, h, w] resized to those of `like` [N, H, W]; the totals stay. Of volumes with three sides."""
     if maps.shape == like.shape:
         return maps
-    scaled = functional.interpolate(maps[:, None], like.shape[1:], mode="bilinear", antialias=True)[:, 0]
+    how: dict[str, Any] = {"mode": SMOOTH[maps.dim() - 1], **({"antialias": True} if maps.dim() == 3 else {})}
+    scaled = functional.interpolate(maps[:, None], like.shape[1:], **how)[:, 0]
     return scaled * (maps[0].numel() / like[0].numel())
 
 

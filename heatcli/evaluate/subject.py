@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatcli.artifact.layout import PICTURE
-from heatcli.errors import UsageError
+from heatcli.artifact.layout import PICTURE, TABLE, TOKENS, VOLUME, Layout
+from heatcli.errors import ImageError, UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.explanation import Explanation
+from heatcli.graph.lookups import vocabulary
 from heatcli.graph.operator import Graph
 from heatcli.graph.outputs import probabilities
 from heatcli.images.dataset import Sample
@@ -31,7 +32,8 @@ PIXELS_AT_ONCE = 2**21  # the elements of a batch, unless a batch size is given
 class Subject:
     """N images of one model, and the explained score of each.
 
-    `batch` [N, C, H, W]. `mask` [N, H, W] in 0..1: the share of each pixel inside; NaN for images without a mask.
+    `batch` [N, C, H, W]; of signals, volumes, tables and tokens with the axes of the network's input. `mask` [N, H, W]
+    in 0..1: the share of each pixel inside; NaN for images without a mask.
     `target`: chosen on the unchanged images, and kept when the images are changed. `_maps`: the relevance of the
     unchanged images by explainer.
     """
@@ -58,10 +60,28 @@ class Subject:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + salt)
 
     @property
+    def layout(self) -> Layout:
+        """What the axes of the batch are."""
+        return self.model.pictures.layout_of(self.batch)
+
+    @property
     def pixel_range(self) -> Tensor:
-        """The difference of the network's input between pixels of value 1 and of value 0, [1, C, 1, 1]."""
-        low, high = self.model.pictures.pixel_range(self.batch)
-        return high - low
+        """The difference of the network's input between pixels of value 1 and of value 0, [1, C, 1, 1].
+
+        Of signals and volumes it is the span of each channel over all inputs, of tables that of each feature; it
+        broadcasts against the batch. Raises `UsageError` for tokens, and where all values are alike.
+        """
+        layout = self.layout
+        if layout.kind == PICTURE:
+            low, high = self.model.pictures.pixel_range(self.batch)
+            return high - low
+        self.model.pictures.need_values_between("they have no noise")
+        planes = layout.first(self.batch)
+        over = [0] if layout.kind == TABLE else [0, *range(2, planes.dim())]
+        span = layout.back(planes.amax(over, keepdim=True) - planes.amin(over, keepdim=True))
+        if not bool((span > 0).any()):
+            raise UsageError(f"{self.model.path}: all inputs have the same values, so these have no range; give more")
+        return span
 
     def rows(self, index: Tensor) -> Subject:
         """The subject of the images `index`, int64 [M]. An image may occur several times."""
@@ -124,8 +144,12 @@ class Subject:
             yield rows, explainer.explanation(self.model, self.batch[rows], target)
 
     def heatmaps(self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None) -> Tensor:
-        """`relevance` summed over channels, [N, H, W]."""
-        return self.relevance(explainer, batch, model).sum(1)
+        """`relevance` summed over channels, [N, H, W]; [N, positions …] of other inputs."""
+        return self.summed(self.relevance(explainer, batch, model))
+
+    def summed(self, relevance: Tensor) -> Tensor:
+        """Relevance with the axes of the input as [N, H, W], or [N, positions …]: summed over channels."""
+        return self.layout.first(relevance).sum(1)
 
 
 def subject(
@@ -135,19 +159,47 @@ def subject(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Subject:
-    """The subject of `samples`. `target`: as `heatcli.explain` takes it. Raises `UsageError`."""
+    """The subject of `samples`. `target`: as `heatcli.explain` takes it.
+
+    Raises `UsageError`, also for signals or tokens of several lengths, `ImageError` for a token that the model has not.
+    """
     if not samples:
         raise UsageError("no image is left to work on")
-    layout = model.pictures.layout
-    if layout.kind != PICTURE:
-        raise UsageError(f"{model.path}: takes {layout.one}; checks and metrics are of pictures")
-    batch = torch.cat([model.pictures.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
+    pictures = model.pictures
+    _check_sides(model, samples)
+    batch = torch.cat([pictures.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
     size = batch_size or max(1, min(512, PIXELS_AT_ONCE // batch[0].numel()))
-    nothing = np.full(batch.shape[-2:], np.nan, dtype=np.float32)
+    nothing = np.full(pictures.layout_of(batch).first(batch).shape[2:], np.nan, dtype=np.float32)
+    _check_tokens(model, samples, batch)
     mask = torch.from_numpy(np.stack([nothing if s.mask is None else s.mask for s in samples])).to(batch)
     names = tuple(str(s.path) for s in samples)
     goal = _target(model, batch, own_target(model.explained, target), size)
     return Subject(model, names, batch, goal, mask, size, seed)
+
+
+def _check_sides(model: Model, samples: Sequence[Sample]) -> None:
+    """Raise `UsageError` if the network takes inputs of any size, and these have several."""
+    layout = model.pictures.layout
+    if layout.kind == PICTURE or (layout.kind == VOLUME and model.pictures.input.shape is not None):
+        return
+    one = samples[0]
+    other = next((s for s in samples if s.size != one.size), None)
+    if other is not None:
+        lengths = " and ".join("×".join(f"{n:,}" for n in s.size[::-1]) for s in (one, other))
+        raise UsageError(
+            f"{one.path} and {other.path}: have {lengths} {layout.element}s; measured together are inputs of one size, "
+            "so cut or pad them, or give those of one size at a time"
+        )
+
+
+def _check_tokens(model: Model, samples: Sequence[Sample], batch: Tensor) -> None:
+    """Raise `ImageError` for the first input with a token beyond the table that it is looked up in."""
+    if model.pictures.layout.kind != TOKENS:
+        return
+    known = vocabulary(model.graph((1, *batch.shape[1:])))
+    for sample, most in zip(samples, batch.flatten(1).amax(1).tolist(), strict=True):
+        if known is not None and most >= known:
+            raise ImageError(f"{sample.path}: holds the token {int(most)}, and the model knows 0 to {known - 1}")
 
 
 def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) -> Tensor:
