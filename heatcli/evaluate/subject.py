@@ -14,7 +14,7 @@ from heatcli.artifact.layout import PICTURE, TABLE, TOKENS, VOLUME, Layout
 from heatcli.errors import ImageError, UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.explanation import Explanation
-from heatcli.graph.lookups import vocabulary
+from heatcli.graph.lookups import beyond, vocabulary
 from heatcli.graph.operator import Graph
 from heatcli.graph.outputs import probabilities
 from heatcli.images.dataset import Sample
@@ -199,7 +199,7 @@ def _check_tokens(model: Model, samples: Sequence[Sample], batch: Tensor) -> Non
     known = vocabulary(model.graph((1, *batch.shape[1:])))
     for sample, most in zip(samples, batch.flatten(1).amax(1).tolist(), strict=True):
         if known is not None and most >= known:
-            raise ImageError(f"{sample.path}: holds the token {int(most)}, and the model knows 0 to {known - 1}")
+            raise ImageError(f"{sample.path}: {beyond(int(most), known)}")
 
 
 def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) -> Tensor:

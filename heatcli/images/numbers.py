@@ -17,11 +17,12 @@ from heatcli.images.values import DATA, in_range
 from heatcli.system.compress import MAGIC, read_array
 from heatcli.system.extras import optional
 
+TEXT = ".txt"  # of networks that read tokens: each byte is one
 SUFFIXES = {
     SIGNAL: frozenset({".npy", ".npz", ".csv", ".wav"}),
     VOLUME: frozenset({".npy", ".npz", ".nii", ".nii.gz"}),
     TABLE: frozenset({".npy", ".npz", ".csv"}),
-    TOKENS: frozenset({".npy", ".npz", ".csv", ".bin"}),
+    TOKENS: frozenset({".npy", ".npz", ".csv", ".bin", TEXT}),
 }
 AXES = {
     SIGNAL: "[channels, samples]",
@@ -56,7 +57,7 @@ def read_numbers(path: object, content: bytes, layout: Layout, channels: int | N
             found = Numbers(read_array(content, most))
         elif suffix == ".csv":
             found = _csv(path, content, layout)
-        elif suffix == ".bin":
+        elif suffix in (".bin", TEXT):
             found = Numbers(np.frombuffer(content, np.uint8))
         elif suffix == ".wav":
             found = _wav(content)
