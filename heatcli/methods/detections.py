@@ -13,7 +13,7 @@ from torch import Tensor
 from heatcli.errors import ImageError, UsageError
 from heatcli.graph.heads import CENTRE, COORDINATES, Thresholds
 from heatcli.graph.operator import Boxes, Graph
-from heatcli.graph.outputs import box_chances
+from heatcli.graph.outputs import box_chances, present_above
 from heatcli.methods.targets import TOP, Contrast, Target, choose, parse
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def choose_for(model: Model, graph: Graph, target: Any, output: Tensor, region: 
         return choose_boxes(target, output, model.labels, graph.boxes, model.thresholds)
     if is_of_boxes(target) and target not in model.labels:
         raise no_detector(model, target)
-    return choose(target, output, model.labels, region)
+    return choose(target, output, model.labels, region, present_above(graph))
 
 
 def no_detector(model: Model, target: object) -> UsageError:
