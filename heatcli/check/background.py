@@ -46,7 +46,7 @@ class Background(Check, frozen=True):
         subject = work.subject.rows(rows)
         made = composites(subject, self._given(work), self.count)
         own = made.subject
-        called = own.outputs().sum(2).argmax(1) == subject.outputs().sum(2).argmax(1)[made.of]
+        called = own.predicted() == subject.predicted()[made.of]
         change = (own.scores(chance=True) - subject.scores(chance=True)[made.of]).abs()
         for i, name in enumerate(subject.names):
             share = float(called[made.of == i].double().mean())

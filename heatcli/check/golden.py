@@ -49,7 +49,7 @@ class Golden(Check, frozen=True):
 
     def _compared(self, file: Path, report: Report, work: Work, row: int, method: str) -> Result:
         """The result for an image; with `update_golden`, the report is stored."""
-        where = {"image": work.subject.names[row], "method": method}
+        where: dict[str, Any] = {"image": work.subject.names[row], "method": method}
         if work.update_golden:
             write_atomically(file, encode(report))
             return Result(check=self.name, quantity="stored anew", status="reported", measured=str(file), **where)
@@ -97,8 +97,9 @@ def _files(folder: Path, work: Work, method: str) -> list[Path]:
     """The file of each image's report. Raises `UsageError` if two images would have the same file."""
     taken: dict[Path, str] = {}
     files = []
-    for name in work.subject.names:
-        file = folder / f"{Path(name).stem}.{re.sub('[^A-Za-z0-9.=-]+', '-', method)}.json"
+    for sample, name in zip(work.samples, work.subject.names, strict=True):
+        box = name.removeprefix(str(sample.path)).replace(" box ", ".box")
+        file = folder / f"{sample.path.stem}.{re.sub('[^A-Za-z0-9.=-]+', '-', method)}{box}.json"
         if taken.setdefault(file, name) != name:
             raise UsageError(f"[golden]: {taken[file]} and {name} would both be stored as {file}; rename one")
         files.append(file)

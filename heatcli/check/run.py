@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from heatcli.check.result import Result
 from heatcli.check.spec import checks, default_spec, methods_of, read_spec
 from heatcli.check.work import Work
@@ -59,7 +61,17 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
         if request.update_golden and check.name != "golden":
             continue
         told(check.name)
-        yield from check(work)
+        for result in check(work):
+            yield _of_file(result, work)
+
+
+def _of_file(result: Result, work: Work) -> Result:
+    """The result with the path of its image, and apart from that the number of its box."""
+    boxes = work.subject.target.box
+    if not work.subject.of or boxes is None or result.image not in work.subject.names:
+        return result
+    row = work.subject.names.index(result.image)
+    return msgspec.structs.replace(result, image=str(work.samples[row].path), box=int(boxes[row]))
 
 
 def _work(
@@ -68,4 +80,5 @@ def _work(
 ) -> Work:  # fmt: skip
     """The argument of the checks: pictures, methods, and the spec's shared keys."""
     own = subject(model, samples, target, request.batch_size, seed)
+    samples = [samples[i] for i in own.of] or samples
     return Work(own, samples, explainers, baseline, folder, request.spec is not None, request.update_golden)

@@ -97,12 +97,16 @@ def compare(
     left = subject(a.model, samples, target, batch_size)
     first = b.model.pictures.fitted([samples[0].pixels])
     classes = _same_classes(a.model, b.model, left.outputs().shape[1], b.model.graph(first.shape).output_shape)
-    right = subject(b.model, samples, classes[left.target.index], batch_size)
-    if left.target.path is not None or (target is not None and "@" in target):
+    samples, boxed = [samples[i] for i in left.of] or samples, left.target.corners is not None
+    right = subject(b.model, samples, None if boxed else classes[left.target.index], batch_size)
+    if boxed or left.target.path is not None or (target is not None and "@" in target):
         right = right.with_target(_same_positions(left.target, classes, right.target))
     elif left.target.minus is not None:
         right = right.with_target(f"{int(classes[left.target.index[0]])}-{int(classes[left.target.minus[0]])}")
     out_a, out_b = left.outputs().sum(2).double(), right.outputs().sum(2).double()[:, classes]
+    says_a, says_b = left.predicted(), out_b.argmax(1)
+    if boxed:
+        says_b = (right.predicted()[:, None] == classes).int().argmax(1)
     maps_a, books_a = _explained(left, a.explainer)
     maps_b, books_b = _explained(right, b.explainer)
     maps_b = _at_size(maps_b, maps_a)
@@ -123,8 +127,8 @@ def compare(
         pairs.append(
             Pair(
                 image=image,
-                label_a=_label(a.model, out_a[i]),
-                label_b=_label(a.model, out_b[i]),
+                label_a=a.model.label(int(says_a[i])) or str(int(says_a[i])),
+                label_b=a.model.label(int(says_b[i])) or str(int(says_b[i])),
                 score=_both(scores[0][i], scores[1][i]),
                 pixels=_both(pixels[0][i], pixels[1][i]),
                 biases={name: _totals(books_a, books_b, name, i) for name in names},
@@ -147,7 +151,7 @@ def _same_classes(a: Model, b: Model, count: int, outputs_b: Sequence[int]) -> T
         missing = [label for label in a.labels if label not in b.labels]
         if missing:
             raise UsageError(f"{b.path}: has no class {missing[0]!r}, which {a.path} has")
-        return torch.tensor([b.labels.index(label) for label in a.labels])
+        return torch.tensor([*(b.labels.index(label) for label in a.labels), *range(len(a.labels), count)])
     if len(outputs_b) > 1 and outputs_b[1] != count:
         raise UsageError(f"{a.path} has {count} classes, {b.path} has {outputs_b[1]}; they cannot be compared")
     return torch.arange(count)
@@ -158,8 +162,10 @@ def _same_positions(target: Target, classes: Tensor, other: Target) -> Target:
     if target.region.shape != other.region.shape:
         counts = " and ".join(str(t.region.shape[1]) for t in (target, other))
         raise UsageError(f"the two outputs have {counts} positions, so a target at positions cannot be compared")
-    minus, path = (None if value is None else classes[value] for value in (target.minus, target.path))
-    return replace(target, index=classes[target.index], minus=minus, path=path)
+    minus, path, label = (
+        None if value is None else classes[value] for value in (target.minus, target.path, target.label_of)
+    )
+    return replace(target, index=classes[target.index], minus=minus, path=path, label_of=label)
 
 
 def _explained(own: Subject, explainer: Explainer) -> tuple[Tensor, dict[str, Tensor]]:
@@ -218,11 +224,6 @@ def _relative_difference(a: Tensor, b: Tensor) -> Tensor:
 def _within_bounds(row: dict[str, float], most: float | None, least: float | None) -> bool:
     near = most is None or max(row["output_difference"], row["heatmap_difference"]) <= most
     return near and (least is None or row["rank_correlation"] >= least)
-
-
-def _label(model: Model, scores: Tensor) -> str:
-    index = int(scores.argmax())
-    return model.label(index) or str(index)
 
 
 def _both(a: Tensor, b: Tensor) -> Both:

@@ -138,7 +138,7 @@ class Morph(Metric, frozen=True):
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
         """A column per pair, over the images predicted as A. Raises `UsageError` if there are none."""
         values = {}
-        top = subject.outputs().sum(2).argmax(1)
+        top = subject.predicted()
         for pair in self.pairs:
             both = subject.with_target(pair).target
             if both.minus is None:

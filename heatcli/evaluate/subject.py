@@ -18,7 +18,7 @@ from heatcli.graph.lookups import beyond, vocabulary
 from heatcli.graph.operator import Graph
 from heatcli.graph.outputs import probabilities
 from heatcli.images.dataset import Sample
-from heatcli.methods.detections import choose_for
+from heatcli.methods.detections import Asked, asked, choose_for, find, goal, is_of_boxes, most_likely, no_detector
 from heatcli.methods.exported import own_target
 from heatcli.methods.question import outputs_of
 from heatcli.methods.targets import Target
@@ -34,8 +34,9 @@ class Subject:
 
     `batch` [N, C, H, W]; of signals, volumes, tables and tokens with the axes of the network's input. `mask` [N, H, W]
     in 0..1: the share of each pixel inside; NaN for images without a mask.
-    `target`: chosen on the unchanged images, and kept when the images are changed. `_maps`: the relevance of the
-    unchanged images by explainer.
+    `target`: chosen on the unchanged images, and kept when the images are changed. `of`: the number of the sample that
+    each row is of, where these are the boxes of a detector, one row a box. `_maps`: the relevance of the unchanged
+    images by explainer.
     """
 
     model: Model
@@ -45,6 +46,7 @@ class Subject:
     mask: Tensor
     batch_size: int
     seed: int = 0
+    of: tuple[int, ...] = ()
     _maps: dict[Explainer, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -87,8 +89,9 @@ class Subject:
         """The subject of the images `index`, int64 [M]. An image may occur several times."""
         maps = {explainer: relevance[index] for explainer, relevance in self._maps.items()}
         names = tuple(self.names[i] for i in index.tolist())
+        of = tuple(self.of[i] for i in index.tolist()) if self.of else ()
         return replace(
-            self, names=names, batch=self.batch[index], target=self.target.rows(index), mask=self.mask[index],
+            self, names=names, of=of, batch=self.batch[index], target=self.target.rows(index), mask=self.mask[index],
             _maps=maps,
         )  # fmt: skip
 
@@ -102,6 +105,14 @@ class Subject:
         Logits, or with `chance` probabilities.
         """
         return outputs(self.model, self.batch if batch is None else batch, self.batch_size, chance)
+
+    def predicted(self, batch: Tensor | None = None) -> Tensor:
+        """The class that the network gives each image of a batch [M, C, H, W], int64 [M]; of a detector the best box's.
+
+        `batch`: by default the unchanged images.
+        """
+        out, boxes = self.outputs(batch), _graph(self.model, self.batch, self.batch_size).boxes
+        return out.sum(2).argmax(1) if boxes is None else most_likely(out, boxes)
 
     def scores(self, batch: Tensor | None = None, index: Tensor | None = None, chance: bool = False) -> Tensor:
         """The explained score of `batch` [M, C, H, W], float64 [M].
@@ -173,8 +184,41 @@ def subject(
     _check_tokens(model, samples, batch)
     mask = torch.from_numpy(np.stack([nothing if s.mask is None else s.mask for s in samples])).to(batch)
     names = tuple(str(s.path) for s in samples)
-    goal = _target(model, batch, own_target(model.explained, target), size)
-    return Subject(model, names, batch, goal, mask, size, seed)
+    target = own_target(model.explained, target)
+    if is_of_boxes(target) and target not in model.labels:
+        return _by_box(model, names, batch, mask, target, size, seed)
+    return Subject(model, names, batch, _target(model, batch, target, size), mask, size, seed)
+
+
+def _by_box(
+    model: Model, names: Sequence[str], batch: Tensor, mask: Tensor, target: str, size: int, seed: int
+) -> Subject:
+    """The boxes of a detector that the target names, one row a box. Images without one are left out, and told.
+
+    Raises `UsageError` if no image has a box, `ImageError` for an image without the box that the target names.
+    """
+    boxes = _graph(model, batch, size).boxes
+    if boxes is None:
+        raise no_detector(model, target)
+    output = outputs(model, batch, size)
+    every, least = find(output, boxes, model.thresholds), model.thresholds.confidence
+    rows: list[int] = []
+    wanted: list[Asked] = []
+    for i, found in enumerate(every):
+        try:
+            each = asked(target, found, boxes)
+        except ImageError as error:
+            raise ImageError(f"{names[i]}: {error}") from error
+        if not each.numbers:
+            model.notes.add(f"{names[i]}: no box of at least {least:g}, so it is left out; --confidence says the least")
+        rows += [i] * len(each.numbers)
+        wanted += [Asked((number,), each.coordinate) for number in each.numbers]
+    if not rows:
+        raise UsageError(f"no image has a box of at least {least:g}; --confidence says the least")
+    chosen = goal(output, boxes, rows, [every[i] for i in rows], wanted)
+    titles = tuple(f"{names[i]} box {one.numbers[0]}" for i, one in zip(rows, wanted, strict=True))
+    index = torch.tensor(rows)
+    return Subject(model, titles, batch[index], chosen, mask[index], size, seed, of=tuple(rows))
 
 
 def _check_sides(model: Model, samples: Sequence[Sample]) -> None:
@@ -205,12 +249,12 @@ def _check_tokens(model: Model, samples: Sequence[Sample], batch: Tensor) -> Non
 def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) -> Tensor:
     """The network's output [N, classes, positions], computed in batches; with `chance` as probabilities.
 
-    A single output without a final activation is not a probability and stays as it is.
+    A single output without a final activation is not a probability and stays as it is, and so do coordinates of boxes.
     """
 
     def chances(graph: Graph, output: Tensor) -> Tensor:
         likely = probabilities(graph, output)
-        return output if bool(likely.isnan().any()) else likely
+        return torch.where(likely.isnan(), output, likely)
 
     return outputs_of(model, batch, batch_size, chances if chance else None)
 
@@ -222,9 +266,13 @@ def _parts(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
 
 def _target(model: Model, batch: Tensor, target: Any, batch_size: int) -> Target:
     """The target for a batch [N, …], chosen on its outputs."""
+    return choose_for(model, _graph(model, batch, batch_size), target, outputs(model, batch, batch_size))
+
+
+def _graph(model: Model, batch: Tensor, batch_size: int) -> Graph:
+    """The graph that explains a batch [N, …]."""
     index, _ = next(model.network.batches(batch.shape, batch_size))
-    graph = model.graph(batch[index].shape)
-    return choose_for(model, graph, target, outputs(model, batch, batch_size))
+    return model.graph(batch[index].shape)
 
 
 def _as_argument(target: Target) -> Any:
