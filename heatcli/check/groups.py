@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
-from heatcli.discover.features import Known, Maps, pooled
+from heatcli.discover.features import Columns, Known, Maps, pooled
 from heatcli.discover.job import LEAST, Cluster, Found, clustered, too_few
 from heatcli.discover.patterns import Details
+from heatcli.discover.rows import Rows
 from heatcli.discover.write import TABLE, read_found
 from heatcli.errors import UsageError, counted, unknown_name
 from heatcli.evaluate.explainer import Explainer
@@ -97,16 +99,13 @@ class UnexpectedClusters(Check, frozen=True):
 def maps_of(work: Work, explainer: Explainer) -> list[Maps]:
     """The maps of all pictures by explained class, in the order of names."""
     subject = work.subject
-    details, pixels = Details(), subject.heatmaps(explainer).double().cpu().numpy()
+    kept, details, found = Rows(np.float32), Details(), dict[str, Columns]()
     labels = [subject.model.label(i) or str(i) for i in subject.target.index.tolist()]
-    known = [
-        Known(name, sample.path, pooled(one), number=details.add(one))
-        for name, sample, one in zip(subject.names, work.samples, pixels, strict=True)
-    ]
-    return [
-        Maps.of(label, [one for one, own in zip(known, labels, strict=True) if own == label], details)
-        for label in sorted(set(labels))
-    ]
+    pixels = subject.heatmaps(explainer).double().cpu().numpy()
+    for name, sample, one, label in zip(subject.names, work.samples, pixels, labels, strict=True):
+        details.add(one)
+        found.setdefault(label, Columns()).add(Known(name, str(sample.path), kept.add(pooled(one))))
+    return [columns.maps(label, kept, details) for label, columns in sorted(found.items())]
 
 
 def _again(cluster: Cluster, groups: Sequence[Cluster]) -> Cluster | None:

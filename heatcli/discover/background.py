@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heatcli.discover.asking import answers, with_pictures
-from heatcli.discover.features import Array, Maps
+from heatcli.discover.features import Maps
+from heatcli.discover.rows import Array
 from heatcli.discover.suspicion import HIGHEST, MEMBERS, MOST, having
 from heatcli.errors import ImageError, UsageError, counted
 from heatcli.images.dataset import mask_file, read_mask

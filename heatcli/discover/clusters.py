@@ -88,6 +88,13 @@ def apart(features: NDArray[np.float32], members: NDArray[np.bool_]) -> float:
     return float(needed("metrics").silhouette_samples(features, members)[members].mean())
 
 
+def nearest(landmarks: NDArray[np.float32], features: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """The numbers of the `count` nearest of the landmarks [L, F] to each of the features [N, F]: int64 [N, count]."""
+    found = needed("neighbors").NearestNeighbors(n_neighbors=count).fit(landmarks)
+    near: NDArray[np.int64] = found.kneighbors(features, return_distance=False)
+    return near
+
+
 def layout(features: NDArray[np.float32]) -> NDArray[np.float64]:
     """A place in a plane for each of the features [N, F], near those of similar ones: float64 [N, 2] in 0..1.
 
