@@ -77,6 +77,11 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     bias_share: float | None = None
 
     @property
+    def kinds(self) -> tuple[By, ...]:
+        """What its pictures have of their own."""
+        return (self.by, *self.also)
+
+    @property
     def why(self) -> list[str]:
         """The reasons that say what the cluster has of its own, one for each kind, the most suspicious first."""
         return self.reasons[: 1 + len(self.also)]
@@ -97,6 +102,7 @@ class Dots(msgspec.Struct, frozen=True, kw_only=True):
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """All clusters of a run, the most suspicious first.
 
+    `backgrounds`: whether the model was asked for the backgrounds, with masks.
     `skipped`: class with too few pictures → their number. `layout`: class → its scatter.
     """
 
@@ -105,6 +111,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     method: MethodPart
     baseline: BaselinePart
+    backgrounds: bool = False
     clusters: list[Cluster]
     skipped: dict[str, int]
     layout: dict[str, Dots] = {}
@@ -138,7 +145,7 @@ def discover(
             say(f"{label}: {counted(count, 'picture')}, fewer than {LEAST}; skipped")
     found = clustered(str(run), maps, classes, seed, asked)
     return Found(
-        run=str(run), seed=seed, method=how.method, baseline=how.baseline,
+        run=str(run), seed=seed, method=how.method, baseline=how.baseline, backgrounds=asked is not None,
         clusters=[shown.cluster for shown in found], skipped=skipped,
         layout={one.label: dots(one, found, seed) for one in maps if any(s.cluster.label == one.label for s in found)},
     ), found  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ SEARCHED, COMPARED = 1000, 2000  # the most pictures that are searched, of the c
 ROUNDS = 10
 
 
+@cache
 def shares(side: int, grid: int) -> NDArray[np.float64]:
     """The part of each of `side` pixels that lies in each of `grid` cells, float64 [grid, side]."""
     edges = np.linspace(0, side, grid + 1)
