@@ -182,3 +182,13 @@ def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli, mo
     assert Path("there/clusters.png").read_bytes() == (tmp_path / "all" / "discover" / "clusters.png").read_bytes()
     listed = cli("discover", tmp_path / "all", "--top", "1", "--class", "wolf")
     assert len(listed.out.splitlines()) in (2, 3)
+
+
+def test_copies_of_more_pictures_than_clusters_are_clustered_with_their_copies() -> None:
+    """Their graph has 20 pieces, each with an eigenvector of 0; joined, the pieces stay whole."""
+    pictures = np.random.default_rng(0).random((20, GRID**2))
+    copies = np.repeat(np.arange(20), 15)
+    features = np.sqrt(pictures[copies] + 1e-3 * np.random.default_rng(1).random((300, GRID**2))).astype(np.float32)
+    labels = group(features).labels
+    assert labels.max() >= 1
+    assert all(len(set(labels[copies == picture])) == 1 for picture in range(20))
