@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 from torch import Tensor
 
 from heatcli.check.maps import NO_MASKS
@@ -128,7 +129,7 @@ def _asked(work: Work, stored: Found, file: Path) -> tuple[Backgrounds | None, s
 
 def _masked(subject: Subject, rows: Tensor) -> Iterator[Masked]:
     """The pictures `rows` of a subject with their masks, in batches."""
-    for part in rows.split(subject.batch_size):
+    for part in torch.split(rows, subject.batch_size):
         index = subject.target.index[part].tolist()
         names = [(subject.names[i], label_of(subject, goal)) for i, goal in zip(part.tolist(), index, strict=True)]
         yield Masked(names, index, subject.batch[part], subject.mask[part])
