@@ -17,8 +17,8 @@ from torch import Tensor
 
 from heatcli.discover.asking import answers, with_pictures
 from heatcli.discover.features import Maps
-from heatcli.discover.rows import Array
-from heatcli.discover.suspicion import HIGHEST, MEMBERS, MOST, having
+from heatcli.discover.rows import Array, Rows, some
+from heatcli.discover.suspicion import HIGHEST, MEMBERS, MOST, OTHERS, having
 from heatcli.errors import ImageError, UsageError, counted
 from heatcli.images.dataset import mask_file, read_mask
 from heatcli.images.mean import images_in
@@ -49,14 +49,14 @@ class Backgrounds:
     """Scores of N pictures, each less the mean over the classes.
 
     `rows`: (picture, explained class) → its number. `index`: the explained class, int64 [N]. `score`: of it on the
-    picture, float32 [N]. `alone`: of each class on the background alone, float32 [N, classes]. `other`: of the
+    picture, float32 [N]. `alone`: of each class on the background alone, float32 [classes] each. `other`: of the
     explained class on other backgrounds, the mean over these, float32 [N]; None without any.
     """
 
     rows: dict[tuple[str, str], int]
     index: NDArray[np.int64]
     score: Array
-    alone: Array
+    alone: Rows
     other: Array | None
 
     def of(self, maps: Maps) -> NDArray[np.int64]:
@@ -93,8 +93,9 @@ def telling(maps: Maps, others: Sequence[Maps], asked: Backgrounds) -> Telling |
     if not known.any() or not len(elsewhere):
         return None
     goal = int(asked.index[rows[known][0]])
-    other = asked.alone[elsewhere, goal]
-    alone = np.where(known, asked.alone[rows, goal], -np.inf).astype(np.float32)
+    other = asked.alone(some(elsewhere, OTHERS, np.random.default_rng(0)))[:, goal]
+    alone = np.full(len(rows), -np.inf, np.float32)
+    alone[known] = asked.alone(rows[known])[:, goal]
     members = known & having(alone, other, MEMBERS)
     if members.sum() < SHARE * known.sum():
         return None
@@ -135,7 +136,7 @@ def asked_of(model: Model, parts: Iterable[Masked], behind: Tensor | None = None
     `behind`: backgrounds that the objects are laid on, [B, C, H, W]. Raises `UsageError` for a model without classes.
     """
     rows: dict[tuple[str, str], int] = {}
-    index, scores, alone, laid = list[int](), list[Tensor](), list[Tensor](), list[Tensor]()
+    alone, index, scores, laid = Rows(np.float32), list[int](), list[Tensor](), list[Tensor]()
 
     def of(pictures: Tensor) -> Tensor:
         found = answers(model, pictures.to(model.device, model.pictures.dtype))
@@ -147,14 +148,15 @@ def asked_of(model: Model, parts: Iterable[Masked], behind: Tensor | None = None
             rows.setdefault(name, number)
         index += part.index
         scores.append(of(part.batch).gather(1, goal)[:, 0])
-        alone.append(of(painted_over(part.batch, part.mask)))
+        for one in of(painted_over(part.batch, part.mask)).numpy():
+            alone.add(one)
         if behind is not None:
             each = [of(laid_on(one, part.batch, part.mask)).gather(1, goal)[:, 0] for one in behind]
             laid.append(torch.stack(each).mean(0))
     if not rows:
         return None
     return Backgrounds(
-        rows, np.array(index, np.int64), torch.cat(scores).numpy(), torch.cat(alone).numpy(),
+        rows, np.array(index, np.int64), torch.cat(scores).numpy(), alone,
         torch.cat(laid).numpy() if laid else None,
     )  # fmt: skip
 

@@ -19,11 +19,10 @@ from heatcli.discover.clusters import Grouping, apart, group, layout, nearest
 from heatcli.discover.features import GRID, Maps, pooled
 from heatcli.discover.patterns import COMPARED, SEARCHED, pattern_of
 from heatcli.discover.rows import Array, some
-from heatcli.discover.suspicion import own_places, relevance_in, usual
+from heatcli.discover.suspicion import OTHERS, own_places, relevance_in, usual
 
 SMALLEST = 3  # the least number of pictures of a cluster
 LANDMARKS = 2000  # the most pictures of a class that are clustered
-OTHERS = 5000  # the most pictures of other classes that a cluster is compared with
 NEAR = 5  # landmarks between which a picture lies in the plane
 SAME = 0.5  # groups with this Jaccard index are one
 WITHIN = 0.9  # of a group's pictures in a larger one: it is named

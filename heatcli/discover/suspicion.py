@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from heatcli.discover.rows import Array
 
 LEAST_OTHERS = 50  # the least number of pictures of other classes, which the quantile of 0.98 needs
+OTHERS = 5000  # the most pictures of other classes that a group is compared with; more are sampled
 HIGHEST = 0.98  # quantile over pictures of other classes; more relevance is unusual
 MOST = 0.25  # quantile over the group: three quarters of its pictures have at least this much
 MEMBERS = 0.99  # quantile over pictures of other classes; members of the group have more in its cells
