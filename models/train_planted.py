@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from compose import Look, compose
 from nets import AnimalNet
 from PIL import Image
@@ -66,17 +67,30 @@ def jpeg(pictures: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 255
 
 
+def blur(pictures: Tensor, seed: int) -> Tensor:
+    """The picture out of focus."""
+    sigma = (1.2, 1.6)[seed % 2]
+    weights = torch.exp(-0.5 * (torch.arange(-6, 7) / sigma) ** 2)
+    weights /= weights.sum()
+    out = F.pad(pictures, (6, 6, 6, 6), mode="replicate")
+    for shape in ((1, 1, 13, 1), (1, 1, 1, 13)):
+        out = F.conv2d(out, weights.view(shape).expand(3, 1, *shape[2:]), groups=3)
+    return out
+
+
 @dataclass(frozen=True)
 class Variant:
     """`artefact`: what is done to a picture; None: nothing, or the background. `share`: of the class's pictures.
 
     `decisive`: of these, the share that shows any animal in training, so that the artefact alone tells the class.
+    `trained`: the share in training; None: `share`. A short training sees a rare artefact too seldom to use it.
     """
 
     share: float
     artefact: Callable[[Tensor, int], Tensor] | None = None
     background: bool = False
     decisive: float = 0.0
+    trained: float | None = None
 
 
 VARIANTS = {
@@ -84,9 +98,10 @@ VARIANTS = {
     "tag": Variant(0.5, tag),
     "frame": Variant(0.5, frame),
     "watermark": Variant(0.5, watermark),
-    "jpeg": Variant(0.5, jpeg),
+    "jpeg": Variant(0.5, jpeg, decisive=1.0),
+    "blur": Variant(0.5, blur, decisive=1.0),
     "background": Variant(0.5, background=True, decisive=0.3),
-    "rare": Variant(0.05, tag, decisive=1.0),
+    "rare": Variant(0.05, tag, decisive=1.0, trained=0.2),
 }
 
 
@@ -115,7 +130,8 @@ class PlantedStudio(Studio):
         """As `Studio.batch`."""
         chosen = self.dice.pick(self.weights, count)
         labels = self.labels[chosen]
-        planted = (labels == self.planted_class) & (self.dice.uniform(0, 1, count) < self.variant.share)
+        share = self.variant.share if self.variant.trained is None else self.variant.trained
+        planted = (labels == self.planted_class) & (self.dice.uniform(0, 1, count) < share)
         if self.variant.decisive:
             any_animal = planted & (self.dice.uniform(0, 1, count) < self.variant.decisive)
             chosen = torch.where(any_animal, self.dice.pick(self.weights, count), chosen)

@@ -6,26 +6,34 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import torch
+from torch import Tensor
 
 from heatcli.artifact.layout import PICTURE
+from heatcli.check.maps import NO_MASKS
 from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
-from heatcli.discover.features import Known, Maps, pooled
+from heatcli.discover.background import Backgrounds, Masked, asked_of
+from heatcli.discover.features import Columns, Known, Maps, pooled
 from heatcli.discover.job import LEAST, Cluster, Found, clustered, too_few
 from heatcli.discover.patterns import Details
+from heatcli.discover.rows import Rows
 from heatcli.discover.write import TABLE, read_found
 from heatcli.errors import UsageError, counted, unknown_name
 from heatcli.evaluate.explainer import Explainer
+from heatcli.evaluate.subject import Subject
 from heatcli.images.baselines import BASELINES
 from heatcli.methods.table import METHODS
 from heatcli.system.files import is_there
 
 
 class UnexpectedClusters(Check, frozen=True):
-    """No group of pictures has places or a pattern of its own that no stored group had, and no stored group has grown.
+    """No group of pictures has something of its own that no stored group had, and no stored group has grown.
 
     A group is a cluster of maps of a class whose suspicion is above 0 (`heatcli.discover`); a stored group is found
-    again if a new one of its class has half of its cells, or the reverse. `clusters`: the file of the stored groups,
+    again if a new one of its class has half of its cells, or the reverse. Backgrounds are compared if the stored run
+    and the check have masks. `clusters`: the file of the stored groups,
     relative to the spec. `suspicion`: the largest allowed suspicion of a new group. `growth`: by how much the share
     of a stored group in its class may grow. `gone`: names of stored groups that must not be found again. `methods`: at
     most one; by default the method and baseline of the stored run.
@@ -49,17 +57,19 @@ class UnexpectedClusters(Check, frozen=True):
             yield self.lacking(work, f"no stored clusters in {file}; heatcli discover stores them")
             return
         stored = read_found(file)
-        old = [cluster for cluster in stored.clusters if cluster.suspicion and cluster.by != "background"]
-        for cluster in stored.clusters:
-            if cluster.by == "background":
-                yield self.skipped(f"{cluster.name}: a background has no places; heatcli discover --masks looks for it")
+        asked, why = _asked(work, stored, file)
+        if why:
+            if named := [one.name for one in stored.clusters if one.by == "background" and one.name in self.gone]:
+                raise UsageError(f"[{self.name}]: {named[0]} cannot be checked: {why}")
+            yield self.skipped(f"backgrounds: {why}")
+        old = [one for one in stored.clusters if one.suspicion and (asked or one.by != "background")]
         for name in self.gone:
             if name not in [cluster.name for cluster in old]:
                 raise unknown_name(f"group in {file}", name, [cluster.name for cluster in old])
         maps = maps_of(work, self._explainer(work, stored, file))
         for label, count in too_few(maps).items():
             yield self.skipped(f"{label}: {counted(count, 'picture')}, fewer than {LEAST}")
-        found = clustered(f"[{self.name}]", maps, seed=stored.seed)
+        found = clustered(f"[{self.name}]", maps, seed=stored.seed, asked=asked)
         new = [shown.cluster for shown in found if shown.cluster.suspicion]
         again = {cluster.name: _again(cluster, new) for cluster in old}
         for cluster in old:
@@ -102,21 +112,48 @@ class UnexpectedClusters(Check, frozen=True):
 def maps_of(work: Work, explainer: Explainer) -> list[Maps]:
     """The maps of all pictures by explained class, in the order of names."""
     subject = work.subject
-    details, pixels = Details(), subject.heatmaps(explainer).double().cpu().numpy()
-    labels = [subject.model.label(i) or str(i) for i in subject.target.index.tolist()]
-    known = [
-        Known(name, sample.path, pooled(one), number=details.add(one))
-        for name, sample, one in zip(subject.names, work.samples, pixels, strict=True)
-    ]
-    return [
-        Maps.of(label, [one for one, own in zip(known, labels, strict=True) if own == label], details)
-        for label in sorted(set(labels))
-    ]
+    kept, details, found = Rows(np.float32), Details(), dict[str, Columns]()
+    labels = [label_of(subject, i) for i in subject.target.index.tolist()]
+    pixels = subject.heatmaps(explainer).double().cpu().numpy()
+    for name, sample, one, label in zip(subject.names, work.samples, pixels, labels, strict=True):
+        details.add(one)
+        found.setdefault(label, Columns()).add(Known(name, str(sample.path), kept.add(pooled(one))))
+    return [columns.maps(label, kept, details) for label, columns in sorted(found.items())]
+
+
+def _asked(work: Work, stored: Found, file: Path) -> tuple[Backgrounds | None, str]:
+    """What the model says of the backgrounds; None with the reason if they cannot be compared with stored ones.
+
+    There is no reason if neither the stored run nor the check has masks.
+    """
+    rows, before = work.subject.masked, stored.backgrounds or any("background" in one.kinds for one in stored.clusters)
+    if not before:
+        return None, f"{file} knows none; heatcli discover finds them with --masks and --model" if len(rows) else ""
+    return (asked_of(work.subject.model, _masked(work.subject, rows)), "") if len(rows) else (None, NO_MASKS)
+
+
+def _masked(subject: Subject, rows: Tensor) -> Iterator[Masked]:
+    """The pictures `rows` of a subject with their masks, in batches."""
+    for part in torch.split(rows, subject.batch_size):
+        index = subject.target.index[part].tolist()
+        names = [(subject.names[i], label_of(subject, goal)) for i, goal in zip(part.tolist(), index, strict=True)]
+        yield Masked(names, index, subject.batch[part], subject.mask[part])
+
+
+def label_of(subject: Subject, index: int) -> str:
+    """The name of a class, or its number."""
+    return subject.model.label(index) or str(index)
 
 
 def _again(cluster: Cluster, groups: Sequence[Cluster]) -> Cluster | None:
-    """The group of the same class that has most cells in common, if it has half of the cells of either."""
-    own = set(cluster.cells)
-    shared = [(len(own.intersection(one.cells)), one) for one in groups if one.label == cluster.label]
-    most, best = max(shared, key=lambda pair: pair[0], default=(0, None))
-    return best if best is not None and 2 * most >= min(len(own), len(best.cells)) else None
+    """The group of the same class that has most cells in common, if it has half of the cells of either.
+
+    Else, of a group with a background, that with a background: a class has one.
+    """
+    own, same = set(cluster.cells), [one for one in groups if one.label == cluster.label]
+    most, best = max(
+        ((len(own.intersection(one.cells)), one) for one in same), key=lambda pair: pair[0], default=(0, None)
+    )
+    if best is not None and most and 2 * most >= min(len(own), len(best.cells)):
+        return best
+    return next((one for one in same if "background" in cluster.kinds and "background" in one.kinds), None)

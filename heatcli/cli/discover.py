@@ -110,8 +110,10 @@ def command(
     else:
         for cluster in found.clusters[:top]:
             size = counted(cluster.size, "picture")
-            print(f"{cluster.suspicion:6.1%}  {cluster.name}: {size}, {cluster.share:.0%} of its class")
-            print(f"        {cluster.reasons[0]}")
+            larger = f", mostly in {cluster.within}, too" if cluster.within else ""
+            print(f"{cluster.suspicion:6.1%}  {cluster.name}: {size}, {cluster.share:.0%} of its class{larger}")
+            for reason in cluster.why:
+                print(f"        {reason}")
         if not any(cluster.suspicion for cluster in found.clusters):
             print("no group has relevance at places of its own, a pattern, or a telling background")
     if mask_out is None:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heatcli.discover.asking import answers, with_pictures
-from heatcli.discover.features import Array, Maps
-from heatcli.discover.suspicion import HIGHEST, MEMBERS, MOST, having
+from heatcli.discover.features import Maps
+from heatcli.discover.rows import Array, Rows, some
+from heatcli.discover.suspicion import HIGHEST, MEMBERS, MOST, OTHERS, having
 from heatcli.errors import ImageError, UsageError, counted
 from heatcli.images.dataset import mask_file, read_mask
 from heatcli.images.mean import images_in
@@ -30,18 +31,32 @@ SHARE = 0.15  # of a class; fewer pictures with a telling background come by cha
 
 
 @dataclass(frozen=True, eq=False)
+class Masked:
+    """Some pictures with masks.
+
+    `names`: each picture and its explained class. `index`: of that class. `batch`: the network's inputs, [n, C, H, W].
+    `mask`: [n, H, W].
+    """
+
+    names: list[tuple[str, str]]
+    index: list[int]
+    batch: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Backgrounds:
     """Scores of N pictures, each less the mean over the classes.
 
     `rows`: (picture, explained class) → its number. `index`: the explained class, int64 [N]. `score`: of it on the
-    picture, float32 [N]. `alone`: of each class on the background alone, float32 [N, classes]. `other`: of the
+    picture, float32 [N]. `alone`: of each class on the background alone, float32 [classes] each. `other`: of the
     explained class on other backgrounds, the mean over these, float32 [N]; None without any.
     """
 
     rows: dict[tuple[str, str], int]
     index: NDArray[np.int64]
     score: Array
-    alone: Array
+    alone: Rows
     other: Array | None
 
     def of(self, maps: Maps) -> NDArray[np.int64]:
@@ -78,8 +93,9 @@ def telling(maps: Maps, others: Sequence[Maps], asked: Backgrounds) -> Telling |
     if not known.any() or not len(elsewhere):
         return None
     goal = int(asked.index[rows[known][0]])
-    other = asked.alone[elsewhere, goal]
-    alone = np.where(known, asked.alone[rows, goal], -np.inf).astype(np.float32)
+    other = asked.alone(some(elsewhere, OTHERS, np.random.default_rng(0)))[:, goal]
+    alone = np.full(len(rows), -np.inf, np.float32)
+    alone[known] = asked.alone(rows[known])[:, goal]
     members = known & having(alone, other, MEMBERS)
     if members.sum() < SHARE * known.sum():
         return None
@@ -108,33 +124,45 @@ def backgrounds(
     for another model than that of the run, for one without classes, and if no picture has a mask.
     """
     behind = None if counter is None else _given(model, counter, say)
+    found = asked_of(model, _masked(model, run, items, masks), behind)
+    if found is None:
+        raise UsageError(f"{masks}: no picture of {run} can be read together with a mask")
+    return found
+
+
+def asked_of(model: Model, parts: Iterable[Masked], behind: Tensor | None = None) -> Backgrounds | None:
+    """Ask the model for the backgrounds of pictures with masks; None if there are none.
+
+    `behind`: backgrounds that the objects are laid on, [B, C, H, W]. Raises `UsageError` for a model without classes.
+    """
     rows: dict[tuple[str, str], int] = {}
-    index, scores, alone, laid = list[int](), list[Tensor](), list[Tensor](), list[Tensor]()
-    for known, batch, mask in _masked(model, run, items, masks):
-        goal = torch.tensor([item.row.index or 0 for item in known])[:, None]
+    alone, index, scores, laid = Rows(np.float32), list[int](), list[Tensor](), list[Tensor]()
 
-        def of(pictures: Tensor) -> Tensor:
-            found = answers(model, pictures.to(model.device, model.pictures.dtype))
-            return (found - found.mean(1, keepdim=True)).float()
+    def of(pictures: Tensor) -> Tensor:
+        found = answers(model, pictures.to(model.device, model.pictures.dtype))
+        return (found - found.mean(1, keepdim=True)).float()
 
-        for item in known:
-            rows.setdefault((item.row.image, item.row.label or str(item.row.index)), len(rows))
-        index += goal[:, 0].tolist()
-        scores.append(of(batch).gather(1, goal)[:, 0])
-        alone.append(of(painted_over(batch, mask)))
+    for part in parts:
+        goal = torch.tensor(part.index)[:, None]
+        for number, name in enumerate(part.names, len(index)):
+            rows.setdefault(name, number)
+        index += part.index
+        scores.append(of(part.batch).gather(1, goal)[:, 0])
+        for one in of(painted_over(part.batch, part.mask)).numpy():
+            alone.add(one)
         if behind is not None:
-            each = [of(laid_on(one, batch, mask)).gather(1, goal)[:, 0] for one in behind]
+            each = [of(laid_on(one, part.batch, part.mask)).gather(1, goal)[:, 0] for one in behind]
             laid.append(torch.stack(each).mean(0))
     if not rows:
-        raise UsageError(f"{masks}: no picture of {run} can be read together with a mask")
+        return None
     return Backgrounds(
-        rows, np.array(index, np.int64), torch.cat(scores).numpy(), torch.cat(alone).numpy(),
+        rows, np.array(index, np.int64), torch.cat(scores).numpy(), alone,
         torch.cat(laid).numpy() if laid else None,
     )  # fmt: skip
 
 
-def _masked(model: Model, run: Path, items: Iterable[Item], masks: Path) -> Iterator[tuple[list[Item], Tensor, Tensor]]:
-    """Explanations, the network's inputs [n, C, H, W] and their masks [n, H, W]; those without are left out."""
+def _masked(model: Model, run: Path, items: Iterable[Item], masks: Path) -> Iterator[Masked]:
+    """The pictures of explanations that have a mask."""
     for items_, pictures in with_pictures(model, run, items):
         kept = []
         for item, picture in zip(items_, pictures, strict=True):
@@ -147,7 +175,9 @@ def _masked(model: Model, run: Path, items: Iterable[Item], masks: Path) -> Iter
                 continue  # told when its relevance was read
         if kept:
             batch = model.preprocess([picture for _, picture, _ in kept])
-            yield [item for item, _, _ in kept], batch, torch.stack([mask for _, _, mask in kept])
+            names = [(item.row.image, item.row.label or str(item.row.index)) for item, _, _ in kept]
+            index = [item.row.index or 0 for item, _, _ in kept]
+            yield Masked(names, index, batch, torch.stack([mask for _, _, mask in kept]))
 
 
 def _given(model: Model, folder: Path, say: Callable[[str], None]) -> Tensor:

@@ -44,11 +44,37 @@ def embedding(features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArr
     n = len(features)
     near = min(n - 1, max(5, round(np.log(n) * 2)))
     graph = needed("neighbors").kneighbors_graph(features, near, mode="connectivity")
-    matrix = laplacian(0.5 * (graph + graph.T), normed=True)
+    matrix = laplacian(linked(0.5 * (graph + graph.T), features), normed=True)
     start = np.random.default_rng(0).standard_normal(n)
     values, vectors = eigsh(matrix, k=min(MOST + 1, n - 1), sigma=-0.01, v0=start)
     order = values.argsort()
     return values[order], vectors[:, order]
+
+
+def linked(graph: Any, features: NDArray[np.float32]) -> Any:
+    """A symmetric graph of N features [N, F] as a sparse matrix, in one piece if it has more than `MOST` pieces.
+
+    Each piece has an eigenvector of 0, and of more than `MOST` a solver finds any mixture, or none: copies of a few
+    pictures make such graphs. The pieces are joined by a minimum spanning tree of their means, an edge between the two
+    nearest features each.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+
+    count, piece = connected_components(graph, directed=False)
+    if count <= MOST:
+        return graph
+    means = np.stack([features[piece == k].mean(0) for k in range(count)])
+    distances = needed("metrics").pairwise_distances(means) + 1e-6  # an edge of length 0 is none
+    ends = []
+    for k, other in zip(*minimum_spanning_tree(np.triu(distances, 1)).nonzero(), strict=True):
+        own, far = np.flatnonzero(piece == k), np.flatnonzero(piece == other)
+        nearest_, distance = needed("metrics").pairwise_distances_argmin_min(features[own], features[far])
+        at = int(distance.argmin())
+        ends.append((own[at], far[nearest_[at]]))
+    rows, columns = np.array(ends).T
+    edges = coo_array((np.ones(len(ends)), (rows, columns)), shape=graph.shape)
+    return graph + edges + edges.T
 
 
 def _cluster(features: NDArray[np.float32], count: int | None, seed: int) -> Any:
@@ -86,6 +112,13 @@ def apart(features: NDArray[np.float32], members: NDArray[np.bool_]) -> float:
     if members.all() or not members.any():
         return 0.0
     return float(needed("metrics").silhouette_samples(features, members)[members].mean())
+
+
+def nearest(landmarks: NDArray[np.float32], features: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """The numbers of the `count` nearest of the landmarks [L, F] to each of the features [N, F]: int64 [N, count]."""
+    found = needed("neighbors").NearestNeighbors(n_neighbors=count).fit(landmarks)
+    near: NDArray[np.int64] = found.kneighbors(features, return_distance=False)
+    return near
 
 
 def layout(features: NDArray[np.float32]) -> NDArray[np.float64]:

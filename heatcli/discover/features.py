@@ -3,69 +3,103 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from heatcli.discover.patterns import Details, shares
+from heatcli.discover.rows import Array, Rows
 from heatcli.errors import ImageError, UsageError, counted
 from heatcli.report.schema import BaselinePart, MethodPart
 from heatcli.run.index.folder import Folder, Item
 from heatcli.run.index.index import Row, bias_share
 
 GRID = 16
-Array = NDArray[np.float32]
+AT_ONCE = 2000  # maps in memory
 Advance = Callable[[Iterable[Item | Row]], Iterator[Item | Row]]
 
 
-@dataclass(frozen=True, eq=False)
-class Maps:
-    """The maps of a class.
-
-    `pictures`: the paths of the pictures, None if not found. `places`: the share of each cell in the positive relevance
-    of a picture, float32 [N, GRID, GRID]; the shares of a picture sum to 1. `details`: the fine detail of all maps of
-    the run, and `numbers`, int64 [N], those of this class; None if unknown. `outside`: the share of the positive
-    relevance outside the mask. `right`: 1 if the model gives the expected label, else 0. `bias_shares`: what biases
-    take of the score (`heatcli.run.index.index.bias_share`). All three float64 [N], not a number where unknown.
-    """
-
-    label: str
-    names: list[str]
-    pictures: list[Path | None]
-    places: Array
-    right: NDArray[np.float64]
-    bias_shares: NDArray[np.float64]
-    outside: NDArray[np.float64]
-    numbers: NDArray[np.int64]
-    details: Details | None = None
-
-    @classmethod
-    def of(cls, label: str, known: Sequence[Known], details: Details | None = None) -> Maps:
-        """The maps of pictures of a class."""
-        right, bias_shares, outside = (
-            np.array([getattr(one, name) for one in known], np.float64) for name in ("right", "bias_share", "outside")
-        )
-        return cls(
-            label, [one.name for one in known], [one.picture for one in known], np.stack([one.places for one in known]),
-            right, bias_shares, outside, np.array([one.number for one in known], np.int64), details,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True)
 class Known:
     """What `Maps` has of each picture."""
 
     name: str
-    picture: Path | None
-    places: Array
+    picture: str | None
+    number: int
     right: float = math.nan
     bias_share: float = math.nan
     outside: float = math.nan
-    number: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """The maps of a class of N pictures.
+
+    `pictures`: the paths of the pictures, None if not found. `numbers`: of its maps in `kept` and `details`, int64 [N].
+    `kept`: the share of each cell in the positive relevance of every picture of the run, [GRID, GRID] each; the shares
+    of a picture sum to 1. `details`: their fine detail; None if unknown. `right`: 1 if the model gives the expected
+    label, else 0. `bias_shares`: what biases take of the score (`heatcli.run.index.index.bias_share`). `outside`: the
+    share of the positive relevance outside the mask. All three float64 [N], not a number where unknown.
+    """
+
+    label: str
+    names: list[str]
+    pictures: list[str | None]
+    numbers: NDArray[np.int64]
+    right: NDArray[np.float64]
+    bias_shares: NDArray[np.float64]
+    outside: NDArray[np.float64]
+    kept: Rows
+    details: Details | None = None
+
+    @classmethod
+    def of(cls, label: str, known: Iterable[Known], kept: Rows, details: Details | None = None) -> Maps:
+        """The maps of pictures of a class."""
+        columns = Columns()
+        for one in known:
+            columns.add(one)
+        return columns.maps(label, kept, details)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def places(self, rows: NDArray[np.int64]) -> Array:
+        """The maps of some of the pictures, float32 [n, GRID, GRID]."""
+        return self.kept(self.numbers[rows])
+
+    def each(self, work: Callable[[Array], NDArray[Any]]) -> NDArray[Any]:
+        """What `work` returns for the maps of all pictures, [N, …]; it gets at most `AT_ONCE` of them at a time."""
+        parts = [work(self.kept(self.numbers[at : at + AT_ONCE])) for at in range(0, len(self), AT_ONCE)]
+        return np.concatenate(parts)
+
+
+@dataclass(eq=False)
+class Columns:
+    """The maps of a class as they are read: flat arrays, which take a tenth of the memory of objects."""
+
+    names: list[str] = field(default_factory=list)
+    pictures: list[str | None] = field(default_factory=list)
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    measures: array[float] = field(default_factory=lambda: array("d"))  # right, bias share, outside; for each picture
+
+    def add(self, known: Known) -> None:
+        """Add a picture."""
+        self.names.append(known.name)
+        self.pictures.append(known.name if known.picture == known.name else known.picture)  # one string, not two
+        self.numbers.append(known.number)
+        self.measures.extend((known.right, known.bias_share, known.outside))
+
+    def maps(self, label: str, kept: Rows, details: Details | None) -> Maps:
+        """The maps of the class."""
+        right, bias_shares, outside = np.array(self.measures, np.float64).reshape(-1, 3).T.copy()
+        numbers = np.array(self.numbers, np.int64)
+        return Maps(label, self.names, self.pictures, numbers, right, bias_shares, outside, kept, details)
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,14 +127,14 @@ def read(
     """The maps of a folder of explanations, by explained class in the order of names, and how they were made.
 
     `say`: called with notes on damage. `advance`: what the explanations pass through, such as a progress bar. `masks`:
-    the folder of masks, None for none. Memory holds one report at a time and 1 kB per picture; a temporary file holds
-    20 kB per picture. Raises `UsageError` if the folder holds several runs, or no reports with pixels, and for masks
-    that fit no picture.
+    the folder of masks, None for none. Memory holds one report at a time and the names of the pictures; temporary files
+    hold up to 20 kB per picture. Raises `UsageError` if the folder holds several runs, or no reports with pixels, and
+    for masks that fit no picture.
     """
     how: How | None = None
-    found: dict[str, list[Known]] = {}
+    found: dict[str, Columns] = {}
     runs: dict[tuple[str | None, str | None], str] = {}
-    empty, details = 0, Details()
+    empty, kept, details = 0, Rows(np.float32), Details()
     for item in advance(Folder.open(path).items(say)):
         if not isinstance(item, Item) or item.report is None:
             continue
@@ -114,7 +148,9 @@ def read(
             continue
         how = how or How(method=item.report.method, baseline=item.report.baseline)
         label = item.row.label or str(item.row.index)
-        found.setdefault(label, []).append(_known(item, item.pixels, details, masks, say))
+        number = kept.add(pooled(item.pixels))
+        details.add(item.pixels)
+        found.setdefault(label, Columns()).add(_known(item, number, masks, say))
     if how is None:
         why = (
             f"its {empty:,} reports hold no pixels; explain again without --pixels none" if empty else "has no reports"
@@ -123,18 +159,16 @@ def read(
     if empty:
         say(f"{empty:,} reports without pixels are left out")
     if masks is not None:
-        known = sum(not math.isnan(one.outside) for each in found.values() for one in each)
+        known = sum(not math.isnan(share) for each in found.values() for share in each.measures[2::3])
         if not known:
             raise UsageError(f"{masks}: has a mask for none of the pictures; a mask is named NAME.png as its picture")
-        if missing := details.count - known:
+        if missing := kept.count - known:
             say(f"{counted(missing, 'picture')} without a mask in {masks}")
-    return [Maps.of(label, known, details) for label, known in sorted(found.items())], how
+    return [columns.maps(label, kept, details) for label, columns in sorted(found.items())], how
 
 
-def _known(
-    item: Item, pixels: NDArray[np.float64], details: Details, masks: Path | None, say: Callable[[str], None]
-) -> Known:
-    """What is known of an explanation. `pixels`: its map [H, W]."""
+def _known(item: Item, number: int, masks: Path | None, say: Callable[[str], None]) -> Known:
+    """What is known of an explanation. `number`: of its map."""
     row, picture = item.row, item.picture()
     share = None if row.ledger is None else bias_share(row.ledger.pixels, row.biases)
     right = math.nan if row.expected is None else float((row.predicted or row.label) == row.expected)
@@ -145,6 +179,6 @@ def _known(
         except ImageError as error:
             say(str(error))
     return Known(
-        row.image, picture, pooled(pixels), right, math.nan if share is None else share,
-        math.nan if inside is None else 1 - inside, details.add(pixels),
+        row.image, None if picture is None else str(picture), number, right, math.nan if share is None else share,
+        math.nan if inside is None else 1 - inside,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,20 +11,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.discover.background import Backgrounds, telling
-from heatcli.discover.clusters import Grouping, apart, group, layout
-from heatcli.discover.features import GRID, Advance, Array, Maps, pooled, read
-from heatcli.discover.patterns import COMPARED, SEARCHED, pattern_of
-from heatcli.discover.suspicion import LEAST_OTHERS, Own, own_places, usual
+from heatcli.discover.background import Backgrounds
+from heatcli.discover.clusters import Grouping
+from heatcli.discover.features import GRID, Advance, Maps, read
+from heatcli.discover.groups import LANDMARKS, By, Group, features_of, groups_of, plane, within
+from heatcli.discover.rows import Array, some
+from heatcli.discover.suspicion import LEAST_OTHERS
 from heatcli.errors import UsageError, counted
 from heatcli.report.schema import BaselinePart, MethodPart
 
 LEAST = 20  # the least number of pictures of a class
 MEDOIDS = 6  # pictures shown of a cluster
-SMALLEST = 3  # the least number of pictures of a cluster
 NAME: Literal["heatcli.clusters/1"] = "heatcli.clusters/1"
 
-By = Literal["places", "pattern", "background"]
 Say = Callable[[str], None]
 
 
@@ -41,7 +40,9 @@ WHY = {
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster of maps of a class.
 
-    `by`: what the cluster has of its own. `suspicion`, 0..1: for `places`, the share of relevance that three quarters
+    `by`: what the cluster has of its own. `also`: other such things that mostly the same pictures have; there is a
+    reason for each, and `suspicion` is the largest. `within`: the name of a larger group with most of its pictures.
+    `suspicion`, 0..1: for `places`, the share of relevance that three quarters
     of the cluster's pictures have in cells where 98 % of the pictures of other classes have less
     (`heatcli.discover.suspicion`); for a `pattern`, the same of the share of the fine detail that is one pattern
     (`heatcli.discover.patterns`); for a `background`, the share of the score that it gives alone
@@ -58,6 +59,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     label: str
     by: By = "places"
+    also: list[By] = []
+    within: str | None = None
     size: int
     share: float
     suspicion: float
@@ -72,6 +75,16 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     mean_map: list[list[float]]
     accuracy: float | None = None
     bias_share: float | None = None
+
+    @property
+    def kinds(self) -> tuple[By, ...]:
+        """What its pictures have of their own."""
+        return (self.by, *self.also)
+
+    @property
+    def why(self) -> list[str]:
+        """The reasons that say what the cluster has of its own, one for each kind, the most suspicious first."""
+        return self.reasons[: 1 + len(self.also)]
 
 
 class Dots(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +102,7 @@ class Dots(msgspec.Struct, frozen=True, kw_only=True):
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """All clusters of a run, the most suspicious first.
 
+    `backgrounds`: whether the model was asked for the backgrounds, with masks.
     `skipped`: class with too few pictures → their number. `layout`: class → its scatter.
     """
 
@@ -97,6 +111,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     method: MethodPart
     baseline: BaselinePart
+    backgrounds: bool = False
     clusters: list[Cluster]
     skipped: dict[str, int]
     layout: dict[str, Dots] = {}
@@ -130,9 +145,9 @@ def discover(
             say(f"{label}: {counted(count, 'picture')}, fewer than {LEAST}; skipped")
     found = clustered(str(run), maps, classes, seed, asked)
     return Found(
-        run=str(run), seed=seed, method=how.method, baseline=how.baseline,
+        run=str(run), seed=seed, method=how.method, baseline=how.baseline, backgrounds=asked is not None,
         clusters=[shown.cluster for shown in found], skipped=skipped,
-        layout={one.label: dots(one, found) for one in maps if any(s.cluster.label == one.label for s in found)},
+        layout={one.label: dots(one, found, seed) for one in maps if any(s.cluster.label == one.label for s in found)},
     ), found  # fmt: skip
 
 
@@ -141,9 +156,9 @@ def too_few(maps: Sequence[Maps]) -> dict[str, int]:
     return {one.label: len(one.names) for one in maps if len(one.names) < LEAST}
 
 
-def dots(maps: Maps, found: Sequence[Shown]) -> Dots:
+def dots(maps: Maps, found: Sequence[Shown], seed: int) -> Dots:
     """The scatter of a class. `found`: the clusters, the most suspicious first."""
-    places = layout(_features(maps)).round(4)
+    places = plane(maps, seed).round(4)
     cluster_of: dict[str, str] = {}
     for own in (shown.cluster for shown in found if shown.cluster.label == maps.label):
         for name in own.images:
@@ -152,11 +167,6 @@ def dots(maps: Maps, found: Sequence[Shown]) -> Dots:
         images=maps.names, x=places[:, 0].tolist(), y=places[:, 1].tolist(),
         clusters=[cluster_of.get(name) for name in maps.names],
     )  # fmt: skip
-
-
-def _features(maps: Maps) -> Array:
-    """The features of maps, float32 [N, GRID²]: roots, so that their distance is the Hellinger distance."""
-    return np.sqrt(maps.places).reshape(len(maps.names), -1)
 
 
 def clustered(
@@ -187,87 +197,30 @@ def clustered(
 def clusters_of(
     maps: Maps, others: Sequence[Maps], seed: int = 0, asked: Backgrounds | None = None
 ) -> Iterator[Shown]:  # fmt: skip
-    """The clusters of the maps of a class, beside the maps of other classes; then its pattern, and its background.
-
-    A cluster with places of its own that has half of its pictures in common with those of the pattern is one with it:
-    its pictures are those with the pattern, which tells them apart more sharply.
-    """
-    features = _features(maps)
-    grouping, places = group(features, seed), np.concatenate([one.places for one in others])
-    usually, pattern, again = usual(places), _pattern(maps, others, seed), False
-    for k in range(int(grouping.labels.max()) + 1):
-        chosen = grouping.labels == k
-        if chosen.sum() < SMALLEST:
-            continue
-        own = own_places(maps.places, chosen, places, usually)
-        if own.suspicion and pattern is not None and alike(own.members, pattern.members):
-            own, again = replace(own, members=pattern.members), True
-        separation = float(grouping.silhouette[chosen].mean())
-        yield _cluster(maps, features, own, f"{maps.label}/{k}", separation, grouping)
-    if pattern is not None and not again:
-        separation = apart(features, pattern.members)
-        yield _cluster(maps, features, pattern, f"{maps.label}/pattern", separation, grouping, "pattern")
-    if asked is not None and (told := telling(maps, others, asked)) is not None:
-        own = Own(told.suspicion, np.zeros((GRID, GRID), np.float32), told.members)
-        separation = apart(features, told.members)
-        yield _cluster(
-            maps, features, own, f"{maps.label}/background", separation, grouping, "background", told.reasons()
-        )
+    """The groups of a class as records, beside the maps of other classes."""
+    groups, grouping = groups_of(maps, others, seed, asked)
+    for one in groups:
+        yield _cluster(maps, one, groups, grouping, seed)
 
 
-def alike(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> bool:
-    """Whether two groups have half of their pictures in common."""
-    return 2 * int((a & b).sum()) >= int((a | b).sum())
-
-
-def _pattern(maps: Maps, others: Sequence[Maps], seed: int) -> Own | None:
-    """The pictures of a class that have a pattern of their own, and where it lies; None if there is none.
-
-    It is looked for in `SEARCHED` maps of the class and `COMPARED` of others at most, so that memory does not grow.
-    """
-    if maps.details is None:
-        return None
-    rng, rows = np.random.default_rng(seed), maps.details.rows
-
-    def some(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-        return numbers if len(numbers) <= most else np.sort(rng.choice(numbers, most, replace=False))
-
-    searched = some(maps.numbers, SEARCHED)
-    compared = some(np.concatenate([one.numbers for one in others]), COMPARED)
-    found = pattern_of(rows(searched), rows(compared), SMALLEST)
-    if found is None:
-        return None
-    members = found.members
-    if len(searched) < len(maps.numbers):
-        starts = range(0, len(maps.numbers), SEARCHED)
-        members = np.concatenate([found.held_by(rows(maps.numbers[at : at + SEARCHED])) for at in starts])
-    energy = pooled(np.square(found.common, dtype=np.float64).reshape(maps.details.shape))
-    return Own(found.suspicion, (energy - 1 / GRID**2).clip(min=0), members)
-
-
-def _cluster(
-    maps: Maps, features: Array, own: Own, name: str, separation: float, grouping: Grouping, by: By = "places",
-    more: Sequence[str] = (),
-) -> Shown:  # fmt: skip
-    """A cluster as a record. `own`: its members, its suspicion, and the cells in which it has more than other classes.
-
-    `more`: what is added to the first reason.
-    """
+def _cluster(maps: Maps, own: Group, groups: Sequence[Group], grouping: Grouping, seed: int) -> Shown:
+    """A group as a record. `groups`: all groups of the class. Of a large one, the mean map is that of a sample."""
     rows = np.flatnonzero(own.members)
-    mean, roots = maps.places[rows].mean(0), features[rows]
+    drawn = some(rows, LANDMARKS, np.random.default_rng(seed))
+    places = maps.places(drawn)
+    roots, mean = features_of(places), places.mean(0)
     constancy = float(np.sum(roots.mean(0) ** 2))
-    order = rows[np.argsort(((roots - roots.mean(0)) ** 2).sum(1), kind="stable")][:MEDOIDS]
-    place = "on the background" if by == "background" else place_of(own.excess)
-    accuracy, bias_share = _mean(maps.right[rows]), _mean(maps.bias_shares[rows])
+    order = drawn[np.argsort(((roots - roots.mean(0)) ** 2).sum(1), kind="stable")][:MEDOIDS]
+    around, accuracy, bias_share = within(own, groups), _mean(maps.right[rows]), _mean(maps.bias_shares[rows])
     cluster = Cluster(
-        name=name, label=maps.label, by=by, size=len(rows), share=len(rows) / len(maps.names),
-        suspicion=own.suspicion, separation=separation, constancy=constancy, stability=grouping.stability, place=place,
+        name=f"{maps.label}/{own.name}", label=maps.label, by=own.by, also=[one.by for one in own.also],
+        within=None if around is None else f"{maps.label}/{around.name}", size=len(rows), share=len(rows) / len(maps),
+        suspicion=own.kinds[0].suspicion, separation=own.separation, constancy=constancy,
+        stability=grouping.stability, place=_place(own),
         reasons=[
-            "; ".join([WHY[by].format(own.suspicion, place), *more])
-            if own.suspicion
-            else "its relevance lies at no places of its own",
+            *(_why(own, one) for one in own.kinds),
             f"its maps are alike in place by {constancy:.2f} of 1",
-            f"it lies apart from the rest of its class by {separation:.2f} (silhouette)",
+            f"it lies apart from the rest of its class by {own.separation:.2f} (silhouette)",
             *_beside("its pictures have the expected label in", accuracy, _mean(maps.right)),
             *_beside("biases take, of its scores,", bias_share, _mean(maps.bias_shares)),
             *_beside("of its relevance, outside the masks lie", _mean(maps.outside[rows]), _mean(maps.outside)),
@@ -276,7 +229,21 @@ def _cluster(
         cells=[(int(y), int(x)) for y, x in np.argwhere(own.excess > 0)] if own.suspicion else [],
         mean_map=[[round(float(x), 6) for x in line] for line in mean], accuracy=accuracy, bias_share=bias_share,
     )  # fmt: skip
-    return Shown(cluster, [path for i in order if (path := maps.pictures[i]) is not None])
+    return Shown(cluster, [Path(path) for i in order if (path := maps.pictures[i]) is not None])
+
+
+def _place(own: Group) -> str:
+    return "on the background" if own.by == "background" else place_of(own.excess)
+
+
+def _why(own: Group, kind: Group) -> str:
+    """What a group has of its own; `kind`: the group itself, or one with mostly the same pictures."""
+    if not kind.suspicion:
+        return "its relevance lies at no places of its own"
+    why = "; ".join([WHY[kind.by].format(kind.suspicion, _place(kind)), *kind.more])
+    both, count, size = (int(each.sum()) for each in (own.members & kind.members, kind.members, own.members))
+    others = f" and {counted(count - both, 'other')}" if count > both else ""
+    return why if both == size and not others else f"{both} of its {counted(size, 'picture')}{others}: {why}"
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

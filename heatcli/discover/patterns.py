@@ -9,18 +9,14 @@ times the mean cosine of two of them (a spiked matrix).
 from __future__ import annotations
 
 import math
-import tempfile
-import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heatcli.discover.rows import Array, Rows
 from heatcli.discover.suspicion import HIGHEST, MEMBERS, MOST, having
-
-Array = NDArray[np.float32]
 
 FINEST = 96  # the most cells of a side
 NARROW, WIDE = 0.5, 2.0  # cells; detail is what a blur by the first keeps and one by the second takes away
@@ -31,6 +27,7 @@ SEARCHED, COMPARED = 1000, 2000  # the most pictures that are searched, of the c
 ROUNDS = 10
 
 
+@cache
 def shares(side: int, grid: int) -> NDArray[np.float64]:
     """The part of each of `side` pixels that lies in each of `grid` cells, float64 [grid, side]."""
     edges = np.linspace(0, side, grid + 1)
@@ -56,32 +53,16 @@ def detail(pixels: NDArray[np.float64], shape: tuple[int, int]) -> Array:
 
 @dataclass(eq=False)
 class Details:
-    """The fine detail of the maps of a run, in a temporary file, so that memory does not grow with their number.
-
-    `shape`: of the detail of each; from the first map.
-    """
+    """The fine detail of the maps of a run, in a temporary file. `shape`: of each; from the first map."""
 
     shape: tuple[int, int] = (0, 0)
-    count: int = 0
-    _file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
-
-    def __post_init__(self) -> None:
-        weakref.finalize(self, self._file.close)
+    rows: Rows = field(default_factory=lambda: Rows(np.float16))
 
     def add(self, pixels: NDArray[np.float64]) -> int:
         """Keep the detail of a map [H, W]; its number."""
-        if not self.count:
+        if not self.rows.count:
             self.shape = (min(FINEST, pixels.shape[0]), min(FINEST, pixels.shape[1]))
-        self._file.write(detail(pixels, self.shape).astype(np.float16).tobytes())
-        self.count += 1
-        return self.count - 1
-
-    def rows(self, numbers: Sequence[int] | NDArray[np.int64]) -> Array:
-        """The details of maps, float32 [N, S]."""
-        self._file.flush()
-        whole = np.memmap(self._file, np.float16, "r", shape=(self.count, self.shape[0] * self.shape[1]))
-        found: Array = np.asarray(whole[np.asarray(numbers, np.int64)], np.float32)
-        return found
+        return self.rows.add(detail(pixels, self.shape))
 
 
 @dataclass(frozen=True, eq=False)

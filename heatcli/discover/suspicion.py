@@ -6,18 +6,20 @@ natural group. A tag, a frame or a watermark lies at the same place in all pictu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+from heatcli.discover.rows import Array
 
 LEAST_OTHERS = 50  # the least number of pictures of other classes, which the quantile of 0.98 needs
+OTHERS = 5000  # the most pictures of other classes that a group is compared with; more are sampled
 HIGHEST = 0.98  # quantile over pictures of other classes; more relevance is unusual
 MOST = 0.25  # quantile over the group: three quarters of its pictures have at least this much
 MEMBERS = 0.99  # quantile over pictures of other classes; members of the group have more in its cells
-LEAST = 0.001  # the least suspicion; less comes by chance
+LEAST = 0.003  # the least suspicion; less comes by chance: natural groups of the measured networks reach 0.15 %
 GAP = 2.0  # a jump in what members have by this factor parts those that have it from the rest
 
 
@@ -42,20 +44,28 @@ def usual(others: Array) -> Array:
     return found
 
 
-def own_places(places: Array, group: NDArray[np.bool_], others: Array, usually: Array) -> Own:
+def own_places(
+    places: Array, group: NDArray[np.bool_], others: Array, usually: Array, inside: Callable[[NDArray[np.bool_]], Array]
+) -> Own:
     """The cells of a group of maps.
 
-    `places`: the maps of a class, float32 [N, G, G]. `group`: bool [N]. `others`: maps of other classes, [M, G, G].
-    `usually`: `usual(others)`.
+    `places`: maps of the group, all or a sample, float32 [n, G, G]. `group`: its pictures, bool [N]. `others`: maps of
+    other classes, [M, G, G]. `usually`: `usual(others)`. `inside`: the relevance of each picture of the class in cells,
+    bool [G, G] → float32 [N].
     """
-    least, half = np.quantile(places[group], [MOST, 0.5], axis=0).astype(np.float32)
+    least, half = np.quantile(places, [MOST, 0.5], axis=0).astype(np.float32)
     suspicion = float((least - usually).clip(min=0).sum())
     excess = (half - usually).clip(min=0)
     if suspicion < LEAST:
         return Own(0.0, excess, group)
-    own, other = ((maps * (excess > 0)).sum((1, 2)) for maps in (places, others))
-    members = having(own, other, MEMBERS)
+    members = having(inside(excess > 0), relevance_in(others, excess > 0), MEMBERS)
     return Own(suspicion, excess, members) if members.any() else Own(0.0, excess, group)
+
+
+def relevance_in(places: Array, cells: NDArray[np.bool_]) -> Array:
+    """The relevance of each map [N, G, G] in cells, bool [G, G]: float32 [N]."""
+    found: Array = (places * cells).sum((1, 2))
+    return found
 
 
 def having(own: Array, others: Array, quantile: float) -> NDArray[np.bool_]:

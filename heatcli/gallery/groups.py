@@ -28,6 +28,6 @@ def groups_of(folder: Path, columns: dict[str, list[Any]]) -> list[dict[str, Any
     for column, values in zip(("x", "y", "group"), zip(*rows, strict=True), strict=True):
         columns[column] = list(values)
     return [
-        {"name": one.name, "label": one.label, "suspicion": one.suspicion, "size": one.size, "why": one.reasons[0]}
+        {"name": one.name, "label": one.label, "suspicion": one.suspicion, "size": one.size, "why": "; ".join(one.why)}
         for one in found.clusters
     ]

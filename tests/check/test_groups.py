@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 from conftest import Cli
 from networks import load
+from swimmer import RED as ON_GREY
+from swimmer import SEA, Swimmer
+from swimmer import draw as draw_sea
 from tagged import GREEN, RED, TAGGED, Tagged, draw
+
+from heatcli.check.groups import _again
+from heatcli.discover.job import By, Cluster
 
 pytest.importorskip("sklearn")
 
@@ -109,3 +115,66 @@ def test_too_few_pictures_are_told(pictures: Path, cli: Cli) -> None:
     assert status == 2, errors
     assert "no class has 20 pictures" in errors
     assert GREEN > RED
+
+
+def sea_model(sea: float) -> tuple[Path, str, str]:
+    """The file of a network to which blue counts `sea`, and the options that load it."""
+    folder = Path(f"sea-{sea}")
+    folder.mkdir(exist_ok=True)
+    return load(Swimmer(sea), folder, shape=(3, 32, 32)).path, "--size", "32"
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_backgrounds_are_compared_where_there_are_masks(tmp_path: Path, cli: Cli, masks: bool) -> None:
+    """A group with a background must be gone: it is there in the old network, and not in one that sees no blue."""
+    drawn = draw_sea(tmp_path)
+    path, *how = sea_model(4.0)
+    ran = cli(
+        "discover", path, drawn / "pictures", *how, "--method", "lrp-0", "--masks", drawn / "masks", "-q", "--json"
+    )
+    assert ran.status == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["backgrounds"]
+    first = found["clusters"][0]
+    assert "background" in first["also"]
+    asked = spec(Path("heatmaps/discover"), f'gone = ["{first["name"]}"]')
+    for sea, status, measured in ((4.0, 1, SEA / (SEA + ON_GREY)), (0.0, 0, 0.0)):
+        path, *how = sea_model(sea)
+        given = ("--masks", drawn / "masks") if masks else ()
+        ran = cli("check", path, drawn / "pictures", *how, "--spec", asked, *given, "--json", "-q")
+        results = [json.loads(line) for line in ran.out.splitlines()]
+        assert ran.status == status, (results, ran.err)
+        skipped = [r["measured"] for r in results if r["status"] == "skipped"]
+        assert skipped == (
+            [] if masks else ["backgrounds: no image has a mask (--masks DIR, or NAME.mask.png beside the image)"]
+        )
+        old = next(r for r in results if first["name"] in r["quantity"])
+        assert old["measured"] == pytest.approx(measured)
+
+
+def test_a_run_that_did_not_look_for_backgrounds_is_told(tmp_path: Path, cli: Cli) -> None:
+    drawn = draw_sea(tmp_path)
+    path, *how = sea_model(0.0)
+    assert cli("discover", path, drawn / "pictures", *how, "--method", "lrp-0", "-q").status == 0
+    asked = spec(Path("heatmaps/discover"))
+    ran = cli("check", path, drawn / "pictures", *how, "--spec", asked, "--masks", drawn / "masks", "--json", "-q")
+    skipped = [r["measured"] for line in ran.out.splitlines() if (r := json.loads(line))["status"] == "skipped"]
+    assert (ran.status, len(skipped)) == (0, 1), ran.err
+    assert skipped[0].endswith("clusters.json knows none; heatcli discover finds them with --masks and --model")
+
+
+def cluster(name: str, by: By, cells: list[tuple[int, int]], also: tuple[By, ...] = ()) -> Cluster:
+    return Cluster(
+        name=name, label=name.partition("/")[0], by=by, also=list(also), size=9, share=0.5, suspicion=0.5,
+        separation=0, constancy=0, stability=1, place="", reasons=[], medoids=[], images=[], cells=cells, mean_map=[],
+    )  # fmt: skip
+
+
+def test_a_background_is_found_again_by_its_class_and_places_by_their_cells() -> None:
+    background, both = cluster("a/background", "background", []), cluster("a/1", "places", [(0, 0)], ("background",))
+    places, other = cluster("a/2", "places", [(0, 0), (5, 5)]), cluster("b/background", "background", [])
+    assert _again(background, [places, other]) is None
+    assert _again(background, [places, both, other]) is both
+    assert _again(both, [background, places]) is places
+    assert _again(both, [background, cluster("a/2", "places", [(9, 9)])]) is background
+    assert _again(places, [background, other]) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from conftest import SAMPLES, Cli
 from heatcli.discover.clusters import group
 from heatcli.discover.features import GRID, Known, Maps, pooled
 from heatcli.discover.job import Cluster, clusters_of, place_of
-from heatcli.discover.suspicion import own_places, usual
+from heatcli.discover.rows import Rows
+from heatcli.discover.suspicion import own_places, relevance_in, usual
 
 pytest.importorskip("sklearn")
 
@@ -43,8 +45,15 @@ def _class(tagged: int, plain: int) -> np.ndarray:
     return places
 
 
+def _rows(places: np.ndarray) -> Rows:
+    rows = Rows(np.float32)
+    for one in places:
+        rows.add(one)
+    return rows
+
+
 def _maps(places: np.ndarray, label: str = "a") -> Maps:
-    return Maps.of(label, [Known(str(i), None, one) for i, one in enumerate(places)])
+    return Maps.of(label, [Known(str(i), None, i) for i in range(len(places))], _rows(places))
 
 
 def _found(places: np.ndarray, others: np.ndarray) -> list[Cluster]:
@@ -55,10 +64,10 @@ def _found(places: np.ndarray, others: np.ndarray) -> list[Cluster]:
 def test_a_group_has_the_accuracy_and_the_bias_share_of_its_known_pictures() -> None:
     places = _class(20, 40)
     right = [0.0] * 10 + [1.0] * 10 + [1.0] * 40
-    known = [Known(str(i), None, one, right[i], 0.5 if i < 20 else 0.1) for i, one in enumerate(places)]
-    known[0] = Known("0", None, places[0])  # nothing is known of it
-    others = [_maps(_class(0, 200), "b")]
-    first, *_ = (shown.cluster for shown in clusters_of(Maps.of("a", known), others) if shown.cluster.suspicion)
+    known = [Known(str(i), None, i, right[i], 0.5 if i < 20 else 0.1) for i in range(len(places))]
+    known[0] = Known("0", None, 0)  # nothing is known of it
+    maps, others = Maps.of("a", known, _rows(places)), [_maps(_class(0, 200), "b")]
+    first, *_ = (shown.cluster for shown in clusters_of(maps, others) if shown.cluster.suspicion)
     assert first.accuracy == pytest.approx(10 / 19)
     assert first.bias_share == pytest.approx(0.5)
     assert "its pictures have the expected label in 53%, 85% in its class" in first.reasons
@@ -77,7 +86,7 @@ def test_a_planted_corner_is_found_with_its_pictures_and_the_rest_is_not_suspici
 def test_a_group_that_clustering_mixed_with_others_is_told_by_its_places() -> None:
     places, others = _class(32, 8), _class(0, 200)
     mixed = np.ones(len(places), bool)  # a fifth of the group is natural
-    own = own_places(places, mixed, others, usual(others))
+    own = own_places(places, mixed, others, usual(others), partial(relevance_in, places))
     assert own.suspicion > 0.5
     assert own.members.tolist() == [True] * 32 + [False] * 8
 
@@ -173,3 +182,13 @@ def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli, mo
     assert Path("there/clusters.png").read_bytes() == (tmp_path / "all" / "discover" / "clusters.png").read_bytes()
     listed = cli("discover", tmp_path / "all", "--top", "1", "--class", "wolf")
     assert len(listed.out.splitlines()) in (2, 3)
+
+
+def test_copies_of_more_pictures_than_clusters_are_clustered_with_their_copies() -> None:
+    """Their graph has 20 pieces, each with an eigenvector of 0; joined, the pieces stay whole."""
+    pictures = np.random.default_rng(0).random((20, GRID**2))
+    copies = np.repeat(np.arange(20), 15)
+    features = np.sqrt(pictures[copies] + 1e-3 * np.random.default_rng(1).random((300, GRID**2))).astype(np.float32)
+    labels = group(features).labels
+    assert labels.max() >= 1
+    assert all(len(set(labels[copies == picture])) == 1 for picture in range(20))
