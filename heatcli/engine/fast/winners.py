@@ -38,7 +38,7 @@ class FastWinner(Winner):
         with torch.no_grad():
             at_image, at_baseline = (flat(which.run(step.others, [v]).expand_as(y)) for v in (x, x0))
         rise_of_winner = y - lifted(flat(x0.expand_as(x)).gather(-2, at_image), y)
-        (m,) = step.adjoint(quotient(risen, rise_of_winner, half))
+        (m,) = step.adjoint(quotient(risen, rise_of_winner, half, 0.0, step.fixed))
         assert m is not None
         tied = ties(step)
         any_tied = tied.any(0)
@@ -48,4 +48,13 @@ class FastWinner(Winner):
             m = m.add_(part)
             fallen, half = torch.where(any_tied, 0, fallen), torch.where(any_tied, 0, half)
         fall_of_winner = lifted(flat(x).gather(-2, at_baseline), y) - y0
-        return Sent([lifted(flat(m).scatter_add_(-2, at_baseline, flat(quotient(fallen, fall_of_winner, half))), x)])
+        return Sent(
+            [
+                lifted(
+                    flat(m).scatter_add_(
+                        -2, at_baseline, flat(quotient(fallen, fall_of_winner, half, 0.0, step.fixed))
+                    ),
+                    x,
+                )
+            ]
+        )
