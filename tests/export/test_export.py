@@ -19,7 +19,7 @@ from heatcli.explanation import Explanation, explain
 from heatcli.export.dynamic import FrozenError, joined
 from heatcli.export.job import ExportRequest, Recording, export, recording
 from heatcli.export.run import opened
-from heatcli.export.write import WRITERS
+from heatcli.export.write import WRITERS, _book_early
 from heatcli.methods.method import Method
 from heatcli.methods.table import METHODS, method
 from heatcli.model.model import Model, load
@@ -139,6 +139,20 @@ def test_pixels_and_the_class_in_and_bytes_out(digits: Model, tmp_path: Path) ->
     scale = found["heatmap_scale"][:, None, None]
     back = (found["heatmap_u8"].astype(np.float32) - 128) * scale / 127
     assert np.abs(back - found["heatmap"]).max() <= scale.max() / 127
+
+
+def test_layers_are_booked_as_the_walk_passes_them() -> None:
+    """ONNX Runtime runs the later input first, so the first layer's booking stands last."""
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    walk = [node("Exp", ["input"], ["first"]), node("Sin", ["first"], ["second"]), node("Neg", ["second"], ["heatmap"])]
+    books = [node("ReduceSum", ["first"], ["a"]), node("ReduceSum", ["second"], ["b"])]
+    ledger = node("Concat", ["a", "b"], ["ledger"], axis=0)
+    nodes = [walk[0], books[0], walk[1], books[1], walk[2], ledger]
+    outputs = [value("heatmap", 1, [2, 2]), value("ledger", 1, [2, 1])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [value("input", 1, [2, 2])], outputs))
+    _book_early(model.graph)
+    assert list(model.graph.node) == [*walk, books[1], books[0], ledger]
+    onnx.checker.check_model(model, full_check=True)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
