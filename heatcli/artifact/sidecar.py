@@ -7,7 +7,7 @@ the sidecar, and the sidecar overrides the artifact.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -158,8 +158,14 @@ def read_concepts(path: Path) -> Concepts:
 
 
 def overridden(given: Input, flags: dict[str, Any]) -> Input:
-    """`given` with the values of all flags that are not None."""
-    return msgspec.structs.replace(given, **{name: value for name, value in flags.items() if value is not None})
+    """`given` with the values of all flags that are not None. Raises `UsageError` for a value of another type."""
+    types, said = get_type_hints(Input), {name: value for name, value in flags.items() if value is not None}
+    for name in types.keys() & said.keys():
+        try:
+            said[name] = msgspec.convert(said[name], types[name])
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{name} {said[name]!r} is not allowed: {str(error)[0].lower()}{str(error)[1:]}") from None
+    return msgspec.structs.replace(given, **said)
 
 
 def read_labels(artifact: Path, labels: Labels) -> tuple[str, ...]:

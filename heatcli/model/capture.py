@@ -23,6 +23,7 @@ from heatcli.graph.capture import floating, record, scores
 from heatcli.graph.lookups import CODE, vocabulary
 from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.passes import KEEPING_OUTPUT, apply
+from heatcli.graph.passes.explained import activated
 from heatcli.graph.suppression import turned_as
 from heatcli.images.pictures import Pictures
 from heatcli.model.cache import Cache
@@ -187,7 +188,8 @@ class Capture:
         runtime = self.artifact.runtime
         if runtime is None:
             return None, 0.0
-        checked = apply(graph, [name for name in self.passes if name in KEEPING_OUTPUT])
+        kept = KEEPING_OUTPUT if graph.boxes is not None else KEEPING_OUTPUT | {"logit"}
+        checked = activated(apply(graph, [name for name in self.passes if name in kept]))
 
         def run(x: Tensor) -> Tensor:
             """The explained output in the artifact's runtime."""

@@ -76,7 +76,7 @@ class Flags:
         if said.get("kind", KINDS[0]) not in KINDS:
             raise unknown_name("kind of output", said["kind"], KINDS)
         stated = sidecar.input or Input()
-        flags = dict(self.input)
+        flags = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in self.input.items()}
         named = preset(self.preset) if self.preset else {}
         layout = _layout(picture, overridden(stated, named), flags)
         if layout != PICTURES:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.facts import facts_of
-from heatcli.rules.candidates import candidates
+from heatcli.rules.candidates import candidates, each_candidate
 from heatcli.rules.numerics import exponential_slope, per_image, quotient
 from heatcli.rules.parameters import number
 from heatcli.rules.rule import Booked, Multipliers, Rule, Sent, Step
@@ -29,7 +29,8 @@ class Winner(Rule):
 
     y − y0 = (max(y, y0) − y0) + (y − max(y, y0)). The first part goes to the image's winner, whose own difference is at
     least as large, the second to the baseline's winner. Each multiplier is the part over that input's difference.
-    Inputs of a window that tie for the baseline's maximum, as everywhere in a constant window, share its part.
+    Inputs of a window that tie for the maximum that a part goes to, as everywhere in a constant window, share it, so
+    that relevance changes its sign where image and baseline are exchanged.
     """
 
     source: ClassVar[str] = "gradient; with a baseline as SHAP's and Captum's DeepLIFT split max pooling"
@@ -40,10 +41,10 @@ class Winner(Rule):
             return Sent(step.adjoint(multiplier))
         tied = ties(step)
         shared, fell = tied.any(0), step.difference > 0 if facts_of(step.operator).minimum else step.difference < 0
-        change, half = multiplier * step.difference, multiplier / 2
-        to_winner, to_reference = torch.where(fell, 0, change), torch.where(fell & ~shared, change, 0)
-        sums = _both_ends(step, to_winner, to_reference)
-        limits = _both_ends(step, half, torch.where(shared, 0, half))  # of the quotients, where a difference is 0
+        change, half = multiplier * step.difference, torch.where(shared, 0, multiplier / 2)
+        single = torch.where(shared, 0, change)
+        sums = _both_ends(step, torch.where(fell, 0, single), torch.where(fell, single, 0))
+        limits = _both_ends(step, half, half)  # of the quotients, where a difference is 0
         parts = share_among(step, tied, torch.where(shared, change, 0))
         quotients = [quotient(m, step.input_difference(i), limits[i]) for i, m in enumerate(sums)]
         return Sent([m if part is None else m + part for m, part in zip(quotients, parts, strict=True)])
@@ -59,15 +60,22 @@ def _both_ends(step: Step, at_image: Tensor, at_baseline: Tensor) -> list[Tensor
 
 
 def ties(step: Step) -> Tensor:
-    """The candidates that tie for the baseline's maximum, where the output fell: bool [K, N, …]."""
+    """The candidates that tie for the maximum that changed: the image's for a rise, the baseline's for a fall.
+
+    bool [K, N, …]; False where one candidate alone is the maximum, and where the maximum changed by rounding alone.
+    """
     assert step.reference_inputs is not None
     assert step.reference_output is not None
     sign = -1 if facts_of(step.operator).minimum else 1  # a minimum is the maximum of the negatives
-    y, y0 = (sign * end.detach() for end in (step.output, step.reference_output))
-    rounding = y0.abs() * (_TIED * torch.finfo(y0.dtype).eps)
     with torch.no_grad():
-        largest = sign * candidates(step.operator, step.reference_inputs) >= y0 - rounding
-    return largest & ((largest.sum(0) > 1) & (y < y0 - rounding))
+        y, y0 = sign * step.output.detach(), sign * step.reference_output.detach()
+        ends = step.inputs, step.reference_inputs  # the lower end of a change does not reach its upper one
+        top = torch.maximum(y, y0)
+        rounding = _TIED * torch.finfo(top.dtype).eps * torch.maximum(y.abs(), y0.abs())
+        least, pairs = top - rounding, zip(*(each_candidate(step.operator, x) for x in ends), strict=True)
+        largest = torch.stack([torch.maximum(sign * x, sign * x0) >= least for x, x0 in pairs])
+        changed = (y - y0).abs() > 2 * rounding  # so that each of these inputs differs from its reference
+    return largest & ((largest.sum(0) > 1) & changed)
 
 
 def share_among(step: Step, tied: Tensor, change: Tensor) -> Multipliers:

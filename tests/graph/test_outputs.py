@@ -16,6 +16,8 @@ from torch.nn import functional
 
 import heatcli
 from heatcli.errors import ModelError, UsageError
+from heatcli.graph import outputs
+from heatcli.graph.kinds import is_choice
 from heatcli.graph.outputs import batch_axis
 from heatcli.model.model import Model
 
@@ -358,6 +360,18 @@ def test_what_comes_after_an_activation_is_kept(activation: str, tail: str, tmp_
         torch.testing.assert_close(chances, expected, atol=1e-6, rtol=1e-5)
     best = expected.gather(1, found.target.index[:, None])[:, 0]
     torch.testing.assert_close(best, expected.amax(1))
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_what_is_explained_is_compared_to_the_very_end(
+    activation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a mask among probabilities were taken for a layout, the comparison with the runtime would refuse it."""
+    net = _Tailed(activation, "some set to 0").eval()
+    torch.jit.trace(net, torch.rand(2, 3, 2, 2)).save(str(tmp_path / "m.pt"))
+    monkeypatch.setattr(outputs, "is_choice", lambda op: is_choice(op) or op.title == "masked_fill")
+    with pytest.raises(ModelError, match="is another function"):
+        heatcli.explain(heatcli.load(tmp_path / "m.pt", size=(2, 2)), torch.rand(2, 3, 2, 2), "gradient")
 
 
 def test_all_outputs_are_listed(tmp_path: Path, cli: Cli, picture: str) -> None:

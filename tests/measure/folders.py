@@ -1,7 +1,7 @@
 """What folders cost: images a second beside the engine alone, bytes an image, peak memory; as Markdown.
 
 python tests/measure/folders.py speed [IMAGES ROUNDS] | large [IMAGES ROUNDS] | stages | bound [ROUNDS]
-    | memory [FEW MANY]
+    | memory [FEW MANY] | default [IMAGES ROUNDS]
 """
 
 from __future__ import annotations
@@ -132,6 +132,46 @@ def _row(title: str, model: Any, folder: Path, pixels: str, first: int, rounds: 
     *rates, ratio = map(statistics.median, zip(*found, strict=True))
     shown = " | ".join(f"{rate:.3g}" for rate in rates)
     print(f"| {title} | {folder.name} | {pixels} | {shown} | {ratio:.2f} | {stored:.0f} |", flush=True)
+
+
+def default(count: int = 160, rounds: int = 5) -> None:
+    """What the default costs, `lrp-eps` against a blurred picture, beside `lrp-eps` alone: whole commands, in turns.
+
+    CPU time and the time that passes of the command over a folder, less that of the command over one batch.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        print("| network | pictures | `lrp-eps`: core-ms an image | the default: core-ms | ratio | images/s: ratio |")
+        print("|---|---|---|---|---|---|", flush=True)
+        networks = {
+            "embedded": ([], (96, 96), "png", 10 * count),
+            "resnet50": (["--model", _resnet50(name), "--preset", "imagenet"], (500, 375), "jpg", count),
+        }
+        for title, (model, size, suffix, images) in networks.items():
+            folder = _pictures(Path(name), size, suffix, images)
+            few = Path(name, f"few {title}")
+            few.mkdir()
+            for path in sorted(folder.iterdir())[:BATCH]:
+                (few / path.name).symlink_to(path)
+
+            def cost(given: Path, *method: str, model: list[str] = model) -> tuple[float, float]:
+                """Seconds, and CPU seconds, of one command."""
+                out = tempfile.mkdtemp(dir=name)
+                command = [sys.executable, "-m", "heatcli", "explain", str(given), *model, *method, "--out", out]
+                started, before = time.perf_counter(), os.times()
+                subprocess.run(command, check=True, capture_output=True)
+                after = os.times()
+                used = after.children_user + after.children_system - before.children_user - before.children_system
+                return time.perf_counter() - started, used
+
+            found = []
+            for _ in range(rounds):
+                ways = [[b - a for a, b in zip(cost(few, *way), cost(folder, *way), strict=True)]
+                        for way in (("--method", "lrp-eps"), ())]  # fmt: skip
+                (wall, cpu), (wall_default, cpu_default) = ways
+                each = 1000 / (images - BATCH)
+                found.append((cpu * each, cpu_default * each, cpu_default / cpu, wall / wall_default))
+            shown = " | ".join(f"{statistics.median(column):.3g}" for column in zip(*found, strict=True))
+            print(f"| {title} | {folder.name} | {shown} |", flush=True)
 
 
 def _tree(pid: int) -> Iterator[int]:
@@ -313,5 +353,6 @@ def _share(pid: int) -> float:
 if __name__ == "__main__":
     wanted, *numbers = sys.argv[1:]
     keep_freed()  # as the command does
-    commands = {"speed": speed, "large": large, "stages": stages, "bound": bound, "memory": memory}
+    commands = {"speed": speed, "large": large, "stages": stages, "bound": bound, "memory": memory,
+                "default": default}  # fmt: skip
     commands[wanted](*map(int, numbers))

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -409,3 +410,21 @@ def test_an_artifact_that_is_overwritten_while_in_use(tmp_path: Path) -> None:
     model.graph(EXAMPLE.shape)
     torch.jit.script(Offset()).save(str(tmp_path / "m.pt"))
     assert torch.allclose(heatcli.explain(model, EXAMPLE[:1]).outputs, Net().eval()(EXAMPLE[:1]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [({"resize": 256}, r"resize 256 is not allowed: expected `str`, got `int`"),
+     ({"mean": "imagenet"}, r"mean 'imagenet' is not allowed: expected `float \| array`, got `str`"),
+     ({"order": "grb"}, r"order 'grb' is not allowed: invalid enum value 'grb'"),
+     ({"size": (8.5, 8)}, r"size \(8\.5, 8\) is not allowed: expected `int`, got `float`")],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused_in_one_line(flag: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        heatcli.load(**flag)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    model = heatcli.load(size=np.int64(96), mean=np.array([0.1, 0.2, 0.3]), std=torch.full((3,), 0.25))
+    assert (model.settings.input.size, model.settings.input.mean) == ((96, 96), (0.1, 0.2, 0.3))
+    assert model.settings.input.std == (0.25, 0.25, 0.25)

@@ -119,18 +119,23 @@ def test_winner_of_two_tensors(least: bool, based: bool) -> None:
     assert_same(torch.stack([sent.multipliers[i] * dx[:, i] for i in range(2)], 1), expected)
 
 
+@pytest.mark.parametrize("exchanged", [False, True], ids=["flat baseline", "flat image"])
 @pytest.mark.parametrize("noise", [0.0, 1e-16], ids=["flat", "flat up to rounding"])
-def test_a_fall_is_shared_by_what_ties_in_the_baseline(noise: float) -> None:
-    """Every window of a flat baseline is all its largest: each input has an equal part, whatever rounding says."""
+def test_a_change_is_shared_by_what_ties_at_its_upper_end(noise: float, exchanged: bool) -> None:
+    """Every window of a flat baseline is all its largest: each input has an equal part, whatever rounding says.
+
+    Where image and baseline are exchanged, each part changes its sign.
+    """
     x, _ = inputs((2, 4, 6), based=False)
     x = x.abs() * torch.where(images(2, 9, (2, 4, 6)) > 0, 1, -1)
     flat = 2.5 + noise * images(2, 5, (2, 4, 6)).double().sign()
     x0 = flat.clone()
     x0[0, 0, 0, 0] = 3.0  # one window has a largest of its own
-    step = step_of(lambda x: functional.max_pool2d(x, 2), x, x0, title="max_pool2d_with_indices")
+    ends = (x0, x) if exchanged else (x, x0)
+    step = step_of(lambda x: functional.max_pool2d(x, 2), *ends, title="max_pool2d_with_indices")
     m = multiplier_for(step)
     (found,) = Winner()(step, m).multipliers
-    dx, dy = x - x0, step.difference.detach()
+    dx, dy = x - x0, step.difference.detach() * (-1 if exchanged else 1)
     expected = torch.zeros_like(x)
     for n, c, h, w in product(range(2), range(2), range(2), range(3)):
         window = [(n, c, 2 * h + i, 2 * w + j) for i, j in product(range(2), range(2))]
@@ -142,6 +147,24 @@ def test_a_fall_is_shared_by_what_ties_in_the_baseline(noise: float) -> None:
         expected[winner] += m[n, c, h, w] * max(float(dy[n, c, h, w]), 0)
     assert bool((dy < 0).any())
     assert_same(found * dx, expected)
+
+
+@pytest.mark.parametrize("title", ["max_pool2d_with_indices", "amax"])
+def test_a_change_by_a_few_rounding_steps_is_divided(title: str) -> None:
+    """One input of a constant window moves 0 to 40 steps of float32: finite, and the parts add up to its change."""
+    start = images(1, 3, (1, 1, 810)).abs().float().add(0.5).repeat_interleave(2, 3).expand(1, 1, 2, -1)
+    steps = torch.stack([torch.arange(-405, 405) % 81 - 40, torch.zeros(810)], 1).flatten().float()
+    x = start + steps * torch.finfo(torch.float32).eps * start.log2().floor().exp2() * torch.tensor([[1.0], [0.0]])
+    pool = (
+        (lambda x: functional.max_pool2d(x, 2)) if title != "amax" else lambda x: x.unflatten(3, (-1, 2)).amax((2, 4))
+    )
+    step = step_of(pool, x, start, title=title)
+    (found,) = Winner()(step, torch.ones_like(step.output)).multipliers
+    assert isinstance(found, Tensor)
+    assert found.isfinite().all()
+    parts = found * step.input_difference(0)
+    assert found.abs().max() <= 1 + 1e-5
+    torch.testing.assert_close(parts.sum(), step.difference.sum(), rtol=1e-3, atol=1e-6)
 
 
 # --- products -----------------------------------------------------------------------------------------------------

@@ -33,20 +33,20 @@ class FastWinner(Winner):
             return values.reshape(like.movedim(-space - 1, -1).shape).movedim(-1, -space - 1)
 
         x, x0, y, y0 = step.inputs[0], step.reference_inputs[0], step.output, step.reference_output
-        change, half = step.difference, multiplier / 2
-        risen, fallen = multiplier * change.clamp(min=0), multiplier * change.clamp(max=0)
+        change, half = multiplier * step.difference, multiplier / 2
         with torch.no_grad():
             at_image, at_baseline = (flat(which.run(step.others, [v]).expand_as(y)) for v in (x, x0))
+        tied = ties(step)
+        any_tied, part = tied.any(0), None
+        if step.fixed or bool(any_tied.any()):
+            (part,) = share_among(step, tied, torch.where(any_tied, change, 0))
+            change, half = torch.where(any_tied, 0, change), torch.where(any_tied, 0, half)
+        fell = step.difference < 0
+        risen, fallen = torch.where(fell, 0, change), torch.where(fell, change, 0)
         rise_of_winner = y - lifted(flat(x0.expand_as(x)).gather(-2, at_image), y)
         (m,) = step.adjoint(quotient(risen, rise_of_winner, half, 0.0, step.fixed))
         assert m is not None
-        tied = ties(step)
-        any_tied = tied.any(0)
-        if step.fixed or bool(any_tied.any()):
-            (part,) = share_among(step, tied, torch.where(any_tied, fallen, 0))
-            assert part is not None
-            m = m.add_(part)
-            fallen, half = torch.where(any_tied, 0, fallen), torch.where(any_tied, 0, half)
+        m = m if part is None else m.add_(part)
         fall_of_winner = lifted(flat(x).gather(-2, at_baseline), y) - y0
         return Sent(
             [

