@@ -48,13 +48,5 @@ class FastWinner(Winner):
         assert m is not None
         m = m if part is None else m.add_(part)
         fall_of_winner = lifted(flat(x).gather(-2, at_baseline), y) - y0
-        return Sent(
-            [
-                lifted(
-                    flat(m).scatter_add_(
-                        -2, at_baseline, flat(quotient(fallen, fall_of_winner, half, 0.0, step.fixed))
-                    ),
-                    x,
-                )
-            ]
-        )
+        back = flat(quotient(fallen, fall_of_winner, half, 0.0, step.fixed))
+        return Sent([lifted(flat(m).scatter_add_(-2, at_baseline, back), x)])
