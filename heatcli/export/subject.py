@@ -33,7 +33,7 @@ OUTPUTS = {
 
 
 class WrittenNetwork(Network):
-    """A network whose runs are recorded: by the formulas of rules instead of fast equivalents, in a single batch."""
+    """A network whose runs are recorded: in a single batch and without decisions by values."""
 
     def forward(
         self, batch: Tensor, rules: Table, baseline: Tensor | Mapping[str, Tensor] | None = None,
@@ -41,7 +41,7 @@ class WrittenNetwork(Network):
         until: Layer | None = None,
     ) -> Tape:  # fmt: skip
         """As `Network.forward`, on a batch [N, …], without control flow that depends on values."""
-        tape = forward(self.part(batch.shape, until), batch, baseline, rules=rules, keep=keep, fixed=True, plain=True)
+        tape = forward(self.part(batch.shape, until), batch, baseline, rules=rules, keep=keep, fixed=True)
         if bounds is not None:
             tape.bound(*bounds)
         return tape
