@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from heatcli.artifact.layout import PICTURE
-from heatcli.check.maps import NO_MASKS
+from heatcli.check.maps import no_masks
 from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
 from heatcli.discover.background import Backgrounds, Masked, asked_of
@@ -129,7 +129,9 @@ def _asked(work: Work, stored: Found, file: Path) -> tuple[Backgrounds | None, s
     rows, before = work.subject.masked, stored.backgrounds or any("background" in one.kinds for one in stored.clusters)
     if not before:
         return None, f"{file} knows none; heatcli discover finds them with --masks and --model" if len(rows) else ""
-    return (asked_of(work.subject.model, _masked(work.subject, rows)), "") if len(rows) else (None, NO_MASKS)
+    return (
+        (asked_of(work.subject.model, _masked(work.subject, rows)), "") if len(rows) else (None, no_masks(work.subject))
+    )
 
 
 def _masked(subject: Subject, rows: Tensor) -> Iterator[Masked]:

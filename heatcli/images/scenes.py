@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import lzma
 import math
 import zlib
@@ -30,7 +31,10 @@ _LOW, _HIGH = 2, 98  # percentiles of a band that become black and full brightne
 
 def tifffile() -> Any:
     """The library that reads and writes TIFF files of many bands. Raises `UsageError` where it is not installed."""
-    return optional("tifffile", "a TIFF of several bands needs tifffile", "geotiff")
+    library = optional("tifffile", "a TIFF of several bands needs tifffile", "geotiff")
+    if not (logger := logging.getLogger("tifffile")).handlers:
+        logger.addHandler(logging.NullHandler())  # else it tells of damage on stderr, without the file's name
+    return library
 
 
 def read_bands(path: object, content: bytes, most: int) -> NDArray[Any]:

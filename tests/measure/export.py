@@ -306,12 +306,13 @@ def page(rows: list[dict[str, Any]]) -> Iterator[str]:
 ENGINE = """
 ## As an engine of `explain`
 
-On small networks (`digits.onnx`, `animals.pt`) ONNX Runtime needs a fraction of the time of `explain`, whose operators
-cost some microseconds each in Python. On larger ones both spend their time in convolutions. The file holds the faster
-equivalents of rules that `explain` runs, but their elementwise steps are not fused, and ONNX Runtime brings what a
-convolution returns into another layout for them. As an engine for folders of small networks it would take: one export a model and method (seconds),
-kept in the cache beside the graph; targets as an input; and the check that `explain` makes of a graph, made of the
-export once. The report is built from an artifact's outputs already: `heatcli explain FOLDER --model explained.onnx`.
+On small networks (`digits.onnx`, `animals.pt`) ONNX Runtime needs a fraction of the time of `explain`, whose
+operators cost some microseconds each in Python. On larger ones both spend their time in convolutions. The file holds
+the faster equivalents of rules that `explain` runs, but their elementwise steps are not fused, and ONNX Runtime
+brings what a convolution returns into another layout for them. As an engine for folders of small networks it would
+take: one export a model and method (seconds), kept in the cache beside the graph; targets as an input; and the check
+that `explain` makes of a graph, made of the export once. The report is built from an artifact's outputs already:
+`heatcli explain FOLDER --model explained.onnx`.
 """
 
 

@@ -226,7 +226,7 @@ def _change(message: Any, field: Any, others: list[Any], random: randomness.Rand
     elif field.type == field.TYPE_MESSAGE:
         alike = [m for m in others if m.DESCRIPTOR is field.message_type]
         if not _repeats(field):
-            held.CopyFrom(random.choice(alike)) if alike else held.SetInParent()
+            held.CopyFrom(copy.deepcopy(random.choice(alike))) if alike else held.SetInParent()
         elif len(held) and random.random() < 0.4:
             del held[random.randrange(len(held))]
         elif len(held) > 1 and random.random() < 0.5:
@@ -235,7 +235,7 @@ def _change(message: Any, field: Any, others: list[Any], random: randomness.Rand
             held[i].CopyFrom(two)
             held[j].CopyFrom(one)
         else:
-            held.add().CopyFrom(random.choice(alike)) if alike else held.add()
+            held.add().CopyFrom(copy.deepcopy(random.choice(alike))) if alike else held.add()
     else:
         value = _scalar(field, others, random)
         if not _repeats(field):
