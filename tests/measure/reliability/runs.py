@@ -63,10 +63,11 @@ def judged(what: str, problem: str, refused: bool = False) -> Trial:
 
 
 def report(path: Path) -> Any:
-    """A report but for its times, and for the folder of the picture, which a store does not know."""
+    """A report but for its times, and for the folders of picture and model, which one in a store does not name."""
     found = json.loads(path.read_bytes())
     del found["seconds"]
-    found["image"]["path"] = Path(found["image"]["path"]).name
+    for part in ("image", "model"):
+        found[part]["path"] = Path(found[part]["path"]).name
     return found
 
 
