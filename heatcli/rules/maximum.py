@@ -20,7 +20,7 @@ from heatcli.rules.numerics import exponential_slope, per_image, quotient
 from heatcli.rules.parameters import number
 from heatcli.rules.rule import Booked, Multipliers, Rule, Sent, Step
 
-_TIED = 16  # values within this many rounding steps are tied
+_TIED, _ALIKE = 16, 1e-5  # values within this many rounding steps are tied, within one where a step is coarse
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def ties(step: Step) -> Tensor:
         y, y0 = sign * step.output.detach(), sign * step.reference_output.detach()
         ends = step.inputs, step.reference_inputs  # the lower end of a change does not reach its upper one
         top = torch.maximum(y, y0)
-        rounding = _TIED * torch.finfo(top.dtype).eps * torch.maximum(y.abs(), y0.abs())
+        eps = torch.finfo(top.dtype).eps
+        rounding = max(eps, min(_TIED * eps, _ALIKE)) * torch.maximum(y.abs(), y0.abs())
         least, pairs = top - rounding, zip(*(each_candidate(step.operator, x) for x in ends), strict=True)
         largest = torch.stack([torch.maximum(sign * x, sign * x0) >= least for x, x0 in pairs])
         changed = (y - y0).abs() > 2 * rounding  # so that each of these inputs differs from its reference

@@ -203,7 +203,7 @@ def test_files_figures_and_drawing_again(artifact: Path, cli: Cli) -> None:
     for name in ("a.png", "b.png"):
         shutil.copy(A if name == "a.png" else B, name)
     ran = cli("explain", "a.png", "--pair", "b.png", "-m", artifact, "--arrays", "npy", "--pixels", "npz")
-    assert (ran.status, "with b.png, cosine" in ran.err) == (0, True)
+    assert (ran.status, "with b.png, cosine" in ran.out) == (0, True)
     stem = "heatmaps/a.lrp-eps"
     report = json.loads(Path(f"{stem}.json").read_bytes())
     assert report["files"]["pair_arrays"] == "a.lrp-eps.pair.npy"
