@@ -15,7 +15,7 @@ from torch import Tensor
 from heatcli.artifact.layout import TOKENS
 from heatcli.engine.ledger import Books, Ledger
 from heatcli.errors import ImageError, ModelError, OtherBranchError, UsageError
-from heatcli.graph.lookups import vocabulary
+from heatcli.graph.lookups import beyond, vocabulary
 from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.outputs import probabilities, quantity, settled
 from heatcli.images.baselines import Reference, beside
@@ -340,13 +340,10 @@ def _check_tokens(model: Model, graph: Graph, batch: Tensor, origin: Reference) 
     known = vocabulary(graph) if model.pictures.layout.kind == TOKENS else None
     if known is None:
         return
-    beyond = int(batch.max())
-    if beyond >= known:
-        raise ImageError(f"holds the token {beyond}, and the model knows 0 to {known - 1}")
+    if int(batch.max()) >= known:
+        raise ImageError(beyond(int(batch.max()), known))
     if origin.batch is not None and int(origin.batch.max()) >= known:
-        raise UsageError(
-            f"the baseline holds the token {int(origin.batch.max())}, and the model knows 0 to {known - 1}"
-        )
+        raise UsageError(f"the baseline {beyond(int(origin.batch.max()), known)}")
 
 
 def _of_box(boxes: Boxes, goal: Target, quantity: str) -> str:

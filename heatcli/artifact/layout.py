@@ -61,6 +61,11 @@ class Layout:
         return len(self._positions)
 
     @property
+    def separate(self) -> bool:
+        """Whether nothing lies between neighbours, so that nothing is blurred and each position is a region."""
+        return self.kind in (TABLE, TOKENS)
+
+    @property
     def channel(self) -> int | None:
         """The axis of the channels; None where there is none."""
         return self.axes.index("C") if "C" in self.axes else None

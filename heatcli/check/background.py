@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heatcli.check.maps import NO_MASKS
+from heatcli.check.maps import no_masks
 from heatcli.check.result import Result, at_least, at_most
 from heatcli.check.work import Check, Work
 from heatcli.errors import ImageError, UsageError
@@ -40,13 +40,13 @@ class Background(Check, frozen=True):
         """Check the images that have a mask. Raises `UsageError` if there are too few and the spec has this check."""
         rows = work.subject.masked
         if not len(rows) or (len(rows) < 2 and not self.backgrounds):
-            why = NO_MASKS if not len(rows) else "a single image with a mask, and no backgrounds given"
+            why = no_masks(work.subject) if not len(rows) else "a single image with a mask, and no backgrounds given"
             yield self.lacking(work, why)
             return
         subject = work.subject.rows(rows)
         made = composites(subject, self._given(work), self.count)
         own = made.subject
-        called = own.outputs().sum(2).argmax(1) == subject.outputs().sum(2).argmax(1)[made.of]
+        called = own.predicted() == subject.predicted()[made.of]
         change = (own.scores(chance=True) - subject.scores(chance=True)[made.of]).abs()
         for i, name in enumerate(subject.names):
             share = float(called[made.of == i].double().mean())

@@ -37,11 +37,11 @@ class Prediction(Check, frozen=True):
             missing = "no image has an expected label; give labels = FILE, or sort the images into folders named after"
             yield self.lacking(work, "no expected labels", f"{missing} the classes")
             return
-        scores = work.subject.outputs().sum(2)
         model, hits = work.subject.model, []
+        classes, every = work.subject.outputs().shape[1], work.subject.predicted().tolist()
         for i, wanted in expected.items():
-            index = parse(wanted, scores.shape[1], model.labels)[0]
-            predicted = int(scores[i].argmax())
+            index = parse(wanted, classes, model.labels)[0]
+            predicted = every[i]
             hits.append(float(predicted == index))
             status: Status = "passed" if predicted == index else "reported" if self.least < 1 else "failed"
             yield Result(check=self.name, quantity="predicted", status=status, image=work.subject.names[i],
@@ -49,12 +49,16 @@ class Prediction(Check, frozen=True):
         yield at_least(self.name, "share predicted as expected", sum(hits) / len(hits), self.least)
 
     def _expected(self, work: Work) -> dict[int, str]:
-        """The expected label of each image that has one, by number."""
+        """The expected label of each image that has one, by number; of several boxes of an image by the first one's."""
+        samples: dict[int, Sample] = {}
+        for i, sample in enumerate(work.samples):
+            if i == 0 or sample is not work.samples[i - 1]:
+                samples[i] = sample
         if self.labels is None:
-            return {i: s.folder_label for i, s in enumerate(work.samples) if s.folder_label is not None}
+            return {i: s.folder_label for i, s in samples.items() if s.folder_label is not None}
         file = work.folder / self.labels
         table = read_labels(file)
-        return {i: label for i, s in enumerate(work.samples) if (label := _looked_up(table, s, file)) is not None}
+        return {i: label for i, s in samples.items() if (label := _looked_up(table, s, file)) is not None}
 
 
 def _looked_up(table: Mapping[str, str], sample: Sample, file: Path) -> str | None:

@@ -15,8 +15,8 @@ from heatcli.check.work import Check, Work
 from heatcli.errors import UsageError
 from heatcli.explanation import Explanation
 from heatcli.images.dataset import Sample
-from heatcli.report.build import Reports
-from heatcli.report.schema import FilesPart, ImagePart, Report, SecondsPart, encode
+from heatcli.report.build import Reports, image_part
+from heatcli.report.schema import FilesPart, Report, SecondsPart, encode
 from heatcli.system.files import is_folder, is_there, make_folder, read_regular, reading, write_atomically
 
 
@@ -49,7 +49,7 @@ class Golden(Check, frozen=True):
 
     def _compared(self, file: Path, report: Report, work: Work, row: int, method: str) -> Result:
         """The result for an image; with `update_golden`, the report is stored."""
-        where = {"image": work.subject.names[row], "method": method}
+        where: dict[str, Any] = {"image": work.subject.names[row], "method": method}
         if work.update_golden:
             write_atomically(file, encode(report))
             return Result(check=self.name, quantity="stored anew", status="reported", measured=str(file), **where)
@@ -97,8 +97,9 @@ def _files(folder: Path, work: Work, method: str) -> list[Path]:
     """The file of each image's report. Raises `UsageError` if two images would have the same file."""
     taken: dict[Path, str] = {}
     files = []
-    for name in work.subject.names:
-        file = folder / f"{Path(name).stem}.{re.sub('[^A-Za-z0-9.=-]+', '-', method)}.json"
+    for sample, name in zip(work.samples, work.subject.names, strict=True):
+        box = name.removeprefix(str(sample.path)).replace(" box ", ".box")
+        file = folder / f"{sample.path.stem}.{re.sub('[^A-Za-z0-9.=-]+', '-', method)}{box}.json"
         if taken.setdefault(file, name) != name:
             raise UsageError(f"[golden]: {taken[file]} and {name} would both be stored as {file}; rename one")
         files.append(file)
@@ -107,7 +108,7 @@ def _files(folder: Path, work: Work, method: str) -> list[Path]:
 
 def _report(work: Work, found: Explanation, i: int, sample: Sample) -> Report:
     """The report on an image, without times and figures, which change from run to run."""
-    width, height = sample.size
-    image = ImagePart(path=sample.path.name, sha256=sample.sha256, width=width, height=height)
+    model = work.subject.model
+    image = image_part(model, sample.path.name, sample.sha256, sample.size)
     seconds = SecondsPart(load=0, forward=0, backward=0, write=0)
-    return Reports(work.subject.model, found).report(i, image, FilesPart(overlay=""), seconds, inline=True)
+    return Reports(model, found).report(i, image, FilesPart(overlay=""), seconds, inline=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heatcli.artifact.layout import PICTURE
 from heatcli.check.maps import NO_MASKS
 from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
@@ -47,6 +48,10 @@ class UnexpectedClusters(Check, frozen=True):
 
     def __call__(self, work: Work) -> Iterator[Result]:
         """A result per group. Skipped if there is no file of clusters and the check was not asked for."""
+        layout = work.subject.layout
+        if layout.kind != PICTURE:
+            yield self.lacking(work, f"groups are of pictures, and {work.subject.model.path} takes {layout.one}")
+            return
         file = work.folder / self.clusters
         if not is_there(file):
             yield self.lacking(work, f"no stored clusters in {file}; heatcli discover stores them")

@@ -9,18 +9,24 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
+from heatcli.artifact.layout import PICTURE, TABLE, Layout
 from heatcli.check.result import Result, at_least, at_most
 from heatcli.check.work import Check, Work
+from heatcli.errors import UsageError, counted
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.layers import randomisation
 from heatcli.evaluate.location import inside_share, pointing
-from heatcli.evaluate.perturbation import aopc, pixel_flipping
+from heatcli.evaluate.perturbation import aopc, noise, pixel_flipping
 from heatcli.evaluate.similarity import rank_correlation
 from heatcli.evaluate.subject import Subject
 
-NO_MASKS = "no image has a mask (--masks DIR, or NAME.mask.png beside the image)"
+
+def no_masks(subject: Subject) -> str:
+    """Why no image has a mask."""
+    if subject.layout.kind != PICTURE:
+        return f"masks are of pictures, and {subject.model.path} takes {subject.layout.one}"
+    return "no image has a mask (--masks DIR, or NAME.mask.png beside the image)"
 
 
 class InsideMask(Check, frozen=True):
@@ -40,7 +46,7 @@ class InsideMask(Check, frozen=True):
         """Check the images that have a mask. Raises `UsageError` if there are none and the spec has this check."""
         rows = work.subject.masked
         if not len(rows):
-            yield self.lacking(work, NO_MASKS)
+            yield self.lacking(work, no_masks(work.subject))
             return
         subject = work.subject.rows(rows)
         for explainer in self.explainers(work):
@@ -81,11 +87,15 @@ class Randomisation(Check, frozen=True):
         for explainer in self.explainers(work):
             every = randomisation(work.subject, explainer, cascading=True, seed=work.subject.seed)
             alone = randomisation(work.subject, explainer, cascading=False, seed=work.subject.seed)
-            for title, values, bound in (
+            alike = [
                 ("cascading, |rank correlation|", every.rank.abs(), self.rank),
                 ("cascading, SSIM", every.ssim, self.ssim),
                 ("independent, |rank correlation|", alone.rank.abs(), self.independent),
-            ):
+            ]
+            if work.subject.layout.kind == TABLE:
+                yield self.skipped("SSIM is of neighbours, and the features of a table are none")
+                del alike[1]
+            for title, values, bound in alike:
                 for layer, mean in zip(every.layers, values.mean(0).tolist(), strict=True):
                     yield at_most(self.name, f"{title} at {layer}", mean, None, method=explainer.name)
                 yield at_most(self.name, title, float(values.mean()), bound, method=explainer.name)
@@ -95,8 +105,9 @@ class Stability(Check, frozen=True):
     """Small changes of a picture change its heatmap little.
 
     The least rank correlation of |relevance| with that of the original, under each change. `shift`: by one pixel in
-    each direction, the map shifted back, the mean of the four. `jpeg`: encoded at `quality`. `noise`: Gaussian, with a
-    standard deviation of `sigma` times the range of pixels.
+    each direction, the map shifted back, the mean of the four; along each axis of signals, volumes and tokens. `jpeg`:
+    of pictures, encoded at `quality`. `noise`: Gaussian, with a standard deviation of `sigma` times the range of
+    pixels, or the span of each channel. A change that there is not for the kind of input is skipped.
     """
 
     name = "stability"
@@ -110,44 +121,75 @@ class Stability(Check, frozen=True):
     def __call__(self, work: Work) -> Iterator[Result]:
         """A result per image, method and change."""
         subject = work.subject
-        shifts = ((0, 1), (0, -1), (1, 0), (-1, 0))
-        noisy = subject.batch + self.sigma * subject.pixel_range * torch.randn(
-            subject.batch.shape, generator=subject.generator(6)
-        ).to(subject.batch)
-        encoded = jpeg(subject, self.quality)
-        for explainer in self.explainers(work):
+        changed: dict[str, Tensor] = {}
+        for change, made in (("noise", self._noisy), ("jpeg", self._encoded)):
+            try:
+                changed[change] = made(subject)
+            except UsageError as error:
+                yield self.skipped(f"{change}: {error}")
+        shifts = shifts_of(subject.layout)
+        if not shifts:
+            yield self.skipped(f"shift: {subject.model.path}: takes {subject.layout.one}, which has no neighbours")
+        for explainer in self.explainers(work) if shifts or changed else ():
             original = subject.heatmaps(explainer).abs()
             alike = {
-                "shift": torch.stack([self._shifted(subject, explainer, original, *by) for by in shifts]).mean(0),
-                "noise": rank_correlation(original, subject.heatmaps(explainer, noisy).abs()),
+                change: rank_correlation(original, subject.heatmaps(explainer, batch).abs())
+                for change, batch in changed.items()
             }
-            if encoded is not None:
-                alike["jpeg"] = rank_correlation(original, subject.heatmaps(explainer, encoded).abs())
+            if shifts:
+                each = [self._shifted(subject, explainer, original, by) for by in shifts]
+                alike = {"shift": torch.stack(each).mean(0), **alike}
             for change, values in alike.items():
                 for name, value in zip(subject.names, values.tolist(), strict=True):
                     yield at_least(self.name, f"rank correlation under {change}", value, getattr(self, change),
                                    image=name, method=explainer.name)  # fmt: skip
 
+    def _noisy(self, subject: Subject) -> Tensor:
+        """The inputs with noise. Raises `UsageError` where they have no range."""
+        drawn = torch.randn(subject.batch.shape, generator=subject.generator(6)).to(subject.batch)
+        return subject.batch + self.sigma * subject.pixel_range * drawn
+
+    def _encoded(self, subject: Subject) -> Tensor:
+        """The pictures as JPEG makes them. Raises `UsageError` for other inputs."""
+        return jpeg(subject, self.quality)
+
     @staticmethod
-    def _shifted(subject: Subject, explainer: Explainer, original: Tensor, down: int, right: int) -> Tensor:
-        """The rank correlation [N] with the map of the picture shifted, shifted back."""
-        found = subject.heatmaps(explainer, moved(subject.batch, down, right)).abs()
-        return rank_correlation(original[:, 1:-1, 1:-1], moved(found[:, None], -down, -right)[:, 0, 1:-1, 1:-1])
+    def _shifted(subject: Subject, explainer: Explainer, original: Tensor, by: tuple[int, ...]) -> Tensor:
+        """The rank correlation [N] with the map of the picture shifted, shifted back; without the edges."""
+        layout = subject.layout
+        shifted = layout.back(moved(layout.first(subject.batch), *by)).contiguous()
+        found = subject.heatmaps(explainer, shifted).abs()
+        back = moved(found[:, None], *(-step for step in by))[:, 0]
+        inner = (slice(None), *(slice(1, -1) if side > EDGES else slice(None) for side in original.shape[1:]))
+        return rank_correlation(original[inner], back[inner])
 
 
-def moved(batch: Tensor, down: int, right: int) -> Tensor:
-    """A batch [N, C, H, W] shifted by some pixels; pixels of the edge are repeated."""
-    reach = max(abs(down), abs(right))
-    wide = functional.pad(batch, (reach,) * 4, mode="replicate")
-    height, width = batch.shape[-2:]
-    return wide[..., reach - down : reach - down + height, reach - right : reach - right + width]
+EDGES = 2  # positions of a side that a shift by one fills anew
 
 
-def jpeg(subject: Subject, quality: int) -> Tensor | None:
-    """The batch [N, C, H, W] encoded as JPEG and decoded; None unless it has 1 or 3 channels."""
-    channels = subject.batch.shape[1]
-    if channels not in (1, 3):
-        return None
+def shifts_of(layout: Layout) -> list[tuple[int, ...]]:
+    """Steps along each axis of the positions: by one, forth and back, along one axis at a time; none of tables."""
+    axes = range(0 if layout.kind == TABLE else layout.dims)
+    return [tuple(step if k == axis else 0 for k in axes) for axis in reversed(axes) for step in (1, -1)]
+
+
+def moved(batch: Tensor, *by: int) -> Tensor:
+    """A batch [N, C, H, W] shifted by some pixels along each axis of positions; pixels of the edge are repeated."""
+    for axis, step in enumerate(by, 2):
+        length = batch.shape[axis]
+        at = (torch.arange(length, device=batch.device) - step).clamp(0, length - 1)
+        batch = batch.index_select(axis, at)
+    return batch
+
+
+def jpeg(subject: Subject, quality: int) -> Tensor:
+    """The batch [N, C, H, W] encoded as JPEG and decoded. Raises `UsageError` unless it has 1 or 3 channels."""
+    channels = subject.layout.first(subject.batch).shape[1]
+    if subject.layout.kind != PICTURE or channels not in (1, 3):
+        raise UsageError(
+            f"{subject.model.path}: takes {subject.layout.one} of {counted(channels, 'channel')}, and JPEG holds "
+            "pictures of 1 or 3"
+        )
     low, _ = subject.model.pictures.pixel_range(subject.batch)
     pixels = ((subject.batch - low) / subject.pixel_range).clamp(0, 1)
     decoded = []
@@ -164,25 +206,31 @@ class Faithfulness(Check, frozen=True):
     """Replacing the relevant regions of a picture lowers the score more than replacing random regions.
 
     (AOPC − mean AOPC of three random orders) / mean |score| is at least `margin` (Samek et al. 2015). `region`: the
-    side of a region in pixels. `steps`: the number of regions replaced.
+    side of a region in pixels, by default 9, and 1 of tables and tokens. `steps`: the number of regions replaced.
     """
 
     name = "faithfulness"
 
     margin: float = 0.0
-    region: int = 9
+    region: int | None = None
     steps: int = 100
 
     def __call__(self, work: Work) -> Iterator[Result]:
         """A result per method, the mean over the images."""
         subject = work.subject
+        try:
+            noise(subject)
+        except UsageError as error:
+            yield self.lacking(work, str(error))
+            return
 
         def area(heatmaps: Tensor) -> float:
             """The mean AOPC of the images when regions are replaced in the order of the heatmaps [N, H, W]."""
             return float(aopc(pixel_flipping(subject, heatmaps, self.region, self.steps)).mean())
 
         generator = subject.generator(7)
-        orders = [torch.rand(subject.batch[:, 0].shape, generator=generator).to(subject.batch) for _ in range(3)]
+        sides = subject.layout.first(subject.batch)[:, 0].shape
+        orders = [torch.rand(sides, generator=generator).to(subject.batch) for _ in range(3)]
         chance = sum(area(order) for order in orders) / len(orders)
         scale = float(subject.scores().abs().mean()) or 1.0
         for explainer in self.explainers(work):

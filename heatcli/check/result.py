@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import msgspec
@@ -14,7 +14,8 @@ Status = Literal["passed", "failed", "skipped", "reported"]
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One result of a check.
 
-    `quantity`: what was measured. `image`: None for all images. `method`: None if no method is involved. `measured`,
+    `quantity`: what was measured. `image`: None for all images. `box`: the number of the box in the image, if boxes of
+    a detector are explained. `method`: None if no method is involved. `measured`,
     `required`: the value and the requirement, in numbers or words. `status`: `reported` if nothing was required.
     """
 
@@ -25,6 +26,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     method: str | None = None
     measured: float | str | None = None
     required: str = ""
+    box: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def place(self) -> str:
+        """The image, with the number of the box if there is one."""
+        return (self.image or "all images") + ("" if self.box is msgspec.UNSET else f" box {self.box}")
 
     @property
     def line(self) -> str:
@@ -34,22 +41,22 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         colon = ":" if self.status == "skipped" or self.check == "image" else ""
         text = self.quantity + ("" if found is None else f"{colon} {found}")
         wanted = f", required {self.required}" if self.required else ""
-        return f"{self.check}{by}: {self.image or 'all images'}: {text}{wanted}"
+        return f"{self.check}{by}: {self.place}: {text}{wanted}"
 
 
-def at_least(check: str, quantity: str, measured: float, least: float | None, **where: str | None) -> Result:
+def at_least(check: str, quantity: str, measured: float, least: float | None, **where: Any) -> Result:
     """A result that passes if `measured` ≥ `least`; None requires nothing. `where`: fields of `Result`."""
     return _bound(check, quantity, measured, least, "≥", least is None or measured >= least, where)
 
 
-def at_most(check: str, quantity: str, measured: float, most: float | None, **where: str | None) -> Result:
+def at_most(check: str, quantity: str, measured: float, most: float | None, **where: Any) -> Result:
     """A result that passes if `measured` ≤ `most`; None requires nothing. `where`: fields of `Result`."""
     return _bound(check, quantity, measured, most, "≤", most is None or measured <= most, where)
 
 
 def _bound(
     check: str, quantity: str, measured: float, bound: float | None, sign: str, holds: bool,
-    where: dict[str, str | None],
+    where: dict[str, Any],
 ) -> Result:  # fmt: skip
     """A result against a bound. `sign`: ≥ or ≤. `holds`: whether it holds."""
     status: Status = "reported" if bound is None else "passed" if holds else "failed"
@@ -94,7 +101,7 @@ def junit(results: Sequence[Result], seconds: float) -> bytes:
         suite = ElementTree.SubElement(root, "testsuite", name=check, tests=str(len(own)),
                                        failures=str(failures(own)), skipped=str(skipped))  # fmt: skip
         for r in own:
-            name = " ".join(part for part in (r.image or "all images", r.quantity, r.method) if part)
+            name = " ".join(part for part in (r.place, r.quantity, r.method) if part)
             case = ElementTree.SubElement(suite, "testcase", classname=f"heatcli.{check}", name=name)
             if r.status == "failed":
                 ElementTree.SubElement(case, "failure", message=r.line).text = r.line

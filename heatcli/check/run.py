@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from heatcli.check.result import Result
-from heatcli.check.spec import checks, default_spec, read_spec
+from heatcli.check.spec import checks, default_spec, methods_of, read_spec
 from heatcli.check.work import Work
 from heatcli.errors import printable
 from heatcli.evaluate.explainer import Explainer
@@ -39,7 +41,8 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
     """
     spec = default_spec() if request.spec is None else read_spec(request.spec)
     folder = Path() if request.spec is None else request.spec.parent
-    explainers = tuple(Explainer.parse(text, spec.baseline) for text in request.methods or spec.methods)
+    named = request.methods or methods_of(spec, model.pictures.layout)
+    explainers = tuple(Explainer.parse(text, spec.baseline) for text in named)
     if model.explained is not None and not request.methods and request.spec is None:
         explainers = (Explainer.shared([model], None),)
     masks = request.masks or (None if spec.masks is None else folder / spec.masks)
@@ -58,7 +61,17 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
         if request.update_golden and check.name != "golden":
             continue
         told(check.name)
-        yield from check(work)
+        for result in check(work):
+            yield _of_file(result, work)
+
+
+def _of_file(result: Result, work: Work) -> Result:
+    """The result with the path of its image, and apart from that the number of its box."""
+    boxes = work.subject.target.box
+    if not work.subject.of or boxes is None or result.image not in work.subject.names:
+        return result
+    row = work.subject.names.index(result.image)
+    return msgspec.structs.replace(result, image=str(work.samples[row].path), box=int(boxes[row]))
 
 
 def _work(
@@ -67,4 +80,5 @@ def _work(
 ) -> Work:  # fmt: skip
     """The argument of the checks: pictures, methods, and the spec's shared keys."""
     own = subject(model, samples, target, request.batch_size, seed)
+    samples = [samples[i] for i in own.of] or samples
     return Work(own, samples, explainers, baseline, folder, request.spec is not None, request.update_golden)

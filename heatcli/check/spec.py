@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from heatcli.artifact.layout import Layout
 from heatcli.check.background import Background
 from heatcli.check.books import BiasShare, Finite, Ledger, Prediction
 from heatcli.check.golden import Golden
@@ -26,7 +27,7 @@ CHECKS: tuple[type[Check], ...] = (
 class _Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """The keys that all checks share."""
 
-    methods: tuple[str, ...] = ("lrp-eps@blur", "deeplift-rescale")
+    methods: tuple[str, ...] | None = None
     baseline: str | None = None
     target: str | None = None
     masks: str | None = None
@@ -52,6 +53,13 @@ def checks(spec: _Shared) -> list[Check]:
     """The checks in a spec, in the order of `CHECKS`."""
     found = (getattr(spec, check.name.replace("-", "_")) for check in CHECKS)
     return [check for check in found if check is not None]
+
+
+def methods_of(spec: _Shared, layout: Layout) -> tuple[str, ...]:
+    """The methods of the spec, or those for that kind of input: tables and tokens have no blur."""
+    if spec.methods is not None:
+        return spec.methods
+    return (f"lrp-eps@{'zero' if layout.separate else 'blur'}", "deeplift-rescale")
 
 
 def default_spec() -> _Shared:
@@ -83,6 +91,6 @@ def read_spec(path: Path) -> _Shared:
             spec = _as_spec(msgspec.toml.decode(content, type=Spec))
         except msgspec.ValidationError as error:
             raise _bad(path, first_line(error)) from error
-    if not checks(spec) or not spec.methods:
+    if not checks(spec) or spec.methods == ():
         raise UsageError(f"{path}: asks for nothing; name at least one check, such as [inside-mask], and one method")
     return spec

@@ -65,6 +65,7 @@ def command(
     load: options.Load,
 ) -> None:  # fmt: skip
     """Measure how good heatmaps are: a table with 95% bootstrap intervals, and curves."""
+    from heatcli.artifact.layout import TOKENS
     from heatcli.errors import UsageError
     from heatcli.evaluate.explainer import Explainer
     from heatcli.evaluate.metrics import metric as find_metric
@@ -84,6 +85,10 @@ def command(
     explainers = [Explainer.parse(text, baseline) for text in listed(methods or (TRIED if recommend else METHODS))]
     chosen = [find_metric(text) for text in metric or METRICS]
     loaded = load(model)
+    if methods is None and loaded.pictures.layout.kind == TOKENS:
+        refused = [e.name for e in explainers if e.method is not None and not e.method.takes_tokens]
+        say.line(f"  left out, since nothing lies between tokens: {', '.join(refused)}")
+        explainers = [e for e in explainers if e.name not in refused]
     samples, failed = options.samples(loaded, images, masks, limit)
     make_folder(out)
     own = subject(loaded, samples, target, batch_size, seed)
@@ -97,7 +102,7 @@ def command(
         return
     found = evaluate(
         own,
-        with_controls(explainers) if controls else explainers,
+        with_controls(explainers, own.layout) if controls else explainers,
         chosen,
         lambda text: say.line(f"  {text}"),
     )

@@ -200,12 +200,16 @@ def command(
     started = time.perf_counter()
     from heatcli.cli.asked import baseline_of, place_of, rules_of
     from heatcli.images.expected import Expected
+    from heatcli.images.numbers import TEXT
+    from heatcli.images.read import SUFFIXES
     from heatcli.methods.exported import own_method
     from heatcli.run import Request
     from heatcli.run.work.inputs import is_many
 
     named = method or []
-    one = len(images) == 1 and not is_many(images[0])
+    text = images[0].endswith(TEXT)  # of tokens, or else a list of files
+    loaded = load(model, told=False, pair=pair is not None) if text else None
+    one = len(images) == 1 and not is_many(images[0], loaded.pictures.suffixes if loaded else SUFFIXES)
     rules = rules_of(composite, rule)
     given, sought = values.sought(values.parameters(param))
     chosen = _methods(named, given, rules, layer, concept, smooth)
@@ -223,7 +227,7 @@ def command(
         overwrite=overwrite, index=index, workers=workers, processes=True, engine=engine, device=load.device,
         progress=say.passes_bar() if one else None, pair=pair, similarity=similarity,
     )  # fmt: skip
-    loaded = load(model, told=False, pair=pair is not None)
+    loaded = loaded or load(model, told=False, pair=pair is not None)
     seconds = time.perf_counter() - started
     if loaded.explained is not None:
         request = replace(request, baseline=baseline)
@@ -286,7 +290,7 @@ def _tuned(loaded: Model, request: Request, chosen: Sequence[Method], sought: Se
         raise UsageError(f"{sought[0]}=auto: looks at pictures first; a list on stdin can be read only once")
     if any(map(is_url, request.inputs)):
         raise UsageError(f"{sought[0]}=auto: looks at pictures on disk, and a URL is given; give {sought[0]} a value")
-    found = find(request.inputs, request.recursive, request.glob, None, str(request.out))
+    found = find(request.inputs, request.recursive, request.glob, None, str(request.out), loaded.pictures.suffixes)
     step = max(1, len(found) // TUNED_ON)
     paths = [Path(found.path(i)) for i in range(0, len(found), step)][:TUNED_ON]
     own = subject(loaded, options.samples(loaded, paths, None)[0], request.target)

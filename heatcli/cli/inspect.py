@@ -125,8 +125,10 @@ def _output(output: dict[str, Any]) -> str:
     if output["unclear"]:
         return str(output["unclear"])
     kind, classes = output["kind"], f"{output['classes']:,} class{'es' if output['classes'] != 1 else ''}"
-    words = {"classes": "", "labels": "several labels", "sequence": "a class at each position"}
-    kind = words.get(kind, kind)
+    several = output["ends"] == "sigmoid" and output["classes"] > 1
+    sequence = "several labels at each position" if several else "a class at each position"
+    words = {"classes": "", "labels": "several labels", "sequence": sequence}
+    kind = f"{kind} of several labels" if several and kind == "segmentation" else words.get(kind, kind)
     what = ", ".join(filter(None, [kind, "" if kind and output["classes"] == 1 else classes]))
     axis = "" if output["axis"] is None else f" on axis {output['axis']} ({output['why']})"
     if output["before"]:

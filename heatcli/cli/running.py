@@ -31,7 +31,7 @@ def explained(
     say.detail(
         f"method {request.method.name}, baseline {against}, images: {run.total:,}, {request.batch_size} at a time"
     )
-    with Talk(run.total, run.before, run.index is not None) as talk:
+    with Talk(run.total, run.before, run.index is not None, json) as talk:
         talk.unreferenced = request.method.conserves and (request.baseline or request.method.baseline) == "none"
         if loaded.network.compiler is not None:
             loaded.network.compiler.say = talk.note

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def explain(model: Model, request: SequencesRequest, load_seconds: float, json: bool) -> None:
-    """Explain every sequence. Prints a line per sequence on stderr and, with `json`, its report on stdout.
+    """Explain every sequence. Prints a line per sequence and, with `json`, its report on stdout, the line on stderr.
 
     `load_seconds`: the time that loading the model took, for the reports. Ends with status 1 if a sequence failed.
     """
@@ -29,14 +29,14 @@ def explain(model: Model, request: SequencesRequest, load_seconds: float, json: 
             continue
         report = outcome.report
         target, ledger, one = report.target, report.ledger, report.image.sequence
-        say.line(
+        (say.line if json else print)(
             f"{report.image.path} {one.name if one else ''}: "
             f"{target.label if target.label is not None else f'class {target.index}'}, "
             f"{target.quantity} {target.score:.6g}"
             + ("" if target.probability is None else f", probability {target.probability:.4g}")
             + (f", ledger's relative error {ledger.relative_error:.1e}" if request.method.conserves else "")
-            + f"; wrote {outcome.logo_path} and {outcome.report_path}"
         )
+        say.line(f"  wrote {outcome.logo_path} and {outcome.report_path}")
         if json:
             sys.stdout.buffer.write(outcome.report_path.read_bytes())
     if failures:

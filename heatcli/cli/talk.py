@@ -1,4 +1,4 @@
-"""The messages of `heatcli explain` on stderr: a line per image, or the progress of a run of many images."""
+"""The messages of `heatcli explain`: a few lines per image, or the progress of a run of many images."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def _unexplained(name: str, value: float, done: Done) -> str:
 class Talk:
     """Prints the messages of a run of `total` images, of which an earlier run has done `before`.
 
-    With `many` a progress bar, or lines of progress if there is no terminal; otherwise a
-    message per image.
+    With `many` a progress bar, or lines of progress if there is no terminal; otherwise a message per image, whose
+    result goes to stdout, but to stderr with `json`, for which the reports are the results. All else goes to stderr.
     """
 
-    def __init__(self, total: int, before: int, many: bool) -> None:
-        self.total, self.before, self.many = total, before, many
+    def __init__(self, total: int, before: int, many: bool, json: bool = False) -> None:
+        self.total, self.before, self.many, self.json = total, before, many, json
         self.done, self.failures = 0, 0
         self.unreferenced = False  # whether biases can get relevance: a conserving method without a baseline
         self.biased = 0  # images whose biases got most of the score
@@ -106,7 +106,8 @@ class Talk:
             if self.unreferenced and ledger is not None and abs(ledger.biases) > MOST * abs(ledger.output):
                 self.biased += outcome.last
             if not self.many:
-                self.say(described(outcome))
+                (self.say if self.json else print)(described(outcome))
+                self.say(remarks(outcome))
             for name, value in outcome.unexplained.items():
                 self.once(name, _unexplained(name, value, outcome))
         if self._bar is not None:
@@ -195,7 +196,7 @@ def _box(done: Done) -> int | None:
 
 
 def described(done: Done) -> str:
-    """An explained image in words: the prediction, the ledger in one line, the files."""
+    """The result of an image in words: the prediction, and the ledger in one line."""
     from heatcli.report.schema import named
 
     row, ledger = done.row, done.row.ledger
@@ -203,13 +204,26 @@ def described(done: Done) -> str:
     assert row.index is not None
     name = named(row.index, row.label, row.quantity or "", row.probability)
     box = f"box {_box(done)}: " if _box(done) is not None else ""
-    files = [done.overlay_path] * ("overlay" in row.files) + [done.report_path]
     return (
         f"{row.image}: {box}{name}{_expected(row)}, "
         f"{row.quantity} {row.score:.6g}"
         + ("" if row.probability is None else f", probability {row.probability:.4g}")
-        + f"\n  {_divided(done, ledger)}{_bands(done)}\n  wrote {' and '.join(files)}"
+        + f"\n  {_divided(done, ledger)}{_bands(done)}"
     )
+
+
+def remarks(done: Done) -> str:
+    """What else there is to say of an explained image: a hint if the biases took most of the score, and the files."""
+    from heatcli.figures.view import biased, percent
+
+    share, hint = None if done.report is None else biased(done.report), ""
+    if share is not None:
+        hint = (
+            f"  biases took {percent(share)} of the score, and no picture shows them; --baseline blur compares with a "
+            "blurred picture instead\n"
+        )
+    files = [done.overlay_path] * ("overlay" in done.row.files) + [done.report_path]
+    return f"{hint}  wrote {' and '.join(files)}"
 
 
 def _bands(done: Done) -> str:
@@ -221,8 +235,8 @@ def _bands(done: Done) -> str:
 
 
 def _divided(done: Done, ledger: LedgerPart) -> str:
-    """The ledger in words, if the method keeps one, and a hint if the biases took most of the score."""
-    from heatcli.figures.view import biased, element, percent, through
+    """The ledger in words, if the method keeps one."""
+    from heatcli.figures.view import element, through
 
     report, left = done.report, f"{ledger.output:.6g}"
     parts = "pixels" if report is None else f"{element(report)}s"
@@ -233,14 +247,7 @@ def _divided(done: Done, ledger: LedgerPart) -> str:
     if report is not None and report.method.divides == "part":
         return f"{parts}: {ledger.pixels:.6g} of {left}; {report.method.name} does not say where the rest is"
     flows = "" if report is None or not through(report) else f"{through(report)[2:]}\n  "
-    line = (
+    return (
         f"{flows}ledger: {left} = {ledger.pixels:.6g} {parts} + {ledger.biases:.6g} biases + {ledger.absorbed:.3g} "
         f"absorbed + {ledger.unexplained:.3g} unexplained (relative error {ledger.relative_error:.1e})"
     )
-    share = None if report is None else biased(report)
-    if share is not None:
-        line += (
-            f"\n  biases took {percent(share)} of the score, and no picture shows them; --baseline blur compares with "
-            "a blurred picture instead"
-        )
-    return line

@@ -16,16 +16,16 @@ from heatcli.rules.rule import Step, Table
 
 def forward(
     graph: Graph, batch: Tensor, baseline: Tensor | Mapping[str, Tensor] | None = None, differentiable: bool = False,
-    rules: Table | None = None, keep: Collection[str] = (), fixed: bool = False, plain: bool = False,
+    rules: Table | None = None, keep: Collection[str] = (), fixed: bool = False,
 ) -> Tape:  # fmt: skip
     """Run `graph` on `batch` [N, …], and on `baseline` for the reference of every value, if one is given.
 
     `baseline`: a tensor [N, …], or every value of the graph on it (`values_of`), with N rows or one row for all.
     `rules`: the rules of the walk; values that it does not read and that are not in `keep` may be overwritten.
-    `fixed`: the run and its walk are recorded. `plain`: only the formulas of rules run. Raises `OtherBranchError`.
+    `fixed`: the run and its walk are recorded. Raises `OtherBranchError`.
     """
     references = values_of(graph, baseline) if isinstance(baseline, Tensor) else baseline
-    planned = plan(graph, rules or {}, keep, references is not None, differentiable, plain)
+    planned = plan(graph, rules or {}, keep, references is not None, differentiable)
     values: dict[str, Tensor] = {graph.input: entered(graph, batch)}
     steps: dict[str, Step] = {}
     for step in planned.steps:
@@ -49,5 +49,5 @@ def forward(
     return Tape(
         graph=graph, input=values[graph.input], steps=list(steps.values()), output=values[graph.output],
         reference=start, reference_output=end, overwritten=planned.overwritten, differentiable=differentiable,
-        fixed=fixed, plain=plain,
+        fixed=fixed,
     )  # fmt: skip

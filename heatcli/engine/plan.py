@@ -57,19 +57,17 @@ _KNOWN: WeakKeyDictionary[Graph, dict[Any, Plan]] = WeakKeyDictionary()
 
 
 def plan(
-    graph: Graph, rules: Table, keep: Collection[str] = (), compared: bool = False, differentiable: bool = False,
-    plain: bool = False,
-) -> Plan:  # fmt: skip
+    graph: Graph, rules: Table, keep: Collection[str] = (), compared: bool = False, differentiable: bool = False
+) -> Plan:
     """The plan of a walk of `graph` by the method's table `rules`, cached.
 
     `keep`: names of values that are read after the walk. `compared`: there is a reference. `differentiable`: the walk
-    is differentiated; then only formulas run, and every operator has a tape. `plain`: only formulas run, because the
-    walk is recorded for another runtime.
+    is differentiated; then only formulas run, and every operator has a tape.
     """
     known = _KNOWN.setdefault(graph, {})
-    key = tuple(rules.items()), frozenset(keep), compared, differentiable, plain
+    key = tuple(rules.items()), frozenset(keep), compared, differentiable
     if key not in known:
-        known[key] = _planned(graph, rules, keep, compared, differentiable, plain)
+        known[key] = _planned(graph, rules, keep, compared, differentiable)
     return known[key]
 
 
@@ -89,14 +87,12 @@ def rule_for(operator: Operator, rules: Table) -> Rule:
     return next((rules[name] for name in names if name in rules), _FALLBACK)
 
 
-def _planned(
-    graph: Graph, rules: Table, keep: Collection[str], compared: bool, differentiable: bool, plain: bool
-) -> Plan:
+def _planned(graph: Graph, rules: Table, keep: Collection[str], compared: bool, differentiable: bool) -> Plan:
     """As `plan`, not cached."""
     carrying = [op for op in graph.operators if op.sources]
     chosen = {op.name: rule_for(op, rules) for op in carrying}
     written: Mapping[str, str] = {}
-    if fast is not None and not differentiable and not plain:
+    if fast is not None and not differentiable:
         chosen = {name: fast(rule) for name, rule in chosen.items()}
         written = overwritten(graph, chosen, keep, compared)
     in_place = set(written.values())

@@ -30,12 +30,11 @@ class Tape:
     overwritten: Mapping[str, str] = field(default_factory=dict)
     differentiable: bool = False
     fixed: bool = False
-    plain: bool = False
     compiled: Callable[[Tensor, Books | None], Tensor] | None = None  # the compiled walk, usable once
 
     def serves(self, rules: Table, keep: Collection[str]) -> bool:
         """Whether these rules can walk the tape with the values called `keep` kept."""
-        planned = plan(self.graph, rules, keep, self.reference is not None, plain=self.plain)
+        planned = plan(self.graph, rules, keep, self.reference is not None)
         return self.overwritten.items() <= planned.overwritten.items()
 
     def choose(self, rules: Mapping[str, Rule | None]) -> None:

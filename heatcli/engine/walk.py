@@ -26,7 +26,7 @@ def walk(
     if tape.compiled is not None:
         return tape.compiled(seed, books)
     graph, keep = tape.graph, {} if keep is None else keep
-    planned = plan(graph, rules, (), tape.reference is not None, tape.differentiable, tape.plain)
+    planned = plan(graph, rules, (), tape.reference is not None, tape.differentiable)
     tape.choose({step.operator.name: step.rule for step in planned.steps})
     arrived = Arrivals(graph.output, seed, in_place=not tape.differentiable)
     relevance: dict[str, Tensor] = {}  # of values before the first layers

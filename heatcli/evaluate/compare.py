@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -16,6 +16,7 @@ from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.similarity import correlation, rank_correlation, ssim
 from heatcli.evaluate.subject import Subject, subject
 from heatcli.images.dataset import Sample
+from heatcli.methods.perturbation import SMOOTH
 from heatcli.methods.targets import Target
 from heatcli.model.model import Model
 from heatcli.version import __version__
@@ -87,14 +88,25 @@ def compare(
     the heatmaps is below `least_correlation`; None sets no bound. `target`: as `heatcli.explain` takes it. Raises
     `UsageError` if the classes or positions of the two models do not correspond, `ModelError`.
     """
+    kinds = [side.model.pictures.layout for side in (a, b)]
+    if kinds[0].kind != kinds[1].kind:
+        raise UsageError(
+            f"{a.model.path} takes {kinds[0].one}, {b.model.path} {kinds[1].one}; if that is wrong, "
+            "say what the axes are with --axes"
+        )
     left = subject(a.model, samples, target, batch_size)
-    classes = _same_classes(a.model, b.model, left.outputs().shape[1])
-    right = subject(b.model, samples, classes[left.target.index], batch_size)
-    if left.target.path is not None or (target is not None and "@" in target):
+    first = b.model.pictures.fitted([samples[0].pixels])
+    classes = _same_classes(a.model, b.model, left.outputs().shape[1], b.model.graph(first.shape).output_shape)
+    samples, boxed = [samples[i] for i in left.of] or samples, left.target.corners is not None
+    right = subject(b.model, samples, None if boxed else classes[left.target.index], batch_size)
+    if boxed or left.target.path is not None or (target is not None and "@" in target):
         right = right.with_target(_same_positions(left.target, classes, right.target))
     elif left.target.minus is not None:
         right = right.with_target(f"{int(classes[left.target.index[0]])}-{int(classes[left.target.minus[0]])}")
     out_a, out_b = left.outputs().sum(2).double(), right.outputs().sum(2).double()[:, classes]
+    says_a, says_b = left.predicted(), out_b.argmax(1)
+    if boxed:
+        says_b = (right.predicted()[:, None] == classes).int().argmax(1)
     maps_a, books_a = _explained(left, a.explainer)
     maps_b, books_b = _explained(right, b.explainer)
     maps_b = _at_size(maps_b, maps_a)
@@ -105,7 +117,7 @@ def compare(
         "correlation": correlation(maps_a, maps_b),
         "ssim": ssim(maps_a, maps_b),
     }
-    scores, pixels = (left.scores(), right.scores()), (maps_a.sum((1, 2)), maps_b.sum((1, 2)))
+    scores, pixels = (left.scores(), right.scores()), (maps_a.flatten(1).sum(1), maps_b.flatten(1).sum(1))
     books_b = _paired(books_a, books_b)
     names = list(dict.fromkeys([*books_a, *books_b]))
     pairs = []
@@ -115,8 +127,8 @@ def compare(
         pairs.append(
             Pair(
                 image=image,
-                label_a=_label(a.model, out_a[i]),
-                label_b=_label(a.model, out_b[i]),
+                label_a=a.model.label(int(says_a[i])) or str(int(says_a[i])),
+                label_b=a.model.label(int(says_b[i])) or str(int(says_b[i])),
                 score=_both(scores[0][i], scores[1][i]),
                 pixels=_both(pixels[0][i], pixels[1][i]),
                 biases={name: _totals(books_a, books_b, name, i) for name in names},
@@ -130,14 +142,16 @@ def compare(
                       least_correlation=least_correlation, pairs=pairs, biases=mean)  # fmt: skip
 
 
-def _same_classes(a: Model, b: Model, count: int) -> Tensor:
-    """For each class of A its index in B, int64 [classes]: by label if both models have labels, else the same index."""
-    outputs_b = b.graph((1, *b.shape)).output_shape
+def _same_classes(a: Model, b: Model, count: int, outputs_b: Sequence[int]) -> Tensor:
+    """For each class of A its index in B, int64 [classes]: by label if both models have labels, else the same index.
+
+    `count`: of A's classes. `outputs_b`: the shape of B's output. Raises `UsageError`.
+    """
     if a.labels and b.labels and a.labels != b.labels:
         missing = [label for label in a.labels if label not in b.labels]
         if missing:
             raise UsageError(f"{b.path}: has no class {missing[0]!r}, which {a.path} has")
-        return torch.tensor([b.labels.index(label) for label in a.labels])
+        return torch.tensor([*(b.labels.index(label) for label in a.labels), *range(len(a.labels), count)])
     if len(outputs_b) > 1 and outputs_b[1] != count:
         raise UsageError(f"{a.path} has {count} classes, {b.path} has {outputs_b[1]}; they cannot be compared")
     return torch.arange(count)
@@ -148,15 +162,17 @@ def _same_positions(target: Target, classes: Tensor, other: Target) -> Target:
     if target.region.shape != other.region.shape:
         counts = " and ".join(str(t.region.shape[1]) for t in (target, other))
         raise UsageError(f"the two outputs have {counts} positions, so a target at positions cannot be compared")
-    minus, path = (None if value is None else classes[value] for value in (target.minus, target.path))
-    return replace(target, index=classes[target.index], minus=minus, path=path)
+    minus, path, label = (
+        None if value is None else classes[value] for value in (target.minus, target.path, target.label_of)
+    )
+    return replace(target, index=classes[target.index], minus=minus, path=path, label_of=label)
 
 
 def _explained(own: Subject, explainer: Explainer) -> tuple[Tensor, dict[str, Tensor]]:
-    """Heatmaps [N, H, W], and the total relevance of each bias, float64 [N]."""
+    """Heatmaps [N, H, W], or [N, positions …], and the total relevance of each bias, float64 [N]."""
     maps, books = [], []
     for _, found in own.explained(explainer):
-        maps.append(found.relevance.sum(1))
+        maps.append(own.summed(found.relevance))
         books.append({name: values.double().sum(1) for name, values in found.biases.items()})
     return torch.cat(maps), {name: torch.cat([book[name] for book in books]) for name in books[0]}
 
@@ -190,10 +206,11 @@ def _between(names: list[str], common: list[str]) -> list[list[str]]:
 
 
 def _at_size(maps: Tensor, like: Tensor) -> Tensor:
-    """Heatmaps [N, h, w] resized to those of `like` [N, H, W]; the totals stay."""
+    """Heatmaps [N, h, w] resized to those of `like` [N, H, W]; the totals stay. Of volumes with three sides."""
     if maps.shape == like.shape:
         return maps
-    scaled = functional.interpolate(maps[:, None], like.shape[1:], mode="bilinear", antialias=True)[:, 0]
+    how: dict[str, Any] = {"mode": SMOOTH[maps.dim() - 1], **({"antialias": True} if maps.dim() == 3 else {})}
+    scaled = functional.interpolate(maps[:, None], like.shape[1:], **how)[:, 0]
     return scaled * (maps[0].numel() / like[0].numel())
 
 
@@ -207,11 +224,6 @@ def _relative_difference(a: Tensor, b: Tensor) -> Tensor:
 def _within_bounds(row: dict[str, float], most: float | None, least: float | None) -> bool:
     near = most is None or max(row["output_difference"], row["heatmap_difference"]) <= most
     return near and (least is None or row["rank_correlation"] >= least)
-
-
-def _label(model: Model, scores: Tensor) -> str:
-    index = int(scores.argmax())
-    return model.label(index) or str(index)
 
 
 def _both(a: Tensor, b: Tensor) -> Both:

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from heatcli.artifact.layout import Layout
 from heatcli.errors import UsageError, unknown_name
+from heatcli.evaluate.similarity import along
 from heatcli.explanation import Explanation, explain
 from heatcli.methods.exported import own_method
 from heatcli.methods.method import RELEVANCE
@@ -20,20 +21,33 @@ from heatcli.rules.parameters import Named
 
 
 def random_map(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform noise [N, 1, H, W] for a batch [N, C, H, W]."""
+    """Uniform noise [N, 1, H, W] for a batch [N, C, H, W]; with any number of positions' axes."""
     return torch.rand(len(batch), 1, *batch.shape[2:], generator=generator).to(batch)
 
 
 def edges(batch: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
-    """The magnitude of the Sobel gradient of the mean over channels, [N, 1, H, W]. Uses the picture only."""
-    ramp = batch.new_tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
-    grey = functional.pad(batch.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    both = functional.conv2d(grey, torch.stack([ramp, ramp.T])[:, None])
-    return both.square().sum(1, keepdim=True).sqrt()
+    """The magnitude of the Sobel gradient of the mean over channels, [N, 1, H, W]. Uses the picture only.
+
+    Along each axis of the positions: the difference of both neighbours, smoothed along the others.
+    """
+    grey, axes = batch.mean(1, keepdim=True), range(2, batch.dim())
+    difference, smooth = batch.new_tensor([-1.0, 0, 1]) / 2, batch.new_tensor([1.0, 2, 1]) / 4
+    squares = torch.zeros_like(grey)
+    for across in axes:
+        slope = grey
+        for axis in axes:
+            slope = along(slope, difference if axis == across else smooth, axis, "replicate")
+        squares = squares + slope.square()
+    return squares.sqrt()
 
 
 CONTROLS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"random": random_map, "edges": edges}
-"""Name → function that makes heatmaps of a batch [N, C, H, W] without the network."""
+"""Name → function that makes heatmaps of a batch [N, C, positions …] without the network."""
+
+
+def controls_of(layout: Layout) -> tuple[str, ...]:
+    """The controls of that kind of input: what has no neighbours has no edges."""
+    return tuple(name for name in CONTROLS if not (layout.separate and name == "edges"))
 
 
 def is_method(text: str) -> bool:
@@ -91,9 +105,15 @@ class Explainer:
         return self.method is None or self.method.readout == RELEVANCE
 
     def relevance(self, model: Model, batch: Tensor, target: Any, generator: torch.Generator) -> Tensor:
-        """The relevance of `target` (as `heatcli.explain` takes it), [N, C, H, W]; [N, 1, H, W] for a control."""
+        """The relevance of `target` (as `heatcli.explain` takes it), [N, C, H, W]; [N, 1, H, W] for a control.
+
+        Raises `UsageError` for edges of an input without neighbours.
+        """
         if self.method is None:
-            return CONTROLS[self.name](batch, generator)
+            layout = model.pictures.layout_of(batch)
+            if self.name not in controls_of(layout):
+                raise UsageError(f"{model.path}: takes {layout.one}, which has no {self.name}; the control is random")
+            return layout.back(CONTROLS[self.name](layout.first(batch), generator))
         return self.explanation(model, batch, target).relevance
 
     def explanation(self, model: Model, batch: Tensor, target: Any) -> Explanation:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 import torch
 from torch import Tensor
 
+from heatcli.artifact.layout import PICTURE
 from heatcli.errors import UsageError, first_line, unknown_name
 from heatcli.evaluate import complexity, location, perturbation, robustness
 from heatcli.evaluate.explainer import Explainer
@@ -46,6 +47,10 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     source: ClassVar[str]
     better: ClassVar[dict[str, str]]
 
+    def settled(self, subject: Subject) -> Self:  # noqa: ARG002
+        """The metric with the options that depend on the kind of input."""
+        return self
+
     @abstractmethod
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
         """Measure the heatmaps that `explainer` makes of `subject`."""
@@ -55,15 +60,19 @@ class PixelFlipping(Metric, frozen=True):
     """The fall of the score as regions are replaced by uniform noise.
 
     AOPC with the most relevant region first, with the least relevant first, and their difference. `region`: the side of
-    a region in pixels. `steps`: the number of regions replaced.
+    a region in pixels, by default 9, and 1 of tables and tokens. `steps`: the number of regions replaced.
     """
 
     name = "pixel-flipping"
     source = "Samek et al. 2015, eq. 12"
     better = {"AOPC": "higher", "AOPC least first": "lower", "area between": "higher"}
 
-    region: int = 9
+    region: int | None = None
     steps: int = 100
+
+    def settled(self, subject: Subject) -> Self:
+        """With the side of a region."""
+        return msgspec.structs.replace(self, region=self.region or perturbation.region_of(subject.layout))
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
         """The values are in units of the score. Raises `UsageError`, `ModelError`, as all metrics do."""
@@ -129,7 +138,7 @@ class Morph(Metric, frozen=True):
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
         """A column per pair, over the images predicted as A. Raises `UsageError` if there are none."""
         values = {}
-        top = subject.outputs().sum(2).argmax(1)
+        top = subject.predicted()
         for pair in self.pairs:
             both = subject.with_target(pair).target
             if both.minus is None:
@@ -257,6 +266,8 @@ def metric(text: str) -> Metric:
 def _masked(subject: Subject, name: str) -> Subject:
     """The images that have a mask. Raises `UsageError` if there are none."""
     rows = subject.masked
+    if subject.layout.kind != PICTURE:
+        raise UsageError(f"{name}: masks are of pictures, and {subject.model.path} takes {subject.layout.one}")
     if not len(rows):
         raise UsageError(f"{name}: no image has a mask; give --masks DIR, or put NAME.mask.png beside the image")
     return subject if len(rows) == len(subject) else subject.rows(rows)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from heatcli.artifact.layout import PICTURE, TABLE, Layout
+from heatcli.errors import UsageError
 from heatcli.evaluate.subject import Subject
-from heatcli.images.baselines import gaussian_blur
+from heatcli.images import baselines
+
+REGION = 9  # pixels of a side (Samek et al. 2015)
 
 
 def curve(subject: Subject, when: Tensor, steps: int, start: Tensor, end: Tensor, chance: bool = False) -> Tensor:
     """The score after each step, float64 [N, steps + 1].
 
     `when`: the step, from 0, in which a pixel changes from `start` to `end`, int64 [N, H, W]. `start`, `end`:
-    [N, C, H, W]. For sequences a single dimension replaces H, W. `chance`: the probability instead of the score.
+    [N, C, H, W]; of other inputs with their own axes, and the positions' axes replace H, W. `chance`: the probability
+    instead of the score.
     """
-    n = len(subject)
+    n, layout = len(subject), subject.layout
     found = []
     for rows in torch.split(torch.arange(n * (steps + 1)), subject.batch_size):
         image, step = rows // (steps + 1), rows % (steps + 1)
-        gone = (when[image] < step.reshape(-1, *[1] * (when.dim() - 1)).to(when.device))[:, None]
+        gone = layout.back((when[image] < step.reshape(-1, *[1] * (when.dim() - 1)).to(when.device))[:, None])
         found.append(subject.scores(torch.where(gone, end[image], start[image]), image, chance))
     return torch.cat(found).reshape(n, steps + 1)
 
@@ -33,13 +41,16 @@ def by_pixel(heatmaps: Tensor, steps: int) -> Tensor:
 def by_region(heatmaps: Tensor, size: int, least_first: bool = False) -> tuple[Tensor, int]:
     """`when` of `curve` for a region of `size` × `size` pixels per step, and the number of regions.
 
-    `heatmaps`: [N, H, W]. Regions lie on a grid (Samek et al. 2015, sec. III-B). They are ordered by mean relevance,
-    not by the sum, because regions at the right and lower edges can be smaller.
+    `heatmaps`: [N, H, W]; of signals [N, L], with intervals as regions, of volumes [N, D, H, W], with cubes. Regions
+    lie on a grid (Samek et al. 2015, sec. III-B). They are ordered by mean relevance, not by the sum, because regions
+    at the right and lower edges can be smaller.
     """
-    height, width = heatmaps.shape[1:]
-    mean = functional.avg_pool2d(heatmaps[:, None].double(), size, ceil_mode=True)[:, 0]
-    place = places(-mean if least_first else mean)
-    when = place.repeat_interleave(size, 1).repeat_interleave(size, 2)[:, :height, :width]
+    sides = heatmaps.shape[1:]
+    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[len(sides) - 1]
+    mean = pool(heatmaps[:, None].double(), [min(size, side) for side in sides], ceil_mode=True)[:, 0]
+    when = places(-mean if least_first else mean)
+    for axis, side in enumerate(sides, 1):
+        when = when.repeat_interleave(size, axis).narrow(axis, 0, side)
     return when, mean[0].numel()
 
 
@@ -52,19 +63,44 @@ def places(values: Tensor) -> Tensor:
 
 
 def noise(subject: Subject) -> Tensor:
-    """Pixels drawn uniformly from 0..1 and normalised as the network's input, [N, C, H, W]."""
-    drawn = torch.rand(subject.batch.shape, generator=subject.generator(3))
-    return subject.model.pictures.normalise(drawn.to(subject.batch.device)).to(subject.batch)
+    """Pixels drawn uniformly from 0..1 and normalised as the network's input, [N, C, H, W].
+
+    Of other inputs, values drawn from those of the same channel in all inputs, of tables from those of the same
+    feature, and of tokens from all. Raises `UsageError` if that changes nothing.
+    """
+    layout, generator = subject.layout, subject.generator(3)
+    if layout.kind == PICTURE:
+        drawn = torch.rand(subject.batch.shape, generator=generator)
+        return subject.model.pictures.normalise(drawn.to(subject.batch.device)).to(subject.batch)
+    planes = layout.first(subject.batch)
+    alike = planes.movedim(2, 0) if layout.kind == TABLE else planes.movedim(1, 0)
+    values = alike.flatten(1)
+    chosen = torch.randint(values.shape[1], values.shape, generator=generator).to(values.device)
+    filled = values.gather(1, chosen).reshape(alike.shape)
+    fill = layout.back(filled.movedim(0, 2 if layout.kind == TABLE else 1)).contiguous()
+    if torch.equal(fill, subject.batch):
+        raise UsageError(
+            f"{subject.model.path}: {layout.element}s are replaced by those of the other inputs, which are all alike; "
+            "give more inputs"
+        )
+    return fill
 
 
 def black(subject: Subject) -> Tensor:
-    """Pixels of value 0, normalised as the network's input, [N, C, H, W]."""
-    return subject.model.pictures.normalise(torch.zeros_like(subject.batch)).to(subject.batch)
+    """Pixels of value 0, normalised as the network's input, [N, C, H, W]; token 0."""
+    return _baseline(subject, "black")
 
 
 def blurred(subject: Subject) -> Tensor:
-    """The pictures blurred with σ = (longer side)/16, [N, C, H, W]."""
-    return gaussian_blur(subject.batch, max(subject.batch.shape[-2:]) / 16)
+    """The pictures blurred with σ = (longest side)/16, [N, C, H, W]. Raises `UsageError` for tables and tokens."""
+    return _baseline(subject, "blur")
+
+
+def _baseline(subject: Subject, name: str) -> Tensor:
+    reference = baselines.read(name, subject.model.pictures, subject.batch)
+    whole = baselines.fitted(reference, subject.batch).batch
+    assert whole is not None
+    return whole
 
 
 def aopc(scores: Tensor) -> Tensor:
@@ -78,24 +114,31 @@ def area(scores: Tensor) -> Tensor:
 
 
 def pixel_flipping(
-    subject: Subject, heatmaps: Tensor, region: int = 9, steps: int = 100, least_first: bool = False
+    subject: Subject, heatmaps: Tensor, region: int | None = None, steps: int = 100, least_first: bool = False
 ) -> Tensor:
     """The score as regions are replaced by uniform noise, float64 [N, steps + 1] (Samek et al. 2015).
 
-    `heatmaps`: [N, H, W]. `region`: the side of a region in pixels. There are at most as many steps as regions.
+    `heatmaps`: [N, H, W]. `region`: the side of a region in pixels, by default that of `region_of`. There are at most
+    as many steps as regions.
     """
-    when, regions = by_region(heatmaps, region, least_first)
+    when, regions = by_region(heatmaps, region or region_of(subject.layout), least_first)
     return curve(subject, when, min(steps, regions), subject.batch, noise(subject))
 
 
-def of_samek(height: int, width: int, points: int) -> tuple[int, int]:
-    """The experiment of Samek et al. 2015 for pictures of any size.
+def region_of(layout: Layout) -> int:
+    """The side of a region: 9, and 1 of tables and tokens, whose neighbours have nothing in common."""
+    return 1 if layout.separate else REGION
+
+
+def of_samek(sides: Sequence[int], points: int, separate: bool = False) -> tuple[int, int]:
+    """The experiment of Samek et al. 2015 for pictures of any size, such as `sides` (height, width).
 
     Returns the side of a region in pixels, and the number of regions per step if there are `points` steps. The paper
-    uses regions of 9 × 9 in 227 × 227 pixels and 100 steps, so that 16 % of the picture is replaced.
+    uses regions of 9 × 9 in 227 × 227 pixels and 100 steps, so that 16 % of the picture is replaced. `separate`: each
+    position is a region.
     """
-    side = max(1, round(min(height, width) * 9 / 227))
-    regions = -(-height // side) * -(-width // side)
+    side = 1 if separate else max(1, round(min(sides) * 9 / 227))
+    regions = math.prod(-(-length // side) for length in sides)
     return side, max(1, round(regions * 100 * 81 / 227**2 / points))
 
 
@@ -105,8 +148,7 @@ def falls(subject: Subject, heatmaps: Tensor, points: int = 5) -> tuple[Tensor, 
     An AOPC with the sizes of `of_samek`. The score is computed at `points` points of the curve and interpolated
     linearly between them, which takes a tenth of the time.
     """
-    height, width = heatmaps.shape[1:]
-    side, each = of_samek(height, width, points)
+    side, each = of_samek(heatmaps.shape[1:], points, subject.layout.separate)
     unchanged, fill, found = subject.scores()[:, None], noise(subject), []
     for least_first in (False, True):
         when, regions = by_region(heatmaps, side, least_first)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatcli.errors import ImageError, UsageError, first_line
-from heatcli.evaluate.explainer import CONTROLS, Explainer
+from heatcli.evaluate.explainer import CONTROLS, Explainer, controls_of
 from heatcli.evaluate.run import apart, resampled
 from heatcli.evaluate.subject import Subject
 from heatcli.evaluate.trial import Trial, tried
@@ -100,7 +100,7 @@ class Search:
         If the difference between the best and the default of `heatcli explain` is not decided, the default is
         recommended. `command`: the command line without the method.
         """
-        for explainer in [*explainers, *map(Explainer.parse, CONTROLS)]:
+        for explainer in [*explainers, *map(Explainer.parse, controls_of(self.subject.layout))]:
             self._try(explainer)
         tried_ones = [t for t in self.found.values() if t.explainer.method is not None]
         if not tried_ones:

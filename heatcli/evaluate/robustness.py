@@ -27,32 +27,39 @@ def max_sensitivity(subject: Subject, explainer: Explainer, radius: float = 0.02
 
 
 def squares(subject: Subject, draws: int, least: float = 0.1, most: float = 0.4) -> Tensor:
-    """Random squares, bool [draws, N, 1, H, W]. Their sides are `least` to `most` times the picture's shorter side."""
-    n, (height, width) = len(subject), subject.batch.shape[-2:]
-    generator, short = subject.generator(5), min(subject.batch.shape[-2:])
+    """Random squares, bool [draws, N, 1, H, W]. Their sides are `least` to `most` times the picture's shorter side.
+
+    Of signals, tables and tokens they are intervals, bool [draws, N, 1, L], of volumes cubes.
+    """
+    n, sides = len(subject), subject.layout.first(subject.batch).shape[2:]
+    generator, short = subject.generator(5), min(sides)
 
     def drawn(low: Tensor | float, high: Tensor | float) -> Tensor:
         """A random number between the two for each square, [draws, N, 1]."""
         return low + (high - low) * torch.rand(draws, n, 1, generator=generator)
 
     side = drawn(least * short, most * short).round().clamp(min=1)
-    top, left = drawn(0, height - side).round(), drawn(0, width - side).round()
-    rows, columns = torch.arange(height), torch.arange(width)
-    high, wide = (rows >= top) & (rows < top + side), (columns >= left) & (columns < left + side)
-    return (high[..., :, None] & wide[..., None, :])[:, :, None].to(subject.batch.device)
+    inside = torch.ones((draws, n, *(1,) * len(sides)), dtype=torch.bool)
+    starts = [drawn(0, length - side).round() for length in sides]
+    for axis, (length, start) in enumerate(zip(sides, starts, strict=True)):
+        at = torch.arange(length)
+        own = (at >= start) & (at < start + side)
+        inside = inside & own.reshape(draws, n, *(length if k == axis else 1 for k in range(len(sides))))
+    return inside[:, :, None].to(subject.batch.device)
 
 
 def infidelity(subject: Subject, explainer: Explainer, removed: Tensor) -> tuple[Tensor, Tensor]:
     """E (IᵀΦ − (f(x) − f(x − I)))² (def. 1), and its minimum over scales of Φ, divided by E (f(x) − f(x − I))²: [N].
 
-    `removed`, bool [K, N, 1, H, W]: the pixels that each of K perturbations sets to the explainer's reference. The
-    second value has no unit: 0 for a perfect map, 1 for a map that predicts nothing.
+    `removed`, bool [K, N, 1, H, W], of other inputs [K, N, 1, positions …]: the pixels that each of K perturbations
+    sets to the explainer's reference. The second value has no unit: 0 for a perfect map, 1 for a map that predicts
+    nothing.
     """
     reference = explainer.reference(subject.model, subject.batch)
     relevance = subject.relevance(explainer).double()
     before = subject.scores()
     foretold, happened = [], []
-    for gone in removed:
+    for gone in map(subject.layout.back, removed):
         changed = torch.where(gone, reference, subject.batch)
         weight = gone if explainer.multiplies else subject.batch - changed
         foretold.append((weight * relevance).flatten(1).sum(1))

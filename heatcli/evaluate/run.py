@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.evaluate.explainer import CONTROLS, Explainer
+from heatcli.artifact.layout import PICTURES, Layout
+from heatcli.evaluate.explainer import Explainer, controls_of
 from heatcli.evaluate.metrics import Measured, Metric
 from heatcli.evaluate.subject import Subject
 from heatcli.version import __version__
@@ -77,6 +78,7 @@ def evaluate(
     """Measure every metric of every explainer. `told`: called with a text before each. Raises `UsageError`."""
     rows: list[Row] = []
     curves: list[CurveRow] = []
+    metrics = [metric.settled(subject) for metric in metrics]
     for metric in metrics:
         for explainer in explainers:
             told(f"{metric.name}: {explainer.name}")
@@ -90,10 +92,10 @@ def evaluate(
     )  # fmt: skip
 
 
-def with_controls(explainers: Sequence[Explainer]) -> list[Explainer]:
-    """The explainers, and all controls that are not among them."""
+def with_controls(explainers: Sequence[Explainer], layout: Layout = PICTURES) -> list[Explainer]:
+    """The explainers, and all controls of that kind of input that are not among them."""
     names = {e.name for e in explainers}
-    return [*explainers, *(Explainer.parse(name) for name in CONTROLS if name not in names)]
+    return [*explainers, *(Explainer.parse(name) for name in controls_of(layout) if name not in names)]
 
 
 def _rows(metric: Metric, explainer: Explainer, found: Measured, seed: int) -> Iterator[Row]:

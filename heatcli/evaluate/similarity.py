@@ -1,4 +1,7 @@
-"""The similarity of two heatmaps: rank correlation, correlation, SSIM. Each takes two [N, H, W] and returns [N]."""
+"""The similarity of two heatmaps: rank correlation, correlation, SSIM. Each takes two [N, H, W] and returns [N].
+
+Maps of signals and volumes have another number of axes, [N, positions …].
+"""
 
 from __future__ import annotations
 
@@ -36,17 +39,20 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
 def ssim(a: Tensor, b: Tensor, sigma: float = 1.5) -> Tensor:
     """The structural similarity (Wang et al. 2004, eq. 13) of maps that are divided by their largest |value|: [N].
 
-    The range of values is 2. The window is Gaussian, 11×11, only at positions where it lies inside the map.
+    The range of values is 2. The window is Gaussian, 11×11 (11 along each axis), only at positions where it lies inside
+    the map.
     """
     a, b = (_scaled(x)[:, None] for x in (a, b))
-    reach = min(5, (min(a.shape[-2:]) - 1) // 2)
+    reach = min(5, (min(a.shape[2:]) - 1) // 2)
     offset = torch.arange(-reach, reach + 1, dtype=torch.float64, device=a.device)
     line = torch.exp(-((offset / sigma) ** 2) / 2)
     line = line / line.sum()
 
     def mean(x: Tensor) -> Tensor:
         """The weighted mean in the window at each position inside the map."""
-        return functional.conv2d(functional.conv2d(x, line.reshape(1, 1, 1, -1)), line.reshape(1, 1, -1, 1))
+        for axis in reversed(range(2, x.dim())):
+            x = along(x, line, axis)
+        return x
 
     mean_a, mean_b = mean(a), mean(b)
     var_a, var_b, both = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
@@ -55,6 +61,18 @@ def ssim(a: Tensor, b: Tensor, sigma: float = 1.5) -> Tensor:
     return value.flatten(1).mean(1)
 
 
+def along(x: Tensor, line: Tensor, axis: int, pad: str = "") -> Tensor:
+    """Maps [N, 1, positions …] correlated with the odd number of weights `line` [K] along one axis.
+
+    Only where the line lies inside; or everywhere, with the edges filled as `pad` says (`torch.nn.functional.pad`).
+    """
+    rows = x.movedim(axis, -1)
+    flat = rows.reshape(-1, 1, rows.shape[-1])
+    if pad:
+        flat = functional.pad(flat, (len(line) // 2,) * 2, mode=pad)
+    return functional.conv1d(flat, line[None, None]).reshape(*rows.shape[:-1], -1).movedim(-1, axis)
+
+
 def _scaled(heatmap: Tensor) -> Tensor:
-    size = heatmap.double().abs().amax((1, 2), keepdim=True)
+    size = heatmap.double().abs().flatten(1).amax(1).reshape(-1, *(1,) * (heatmap.dim() - 1))
     return heatmap.double() / torch.where(size == 0, 1, size)

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatcli.artifact.layout import PICTURE
-from heatcli.errors import UsageError
+from heatcli.artifact.layout import PICTURE, TABLE, TOKENS, VOLUME, Layout
+from heatcli.errors import ImageError, UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.explanation import Explanation
+from heatcli.graph.lookups import beyond, vocabulary
 from heatcli.graph.operator import Graph
 from heatcli.graph.outputs import probabilities
 from heatcli.images.dataset import Sample
-from heatcli.methods.detections import choose_for
+from heatcli.methods.detections import Asked, asked, choose_for, find, goal, is_of_boxes, most_likely, no_detector
 from heatcli.methods.exported import own_target
 from heatcli.methods.question import outputs_of
 from heatcli.methods.targets import Target
@@ -31,9 +32,11 @@ PIXELS_AT_ONCE = 2**21  # the elements of a batch, unless a batch size is given
 class Subject:
     """N images of one model, and the explained score of each.
 
-    `batch` [N, C, H, W]. `mask` [N, H, W] in 0..1: the share of each pixel inside; NaN for images without a mask.
-    `target`: chosen on the unchanged images, and kept when the images are changed. `_maps`: the relevance of the
-    unchanged images by explainer.
+    `batch` [N, C, H, W]; of signals, volumes, tables and tokens with the axes of the network's input. `mask` [N, H, W]
+    in 0..1: the share of each pixel inside; NaN for images without a mask.
+    `target`: chosen on the unchanged images, and kept when the images are changed. `of`: the number of the sample that
+    each row is of, where these are the boxes of a detector, one row a box. `_maps`: the relevance of the unchanged
+    images by explainer.
     """
 
     model: Model
@@ -43,6 +46,7 @@ class Subject:
     mask: Tensor
     batch_size: int
     seed: int = 0
+    of: tuple[int, ...] = ()
     _maps: dict[Explainer, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -58,17 +62,36 @@ class Subject:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + salt)
 
     @property
+    def layout(self) -> Layout:
+        """What the axes of the batch are."""
+        return self.model.pictures.layout_of(self.batch)
+
+    @property
     def pixel_range(self) -> Tensor:
-        """The difference of the network's input between pixels of value 1 and of value 0, [1, C, 1, 1]."""
-        low, high = self.model.pictures.pixel_range(self.batch)
-        return high - low
+        """The difference of the network's input between pixels of value 1 and of value 0, [1, C, 1, 1].
+
+        Of signals and volumes it is the span of each channel over all inputs, of tables that of each feature; it
+        broadcasts against the batch. Raises `UsageError` for tokens, and where all values are alike.
+        """
+        layout = self.layout
+        if layout.kind == PICTURE:
+            low, high = self.model.pictures.pixel_range(self.batch)
+            return high - low
+        self.model.pictures.need_values_between("they have no noise")
+        planes = layout.first(self.batch)
+        over = [0] if layout.kind == TABLE else [0, *range(2, planes.dim())]
+        span = layout.back(planes.amax(over, keepdim=True) - planes.amin(over, keepdim=True))
+        if not bool((span > 0).any()):
+            raise UsageError(f"{self.model.path}: all inputs have the same values, so these have no range; give more")
+        return span
 
     def rows(self, index: Tensor) -> Subject:
         """The subject of the images `index`, int64 [M]. An image may occur several times."""
         maps = {explainer: relevance[index] for explainer, relevance in self._maps.items()}
         names = tuple(self.names[i] for i in index.tolist())
+        of = tuple(self.of[i] for i in index.tolist()) if self.of else ()
         return replace(
-            self, names=names, batch=self.batch[index], target=self.target.rows(index), mask=self.mask[index],
+            self, names=names, of=of, batch=self.batch[index], target=self.target.rows(index), mask=self.mask[index],
             _maps=maps,
         )  # fmt: skip
 
@@ -82,6 +105,14 @@ class Subject:
         Logits, or with `chance` probabilities.
         """
         return outputs(self.model, self.batch if batch is None else batch, self.batch_size, chance)
+
+    def predicted(self, batch: Tensor | None = None) -> Tensor:
+        """The class that the network gives each image of a batch [M, C, H, W], int64 [M]; of a detector the best box's.
+
+        `batch`: by default the unchanged images.
+        """
+        out, boxes = self.outputs(batch), _graph(self.model, self.batch, self.batch_size).boxes
+        return out.sum(2).argmax(1) if boxes is None else most_likely(out, boxes)
 
     def scores(self, batch: Tensor | None = None, index: Tensor | None = None, chance: bool = False) -> Tensor:
         """The explained score of `batch` [M, C, H, W], float64 [M].
@@ -124,8 +155,12 @@ class Subject:
             yield rows, explainer.explanation(self.model, self.batch[rows], target)
 
     def heatmaps(self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None) -> Tensor:
-        """`relevance` summed over channels, [N, H, W]."""
-        return self.relevance(explainer, batch, model).sum(1)
+        """`relevance` summed over channels, [N, H, W]; [N, positions …] of other inputs."""
+        return self.summed(self.relevance(explainer, batch, model))
+
+    def summed(self, relevance: Tensor) -> Tensor:
+        """Relevance with the axes of the input as [N, H, W], or [N, positions …]: summed over channels."""
+        return self.layout.first(relevance).sum(1)
 
 
 def subject(
@@ -135,30 +170,91 @@ def subject(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Subject:
-    """The subject of `samples`. `target`: as `heatcli.explain` takes it. Raises `UsageError`."""
+    """The subject of `samples`. `target`: as `heatcli.explain` takes it.
+
+    Raises `UsageError`, also for signals or tokens of several lengths, `ImageError` for a token that the model has not.
+    """
     if not samples:
         raise UsageError("no image is left to work on")
-    layout = model.pictures.layout
-    if layout.kind != PICTURE:
-        raise UsageError(f"{model.path}: takes {layout.one}; checks and metrics are of pictures")
-    batch = torch.cat([model.pictures.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
+    pictures = model.pictures
+    _check_sides(model, samples)
+    batch = torch.cat([pictures.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
     size = batch_size or max(1, min(512, PIXELS_AT_ONCE // batch[0].numel()))
-    nothing = np.full(batch.shape[-2:], np.nan, dtype=np.float32)
+    nothing = np.full(pictures.layout_of(batch).first(batch).shape[2:], np.nan, dtype=np.float32)
+    _check_tokens(model, samples, batch)
     mask = torch.from_numpy(np.stack([nothing if s.mask is None else s.mask for s in samples])).to(batch)
     names = tuple(str(s.path) for s in samples)
-    goal = _target(model, batch, own_target(model.explained, target), size)
-    return Subject(model, names, batch, goal, mask, size, seed)
+    target = own_target(model.explained, target)
+    if is_of_boxes(target) and target not in model.labels:
+        return _by_box(model, names, batch, mask, target, size, seed)
+    return Subject(model, names, batch, _target(model, batch, target, size), mask, size, seed)
+
+
+def _by_box(
+    model: Model, names: Sequence[str], batch: Tensor, mask: Tensor, target: str, size: int, seed: int
+) -> Subject:
+    """The boxes of a detector that the target names, one row a box. Images without one are left out, and told.
+
+    Raises `UsageError` if no image has a box, `ImageError` for an image without the box that the target names.
+    """
+    boxes = _graph(model, batch, size).boxes
+    if boxes is None:
+        raise no_detector(model, target)
+    output = outputs(model, batch, size)
+    every, least = find(output, boxes, model.thresholds), model.thresholds.confidence
+    rows: list[int] = []
+    wanted: list[Asked] = []
+    for i, found in enumerate(every):
+        try:
+            each = asked(target, found, boxes)
+        except ImageError as error:
+            raise ImageError(f"{names[i]}: {error}") from error
+        if not each.numbers:
+            model.notes.add(f"{names[i]}: no box of at least {least:g}, so it is left out; --confidence says the least")
+        rows += [i] * len(each.numbers)
+        wanted += [Asked((number,), each.coordinate) for number in each.numbers]
+    if not rows:
+        raise UsageError(f"no image has a box of at least {least:g}; --confidence says the least")
+    chosen = goal(output, boxes, rows, [every[i] for i in rows], wanted)
+    titles = tuple(f"{names[i]} box {one.numbers[0]}" for i, one in zip(rows, wanted, strict=True))
+    index = torch.tensor(rows)
+    return Subject(model, titles, batch[index], chosen, mask[index], size, seed, of=tuple(rows))
+
+
+def _check_sides(model: Model, samples: Sequence[Sample]) -> None:
+    """Raise `UsageError` if the network takes inputs of any size, and these have several."""
+    layout = model.pictures.layout
+    if layout.kind == PICTURE or (layout.kind == VOLUME and model.pictures.input.shape is not None):
+        return
+    one = samples[0]
+    other = next((s for s in samples if s.size != one.size), None)
+    if other is not None:
+        lengths = " and ".join("×".join(f"{n:,}" for n in s.size[::-1]) for s in (one, other))
+        raise UsageError(
+            f"{one.path} and {other.path}: have {lengths} {layout.element}s; measured together are inputs of one size, "
+            "so cut or pad them, or give those of one size at a time"
+        )
+
+
+def _check_tokens(model: Model, samples: Sequence[Sample], batch: Tensor) -> None:
+    """Raise `ImageError` for the first input with a token beyond the table that it is looked up in."""
+    if model.pictures.layout.kind != TOKENS:
+        return
+    known = vocabulary(model.graph((1, *batch.shape[1:])))
+    for sample, most in zip(samples, batch.flatten(1).amax(1).tolist(), strict=True):
+        if known is not None and most >= known:
+            raise ImageError(f"{sample.path}: {beyond(int(most), known)}")
 
 
 def outputs(model: Model, batch: Tensor, batch_size: int, chance: bool = False) -> Tensor:
     """The network's output [N, classes, positions], computed in batches; with `chance` as probabilities.
 
-    A single output without a final activation is not a probability and stays as it is.
+    A single output without a final activation is not a probability and stays as it is, and so do coordinates of boxes.
     """
 
     def chances(graph: Graph, output: Tensor) -> Tensor:
         likely = probabilities(graph, output)
-        return output if bool(likely.isnan().any()) else likely
+        return torch.where(likely.isnan(), output, likely)
 
     return outputs_of(model, batch, batch_size, chances if chance else None)
 
@@ -170,9 +266,13 @@ def _parts(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
 
 def _target(model: Model, batch: Tensor, target: Any, batch_size: int) -> Target:
     """The target for a batch [N, …], chosen on its outputs."""
+    return choose_for(model, _graph(model, batch, batch_size), target, outputs(model, batch, batch_size))
+
+
+def _graph(model: Model, batch: Tensor, batch_size: int) -> Graph:
+    """The graph that explains a batch [N, …]."""
     index, _ = next(model.network.batches(batch.shape, batch_size))
-    graph = model.graph(batch[index].shape)
-    return choose_for(model, graph, target, outputs(model, batch, batch_size))
+    return model.graph(batch[index].shape)
 
 
 def _as_argument(target: Target) -> Any:

@@ -60,7 +60,7 @@ def maps(subject: Subject, explainer: Explainer) -> tuple[Tensor, Tensor]:
         return subject.heatmaps(explainer), shown
     parts = []
     for rows, found in subject.explained(explainer):
-        parts.append(found.relevance.detach().sum(1))
+        parts.append(subject.summed(found.relevance.detach()))
         if explainer.method.conserves:
             ledger = found.ledger
             score = ledger.output - ledger.output_baseline

@@ -20,7 +20,7 @@ from heatcli.errors import HeatcliError, UsageError, first_line, unknown_name
 from heatcli.export.dynamic import joined
 from heatcli.export.subject import LEDGER, OUTPUTS, Subject
 from heatcli.export.write import WRITERS, Writer
-from heatcli.graph.exportable import exportable
+from heatcli.graph.adjoints import exportable
 from heatcli.graph.outputs import settled
 from heatcli.images.baselines import is_named
 from heatcli.methods.method import ANY, ONE, Method

@@ -13,7 +13,7 @@ from heatcli.engine.forward import forward
 from heatcli.engine.network import Bounds, Network
 from heatcli.engine.tape import Tape
 from heatcli.graph.layers import Layer
-from heatcli.graph.outputs import probabilities
+from heatcli.graph.outputs import present_above, probabilities
 from heatcli.images.baselines import Reference, read
 from heatcli.methods.method import Answer, Method
 from heatcli.methods.question import Question, laid_out
@@ -33,7 +33,7 @@ OUTPUTS = {
 
 
 class WrittenNetwork(Network):
-    """A network whose runs are recorded: by the formulas of rules instead of fast equivalents, in a single batch."""
+    """A network whose runs are recorded: in a single batch and without decisions by values."""
 
     def forward(
         self, batch: Tensor, rules: Table, baseline: Tensor | Mapping[str, Tensor] | None = None,
@@ -41,7 +41,7 @@ class WrittenNetwork(Network):
         until: Layer | None = None,
     ) -> Tape:  # fmt: skip
         """As `Network.forward`, on a batch [N, …], without control flow that depends on values."""
-        tape = forward(self.part(batch.shape, until), batch, baseline, rules=rules, keep=keep, fixed=True, plain=True)
+        tape = forward(self.part(batch.shape, until), batch, baseline, rules=rules, keep=keep, fixed=True)
         if bounds is not None:
             tape.bound(*bounds)
         return tape
@@ -108,7 +108,7 @@ class Subject:
                 reference = replace(reference, batch=found.expand_as(batch))
             start = fixed if isinstance(fixed, Mapping) else reference.batch if compares else None
             tape = model.forward(batch, self.method.rules, start)
-            goal = _goal(self.target, laid_out(tape.output), model.labels, given)
+            goal = _goal(self.target, laid_out(tape.output), model.labels, given, present_above(graph))
             question = Question(model=model, graph=graph, batch=batch, reference=reference, goal=goal, tape=tape)
             return self._answers(question, tape.output, self.method.procedure(question, self.method))
 
@@ -142,11 +142,14 @@ def _in_bytes(heatmap: Tensor) -> list[Tensor]:
     return [(heatmap / each * 127 + 128.5).floor().to(torch.uint8), scale]
 
 
-def _goal(target: str, scores: Tensor, labels: Sequence[str], given: Sequence[Tensor]) -> Target:
-    """The target of scores [N, classes, positions]. `given`: the class, int64 [N], if the target is an input."""
+def _goal(target: str, scores: Tensor, labels: Sequence[str], given: Sequence[Tensor], present: float | None) -> Target:
+    """The target of scores [N, classes, positions]. `given`: the class, int64 [N], if the target is an input.
+
+    `present`: as `choose` takes it.
+    """
     if target != INPUT:
-        return choose(target, scores, labels)
+        return choose(target, scores, labels, present=present)
     if scores.shape[2] > 1:
-        one = choose("top", scores, labels)
+        one = choose("top", scores, labels, present=present)
         return replace(one, index=given[0])
     return Target(index=given[0], minus=None, region=torch.ones_like(scores[:, 0], dtype=torch.bool))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 OPSET = 18
 _MOST = 1 << 16  # the largest batch, a bound that torch.export needs
 _ATEN = torch.ops.aten
+_MAPS = ("relevance", "heatmap")  # the outputs at the end of the walk
 _USES_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Transpose")
 
 
@@ -58,6 +59,7 @@ def onnx_of(
             f"its explanation needs operators of {', '.join(sorted(foreign)) or 'functions'}, which no runtime has"
         )
     _keep_apart(proto.graph)
+    _book_early(proto.graph)
     for key, text in inside.items():
         proto.metadata_props.add(key=key, value=text)
     onnx.checker.check_model(proto, full_check=True)
@@ -93,6 +95,38 @@ def _keep_apart(graph: Any) -> None:
             graph.node.insert(first, onnx.helper.make_node("Neg", [name], [negative]))
         for node, place in others:
             node.input[place] = f"{name}.back"
+
+
+def _book_early(graph: Any) -> None:
+    """Put what books the walk behind the walk, the bookings of its last layers first.
+
+    ONNX Runtime (to 1.32) runs a node's inputs in the reverse of their order in the file. In the order of the record it
+    would finish the walk first, and keep every multiplier until all are booked.
+    """
+    nodes = list(graph.node)
+    made = {name: i for i, node in enumerate(nodes) for name in node.output}
+    reads = [{made[name] for name in node.input if name in made} for node in nodes]
+    walk: set[int] = set()
+    ahead = [made[name] for name in _MAPS if name in made]
+    while ahead:
+        i = ahead.pop()
+        if i not in walk:
+            walk.add(i)
+            ahead += reads[i]
+    reached: list[int] = []  # how far the walk is when the node can run
+    for i in range(len(nodes)):
+        reached.append(i if i in walk else max((reached[j] for j in reads[i]), default=-1))
+    order, done, read = sorted(walk), set(walk), set().union(*reads)
+    ahead = [i for i in reversed(range(len(nodes))) if i not in walk and i not in read]
+    while ahead:
+        waiting = reads[ahead[-1]] - done
+        ahead += sorted(waiting, key=reached.__getitem__)
+        if not waiting:
+            i = ahead.pop()
+            order += [] if i in done else [i]
+            done.add(i)
+    del graph.node[:]
+    graph.node.extend(nodes[i] for i in order)
 
 
 def pt2_of(

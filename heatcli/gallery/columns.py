@@ -92,7 +92,7 @@ class Look:
         expected = self.expected.of(row.image, path) or row.expected
         right = None if predicted is None or expected is None else expected in (predicted, str(item.first.index))
         return {
-            "name": printable(row.image) + _sequence(item),
+            "name": printable(row.image) + _part(item),
             "rank": row.rank,
             "method": row.method,
             "label": label,
@@ -159,10 +159,14 @@ class Look:
         return dict(zip(names, found, strict=True)) | _books(row.ledger, row.biases, "B")
 
 
-def _sequence(item: Item) -> str:
-    """The name of a sequence in its file; empty for a picture."""
-    sequence = msgspec.UNSET if item.report is None else item.report.image.sequence
-    return "" if sequence is msgspec.UNSET else f" {sequence.name}"
+def _part(item: Item) -> str:
+    """The name of a sequence in its file, or the number of a detector's box; empty for a whole picture."""
+    if item.report is None:
+        return ""
+    sequence, box = item.report.image.sequence, item.report.target.box
+    if sequence is not msgspec.UNSET:
+        return f" {sequence.name}"
+    return "" if box is msgspec.UNSET else f" box {box}"
 
 
 def shown(names: Iterable[str]) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from heatcli.graph.operator import Graph, Operator, Ref
 
 CODE = 0.5  # a token n is the input n + CODE, which differs from every baseline, and as a whole number is n
+BYTES = 256
 # Operators on whole numbers that keep positions apart and in order.
 _EACH = frozenset(
     """_to_copy clone alias detach contiguous lift_fresh_copy view _unsafe_view reshape flatten squeeze unsqueeze add
@@ -79,6 +80,12 @@ class Positions:
         if op.title == "scatter":  # one-hot: a 1 at the token, on an axis of its own
             return op.arg(1) in (-1, len(op.shape) - 1) and len(op.shape) > _LEADING and op.constant(0) is not None
         return op.title in _EACH
+
+
+def beyond(token: int, known: int) -> str:
+    """What to say of a token that no table knows; `known`: how many tokens there are."""
+    few = ", too few for the bytes of a text" if token < BYTES and known < BYTES else ""
+    return f"holds the token {token}, and the model knows 0 to {known - 1}{few}"
 
 
 def vocabulary(graph: Graph) -> int | None:

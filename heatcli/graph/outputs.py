@@ -360,6 +360,13 @@ def is_sigmoid(graph: Graph) -> bool:
     return _final_title(graph) == "sigmoid" or (graph.reading is not None and graph.reading.kind in (BINARY, LABELS))
 
 
+def present_above(graph: Graph) -> float | None:
+    """The score above which a label is there at a position, where each has a sigmoid; None where one class wins."""
+    if graph.boxes is not None or not is_sigmoid(graph):
+        return None
+    return 0.5 if _final_title(graph) and graph.final is None else 0.0
+
+
 def _final_title(graph: Graph) -> str:
     """The title of the final activation, whether removed or in the graph; "" without one."""
     if graph.reading is not None:

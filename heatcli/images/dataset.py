@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from heatcli.artifact.layout import PICTURES
 from heatcli.errors import ImageError, UsageError, boundary
 from heatcli.images.mean import image_files
 from heatcli.images.preprocess import Fit, Whole, to_pixels
@@ -75,12 +76,13 @@ def read(
     """Every image in `inputs` with its mask; for an unreadable image, its path and the error.
 
     A mask is `masks/NAME.png` if that folder is given, else `NAME.mask.png` or `masks/NAME.png` beside the image.
-    Raises `UsageError` if `masks` is no folder.
-
+    Raises `UsageError` if `masks` is no folder, or the network takes no pictures.
     """
     if masks is not None and not is_folder(masks):
         raise UsageError(f"{masks}: is not a folder of masks")
     reader = reader or Reader(fit.channels)
+    if masks is not None and reader.layout != PICTURES:
+        raise UsageError(f"{masks}: masks are of pictures, and the model takes {reader.layout.one}")
     for path, label in find(inputs, labels, reader.suffixes):
         try:
             with boundary(path, ImageError):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageSequence
 
 from heatcli.artifact.layout import SIGNAL, TABLE, TOKENS, VOLUME, Layout
 from heatcli.errors import ImageError, boundary
@@ -17,11 +18,12 @@ from heatcli.images.values import DATA, in_range
 from heatcli.system.compress import MAGIC, read_array
 from heatcli.system.extras import optional
 
+TEXT = ".txt"  # of networks that read tokens: each byte is one
 SUFFIXES = {
     SIGNAL: frozenset({".npy", ".npz", ".csv", ".wav"}),
-    VOLUME: frozenset({".npy", ".npz", ".nii", ".nii.gz"}),
+    VOLUME: frozenset({".npy", ".npz", ".nii", ".nii.gz", ".gif", ".webp"}),
     TABLE: frozenset({".npy", ".npz", ".csv"}),
-    TOKENS: frozenset({".npy", ".npz", ".csv", ".bin"}),
+    TOKENS: frozenset({".npy", ".npz", ".csv", ".bin", TEXT}),
 }
 AXES = {
     SIGNAL: "[channels, samples]",
@@ -30,6 +32,7 @@ AXES = {
     TOKENS: "[tokens]",
 }
 NIFTI = (".nii", ".nii.gz")
+CLIPS = {".gif": "GIF", ".webp": "WEBP"}  # suffix → Pillow's name
 _MOST_TOKENS = 1 << 23  # float32 tells all halves below apart
 
 
@@ -56,10 +59,12 @@ def read_numbers(path: object, content: bytes, layout: Layout, channels: int | N
             found = Numbers(read_array(content, most))
         elif suffix == ".csv":
             found = _csv(path, content, layout)
-        elif suffix == ".bin":
+        elif suffix in (".bin", TEXT):
             found = Numbers(np.frombuffer(content, np.uint8))
         elif suffix == ".wav":
             found = _wav(content)
+        elif suffix in CLIPS:
+            found = Numbers(_clip(path, content, channels, most))
         elif suffix in NIFTI:
             found = _nifti(path, content, suffix, most)
         else:
@@ -159,6 +164,23 @@ def _wav(content: bytes) -> Numbers:
         wide[:, 3] ^= 0x80
     samples = wide.view("<i4")[:, 0].astype(np.float64) / 2**31
     return Numbers(np.ascontiguousarray(samples.reshape(-1, count).T), rate=float(rate))
+
+
+def _clip(path: object, content: bytes, channels: int | None, most: int) -> NDArray[np.float32]:
+    """The frames of an animated picture, [channels, frames, height, width] in 0..1: RGB, or grey of one channel."""
+    if channels not in (None, 1, 3):
+        raise ImageError(f"{path}: is a clip in colours, and the model takes {channels} channels; give an .npy")
+    mode, frames, size = ("L" if channels == 1 else "RGB"), [], 0
+    with Image.open(io.BytesIO(content), formats=list(CLIPS.values())) as image:
+        for frame in ImageSequence.Iterator(image):
+            size += frame.width * frame.height * len(mode)
+            if size > most:
+                raise ImageError(f"{path}: is too large; at most {most:,} numbers are read (--max-pixels)")
+            frames.append(np.asarray(frame.convert(mode), np.uint8).reshape(frame.height, frame.width, -1))
+    if len(frames) == 1:
+        raise ImageError(f"{path}: holds one frame, and a clip has several")
+    clip: NDArray[np.float32] = np.moveaxis(np.stack(frames), -1, 0).astype(np.float32) / np.float32(255)
+    return clip
 
 
 def nibabel() -> Any:

@@ -29,7 +29,7 @@ from PIL import (
 from heatcli.artifact.layout import PICTURES, TOKENS, Layout
 from heatcli.errors import ImageError, boundary, is_text, one_line
 from heatcli.images.numbers import SUFFIXES as NUMBERS
-from heatcli.images.numbers import Numbers, as_input, channels_first, read_numbers
+from heatcli.images.numbers import TEXT, Numbers, as_input, channels_first, read_numbers
 from heatcli.images.scenes import composite, is_tiff, read_bands
 from heatcli.images.values import in_range
 from heatcli.system.compress import MAGIC, read_array
@@ -136,6 +136,9 @@ class Reader:
     def _numbers(self, path: Path | str, content: bytes) -> Picture:
         """The signal, volume or table in a file's bytes. Raises `ImageError`."""
         read = read_numbers(path, content, self.layout, self.channels, self.most)
+        if self.say is not None and str(path).lower().endswith(TEXT):
+            said = "is read as bytes, each a token; for a network of words give their numbers, as .npy or .csv"
+            self.say(one_line(f"{path}: {said}"), "text")
         return Picture(path, hashlib.sha256(content).hexdigest(), self._sized(path, read.values), read)
 
     def _sized(self, path: object, array: NDArray[Any]) -> NDArray[np.float32]:

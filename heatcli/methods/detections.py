@@ -13,7 +13,7 @@ from torch import Tensor
 from heatcli.errors import ImageError, UsageError
 from heatcli.graph.heads import CENTRE, COORDINATES, Thresholds
 from heatcli.graph.operator import Boxes, Graph
-from heatcli.graph.outputs import box_chances
+from heatcli.graph.outputs import box_chances, present_above
 from heatcli.methods.targets import TOP, Contrast, Target, choose, parse
 
 if TYPE_CHECKING:
@@ -69,6 +69,14 @@ def find(output: Tensor, boxes: Boxes, limits: Thresholds = Thresholds()) -> lis
     if boxes.background is not None:
         chances[:, boxes.background] = 0
     return [_in_image(one, box, limits) for one, box in zip(chances, corners(output, boxes), strict=True)]
+
+
+def most_likely(output: Tensor, boxes: Boxes) -> Tensor:
+    """The class of the best box of each image of an output [N, rows, A], however low: int64 [N]."""
+    chances = box_chances(boxes, output)[:, : boxes.classes].clone()
+    if boxes.background is not None:
+        chances[:, boxes.background] = 0
+    return chances.amax(2).argmax(1)
 
 
 def _in_image(chances: Tensor, box: Tensor, limits: Thresholds) -> Found:
@@ -153,7 +161,7 @@ def choose_for(model: Model, graph: Graph, target: Any, output: Tensor, region: 
         return choose_boxes(target, output, model.labels, graph.boxes, model.thresholds)
     if is_of_boxes(target) and target not in model.labels:
         raise no_detector(model, target)
-    return choose(target, output, model.labels, region)
+    return choose(target, output, model.labels, region, present_above(graph))
 
 
 def no_detector(model: Model, target: object) -> UsageError:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.artifact.layout import TABLE, TOKENS
+from heatcli.artifact.layout import TABLE
 from heatcli.errors import UsageError
 from heatcli.methods.method import ONE, Answer, Method
 from heatcli.methods.path import Mean, mean_score
@@ -56,8 +56,7 @@ class Windows:
         Of tables, whose neighbours have nothing in common, each feature is a window by default; so is each token.
         """
         sides = question.sides
-        alone = question.layout.kind in (TABLE, TOKENS)
-        window = window or (1 if alone else max(1, min(sides) // 8))
+        window = window or (1 if question.layout.separate else max(1, min(sides) // 8))
         stride = stride or max(1, window // 2)
         if window > min(sides):
             whole = "×".join(map(str, sides))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from heatcli.engine.ledger import Books, Ledger
+from heatcli.graph.outputs import present_above
 from heatcli.methods.growth import grows_at
 from heatcli.methods.method import Method, OneWalk
 from heatcli.methods.question import Question
@@ -36,7 +37,8 @@ def _nowhere(question: Question) -> Iterator[Remark]:
     for i in [] if goal.nowhere is None else goal.nowhere.nonzero()[:, 0].tolist():
         index = int(goal.index[i])
         name = question.model.label(index) or f"class {index}"
-        yield f"nowhere {index}", f"{name} wins nowhere, so it is explained where its score is highest"
+        where = "wins" if present_above(question.graph) is None else "is present"
+        yield f"nowhere {index}", f"{name} {where} nowhere, so it is explained where its score is highest"
 
 
 def _unbalanced(ledger: Ledger, books: Books) -> Iterator[Remark]:

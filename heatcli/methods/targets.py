@@ -6,7 +6,8 @@ head needs besides, such as logits, products or boxes joined with scores, are op
 
 Outputs have shape [N, classes, positions], and a classifier has one position. With several positions (segmentation,
 time steps), the class's scores are summed over a region: the given region, position T of `A@T`, or the positions where
-the class wins. `path` sums the best score of each position, of any class.
+the class wins, of several labels with a sigmoid each where the label is present. `path` sums the best score of each
+position, of any class.
 """
 
 from __future__ import annotations
@@ -104,11 +105,13 @@ def choose(
     output: Tensor,
     labels: Sequence[str],
     region: Tensor | None = None,
+    present: float | None = None,
 ) -> Target:
     """The target that `target` names for an output [N, classes, positions]. Raises `UsageError` for an unknown one.
 
     `region` [N, positions]: the positions to sum over. None: the positions where the class wins (with a single class,
-    where its score is positive), or the position of its highest score if it wins nowhere.
+    where its score is positive), or the position of its highest score if it wins nowhere. `present`: of several labels
+    at a position, the score above which one is there; it need not win (`heatcli.graph.outputs.present_above`).
     """
     if isinstance(target, Target):
         return target
@@ -136,21 +139,22 @@ def choose(
         if bool(((index < 0) | (index >= classes)).any()):
             raise UsageError(f"target {target!r} is out of range: the model has classes 0 to {classes - 1}")
     if region is None:
-        region, nowhere = _where_it_wins(output, index)
+        region, nowhere = _where_it_wins(output, index, present)
     return Target(index=index, minus=minus, region=region, path=path, nowhere=nowhere)
 
 
-def _where_it_wins(output: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+def _where_it_wins(output: Tensor, index: Tensor, present: float | None) -> tuple[Tensor, Tensor | None]:
     """Where class `index` [N] wins in [N, classes, positions], bool [N, positions]; and bool [N], whether nowhere.
 
-    If it wins nowhere, the position of its highest score is used.
+    `present`: as in `choose`. If it wins nowhere, the position of its highest score is used.
     """
     _, classes, positions = output.shape
     if positions == 1:
         return torch.ones_like(output[:, 0], dtype=torch.bool), None
-    wins = output.argmax(1) == index[:, None] if classes > 1 else output[:, 0] > 0
-    nowhere = ~wins.any(1)
     scores = output.gather(1, index[:, None, None].expand(-1, 1, positions))[:, 0]
+    alone = present is None and classes > 1
+    wins = output.argmax(1) == index[:, None] if alone else scores > (present or 0)
+    nowhere = ~wins.any(1)
     best = _one_hot(scores.argmax(1), positions)
     return torch.where(nowhere[:, None], best, wins), nowhere
 

@@ -58,7 +58,7 @@ class Step:
     product: Product | None = None  # the vector-Jacobian product in closed form
     taped: bool = False  # the output has an autograd tape
     differentiable: bool = False  # the walk itself is differentiated
-    fixed: bool = False  # the walk is recorded for compilation: no decision may depend on tensor values
+    fixed: bool = False  # the walk is recorded: no decision may depend on tensor values
     in_place: bool = False  # the output overwrote the input (`heatcli.engine.fast.in_place`)
     producers: Sequence[Step | None] = ()  # the steps that computed the inputs; None: the image
     bounds: tuple[Tensor, Tensor] | None = None  # the lowest and highest values of the input (first layers only)

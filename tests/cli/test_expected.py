@@ -45,13 +45,13 @@ def test_the_contrast_is_explained_where_the_model_is_wrong(cli: Cli, photos: Pa
 
 def test_figure_and_talk_say_it(cli: Cli, photos: Path) -> None:
     ran = cli("explain", photos / NAMES[0], "-m", SHORTCUT, "--expected", "wolf")
-    assert "dog-wolf (dog instead of wolf), output 4.96" in ran.err
+    assert "dog-wolf (dog instead of wolf), output 4.96" in ran.out
     with Image.open("heatmaps/wolf-on-grass.lrp-eps.png") as figure:
         said = figure.text["Description"]
     assert "wolf-on-grass.png: dog instead of wolf, output difference 4.962" in said
     assert "Positive speaks for dog rather than wolf, which is expected; negative against." in said
     ran = cli("explain", photos / NAMES[2], "-m", SHORTCUT, "--expected", "cat")
-    assert "cat as expected, output" in ran.err
+    assert "cat as expected, output" in ran.out
     with Image.open("heatmaps/cat-at-temple.lrp-eps.png") as figure:
         assert "cat-at-temple.png: cat, as expected, output 2.875" in figure.text["Description"]
 

@@ -106,7 +106,8 @@ def test_a_quotient_chooses_without_dividing_by_nothing(values: list[float], tol
     top, level = bottom.cos(), torch.full_like(bottom, 7.0)
     near = bottom.abs() <= tolerance
     expected = torch.where(near, level, top / torch.where(near, 1, bottom))
-    assert torch.equal(numerics.quotient(top, bottom, level, tolerance), expected)
+    for fixed in (False, True):
+        assert torch.equal(numerics.quotient(top, bottom, level, tolerance, fixed), expected)
     assert torch.equal(quotient(top, bottom, level, tolerance), expected)
 
 

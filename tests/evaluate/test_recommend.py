@@ -37,14 +37,14 @@ def searched(own: Subject, *names: str) -> Recommendation:
 def test_regions_and_steps_are_samek_s_share_of_any_picture(
     height: int, width: int, points: int, expected: tuple[int, int]
 ) -> None:
-    assert perturbation.of_samek(height, width, points) == expected
+    assert perturbation.of_samek((height, width), points) == expected
 
 
 def test_falls_at_every_point_are_those_of_pixel_flipping() -> None:
     """With as many points as regions that are replaced, nothing is left out of the curve."""
     own = digits()
     heatmaps = own.heatmaps(BLUR)
-    side, each = perturbation.of_samek(28, 28, 123)
+    side, each = perturbation.of_samek((28, 28), 123)
     assert (side, each) == (1, 1)
     most, least = perturbation.falls(own, heatmaps, 123)
     for found, least_first in ((most, False), (least, True)):
@@ -69,7 +69,7 @@ def test_a_linear_network_s_falls_are_known(tmp_path: Path) -> None:
     weight = net[1].weight[0].detach().double().reshape(1, 4, 4)
     gain = (weight * (own.batch - perturbation.noise(own))[:, 0].double()).flatten(1)
     trial = tried(own, PLAIN, points=3)
-    assert perturbation.of_samek(4, 4, 3) == (1, 1)
+    assert perturbation.of_samek((4, 4), 3) == (1, 1)
     order = (weight * own.batch[:, 0]).flatten(1).argsort(dim=1, descending=True, stable=True)
     gone = torch.cat([torch.zeros(len(own), 1), gain.gather(1, order)[:, :3].cumsum(1)], 1)
     expected = (gone[:, 1:] + gone[:, :-1]).mean(1) / 2

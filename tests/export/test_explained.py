@@ -22,7 +22,8 @@ from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.layers import randomisation
 from heatcli.evaluate.subject import subject
 from heatcli.explanation import Explanation, explain
-from heatcli.export.job import DEFAULT, ExportRequest, export
+from heatcli.export.job import DEFAULT, ExportRequest, Recording, export, recording
+from heatcli.export.write import WRITERS
 from heatcli.images.dataset import Sample, read
 from heatcli.methods.table import method
 from heatcli.model.inspection import inspect
@@ -37,12 +38,20 @@ def digits() -> Model:
     return load(DIGITS)
 
 
+@pytest.fixture(scope="module")
+def recorded(digits: Model) -> Recording:
+    """The explanation, which returns the elements of biases too."""
+    outputs = (*DEFAULT, "bias_elements")
+    return recording(
+        digits, ExportRequest(path=Path("explained.onnx"), method=method("lrp-gamma", gamma=0.3), outputs=outputs)
+    )
+
+
 @pytest.fixture(scope="module", params=[".onnx", ".pt2", ".pt"])
-def file(request: pytest.FixtureRequest, digits: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The explained model, which returns the elements of biases too."""
+def file(request: pytest.FixtureRequest, recorded: Recording, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The explained model."""
     path: Path = tmp_path_factory.mktemp("explained") / f"explained{request.param}"
-    asked = ExportRequest(path=path, method=method("lrp-gamma", gamma=0.3), outputs=(*DEFAULT, "bias_elements"))
-    export(digits, asked)
+    path.write_bytes(recorded.content(WRITERS[request.param]))
     return path
 
 

@@ -13,11 +13,14 @@ import torch
 from conftest import MODELS, SAMPLES
 from torch import Tensor, nn
 
+from heatcli.artifact.explained import Note
 from heatcli.errors import UsageError
 from heatcli.explanation import Explanation, explain
 from heatcli.export.dynamic import FrozenError, joined
-from heatcli.export.job import ExportRequest, export
+from heatcli.export.job import ExportRequest, Recording, export, recording
 from heatcli.export.run import opened
+from heatcli.export.write import WRITERS, _book_early
+from heatcli.methods.method import Method
 from heatcli.methods.table import METHODS, method
 from heatcli.model.model import Model, load
 
@@ -55,6 +58,11 @@ def assert_exported(model: Model, path: Path, name: str, **asked: Any) -> None:
     """Exported on noise, it says of pictures, one and eight at once, what `explain` says."""
     chosen = method(name)
     note = export(model, ExportRequest(path=path, method=chosen, **asked))
+    assert_written(model, path, note, chosen, **asked)
+
+
+def assert_written(model: Model, path: Path, note: Note, chosen: Method, **asked: Any) -> None:
+    """The artifact says of pictures, one and eight at once, what `explain` says."""
     assert note.source.sha256 == model.sha256
     explained = opened(path)
     assert explained.note == note
@@ -64,9 +72,17 @@ def assert_exported(model: Model, path: Path, name: str, **asked: Any) -> None:
         assert_says(explained.run({"input": batch}), said)
 
 
+@pytest.fixture(scope="module")
+def recorded(digits: Model) -> Recording:
+    """One record, for all formats."""
+    return recording(digits, ExportRequest(path=Path("explained.onnx"), method=method("lrp-eps")))
+
+
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".pt"])
-def test_every_format_says_what_explain_says(digits: Model, tmp_path: Path, suffix: str) -> None:
-    assert_exported(digits, tmp_path / f"explained{suffix}", "lrp-eps")
+def test_every_format_says_what_explain_says(digits: Model, recorded: Recording, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"explained{suffix}"
+    path.write_bytes(recorded.content(WRITERS[suffix]))
+    assert_written(digits, path, recorded.note, method("lrp-eps"))
 
 
 @pytest.mark.parametrize("name", ["deeplift-rescale"])  # all: slow, below
@@ -112,24 +128,31 @@ def test_a_network_with_pooling_and_sums(tmp_path: Path, which: str) -> None:
     assert_exported(model, tmp_path / "explained.onnx", "lrp-epsilon-plus", target="1", baseline="blur")
 
 
-def test_the_class_can_be_an_input(digits: Model, tmp_path: Path) -> None:
-    export(digits, ExportRequest(path=tmp_path / "e.pt2", method=method("lrp-eps"), target="input"))
-    batch, classes = pictures(digits, 3), torch.tensor([4, 0, 9])
-    found = opened(tmp_path / "e.pt2").run({"input": batch, "target": classes})
-    assert_says(found, explain(digits, batch, "lrp-eps", classes))
-
-
-def test_pixels_in_and_bytes_out(digits: Model, tmp_path: Path) -> None:
+def test_pixels_and_the_class_in_and_bytes_out(digits: Model, tmp_path: Path) -> None:
     outputs = ("logits", "relevance", "heatmap", "biases", "ledger")
-    path = tmp_path / "e.pt2"
-    export(digits, ExportRequest(path=path, method=method("lrp-eps"), outputs=outputs, preprocess=True, u8=True))
-    batch = pictures(digits, 2)
+    path, asked = tmp_path / "e.pt2", {"target": "input", "outputs": outputs, "preprocess": True, "u8": True}
+    export(digits, ExportRequest(path=path, method=method("lrp-eps"), **asked))
+    batch, classes = pictures(digits, 3), torch.tensor([4, 0, 9])
     pixels = (digits.pictures.pixels(batch) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    found = opened(tmp_path / "e.pt2").run({"pixels": pixels})
-    assert_says(found, explain(digits, batch, "lrp-eps"))
+    found = opened(path).run({"pixels": pixels, "target": classes})
+    assert_says(found, explain(digits, batch, "lrp-eps", classes))
     scale = found["heatmap_scale"][:, None, None]
     back = (found["heatmap_u8"].astype(np.float32) - 128) * scale / 127
     assert np.abs(back - found["heatmap"]).max() <= scale.max() / 127
+
+
+def test_layers_are_booked_as_the_walk_passes_them() -> None:
+    """ONNX Runtime runs the later input first, so the first layer's booking stands last."""
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    walk = [node("Exp", ["input"], ["first"]), node("Sin", ["first"], ["second"]), node("Neg", ["second"], ["heatmap"])]
+    books = [node("ReduceSum", ["first"], ["a"]), node("ReduceSum", ["second"], ["b"])]
+    ledger = node("Concat", ["a", "b"], ["ledger"], axis=0)
+    nodes = [walk[0], books[0], walk[1], books[1], walk[2], ledger]
+    outputs = [value("heatmap", 1, [2, 2]), value("ledger", 1, [2, 1])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [value("input", 1, [2, 2])], outputs))
+    _book_early(model.graph)
+    assert list(model.graph.node) == [*walk, books[1], books[0], ledger]
+    onnx.checker.check_model(model, full_check=True)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatcli.graph.exportable import exportable
+from heatcli.graph.adjoints import exportable
 from heatcli.system.torch_private import make_fx, name_of
 
 
@@ -28,8 +28,10 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
         for given in [
             (1, 0, 1, 1, 3, False), (2, 1, 1, 1, 3, False), (2, 3, 1, 2, 7, False), (1, 2, 2, 1, 3, False),
             (3, 0, 1, 1, 1, False), (2, 0, 2, 2, 2, False), (2, 1, 1, 1, 3, True), (1, 1, 1, 2, 3, True),
+            (1, 1, 1, 2, 3, False), (1, 2, 1, 2, 5, False), (1, 4, 1, 1, 3, False),
         ]
     },
+    "depthwise convolution": nn.Conv2d(4, 8, 3, 1, 1, groups=4).double(),
     "convolution of rows": lambda x: functional.conv1d(x[:, :, 0], ROWS, stride=2),
     "max pool": lambda x: functional.max_pool2d(x, 3, 2, 1),
     "max pool without overlap": lambda x: functional.max_pool2d(x, 2, ceil_mode=True),

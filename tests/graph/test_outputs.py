@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import Cli
+from networks import save
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -442,3 +443,64 @@ def test_training_mode_is_told(tmp_path: Path) -> None:
     model = heatcli.load(tmp_path / "eval.pt2")
     model.graph((2, 3, 8, 8))
     assert list(model.notes) == []
+
+
+EVENTS = ("dog", "cat", "horn", "rain", "speech")
+
+
+class Events(nn.Module):
+    """Several sounds at each of 16 frames of a signal [N, 2, 64]: a sigmoid each. `last`: the events are last."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.pool, self.last = nn.Conv1d(2, len(EVENTS), 5, padding=2), nn.AvgPool1d(4), last
+        with torch.no_grad():
+            self.conv.bias.sub_(0.3)
+
+    def scores(self, x: Tensor) -> Tensor:
+        return self.pool(self.conv(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = torch.sigmoid(3 * self.scores(x))
+        return found.transpose(1, 2) if self.last else found
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("form", ["scripted", "traced", "onnx-old", "onnx-new", "pt2"])
+def test_several_labels_at_each_position_have_their_names(form: str, last: bool, tmp_path: Path, cli: Cli) -> None:
+    """A label's scores are summed where it is there, whatever other labels are; positions have names, too."""
+    module = Events(last).eval()
+    path = save(module, tmp_path, form, (2, 64))
+    x = torch.randn(1, 2, 64, generator=torch.Generator().manual_seed(3))
+    np.save("x.npy", x[0].numpy())
+    Path("labels.txt").write_text("\n".join(EVENTS))
+    logits = (3 * module.scores(x))[0].detach()
+    there = logits > 0
+    assert ((there.sum(0) > 1).any(), (there.sum(0) == 0).any()) == (True, True), "together, and none"
+    given = ["x.npy", "-m", path, "--labels", "labels.txt", "--method", "lrp-0", "--figure", "none", "--json"]
+    for i, name in enumerate(EVENTS):
+        for target, region in ((name, there[i]), (f"{name}@7", torch.arange(16) == 7)):
+            ran = cli("explain", *given, "--target", target)
+            assert ran.status == 0, ran.err
+            found = json.loads(ran.out)["target"]
+            assert (found["index"], found["label"], found["quantity"]) == (i, name, "logit")
+            assert found["score"] == pytest.approx(float(logits[i][region].sum()), rel=1e-3, abs=1e-4)
+            assert found["probability"] == pytest.approx(float(logits[i][region].sigmoid().mean()), rel=1e-3)
+    shown = cli("inspect", path, "--labels", "labels.txt", "--size", "64")
+    assert "several labels at each position, 5 classes on axis " + ("2" if last else "1") in shown.out, shown.out
+
+
+def test_a_label_that_is_nowhere(tmp_path: Path, cli: Cli) -> None:
+    """Its highest position is explained, and a note says so; a probability is present above a half."""
+    module = Events(False).eval()
+    with torch.no_grad():
+        module.conv.bias[0] = -30
+    path = save(module, tmp_path, "onnx-old", (2, 64))
+    np.save("x.npy", np.random.default_rng(0).normal(size=(2, 64)))
+    Path("labels.txt").write_text("\n".join(EVENTS))
+    for more in ([], ["--output", "probability"]):
+        ran = cli("explain", "x.npy", "-m", path, "--labels", "labels.txt", "--target", "dog", "--json", *more)
+        assert ran.status == 0, ran.err
+        assert "dog is present nowhere, so it is explained where its score is highest" in ran.err
+        assert json.loads(ran.out)["target"]["nowhere"]

@@ -1,9 +1,10 @@
 """Explained models in four runtimes: how far off `explain`, how large, how slow.
 
-`python tests/measure/export.py numbers ROWS.jsonl` measures what is not in ROWS.jsonl yet, method after method;
-`speed` likewise; `page` writes EXPORT.md beside this file from both. torchvision's networks have
-random weights; all are exported on noise and asked about pictures, on one thread. `--only NAME`: networks whose name
-holds NAME.
+`python tests/measure/export.py numbers speed page` measures every backward method on every network, then what it
+costs, and writes EXPORT.md beside this file. Rows are kept in `export.jsonl` beside it, or in the file of `--rows`, one
+a network and method as soon as it is measured; a later run goes on where it stopped. `--only NAME`: networks whose name
+holds NAME; `--methods A,B`: these methods alone. torchvision's networks have random weights; all are exported on noise
+and asked about pictures, on one thread.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import onnx
@@ -58,13 +58,24 @@ SMALL, LARGE = 64, 224  # sides of torchvision's inputs, for numbers and for spe
 
 
 def network(name: str, size: int, folder: Path) -> Model:
-    """An embedded model, or one of torchvision's with random weights."""
+    """An embedded model, or one of torchvision's with random weights.
+
+    Batch norms take their statistics from noise. Without them signals fade from layer to layer, so that ε, rounding and
+    the slow arithmetic of denormal numbers would be measured.
+    """
     if name in EMBEDDED:
         return load(ROOT / "models" / name)
     import torchvision
 
     torch.manual_seed(0)
-    net = torchvision.models.get_model(name).eval()
+    net = torchvision.models.get_model(name).train()
+    for norm in (layer for layer in net.modules() if isinstance(layer, torch.nn.BatchNorm2d)):
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
+    with torch.no_grad():
+        for _ in range(2):
+            net(torch.randn(4, 3, size, size))
+    net.eval()
     file = folder / f"{name}.pt2"
     batch = torch.export.Dim("N", min=1, max=64)
     program = torch.export.export(net, (torch.randn(2, 3, size, size),), dynamic_shapes=({0: batch},))
@@ -121,9 +132,6 @@ def numbers(model: Model, asked: str, folder: Path) -> dict[str, Any]:
     with torch.backends.mkldnn.flags(enabled=False):
         again = [explain(model, batch, chosen).relevance.numpy() for batch in batches]
     row["rounding"] = _apart(again, expected)
-    with mock.patch("heatcli.engine.plan.fast", None):
-        formulas = load(model.path) if model.path.name in EMBEDDED else network(model.path.stem, SMALL, folder)
-        row["formulas"] = _apart([explain(formulas, x, chosen).relevance.numpy() for x in batches], expected)
     for runtime, run in runs.items():
         said = [run(batch) for batch in batches]
         left = 0.0
@@ -146,7 +154,7 @@ def _apart(said: list[Any], expected: list[Any]) -> dict[str, float]:
 
 
 def speed(model: Model, asked: str, folder: Path) -> dict[str, Any]:
-    """Seconds and memory of one picture: explained and plain in ONNX Runtime, and `explain`, in turns."""
+    """Processor seconds and memory of one picture: explained and plain in ONNX Runtime, and `explain`, in turns."""
     chosen = method(asked)
     found = recording(model, ExportRequest(path=folder / "e.onnx", method=chosen))
     (folder / "e.onnx").write_bytes(found.content(WRITERS[".onnx"]))
@@ -160,9 +168,9 @@ def speed(model: Model, asked: str, folder: Path) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(RUNS + 2):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = time.process_time()
             run()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(time.process_time() - started)
     kept = {name: values[2:] for name, values in times.items()}
 
     def ratio(a: str, b: str) -> float:
@@ -210,22 +218,24 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def measure(what: str, path: Path, only: str) -> None:
-    """Append rows to the file."""
+def measure(what: str, path: Path, only: str, asked: tuple[str, ...]) -> None:
+    """Append to the file the rows of networks whose name holds `only`, by the methods `asked` (none: all)."""
     known = {(row["what"], row["network"], row["method"]) for row in rows_of(path)}
     names = (*EMBEDDED, *TORCHVISION) if what == "numbers" else SPEED
     names = tuple(name for name in names if only in name)
     methods = tuple(dict.fromkeys((*FAST, *KINDS, *WALKS, *OTHERS))) if what == "numbers" else FAST
     models: dict[str, Model] = {}
+    methods = asked or methods
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for asked, name in ((asked, name) for asked in methods for name in names):
-            if (what, name, asked) in known:
+        for chosen, name in ((chosen, name) for chosen in methods for name in names):
+            if (what, name, chosen) in known:
                 continue
+            started = time.perf_counter()
             if name not in models:
                 models[name] = network(name, SMALL if what == "numbers" else LARGE, folder)
-            found = (numbers if what == "numbers" else speed)(models[name], asked, folder)
-            row = {"what": what, "network": name, "method": asked, **found}
+            found = (numbers if what == "numbers" else speed)(models[name], chosen, folder)
+            row = {"what": what, "network": name, "method": chosen, "seconds": time.perf_counter() - started, **found}
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
@@ -242,18 +252,16 @@ def page(rows: list[dict[str, Any]]) -> Iterator[str]:
         "Every artifact is exported on noise and asked about pictures that it never saw, 1 and 8 at once. *Error*: "
         "|relevance − `explain`'s| as a share of the largest of its picture: the largest (the median) pixel. "
         "*Ledger*: what its columns leave inside the runtime, as a share of the score. torchvision's networks have "
-        f"random weights and take {SMALL} × {SMALL}. All ONNX files pass `onnx.checker` with shape inference and hold "
-        "operators of the standard domain alone. The two runtimes of torch run the same ATen operators as `explain`: "
-        "all methods on the two smallest networks, three methods elsewhere. Not all methods have been measured on "
-        "all networks: the table counts them, and the script goes on where it stopped.\n"
+        f"random weights, batch norms with statistics of noise, and take {SMALL} × {SMALL}. All ONNX files pass "
+        "`onnx.checker` with shape inference and hold operators of the standard domain alone. The two runtimes of "
+        "torch run the same ATen operators as `explain`: all methods on the two smallest networks, three methods "
+        "elsewhere. Not all methods have been measured on all networks: the table counts them, and the script goes on "
+        "where it stopped.\n"
     )
     yield f"| network | methods | {' | '.join(f'{name}: error (median), ledger' for name in RUNTIMES)} |"
     yield "|---|---|" + "---|" * len(RUNTIMES)
     for name in dict.fromkeys(row["network"] for row in measured):
         own = [row for row in measured if row["network"] == name and "refused" not in row]
-        if any(row["rounding"]["largest"] != row["rounding"]["largest"] and name in TORCHVISION for row in own):
-            yield f"| {name} | its map is 0 everywhere with these weights |{' |' * len(RUNTIMES)}"
-            continue
         cells = []
         for runtime in RUNTIMES:
             done = [row[runtime] for row in own if "refused" not in row.get(runtime, {"refused": ""})]
@@ -265,29 +273,23 @@ def page(rows: list[dict[str, Any]]) -> Iterator[str]:
         "Beyond 1e-4 (median 1e-6), or refused. *Rounding*: how far `explain` is off itself when torch convolves "
         "without oneDNN, which rounds otherwise: what a denominator close to zero magnifies, as ε = 1e-6 allows.\n"
     )
-    yield (
-        "*Formulas*: how far it is off itself without its faster equivalents of rules, which an artifact does not have "
-        "(not measured in all rows).\n"
-    )
-    yield "| network | method | runtime | what | rounding | formulas |\n|---|---|---|---|---|---|"
+    yield "| network | method | runtime | what | rounding |\n|---|---|---|---|---|"
     for row in measured:
         if "refused" in row:
-            yield f"| {row['network']} | {row['method']} | all | {row['refused']} | | |"
+            yield f"| {row['network']} | {row['method']} | all | {row['refused']} | |"
             continue
         for runtime in (name for name in RUNTIMES if name in row):
             one = row[runtime]
             if "refused" in one:
-                yield f"| {row['network']} | {row['method']} | {runtime} | {one['refused']} | | |"
+                yield f"| {row['network']} | {row['method']} | {runtime} | {one['refused']} | |"
             elif one["largest"] > 1e-4 or one["median"] > 1e-6 or one["left"] > 1e-4:
                 said = f"error {one['largest']:.1e} ({one['median']:.1e}), ledger {one['left']:.1e}"
-                own = " | ".join(
-                    f"{row[key]['largest']:.1e} ({row[key]['median']:.1e})" if key in row else "–"
-                    for key in ("rounding", "formulas")
-                )
+                own = f"{row['rounding']['largest']:.1e} ({row['rounding']['median']:.1e})"
                 yield f"| {row['network']} | {row['method']} | {runtime} | {said} | {own} |"
     yield "\n## What it costs\n"
     yield (
-        "One picture, one thread; plain, explained and `heatcli.explain` in turns, the median of the ratios. "
+        "One picture, one thread, processor time; plain, explained and `heatcli.explain` in turns, the median of the "
+        "ratios. "
         f"torchvision's networks take {LARGE} × {LARGE}. *Memory*: what loading and running add to a process.\n"
     )
     yield "| network | method | plain ms | explained ms | ÷ plain | ÷ `explain` | MB on disk | memory MB | ÷ plain |"
@@ -305,9 +307,9 @@ ENGINE = """
 ## As an engine of `explain`
 
 On small networks (`digits.onnx`, `animals.pt`) ONNX Runtime needs a fraction of the time of `explain`, whose operators
-cost some microseconds each in Python. On larger ones both spend their time in convolutions, and ONNX Runtime is about
-as fast or slower: the file holds the formulas, not the faster equivalents that `explain` runs, and their elementwise
-steps are not fused. As an engine for folders of small networks it would take: one export a model and method (seconds),
+cost some microseconds each in Python. On larger ones both spend their time in convolutions. The file holds the faster
+equivalents of rules that `explain` runs, but their elementwise steps are not fused, and ONNX Runtime brings what a
+convolution returns into another layout for them. As an engine for folders of small networks it would take: one export a model and method (seconds),
 kept in the cache beside the graph; targets as an input; and the check that `explain` makes of a graph, made of the
 export once. The report is built from an artifact's outputs already: `heatcli explain FOLDER --model explained.onnx`.
 """
@@ -316,16 +318,18 @@ export once. The report is built from an artifact's outputs already: `heatcli ex
 def main() -> None:
     """Measure, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["numbers", "speed", "page"])
-    parser.add_argument("rows", type=Path)
+    parser.add_argument("what", nargs="+", choices=["numbers", "speed", "page"])
+    parser.add_argument("--rows", type=Path, default=Path(__file__).with_suffix(".jsonl"), help="the file of the rows")
     parser.add_argument("--only", default="", help="networks whose name holds this")
+    parser.add_argument("--methods", default="", help="names of methods, with commas between")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if given.what == "page":
-        Path(__file__).with_name("EXPORT.md").write_text("\n".join(page(rows_of(given.rows))) + "\n")
-    else:
-        measure(given.what, given.rows, given.only)
+    for what in given.what:
+        if what == "page":
+            Path(__file__).with_name("EXPORT.md").write_text("\n".join(page(rows_of(given.rows))) + "\n")
+        else:
+            measure(what, given.rows, given.only, tuple(filter(None, given.methods.split(","))))
 
 
 if __name__ == "__main__":

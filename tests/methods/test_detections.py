@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Cli
+from pages import see
 from PIL import Image
 from torch import Tensor, nn
 
@@ -193,3 +194,116 @@ def test_a_letterbox_is_undone(letterbox: str) -> None:
     assert (left + columns.min() * x, top + rows.min() * y) == pytest.approx((0, 0), abs=1e-9)
     assert (left + (columns.max() + 1) * x, top + (rows.max() + 1) * y) == pytest.approx((200, 100))
     assert pixels[:, ~red] == pytest.approx(114 / 255)
+
+
+THREE = {(16, 24, 24, 32): "red", (40, 40, 48, 48): "blue", (0, 0, 8, 8): "red"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures of three boxes, one box and none."""
+    made = tmp_path / "in"
+    made.mkdir()
+    for name, squares in (("a", THREE), ("b", {(32, 0, 40, 8): "red"}), ("c", {})):
+        picture(made / f"{name}.png", (64, 64), squares)
+    return made
+
+
+def lines(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("damage", ["nothing", "report", "line"])
+def test_a_run_of_boxes_is_continued(damage: str, model: str, folder: Path, tmp_path: Path, cli: Cli) -> None:
+    """A picture with a lost file or a lost line has all its boxes explained again; others stay as they are."""
+    given, out = ["explain", folder, "-m", model, "--target", "detections", "--out", "out"], tmp_path / "out"
+    assert cli(*given).status == 0
+    before, files = lines(out), {path.name: path.read_bytes() for path in out.glob("*.box*")}
+    assert [(row["rank"], row["of"]) for row in before] == [(1, 3), (2, 3), (3, 3), (1, 1)]
+    whole = {name: content for name, content in files.items() if name.endswith(".png")}
+    if damage == "report":
+        (out / "a.lrp-eps.box1.json").unlink()
+    elif damage == "line":
+        text = (out / "index.jsonl").read_text().splitlines(keepends=True)
+        (out / "index.jsonl").write_text("".join(text[:2] + text[3:]))
+    ran = cli(*given, "--resume")
+    assert ran.status == 0, ran.err
+    assert f"{2 if damage == 'nothing' else 1} images are done already" in ran.err
+    kept = ("stem", "rank", "of", "label")
+    assert sorted([row[k] for k in kept] for row in lines(out)) == sorted([row[k] for k in kept] for row in before)
+    assert {path.name for path in out.glob("*.box*")} == set(files)
+    assert {name: (out / name).read_bytes() for name in whole} == whole
+
+
+def test_the_gallery_numbers_boxes(model: str, folder: Path, tmp_path: Path, cli: Cli) -> None:
+    assert cli("explain", folder, "-m", model, "--target", "detections", "--out", "out").status == 0
+    ran = cli("gallery", "out")
+    assert "4 explanations" in ran.err
+    table = see(tmp_path / "out" / "report.html").table
+    found = [(name.rpartition("/")[2], label) for name, label in zip(table["name"], table["label"], strict=True)]
+    assert sorted(found) == [
+        ("a.png box 0", "red"),
+        ("a.png box 1", "red"),
+        ("a.png box 2", "blue"),
+        ("b.png box 0", "red"),
+    ]
+
+
+def test_each_box_is_checked(model: str, folder: Path, tmp_path: Path, cli: Cli) -> None:
+    """One result a box; golden reports box by box; the predicted class is the best box's; no box is told."""
+    spec = '[prediction]\nlabels = "l.csv"\n[finite]\n[ledger]\n[golden]\n[faithfulness]\n'
+    (tmp_path / "s.toml").write_text(f'methods = ["lrp-eps"]\ntarget = "detections"\n{spec}')
+    (tmp_path / "l.csv").write_text("image,label\na.png,red\nb.png,blue\n")
+    given = ["check", model, folder, "--spec", "s.toml"]
+    ran = cli(*given, "--update-golden")
+    assert ran.status == 0, ran.err
+    assert {path.name for path in (tmp_path / "golden").iterdir()} == {
+        *(f"a.lrp-eps.box{i}.json" for i in range(3)), "b.lrp-eps.box0.json",
+    }  # fmt: skip
+    ran = cli(*given, "--json", "--junit", "j.xml", "--html", "h.html")
+    assert "c.png: no box of at least 0.25, so it is left out" in ran.err
+    results = [json.loads(line) for line in ran.out.splitlines()]
+    for name in ("finite", "ledger", "golden"):
+        places = [(Path(r["image"]).name, r["box"]) for r in results if r["check"] == name and r["status"] == "passed"]
+        assert places == [("a.png", 0), ("a.png", 1), ("a.png", 2), ("b.png", 0)], name
+    predicted = {Path(r["image"]).name: r["measured"] for r in results if r["quantity"] == "predicted"}
+    assert predicted == {"a.png": "red", "b.png": "red"}
+    assert {r["status"] for r in results if r["check"] == "faithfulness"} == {"passed"}
+    assert ran.status == 1, "b.png is not blue"
+    assert "a.png box 2" in (tmp_path / "j.xml").read_text()
+    assert "box 2" in (tmp_path / "h.html").read_text()
+
+
+class Swapped(Squares):
+    """The same with blue before red."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, [0, 1, 2, 3, 5, 4]]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("target", [[], ["--target", "detections"], ["--target", "red"], ["--target", "box:0.w"]])
+def test_a_detector_agrees_with_itself(
+    target: list[str], swapped: bool, model: str, folder: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """Outputs and maps are the same, whatever is explained, also with its classes in another order."""
+    module = (Swapped if swapped else Squares)().eval()
+    torch.jit.trace(module, torch.zeros(1, 3, SIZE, SIZE)).save(str(tmp_path / "other.pt"))
+    names = '"blue", "red"' if swapped else '"red", "blue"'
+    (tmp_path / "other.toml").write_text((tmp_path / "squares.toml").read_text().replace('"red", "blue"', names))
+    given = [folder / "a.png", folder / "b.png", *target, "--most-difference", "1e-6", "--json"]
+    ran = cli("compare", model, "other.pt", *given)
+    assert ran.status == 0, ran.err
+    pairs = json.loads(ran.out)["pairs"]
+    said = {(pair["label_a"], pair["label_b"]) for pair in pairs if pair["image"].startswith(str(folder / "b.png"))}
+    assert said == {("red", "red")}  # of the other picture red and blue are equal
+    assert len(pairs) == (4 if target[-1:] == ["detections"] else 2)
+
+
+def test_deletion_is_of_a_boxs_probability(model: str, folder: Path, cli: Cli) -> None:
+    given = ["--methods", "lrp-eps", "--metric", "deletion:steps=4", "--target", "detections", "--json", "--out", "e"]
+    ran = cli("evaluate", model, folder, *given)
+    assert ran.status == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["images"] == 4
+    assert all(0 <= value <= 1 for row in found["rows"] for value in row["values"])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +161,73 @@ def test_bad_scenes_are_one_line(tmp_path: Path, cli: Cli) -> None:
     assert cli("explain", "good.tif", "-m", artifact, "--bands", "red").status == 2
     ran = cli("explain", "good.tif", "-m", artifact, "--max-pixels", "2000")
     assert "is too large; at most" in ran.err
+
+
+CODES = {"zlib": 8, "lzma": 34925, "packbits": 32773}
+
+
+def packed(codec: str, count: int) -> bytes:
+    """So many zeros, compressed."""
+    if codec == "packbits":
+        return b"\x81\x00" * (count // 128)
+    made = zlib.compressobj(9) if codec == "zlib" else lzma.LZMACompressor(preset=9)
+    return b"".join([*(made.compress(bytes(1 << 20)) for _ in range(count >> 20)), made.flush()])
+
+
+def with_strips(codec: str, strip: bytes) -> bytes:
+    """A TIFF of six bands of 4×4 pixels, with that strip as each band's."""
+    made = io.BytesIO()
+    tifffile.imwrite(made, np.ones((BANDS, 4, 4), np.uint16), photometric="minisblack", planarconfig="separate",
+                     compression="zlib", metadata=None)  # fmt: skip
+    content = bytearray(made.getvalue())
+    with tifffile.TiffFile(io.BytesIO(bytes(content))) as file:
+        tags = file.pages[0].tags
+    counts = len(content)
+    content += struct.pack(f"<{BANDS}I", *[len(strip)] * BANDS)
+    for code, value in ((273, len(content)), (279, 0)):
+        for band in range(BANDS if code == 273 else 0):
+            struct.pack_into("<I", content, tags[code].valueoffset + 4 * band, value)
+    struct.pack_into("<HHII", content, tags[279].offset, 279, 4, BANDS, counts)
+    struct.pack_into("<HHIHH", content, tags[259].offset, 259, 3, 1, CODES[codec], 0)
+    return bytes(content + strip)
+
+
+@pytest.mark.parametrize("codec", CODES)
+def test_a_strip_decodes_to_no_more_than_its_part(tmp_path: Path, cli: Cli, codec: str) -> None:
+    """A few bytes that stand for gigabytes are refused before they are decoded; an honest strip is read."""
+    artifact = save(Near().eval(), tmp_path, "onnx-old", (BANDS, 4, 4))
+    Path("good.tif").write_bytes(with_strips(codec, packed("packbits", 128) if codec == "packbits" else whole(codec)))
+    assert cli("explain", "good.tif", "-m", artifact).status == 0
+    Path("bomb.tif").write_bytes(with_strips(codec, packed(codec, 1 << 28)))
+    tracemalloc.start()
+    ran = cli("explain", "bomb.tif", "-m", artifact)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (ran.status, ran.err.count("\n")) == (1, 1), ran.err
+    assert "bomb.tif: holds a strip or tile that decodes to more than its part of the picture" in ran.err
+    assert peak < 1 << 27  # half of what it stands for
+
+
+def whole(codec: str) -> bytes:
+    """One band of 4×4 zeros of 16 bits, compressed."""
+    return zlib.compress(bytes(32)) if codec == "zlib" else lzma.compress(bytes(32))
+
+
+def test_a_tile_larger_than_any_picture(tmp_path: Path, cli: Cli) -> None:
+    artifact = save(Near().eval(), tmp_path, "onnx-old", (BANDS, 4, 4))
+    tifffile.imwrite("tile.tif", np.ones((BANDS, 4, 4), np.uint8), photometric="minisblack", planarconfig="separate",
+                     compression="zlib", tile=(1024, 1024), metadata=None)  # fmt: skip
+    assert cli("explain", "tile.tif", "-m", artifact).status == 0
+    ran = cli("explain", "tile.tif", "-m", artifact, "--max-pixels", "100000")
+    assert "tile.tif: holds a strip or tile that decodes to more than its part" in ran.err
+
+
+def test_what_no_reader_bounds_is_refused(tmp_path: Path, cli: Cli) -> None:
+    artifact = save(Near().eval(), tmp_path, "onnx-old", (BANDS, 4, 4))
+    content = bytearray(with_strips("zlib", whole("zlib")))
+    with tifffile.TiffFile(io.BytesIO(bytes(content))) as file:
+        struct.pack_into("<H", content, file.pages[0].tags[259].valueoffset, 34712)
+    Path("j.tif").write_bytes(content)
+    ran = cli("explain", "j.tif", "-m", artifact)
+    assert (ran.status, ran.err.count("\n")) == (1, 1)
+    assert "j.tif: is compressed as JPEG2000, which is not read here; write it with Deflate" in ran.err

@@ -255,3 +255,46 @@ def test_nifti_is_written_in_its_own_voxels(tmp_path: Path, cli: Cli) -> None:
     assert relevance.sum() == pytest.approx(report["pixels"]["total"], rel=0.05)
     place = np.unravel_index(int(relevance.argmax()), relevance.shape)
     assert all(2 * part.start <= at < 2 * part.stop for at, part in zip(place, PLANTED["volume"][1:], strict=True))
+
+
+class Moving(nn.Module):
+    """How bright the red of a clip [N, 3, T, H, W] is in its third frame; and nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[:, 0, 2].sum((1, 2)), 0 * x.sum((1, 2, 3, 4))], 1)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_a_clip_from_an_animated_picture(tmp_path: Path, cli: Cli, suffix: str) -> None:
+    """Its frames are the depth: read as an array of them is; the map lies in the frame that counts."""
+    path = save(Moving().eval(), tmp_path, "onnx-old", (3, 4, 8, 10))
+    frames = np.zeros((4, 8, 10, 3), np.uint8)
+    frames[2, 2:5, 3:6] = (255, 0, 0)
+    frames[1, :4] = frames[3, 4:] = (0, 0, 255)
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    more = {"lossless": True} if suffix == "webp" else {}
+    first.save(f"clip.{suffix}", save_all=True, append_images=rest, duration=40, **more)
+    np.save("clip.npy", frames.transpose(3, 0, 1, 2).astype(np.float32) / 255)
+    given = ["-m", path, "--target", "0", "--method", "lrp-0", "--baseline", "zero"]
+    one, other = (reported(cli, name, *given, "--out", "out")["pixels"] for name in (f"clip.{suffix}", "clip.npy"))
+    assert one["shape"] == [4, 8, 10]
+    assert np.allclose(one["values"], other["values"], atol=1e-3)
+    values = np.array(one["values"])
+    assert values[2].sum() == pytest.approx(9, rel=1e-3)
+    assert np.abs(values[[0, 1, 3]]).max() == 0
+    assert Path("out/clip.lrp-0.png").is_file()
+
+
+def test_a_still_picture_is_no_clip(tmp_path: Path, cli: Cli) -> None:
+    path = save(Moving().eval(), tmp_path, "onnx-old", (3, 4, 8, 10))
+    Image.new("RGB", (10, 8)).save("still.gif")
+    frames = [Image.new("RGB", (64, 64), (i, 0, 0)) for i in range(20)]
+    frames[0].save("long.gif", save_all=True, append_images=frames[1:])
+    Path("bad.webp").write_bytes(b"RIFF....WEBP")
+    told = {"still.gif": "holds one frame, and a clip has several", "bad.webp": "is no volume"}
+    for name, words in told.items():
+        ran = cli("explain", name, "-m", path)
+        assert (ran.status, ran.err.count("\n")) == (1, 1), ran.err
+        assert f"{name}: {words}" in ran.err
+    ran = cli("explain", "long.gif", "-m", path, "--max-pixels", "20000")
+    assert "long.gif: is too large; at most 60,000 numbers are read (--max-pixels)" in ran.err

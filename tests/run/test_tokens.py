@@ -247,6 +247,57 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, cli: Cli) -> None:
         assert (ran.status, words in ran.err) == (2, True), ran.err
 
 
+class Letters(Bag):
+    """Each of 256 bytes is worth its number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(256, 2)
+        with torch.no_grad():
+            self.table.weight.copy_(torch.stack([torch.arange(256.0), torch.zeros(256)], 1))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_text_is_its_bytes(tmp_path: Path, cli: Cli, form: str) -> None:
+    """Of a linear network each byte has its own worth: beyond ASCII, with the line's end; alone and in a folder."""
+    path, long = saved(Letters(), tmp_path, form), LONG - 4
+    content = ("n" * long + "é\r\n").encode()
+    (tmp_path / "in").mkdir()
+    Path("in/a.txt").write_bytes(content)
+    np.save("in/b.npy", np.frombuffer(content, np.uint8))
+    given = ["-m", path, "--target", "0", "--method", "lrp-0", "--baseline", "zero", "--axes", "NT"]
+    ran = cli("explain", "in/a.txt", *given, "--json")
+    assert ran.status == 0, ran.err
+    assert "a.txt: is read as bytes, each a token" in ran.err
+    values = json.loads(ran.out)["pixels"]["values"]
+    assert np.allclose(values, [list(content)], rtol=1e-5)
+    assert not Path("heatmaps/index.jsonl").exists(), "one input"
+    ran = cli("explain", "in", *given, "--out", "out")
+    assert ran.status == 0, ran.err
+    one, other = (json.loads(Path(f"out/{name}.lrp-0.json").read_text())["pixels"] for name in "ab")
+    assert one == other
+
+
+def test_a_text_of_more_bytes_than_the_network_knows(tmp_path: Path, cli: Cli) -> None:
+    path = saved(Text(), tmp_path)
+    Path("t.txt").write_text("some words\n")
+    for ran in (cli("explain", "t.txt", "-m", path), cli("check", path, "t.txt")):
+        assert ran.status == 1
+        assert f"t.txt: holds the token 119, and the model knows 0 to {WORDS - 1}, too few for the bytes of" in ran.err
+
+
+def test_a_list_of_files_has_another_name_where_texts_are_read(tmp_path: Path, cli: Cli) -> None:
+    path = saved(Text(), tmp_path)
+    np.save("a.npy", tokens()[0].numpy())
+    Path("list.txt").write_text("a.npy\n")
+    ran = cli("explain", "list.txt", "-m", path)
+    assert ran.status == 2
+    assert "list.txt: is a text for this network, and looks like a list of files; name it LIST.lst" in ran.err
+    Path("list.lst").write_text("a.npy\n")
+    assert cli("explain", "list.lst", "-m", path, "--out", "out").status == 0
+    assert Path("out/a.lrp-eps.json").exists()
+
+
 def test_whole_numbers_that_are_no_tokens_are_refused(tmp_path: Path, cli: Cli) -> None:
     """A picture of whole numbers is none, nor is a network that moves its tokens before it looks them up."""
     ran = cli("inspect", saved(Reversed(), tmp_path))

@@ -12,7 +12,6 @@ from heatcli.engine.fast.numerics import row_dots, row_sums, summed
 from heatcli.engine.fast.passed import Passed
 from heatcli.rules.affine import Epsilon
 from heatcli.rules.carried import at_output
-from heatcli.rules.numerics import signed
 from heatcli.rules.rule import Carried, Sent, Step
 
 
@@ -49,15 +48,9 @@ class FastEpsilon(Epsilon):
             torch.addcdiv(m, m, s, value=-1, out=s)  # m·y/(y + ε), rounded once; 0 where y = 0
             booked = summed(s, step.bias)
             return Sent(step.adjoint(s.to(dtype)), booked, row_sums(booked) * self.epsilon)
-        if y is z:
-            q = z.abs().add_(self.epsilon)
-            torch.div(m, q, out=q)
-            absorbed = row_dots(q, z, step.fixed) * self.epsilon
-            s = torch.add(m, q, alpha=-self.epsilon, out=q)
-        else:
-            stabiliser = signed(self.epsilon, z)
-            s = z + stabiliser
-            torch.div(m, s, out=s).mul_(y)
-            absorbed = row_dots(s, stabiliser, step.fixed)
+        q = z.abs().add_(self.epsilon)
+        torch.div(m, q, out=q)
+        absorbed = row_dots(q, y, step.fixed) * self.epsilon
+        s = torch.add(m, q, alpha=-self.epsilon, out=q) if y is z else q.mul_(y.abs())
         s = s.to(dtype)
         return Sent(step.adjoint(s), s, absorbed)

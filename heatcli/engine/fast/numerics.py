@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.operator import collect
+from heatcli.rules import numerics
 from heatcli.rules.numerics import per_image, wide
 from heatcli.system.torch_private import select_between
 
@@ -24,8 +25,13 @@ def below_zero(m: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
     return select_between(m, x, -math.inf, 0.0, out)
 
 
-def quotient(top: Tensor, bottom: Tensor, level: Tensor, tolerance: Tensor | float = 0.0) -> Tensor:
-    """top/bottom, or `level` where |bottom| ≤ tolerance; the tensors broadcast."""
+def quotient(top: Tensor, bottom: Tensor, level: Tensor, tolerance: Tensor | float, fixed: bool) -> Tensor:
+    """top/bottom, or `level` where |bottom| ≤ tolerance; the tensors broadcast.
+
+    `fixed`: the walk is recorded, for runtimes in which a selection may multiply by 0, which keeps infinity.
+    """
+    if fixed:
+        return numerics.quotient(top, bottom, level, tolerance)
     close = bottom.detach().abs().neg_().add_(tolerance)
     return below_zero(top / bottom, close).add_(above_zero(level, close))
 
@@ -43,7 +49,7 @@ def row_sums(x: Tensor) -> Tensor:
 def row_dots(x: Tensor, y: Tensor, fixed: bool) -> Tensor:
     """Σ x·y over all but the first dimension, float64 [N], without storing the products where that is faster.
 
-    `fixed`: the walk is recorded for compilation, where products take no memory.
+    `fixed`: the walk is recorded, for compilation too, where products take no memory.
     """
     if fixed or x.device.type != "cpu" or x.stride() != y.stride() or x.shape[1:].numel() < _DOT:
         return row_sums(x * y)

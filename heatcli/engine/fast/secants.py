@@ -78,7 +78,7 @@ def slope(step: Step, times: Tensor | None = None) -> Tensor:
         secants = _secants(step, limit, times)
         if secants is not None:
             return secants
-    m = quotient(rise(step), step.input_difference(0), derivative(step), limit)
+    m = quotient(rise(step), step.input_difference(0), derivative(step), limit, step.fixed)
     return m if times is None else times * m
 
 

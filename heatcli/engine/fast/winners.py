@@ -44,8 +44,9 @@ class FastWinner(Winner):
         fell = step.difference < 0
         risen, fallen = torch.where(fell, 0, change), torch.where(fell, change, 0)
         rise_of_winner = y - lifted(flat(x0.expand_as(x)).gather(-2, at_image), y)
-        (m,) = step.adjoint(quotient(risen, rise_of_winner, half))
+        (m,) = step.adjoint(quotient(risen, rise_of_winner, half, 0.0, step.fixed))
         assert m is not None
         m = m if part is None else m.add_(part)
         fall_of_winner = lifted(flat(x).gather(-2, at_baseline), y) - y0
-        return Sent([lifted(flat(m).scatter_add_(-2, at_baseline, flat(quotient(fallen, fall_of_winner, half))), x)])
+        back = flat(quotient(fallen, fall_of_winner, half, 0.0, step.fixed))
+        return Sent([lifted(flat(m).scatter_add_(-2, at_baseline, back), x)])

@@ -19,6 +19,7 @@ STDIN = "-"
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"\x93NUMPY", b"PK\x03\x04")
 LEVELS = 3  # lengths of an output's name, see `Found.stem`
 LISTS = (".txt", ".list", ".lst")
+LINE = 4096  # bytes of a text's first line that are looked at
 LONGEST = 1 << 32  # bytes of a list: tens of millions of names
 
 
@@ -117,7 +118,7 @@ def find(
             else:
                 kind = "no images" if pattern is None else f"nothing that matches {pattern}"
                 found.empty.append(f"{given}: {kind} in this folder")
-        elif given == STDIN or given.endswith(LISTS):
+        elif _is_list(given, ends):
             found.add(_listed(given))
             named = True
         elif _is_pattern(given):
@@ -126,6 +127,7 @@ def find(
             else:
                 found.empty.append(f"{given}: no file matches this pattern")
         else:
+            _check_text(given, ends)
             found.add([given])
             named = True
     if found.empty and not named:
@@ -133,10 +135,24 @@ def find(
     return found
 
 
-def is_many(given: Path | str) -> bool:
-    """Whether an input can stand for several images: a folder, a pattern or a list."""
+def is_many(given: Path | str, suffixes: Collection[str] = SUFFIXES) -> bool:
+    """Whether an input can stand for several images: a folder, a pattern or a list. `suffixes`: of images."""
     name = str(given)
-    return name == STDIN or name.endswith(LISTS) or _is_folder(name) or _is_pattern(name)
+    return _is_list(name, tuple(suffixes)) or _is_folder(name) or _is_pattern(name)
+
+
+def _is_list(name: str, ends: tuple[str, ...]) -> bool:
+    """Whether an input is a list of images; a text is none where it is an input itself."""
+    return name == STDIN or (name.endswith(LISTS) and not name.endswith(ends))
+
+
+def _check_text(given: str, ends: tuple[str, ...]) -> None:
+    """Raise `UsageError` for a text that is an input itself, and looks like a list of inputs."""
+    if given.endswith(LISTS) and not is_url(given) and is_there(given):
+        with boundary(given, UsageError, "cannot be read"), Path(given).open("rb") as file:
+            name = file.readline(LINE).strip()
+        if name.lower().endswith(tuple(map(os.fsencode, ends))) and is_there(os.fsdecode(name)):
+            raise UsageError(f"{given}: is a text for this network, and looks like a list of files; name it LIST.lst")
 
 
 def _is_pattern(name: str) -> bool:

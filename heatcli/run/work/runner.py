@@ -51,13 +51,13 @@ class Run:
         self.index: RunIndex | None = None
         self._entered: list[Outcome] | None = None  # the batch that was entered into the index last
         for given in request.inputs:
-            if is_many(given) and same_folder(given, request.out):
+            if is_many(given, model.pictures.suffixes) and same_folder(given, request.out):
                 raise UsageError(f"{given}: is both the input and --out; give another --out folder")
         if not is_url(request.out):
             make_folder(Path(request.out))
         self._on_one_scale = request.style.scale == RUN and request.style.kind != "grid"
         kept = request.index or request.resume or request.shard or self._on_one_scale
-        if kept or any(map(is_many, request.inputs)):
+        if kept or any(is_many(given, model.pictures.suffixes) for given in request.inputs):
             if request.overwrite:
                 forget(str(request.out))
             self.index = open_index(str(request.out), record_of(model, request), request.resume)

@@ -75,7 +75,7 @@ def tried_on_sequences(own: Subject, explainer: Explainer) -> Trial:
     drawn = torch.multinomial(background, own.batch[:, 0].numel(), replacement=True, generator=own.generator(3))
     fill = torch.nn.functional.one_hot(drawn.reshape(own.batch[:, 0].shape), 4).movedim(2, 1).to(own.batch)
     found = []
-    _, each = of_samek(1, heatmaps.shape[1], 5)
+    _, each = of_samek((1, heatmaps.shape[1]), 5)
     for least_first in (False, True):
         when, _ = by_region(heatmaps[:, None], 1, least_first)
         found.append(fall(curve(own, when[:, 0] // each, 5, own.batch, fill)))
