@@ -3,8 +3,8 @@
     python tests/measure/experiments/default.py measure NETWORK --data DATA   (pictures.py says how to fill DATA)
     python tests/measure/experiments/default.py page
 
-What is measured lies in --cache as JSON, a line a chunk of pictures and method; a run that is interrupted goes on. DEFAULT.md is
-written once all its networks are there.
+What is measured lies in --cache as JSON, a line a chunk of pictures and method; a run that is interrupted goes on.
+DEFAULT.md is written once all its networks are there.
 """
 
 from __future__ import annotations

