@@ -148,6 +148,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         if next(_RUNS) % 40 == 0:  # each command freezes what the last one left, such as the files of its sandbox
             gc.unfreeze()
             gc.collect()
+            gc.freeze()  # else collections look through all of torch from here on
         return Ran(status if isinstance(status, int) else 0, out, err)
 
     return run

@@ -45,7 +45,7 @@ class Prediction(Check, frozen=True):
             hits.append(float(predicted == index))
             status: Status = "passed" if predicted == index else "reported" if self.least < 1 else "failed"
             yield Result(check=self.name, quantity="predicted", status=status, image=work.subject.names[i],
-                         measured=model.label(predicted) or str(predicted), required=wanted)  # fmt: skip
+                         measured=model.called(predicted), required=wanted)  # fmt: skip
         yield at_least(self.name, "share predicted as expected", sum(hits) / len(hits), self.least)
 
     def _expected(self, work: Work) -> dict[int, str]:

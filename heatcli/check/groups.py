@@ -113,7 +113,7 @@ def maps_of(work: Work, explainer: Explainer) -> list[Maps]:
     """The maps of all pictures by explained class, in the order of names."""
     subject = work.subject
     kept, details, found = Rows(np.float32), Details(), dict[str, Columns]()
-    labels = [label_of(subject, i) for i in subject.target.index.tolist()]
+    labels = [subject.model.called(i) for i in subject.target.index.tolist()]
     pixels = subject.heatmaps(explainer).double().cpu().numpy()
     for name, sample, one, label in zip(subject.names, work.samples, pixels, labels, strict=True):
         details.add(one)
@@ -129,22 +129,17 @@ def _asked(work: Work, stored: Found, file: Path) -> tuple[Backgrounds | None, s
     rows, before = work.subject.masked, stored.backgrounds or any("background" in one.kinds for one in stored.clusters)
     if not before:
         return None, f"{file} knows none; heatcli discover finds them with --masks and --model" if len(rows) else ""
-    return (
-        (asked_of(work.subject.model, _masked(work.subject, rows)), "") if len(rows) else (None, no_masks(work.subject))
-    )
+    if not len(rows):
+        return None, no_masks(work.subject)
+    return asked_of(work.subject.model, _masked(work.subject, rows)), ""
 
 
 def _masked(subject: Subject, rows: Tensor) -> Iterator[Masked]:
     """The pictures `rows` of a subject with their masks, in batches."""
     for part in torch.split(rows, subject.batch_size):
         index = subject.target.index[part].tolist()
-        names = [(subject.names[i], label_of(subject, goal)) for i, goal in zip(part.tolist(), index, strict=True)]
+        names = [(subject.names[i], subject.model.called(goal)) for i, goal in zip(part.tolist(), index, strict=True)]
         yield Masked(names, index, subject.batch[part], subject.mask[part])
-
-
-def label_of(subject: Subject, index: int) -> str:
-    """The name of a class, or its number."""
-    return subject.model.label(index) or str(index)
 
 
 def _again(cluster: Cluster, groups: Sequence[Cluster]) -> Cluster | None:

@@ -29,9 +29,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     box: int | msgspec.UnsetType = msgspec.UNSET
 
     @property
+    def part(self) -> str:
+        """What follows the name of the image: the number of the box, if there is one."""
+        return "" if self.box is msgspec.UNSET else f" box {self.box}"
+
+    @property
     def place(self) -> str:
         """The image, with the number of the box if there is one."""
-        return (self.image or "all images") + ("" if self.box is msgspec.UNSET else f" box {self.box}")
+        return (self.image or "all images") + self.part
 
     @property
     def line(self) -> str:

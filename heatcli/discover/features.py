@@ -58,14 +58,6 @@ class Maps:
     kept: Rows
     details: Details | None = None
 
-    @classmethod
-    def of(cls, label: str, known: Iterable[Known], kept: Rows, details: Details | None = None) -> Maps:
-        """The maps of pictures of a class."""
-        columns = Columns()
-        for one in known:
-            columns.add(one)
-        return columns.maps(label, kept, details)
-
     def __len__(self) -> int:
         return len(self.names)
 

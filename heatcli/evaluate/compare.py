@@ -127,8 +127,8 @@ def compare(
         pairs.append(
             Pair(
                 image=image,
-                label_a=a.model.label(int(says_a[i])) or str(int(says_a[i])),
-                label_b=a.model.label(int(says_b[i])) or str(int(says_b[i])),
+                label_a=a.model.called(int(says_a[i])),
+                label_b=a.model.called(int(says_b[i])),
                 score=_both(scores[0][i], scores[1][i]),
                 pixels=_both(pixels[0][i], pixels[1][i]),
                 biases={name: _totals(books_a, books_b, name, i) for name in names},

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from heatcli.check.result import Result
 from heatcli.errors import UsageError, counted
 from heatcli.evaluate.compare import Both, Comparison
@@ -95,15 +93,10 @@ def _by_check(results: Sequence[Result]) -> Mapping[str, Counter[str]]:
     return found
 
 
-def _where(result: Result, names: Mapping[str | None, str]) -> str:
-    """The image in a page, with the number of the box if there is one."""
-    return names[result.image] + ("" if result.box is msgspec.UNSET else f" box {result.box}")
-
-
 def _result(result: Result, names: Mapping[str | None, str], *first: str) -> Line:
     """A result as a row; `first`: cells before its own."""
     measured = f"{result.measured:.4g}" if isinstance(result.measured, float) else result.measured or ""
-    cells = (*first, result.check, result.method or "", _where(result, names), result.quantity, measured,
+    cells = (*first, result.check, result.method or "", names[result.image] + result.part, result.quantity, measured,
              result.required)  # fmt: skip
     return Line(cells, result.status == "failed")
 

@@ -140,7 +140,7 @@ def concepts(
     for pictures, batch in batches(model, paths, request.batch_size, failed):
         (maps,), goal = activations(model, batch, (layer.name,), request.method, request.target, request.baseline)
         shares = _shares(maps)
-        use.add(shares, [model.label(index) or str(index) for index in goal.index.tolist()])
+        use.add(shares, [model.called(index) for index in goal.index.tolist()])
         relevant.add(shares, strongest(maps.relevance)[1], len(known))
         excited.add(*strongest(maps.values), len(known))
         known += [Path(picture.path) for picture in pictures]

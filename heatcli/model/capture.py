@@ -105,14 +105,15 @@ class Capture:
         batches = [noise] if graph.guards else [self.noise(shape, 1, vocabulary(graph) or 2)]
         if sample is not None and sample.shape[1:] == shape[1:] and not graph.guards:
             batches.append(sample.expand(shape))
+        explained = apply(graph, self.passes)
         verified, remarks, seconds = None, graph.remarks, 0.0
         try:
-            verified, seconds = self._verified(graph, batches)
+            verified, seconds = self._verified(graph, explained, batches)
         except NotComparedError as error:
             remarks = (*remarks, f"is not compared with what is deployed: {error}")
-        graph = replace(apply(graph, self.passes), verified=verified, remarks=remarks)
-        self._check_memory(graph)
-        return graph, seconds
+        explained = replace(explained, verified=verified, remarks=remarks)
+        self._check_memory(explained)
+        return explained, seconds
 
     def _recorded(self, batch: Tensor) -> Graph:
         """The graph recorded on a batch, before any pass."""
@@ -180,16 +181,20 @@ class Capture:
             values = self.pictures.normalise(values.to(self.pictures.device))
         return values.to(self.pictures.device, self.pictures.dtype)
 
-    def _verified(self, graph: Graph, batches: Sequence[Tensor]) -> tuple[Verified | None, float]:
+    def _verified(
+        self, graph: Graph, explained: Graph, batches: Sequence[Tensor]
+    ) -> tuple[Verified | None, float]:  # fmt: skip
         """The comparison of a graph with the artifact, and its seconds; None without a runtime.
 
+        `explained`: `graph` after all passes. It is what is compared, but for passes that change the output.
         Raises `DiffersError` if they differ, `NotComparedError` if the runtime cannot run the artifact.
         """
         runtime = self.artifact.runtime
         if runtime is None:
             return None, 0.0
         kept = KEEPING_OUTPUT if graph.boxes is not None else KEEPING_OUTPUT | {"logit"}
-        checked = activated(apply(graph, [name for name in self.passes if name in kept]))
+        keeping = [name for name in self.passes if name in kept]
+        checked = activated(explained if len(keeping) == len(self.passes) else apply(graph, keeping))
 
         def run(x: Tensor) -> Tensor:
             """The explained output in the artifact's runtime."""

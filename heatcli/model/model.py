@@ -78,6 +78,10 @@ class Model:
         """The name of class `index`, or None."""
         return self.labels[index] if index < len(self.labels) else None
 
+    def called(self, index: int) -> str:
+        """The name of class `index`, or its number where it has none."""
+        return self.label(index) or str(index)
+
     @property
     def thresholds(self) -> Thresholds:
         """What counts as a box of a detector."""

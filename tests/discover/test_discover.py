@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SAMPLES, Cli
+from known import maps_of
 
 from heatcli.discover.clusters import group
 from heatcli.discover.features import GRID, Known, Maps, pooled
@@ -53,7 +54,7 @@ def _rows(places: np.ndarray) -> Rows:
 
 
 def _maps(places: np.ndarray, label: str = "a") -> Maps:
-    return Maps.of(label, [Known(str(i), None, i) for i in range(len(places))], _rows(places))
+    return maps_of(label, [Known(str(i), None, i) for i in range(len(places))], _rows(places))
 
 
 def _found(places: np.ndarray, others: np.ndarray) -> list[Cluster]:
@@ -66,7 +67,7 @@ def test_a_group_has_the_accuracy_and_the_bias_share_of_its_known_pictures() -> 
     right = [0.0] * 10 + [1.0] * 10 + [1.0] * 40
     known = [Known(str(i), None, i, right[i], 0.5 if i < 20 else 0.1) for i in range(len(places))]
     known[0] = Known("0", None, 0)  # nothing is known of it
-    maps, others = Maps.of("a", known, _rows(places)), [_maps(_class(0, 200), "b")]
+    maps, others = maps_of("a", known, _rows(places)), [_maps(_class(0, 200), "b")]
     first, *_ = (shown.cluster for shown in clusters_of(maps, others) if shown.cluster.suspicion)
     assert first.accuracy == pytest.approx(10 / 19)
     assert first.bias_share == pytest.approx(0.5)

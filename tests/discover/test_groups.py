@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from known import maps_of
 
 from heatcli.discover import groups
 from heatcli.discover.features import GRID, Known, Maps
@@ -70,7 +71,7 @@ def _maps(label: str, tagged: int, plain: int, seed: int) -> Maps:
             one *= 0.4
             one[:2, :2] += 0.15
         kept.add(one)
-    return Maps.of(label, [Known(str(i), None, i) for i in range(tagged + plain)], kept)
+    return maps_of(label, [Known(str(i), None, i) for i in range(tagged + plain)], kept)
 
 
 def test_a_sampled_class_has_the_groups_of_the_whole_class(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,8 +286,8 @@ def _contrasted(
         for number, i in enumerate(rows):
             first = int(top[i])
             index = indices[i]
-            said = None if index is None else tuple(model.label(n) or str(n) for n in (index, first))
-            ready[i] = Ready(loaded[i], reports, number, None, 1, said)  # type: ignore[arg-type]
+            said = None if index is None else (model.called(index), model.called(first))
+            ready[i] = Ready(loaded[i], reports, number, None, 1, said)
     return [ready[i] for i in range(len(loaded))]
 
 
