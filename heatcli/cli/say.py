@@ -42,6 +42,11 @@ def error(text: object) -> None:
     print(f"heatcli: {text}", file=sys.stderr)
 
 
+def result(text: str) -> None:
+    """A result on stdout, at every level; at once, so that it stands before what stderr says next."""
+    print(text, flush=True)
+
+
 def line(text: str) -> None:
     """What was done, such as a file that was written."""
     if _level != "errors":

@@ -29,7 +29,7 @@ def explain(model: Model, request: SequencesRequest, load_seconds: float, json: 
             continue
         report = outcome.report
         target, ledger, one = report.target, report.ledger, report.image.sequence
-        (say.line if json else print)(
+        (say.line if json else say.result)(
             f"{report.image.path} {one.name if one else ''}: "
             f"{target.label if target.label is not None else f'class {target.index}'}, "
             f"{target.quantity} {target.score:.6g}"

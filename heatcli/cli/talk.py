@@ -106,7 +106,7 @@ class Talk:
             if self.unreferenced and ledger is not None and abs(ledger.biases) > MOST * abs(ledger.output):
                 self.biased += outcome.last
             if not self.many:
-                (self.say if self.json else print)(described(outcome))
+                (self.say if self.json else say.result)(described(outcome))
                 self.say(remarks(outcome))
             for name, value in outcome.unexplained.items():
                 self.once(name, _unexplained(name, value, outcome))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,16 @@ def test_inputs_are_never_overwritten(cli: Cli, tmp_path: Path) -> None:
     assert ran.status == 2
     assert "is itself an input" in ran.err
     assert (tmp_path / "x.lrp-eps.png").read_bytes() == before
+
+
+def test_a_result_stands_before_what_stderr_says_next(tmp_path: Path) -> None:
+    """Where both streams go into one file, whose stdout Python would hold back."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "heatcli", "explain", str(WOLF), "--figure", "none"]
+    with (tmp_path / "said").open("w") as said:
+        subprocess.run(command, cwd=tmp_path, stdout=said, stderr=said, env=environment, check=True)
+    lines = (tmp_path / "said").read_text(encoding="utf-8").splitlines()
+    assert ["wolf, output" in lines[0], "ledger: " in lines[1], lines[2].startswith("  wrote ")] == [True] * 3
 
 
 def test_no_garbage_is_looked_for_while_torch_is_imported(tmp_path: Path) -> None:
