@@ -127,8 +127,8 @@ def _repeat(graph: GraphModule, node: Node, row: Tensor, axis: int, images: Node
     setattr(graph, f"{node.target}_each", row)
     with graph.graph.inserting_after(images if size is images else size):
         each = graph.graph.get_attr(f"{node.target}_each")
-    apart, whole = list(row.shape), list(row.shape)
-    apart.insert(axis, 1)
+    apart: list[Any] = [*row.shape[:axis], 1, *row.shape[axis:]]
+    whole: list[Any] = [*row.shape]
     with graph.graph.inserting_after(each):
         found = graph.graph.call_function(_ATEN.reshape.default, (each, apart))
     apart[axis], whole[axis] = images, size

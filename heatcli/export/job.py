@@ -105,10 +105,9 @@ def recording(model: Model, request: ExportRequest) -> Recording:
     size = model.network.fixed_batch((_SIZES[0], *shape))
     subject = _subject(model, request, size or _SIZES[0])
     names = ["pixels" if request.preprocess else "input", *(["target"] if request.target == INPUT else [])]
-    record, *examples = _record(subject, _SIZES if size is None else (size, size))
-    return Recording(
-        record, *examples, _note(subject, request, names, size or _SIZES[0]), _sidecar(model, request), size
-    )
+    record, example, unseen = _record(subject, _SIZES if size is None else (size, size))
+    note = _note(subject, request, names, size or _SIZES[0])
+    return Recording(record, example, unseen, note, _sidecar(model, request), size)
 
 
 def _sidecar(model: Model, request: ExportRequest) -> str:

@@ -46,10 +46,10 @@ def verify(content: bytes, record: GraphModule, note: Note, inputs: Sequence[Ten
     for i, (name, truth) in enumerate(zip(note.outputs, expected, strict=True)):
         if not truth.is_floating_point() or not bool(torch.isfinite(truth).all()):
             continue  # bytes are a heatmap, which is an output itself
-        error = difference(torch.from_numpy(found[name]), truth)
-        if not error <= max(ROUNDING[torch.float32], AMPLIFIED * max(difference(other[i], truth) for other in others)):
+        apart = difference(torch.from_numpy(found[name]), truth)
+        if not apart <= max(ROUNDING[torch.float32], AMPLIFIED * max(difference(other[i], truth) for other in others)):
             raise UsageError(
-                f"{path}: {artifact.name} computes another {name} than torch, {error:.2g} of the largest value apart; "
+                f"{path}: {artifact.name} computes another {name} than torch, {apart:.2g} of the largest value apart; "
                 f"nothing was written; {'export it as .onnx' if path.suffix == '.pt2' else 'export it as .pt2'}"
             )
 
