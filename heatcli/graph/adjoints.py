@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.graph.axes import RESIZES, adaptive_avg_pool_back, avg_pool_back, resize, resize_back
+from heatcli.graph.axes import (
+    PADDINGS,
+    RESIZES,
+    adaptive_avg_pool_back,
+    avg_pool_back,
+    pad_back,
+    resize,
+    resize_back,
+)
 from heatcli.graph.kinds import has_fixed_statistics
 from heatcli.graph.offsets import batch_norm_scale_shift
 from heatcli.graph.operator import Operator, Ref
@@ -327,6 +335,7 @@ _WRITTEN: Mapping[str, Callable[..., Any]] = {  # by the name of the operator wh
     "_adaptive_avg_pool2d": adaptive_avg_pool_back,
     "_adaptive_avg_pool3d": adaptive_avg_pool_back,
     **{name: resize_back(name) for name in RESIZES},
+    **{name: pad_back(name) for name in PADDINGS},
 }
 
 

@@ -1,7 +1,7 @@
-"""Average pooling and resizes for explained models: one axis after the other, each by a matrix.
+"""Average pooling, resizes and padding for explained models: one axis after the other, each by a matrix.
 
-What averages or interpolates is a linear map of each axis, so a matrix an axis says all of it, forward and back. The
-matrices come from torch's own operators. Functions [N, C, …] → [N, C, …] take ATen's arguments.
+What averages, interpolates or repeats is a linear map of each axis, so a matrix an axis says all of it, forward and
+back. The matrices come from torch's own operators. Functions [N, C, …] → [N, C, …] take ATen's arguments.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ RESIZES = (
     "_upsample_bicubic2d_aa", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
     "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
 )  # fmt: skip
+PADDINGS = tuple(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))
 # ([size, 1, …], axis) → [size, 1, …], where the other axes have and keep `_WIDTH` equal positions.
 OneAxis = Callable[[Tensor, int], Tensor]
 _WIDTH = 2  # torch's antialiased resize of a width of 1 returns its first value everywhere
@@ -112,3 +113,22 @@ def resize_back(name: str) -> Callable[..., Tensor]:
 
 def _arguments(operator: Any) -> int:
     return len(schema_of(operator).arguments)
+
+
+def pad_back(name: str) -> Callable[..., Tensor]:
+    """The adjoint of the padding of ATen by that name, (m, x, sides) → the input's multiplier."""
+    operator = getattr(_ATEN, name).default
+
+    def written(m: Tensor, x: Tensor, sides: Sequence[int]) -> Tensor:
+        """`sides`: before and after, the last axis first."""
+        count = x.dim() - 2
+        pairs = [sides[i : i + 2] for i in range(0, 2 * count, 2)][::-1]
+
+        def work(each: Tensor, axis: int) -> Tensor:
+            """The padding along one axis."""
+            wanted = _only(axis, count, pairs[axis], (0, 0))[::-1]
+            return operator(each, [side for pair in wanted for side in pair])  # type: ignore[no-any-return]
+
+        return _by_axes(m, x.shape[2:], work, back=True)
+
+    return written

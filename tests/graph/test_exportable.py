@@ -78,6 +78,14 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "layer norm": lambda x: functional.layer_norm(x, x.shape[2:]),
     "softmax": lambda x: x.softmax(1),
     "rrelu": functional.rrelu,
+    **{
+        f"{mode} padding of {what}": lambda x, mode=mode, what=what: functional.pad(
+            {"rows": x[:, 0], "volumes": x[:, None]}.get(what, x),
+            {"rows": (2, 1), "pictures": (1, 0, 2, 3), "volumes": (1, 2, 0, 1, 3, 1)}[what], mode=mode,
+        )
+        for mode in ("reflect", "replicate", "circular")
+        for what in ("rows", "pictures", "volumes")
+    },
     "bilinear": lambda x: functional.bilinear(x[:, 0], x[:, 1], ROWS.reshape(-1)[:9 * 2].repeat(9).reshape(2, 9, 9)),
     **{
         f"resize of {', '.join(map(str, given))}": lambda x, given=given: _resized(x, *given)
