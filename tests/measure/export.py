@@ -313,11 +313,11 @@ def _random_page(rows: list[dict[str, Any]]) -> Iterator[str]:
     asked = len(rows) - counts["not explained"]
     yield "\n## Random networks\n"
     yield (
-        f"{len(rows)} networks of `tests/support/random_graphs.py`, each by one of {len(RANDOM)} methods; `explain` takes "
-        f"{asked}. ONNX Runtime's map of pictures that the export never saw: {counts['right']} right (to 1e-4 of the "
+        f"{len(rows)} networks of `tests/support/random_graphs.py`, each by one of {len(RANDOM)} methods; `explain` "
+        f"takes {asked}. ONNX Runtime's map of pictures that the export never saw: {counts['right']} right (to 1e-4 of the "
         "largest pixel, or within a hundred times what rounding changes), "
-        f"{counts['refused']} refused, {counts['caught']} caught by the comparison that `export` makes before it writes, "
-        f"{counts['wrong']} wrong.\n"
+        f"{counts['refused']} refused, {counts['caught']} caught by the comparison that `export` makes before it "
+        f"writes, {counts['wrong']} wrong.\n"
     )
     yield "| refused, caught or wrong | networks |\n|---|--:|"
     reasons = Counter(_reason(row) for row in rows if row["outcome"] in ("refused", "caught", "wrong"))
@@ -387,13 +387,16 @@ def page(rows: list[dict[str, Any]]) -> Iterator[str]:
         "ratios. *Map alone*: `--outputs heatmap`, which leaves the books out. "
         f"torchvision's networks take {LARGE} × {LARGE}. *Memory*: what loading and running add to a process.\n"
     )
-    yield "| network | method | plain ms | explained ms | ÷ plain | map alone ÷ plain | ÷ `explain` | MB on disk | memory MB | ÷ plain |"
+    yield (
+        "| network | method | plain ms | explained ms | ÷ plain | map alone ÷ plain | ÷ `explain` | MB on disk "
+        "| memory MB | ÷ plain |"
+    )
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for row in (row for row in rows if row["what"] == "speed"):
         yield (
             f"| {row['network']} | {row['method']} | {row['plain'] * 1e3:.3g} | {row['explained'] * 1e3:.3g} "
-            f"| {row['by_plain']:.1f} | {row['map_by_plain']:.1f} | {row['by_explain']:.2f} | {row['MB']:.3g} | {row['memory']:.0f} "
-            f"| {row['memory_by_plain']:.1f} |"
+            f"| {row['by_plain']:.1f} | {row['map_by_plain']:.1f} | {row['by_explain']:.2f} | {row['MB']:.3g} "
+            f"| {row['memory']:.0f} | {row['memory_by_plain']:.1f} |"
         )
     yield ENGINE
 
