@@ -74,21 +74,32 @@ def _pooling() -> dict[Any, Callable[..., Any]]:
     """
     from onnxscript import opset18 as onnx
 
-    def written(
-        x: Any, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
-        dilation: Sequence[int] = (1,), ceil_mode: bool = False,
-    ) -> tuple[Any, Any]:  # fmt: skip
-        """`x` [N, C, …]; the largest values of its windows and their indices in the channel, [N, C, …]."""
-        dimensions = len(x.shape) - 2
-        kernel, steps, dilation, sides = (
-            [*each] * (dimensions // len(each)) for each in (kernel, stride or kernel, dilation, padding)
-        )
-        most, index = onnx.MaxPool(
-            x, kernel_shape=kernel, strides=steps, dilations=dilation, pads=[*sides, *sides], ceil_mode=int(ceil_mode)
-        )
-        return most, onnx.Mod(index, onnx.ReduceProd(onnx.Shape(x, start=2), keepdims=0))
+    def pooling(axes: int) -> Callable[..., Any]:
+        """Of `axes` spatial axes."""
 
-    return {_ATEN.max_pool2d_with_indices.default: written, _ATEN.max_pool3d_with_indices.default: written}
+        def written(
+            x: Any, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+            dilation: Sequence[int] = (1,), ceil_mode: bool = False,
+        ) -> tuple[Any, Any]:  # fmt: skip
+            """`x` [N, C, …] or [C, …]; the largest values of its windows and their indices in the channel."""
+            kernel, steps, dilation, sides = (
+                [*each] * (axes // len(each)) for each in (kernel, stride or kernel, dilation, padding)
+            )
+            batch = onnx.Constant(value_ints=[0])
+            single = len(x.shape) == axes + 1
+            most, index = onnx.MaxPool(
+                onnx.Unsqueeze(x, batch) if single else x, kernel_shape=kernel, strides=steps, dilations=dilation,
+                pads=[*sides, *sides], ceil_mode=int(ceil_mode),
+            )  # fmt: skip
+            index = onnx.Mod(index, onnx.ReduceProd(onnx.Shape(x, start=-axes), keepdims=0))
+            return (onnx.Squeeze(most, batch), onnx.Squeeze(index, batch)) if single else (most, index)
+
+        return written
+
+    return {
+        _ATEN.max_pool2d_with_indices.default: pooling(2),
+        _ATEN.max_pool3d_with_indices.default: pooling(3),
+    }
 
 
 def _keep_apart(graph: Any) -> None:

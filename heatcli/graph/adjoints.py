@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -252,12 +252,11 @@ def _turned(weights: Tensor, groups: int) -> Tensor:
     return apart.reshape(-1, *apart.shape[2:])
 
 
-def _max_pool(
-    m: Tensor, x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Tensor
-) -> Tensor:
-    """Each window's multiplier goes to its winner, whose index in the channel the forward run returned."""
-    plane = torch.zeros_like(x).flatten(2)
-    return plane.scatter_add(-1, indices.flatten(2), m.flatten(2)).reshape(x.shape)
+def _max_pool(count: int, m: Tensor, x: Tensor, *windows: Any) -> Tensor:
+    """Each window's multiplier goes to its winner, whose index among `count` axes the forward run returned last."""
+    indices = windows[-1]
+    plane = torch.zeros_like(x).flatten(-count)
+    return plane.scatter_add(-1, indices.flatten(-count), m.flatten(-count)).reshape(x.shape)
 
 
 def _threshold(m: Tensor, x: Tensor, threshold: float) -> Tensor:
@@ -271,16 +270,11 @@ def _hardtanh(m: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     return m * (inside[0] if len(inside) == 1 else (x > low) & (x < high)).to(m.dtype)
 
 
-def _adaptive_max_pool(m: Tensor, x: Tensor, indices: Tensor) -> Tensor:
-    """As `_max_pool`, which says what goes where."""
-    return _max_pool(m, x, None, None, None, None, False, indices)
-
-
 def _in_windows(x: Tensor, sizes: Sequence[int]) -> Any:
-    """Adaptive max pooling whose windows are equal and apart: [N, C, *sizes] and the winners' indices."""
-    if any(size % cells for size, cells in zip(x.shape[2:], sizes, strict=True)):
+    """Adaptive max pooling whose windows are equal and apart: […, *sizes] and the winners' indices."""
+    if any(size % cells for size, cells in zip(x.shape[-len(sizes) :], sizes, strict=True)):
         return NotImplemented
-    kernel = [size // cells for size, cells in zip(x.shape[2:], sizes, strict=True)]
+    kernel = [size // cells for size, cells in zip(x.shape[-len(sizes) :], sizes, strict=True)]
     pooling = _ATEN.max_pool2d_with_indices if len(kernel) == 2 else _ATEN.max_pool3d_with_indices
     return pooling.default(x, kernel, kernel)
 
@@ -324,16 +318,12 @@ def _trilinear(
 
 _WRITTEN: Mapping[str, Callable[..., Any]] = {  # by the name of the operator whose backward it is
     "convolution": _convolution_written,
-    "max_pool2d_with_indices": _max_pool,
-    "max_pool3d_with_indices": _max_pool,
-    "adaptive_max_pool2d": _adaptive_max_pool,
-    "adaptive_max_pool3d": _adaptive_max_pool,
+    **{f"max_pool{n}d_with_indices": partial(_max_pool, n) for n in (2, 3)},
+    **{f"adaptive_max_pool{n}d": partial(_max_pool, n) for n in (2, 3)},
+    **{f"avg_pool{n}d": partial(avg_pool_back, n) for n in (2, 3)},
+    **{f"_adaptive_avg_pool{n}d": partial(adaptive_avg_pool_back, n) for n in (2, 3)},
     "threshold": _threshold,
     "hardtanh": _hardtanh,
-    "avg_pool2d": avg_pool_back,
-    "avg_pool3d": avg_pool_back,
-    "_adaptive_avg_pool2d": adaptive_avg_pool_back,
-    "_adaptive_avg_pool3d": adaptive_avg_pool_back,
     **{name: resize_back(name) for name in RESIZES},
     **{name: pad_back(name) for name in PADDINGS},
 }

@@ -1,7 +1,8 @@
 """Average pooling, resizes and padding for explained models: one axis after the other, each by a matrix.
 
 What averages, interpolates or repeats is a linear map of each axis, so a matrix an axis says all of it, forward and
-back. The matrices come from torch's own operators. Functions [N, C, …] → [N, C, …] take ATen's arguments.
+back. The matrices come from torch's own operators. Functions take ATen's arguments; where ATen allows that, a batch may
+be missing.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ _WIDTH = 2  # torch's antialiased resize of a width of 1 returns its first value
 
 
 def _by_axes(x: Tensor, sizes: Sequence[int], work: OneAxis, back: bool = False) -> Tensor:
-    """What `work` makes of x [N, C, …]; `back`: from its multiplier to that of an input with these spatial `sizes`."""
-    count = x.dim() - 2
+    """What `work` makes of x […, *sizes]; `back`: from its multiplier to that of an input with these `sizes`."""
+    count = len(sizes)
     for axis, size in enumerate(sizes):
         with unrecorded():  # the matrix is a constant
             each = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *_only(axis, count, size, 1))
             each = each.expand(size, 1, *_only(axis, count, size, _WIDTH)).contiguous()
             matrix = work(each, axis).movedim(axis + 2, -1).reshape(size, _WIDTH ** (count - 1), -1)[:, 0]
             matrix = matrix.mT.contiguous() if back else matrix
-        x = (x.transpose(axis + 2, -1) @ matrix).transpose(axis + 2, -1)
+        x = (x.transpose(axis - count, -1) @ matrix).transpose(axis - count, -1)
     return x
 
 
@@ -45,11 +46,10 @@ def _only(axis: int, count: int, there: Any, elsewhere: Any) -> list[Any]:
 
 
 def avg_pool_back(
-    m: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool,
-    count_include_pad: bool, divisor: int | None,
+    count: int, m: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    ceil_mode: bool, count_include_pad: bool, divisor: int | None,
 ) -> Tensor:  # fmt: skip
-    """Each window's multiplier, spread evenly over the window."""
-    count = x.dim() - 2
+    """Each window's multiplier, spread evenly over the window, along `count` axes."""
     pooling = (_ATEN.avg_pool2d if count == 2 else _ATEN.avg_pool3d).default
     kernel, steps, sides = ([*each] * (count // len(each)) for each in (kernel, stride or kernel, padding))
 
@@ -58,17 +58,19 @@ def avg_pool_back(
         windows = (_only(axis, count, *pair) for pair in ((kernel[axis], 1), (steps[axis], 1), (sides[axis], 0)))
         return pooling(each, *windows, ceil_mode, count_include_pad, 1 if divisor else None)  # type: ignore[no-any-return]
 
-    spread = _by_axes(m, x.shape[2:], work, back=True)
+    spread = _by_axes(m, x.shape[-count:], work, back=True)
     return spread / divisor if divisor else spread
 
 
-def adaptive_avg_pool_back(m: Tensor, x: Tensor) -> Tensor:
-    """Each cell's multiplier, spread evenly over the positions that the cell is the mean of."""
-    count = x.dim() - 2
+def adaptive_avg_pool_back(count: int, m: Tensor, x: Tensor) -> Tensor:
+    """Each cell's multiplier, spread evenly over the positions that the cell is the mean of, along `count` axes."""
     pooling = (_ATEN._adaptive_avg_pool2d if count == 2 else _ATEN._adaptive_avg_pool3d).default
-    return _by_axes(
-        m, x.shape[2:], lambda each, axis: pooling(each, _only(axis, count, m.shape[axis + 2], _WIDTH)), back=True
-    )
+
+    def work(each: Tensor, axis: int) -> Tensor:
+        """The pooling along one axis."""
+        return pooling(each, _only(axis, count, m.shape[axis - count], _WIDTH))  # type: ignore[no-any-return]
+
+    return _by_axes(m, x.shape[-count:], work, back=True)
 
 
 def _resizing(operator: Any, sizes: Sequence[int], options: Sequence[Any]) -> OneAxis:
@@ -121,7 +123,7 @@ def pad_back(name: str) -> Callable[..., Tensor]:
 
     def written(m: Tensor, x: Tensor, sides: Sequence[int]) -> Tensor:
         """`sides`: before and after, the last axis first."""
-        count = x.dim() - 2
+        count = len(sides) // 2
         pairs = [sides[i : i + 2] for i in range(0, 2 * count, 2)][::-1]
 
         def work(each: Tensor, axis: int) -> Tensor:
@@ -129,6 +131,6 @@ def pad_back(name: str) -> Callable[..., Tensor]:
             wanted = _only(axis, count, pairs[axis], (0, 0))[::-1]
             return operator(each, [side for pair in wanted for side in pair])  # type: ignore[no-any-return]
 
-        return _by_axes(m, x.shape[2:], work, back=True)
+        return _by_axes(m, x.shape[-count:], work, back=True)
 
     return written

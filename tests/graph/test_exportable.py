@@ -56,6 +56,10 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "convolution of volumes": nn.Sequential(
         nn.Unflatten(1, (2, 2)), nn.Conv3d(2, 2, 2, (1, 2, 2), 1, groups=2)
     ).double(),
+    "max pool of one volume": lambda x: functional.max_pool3d(x, 2, 1),
+    "average pool of one volume": lambda x: functional.avg_pool3d(x, 2, 1, ceil_mode=True),
+    "adaptive pools of one volume": lambda x: functional.adaptive_avg_pool3d(x, (3, 2, 4)),
+    "replicate padding of one volume": lambda x: functional.pad(x, (1, 2, 0, 1, 1, 0), mode="replicate"),
     "max pool of rows": lambda x: functional.max_pool1d(x[:, :, 0], 3, 2),
     "average pool of rows": lambda x: functional.avg_pool1d(x[:, :, 0], 3, 2, 1),
     "average pool of all that a window begins": lambda x: functional.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
