@@ -44,18 +44,19 @@ class Thresholds:
 
 def found(
     returned: Sequence[Tensor], shape: Sequence[int], kind: str | None = None, background: int | None = None,
-    labels: int = 0, form: str | None = None,
+    labels: int = 0, form: str | None = None, ordered: bool = False,
 ) -> Boxes | None:  # fmt: skip
     """The boxes that the floating-point outputs `returned` are, for an input of `shape` [N, C, H, W]; else None.
 
     `kind`: what the user says the output is; `detections` accepts any number of places. `background`: the class that
     stands for no object. `labels`: how many class names there are, 0 if unknown. `form`: centre or corners, if the user
-    says so. The values decide between logits and probabilities, between centre and corners, and whether coordinates are
-    shares of the input's size.
+    says so. `ordered`: two outputs are boxes and scores, in this order. The values decide between logits and
+    probabilities, between centre and corners, and whether coordinates are shares of the input's size.
     """
     if kind not in (None, DETECTIONS) or len(shape) != 4:
         return None
-    where = _two_tensors(returned, shape[0]) or _one_tensor(returned, shape, kind == DETECTIONS, labels)
+    apart = (APART, 0, 1, False) if ordered and len(returned) == 2 else _two_tensors(returned, shape[0])
+    where = apart or _one_tensor(returned, shape, kind == DETECTIONS, labels)
     if where is None:
         return None
     layout, boxes_at, scores_at, objectness = where

@@ -278,7 +278,7 @@ class Graph:
     `remarks`: notes for the user. `reading`: how the output is interpreted, once decided. `copies`: how many copies of
     the image the operators work on (`heatcli.graph.passes.single`). `boxes`: how the output is boxes, or None.
     `before`: titles of the operators by which the artifact chooses among these scores, which are left out
-    (`heatcli.graph.suppression`); `raw`: the artifact's nodes that make what goes in, "" where nodes have no names.
+    (`heatcli.graph.suppression`); `raw`: the artifact's nodes that what goes in is computed from, () without names.
     """
 
     input: str

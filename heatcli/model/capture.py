@@ -24,7 +24,6 @@ from heatcli.graph.lookups import CODE, vocabulary
 from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.passes import KEEPING_OUTPUT, apply
 from heatcli.graph.passes.explained import activated
-from heatcli.graph.suppression import turned_as
 from heatcli.images.pictures import Pictures
 from heatcli.model.cache import Cache
 from heatcli.model.verification import QUANTISED, first_difference, verify
@@ -136,12 +135,15 @@ class Capture:
     def _of_tokens(self) -> bool:
         return self.pictures.layout.kind == TOKENS
 
-    def _boxes(self, returned: Sequence[Tensor], shape: Sequence[int]) -> Boxes | None:
-        """The boxes that all outputs together are, as far as the user does not say otherwise."""
+    def _boxes(self, returned: Sequence[Tensor], shape: Sequence[int], ordered: bool = False) -> Boxes | None:
+        """The boxes that all outputs together are, as far as the user does not say otherwise.
+
+        `ordered`: two outputs are boxes and scores, in this order.
+        """
         stated = self.output
         if stated.axis is not None:
             return None
-        return heads.found(returned, shape, stated.kind, stated.background, self.labels, stated.boxes)
+        return heads.found(returned, shape, stated.kind, stated.background, self.labels, stated.boxes, ordered)
 
     def _walked(self, x: Tensor, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The values of the other inputs. A zero that depends on the image `x` is added to those that get relevance.
@@ -218,15 +220,16 @@ class Capture:
         return verified, time.perf_counter() - started
 
     def _raw(self, graph: Graph, batch: Tensor) -> Tensor:
-        """The inputs of the artifact's choice: from its runtime's nodes, else from another run of its module."""
+        """The inputs of the artifact's choice: from the values of its runtime's nodes, else from another run."""
+        again = self._recorded(batch)
         if self.artifact.of_nodes is None:
-            return output_of(self._recorded(batch), batch)
-        values = self.artifact.of_nodes(self._inputs(batch), graph.raw) or []
-        turned = [turned_as(x, one.shape) for x, one in zip(values, graph.returned, strict=False)]
-        raw = [x for x in turned if x is not None]
-        if len(raw) != len(graph.returned):
+            return output_of(again, batch)
+        values = self.artifact.of_nodes(self._inputs(batch), graph.raw)
+        last = {op.node: op for op in again.operators}
+        known = {last[name].name: x for name, x in zip(graph.raw, values or [], strict=False) if name in last}
+        if not known:
             raise NotComparedError("no node of it returns what goes into its suppression")
-        return raw[0] if graph.boxes is None else heads.joined(raw, graph.boxes)
+        return output_of(again, batch, known)
 
     def _differs(self, verified: Verified, graph: Graph, batch: Tensor) -> DiffersError:
         """The error for a graph that differs from the artifact on a batch."""
