@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from heatcli.errors import ModelError, UsageError, first_line
 from heatcli.graph import suppression
+from heatcli.graph.anchors import Anchors
 from heatcli.graph.heads import joined
 from heatcli.graph.kinds import classify
 from heatcli.graph.lookups import Positions
@@ -38,15 +39,15 @@ _STRIDE_FREE = {_ATEN.view.default: _ATEN.reshape.default, _ATEN._unsafe_view.de
 
 def record(
     module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str, Tensor], where: str, head: int | None = 0,
-    boxes: FindBoxes | None = None, tokens: bool = False,
+    boxes: FindBoxes | None = None, tokens: bool = False, anchors: Anchors | None = None,
 ) -> Graph:  # fmt: skip
     """Record `module` on `example` [N, C, H, W] as a classified graph that no pass has rewritten.
 
     `names`: the artifact's parameters and buffers, whose names the graph keeps. `head`: which of several outputs is
     explained; None: the first, or the boxes that `boxes` finds in all of them. `tokens`: the module reads the example
-    as whole numbers (`heatcli.graph.lookups`). Raises `ModelError`, naming `where`, if
-    the module cannot be run, draws random numbers, returns no scores, or its scores do not depend on the image;
-    `UsageError` if there is no output `head`.
+    as whole numbers (`heatcli.graph.lookups`). `anchors`: those that boxes are relative to. Raises
+    `ModelError`, naming `where`, if the module cannot be run, draws random numbers, returns no scores, or its scores do
+    not depend on the image; `UsageError` if there is no output `head`.
     """
     recorder = Recorder()
     try:
@@ -68,7 +69,11 @@ def record(
     if choice is not None:
         returned, detected = _before(recorder, choice, example, leaves, boxes, where)
     with torch.no_grad(), recorder:
-        output = scores(returned, head or 0, where) if detected is None else joined(floating(returned), detected)
+        output = (
+            scores(returned, head or 0, where)
+            if detected is None
+            else joined(floating(returned), detected, anchors if choice is None else None)
+        )
     output = recorder.value_of(output)
     calls = recorder.calls
     if choice is not None:

@@ -173,7 +173,7 @@ def test_suppression_is_torchvisions(form: str) -> None:
     corners[:, 2:] = corners[:, :2] + 1 + corners[:, 2:] / 2
     logits = torch.randn(5, 400, generator=generator)
     rows = corners if form == "corners" else ops.box_convert(corners, "xyxy", "cxcywh")
-    boxes = Boxes("rows", 0, 0, False, 5, (64, 64), form=form)
+    boxes = Boxes("rows", 0, False, 5, (64, 64), form=form)
     (found,) = find(torch.cat([logits, rows.T])[None], boxes, Thresholds(0.5, 0.3))
     chances, classes = logits.sigmoid().max(0)
     kept = (chances >= 0.5).nonzero()[:, 0]
