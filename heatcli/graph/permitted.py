@@ -12,7 +12,7 @@ import re
 
 import torch
 
-from heatcli.system.torch_private import schemas_of
+from heatcli.system.torch_private import load_decomposed, schemas_of
 
 _PLAIN = re.compile(
     r"Tensor|int|float|bool|number|complex|str|Device|QScheme|Generator|Any|AnyEnumType|t\d?|[kt]Val|"
@@ -76,6 +76,8 @@ def permitted(library: str, name: str) -> bool:
         return False
     if name.startswith("_") and not name.startswith("__") and library == "aten" and name not in _INTERNAL:
         return False
+    if library == "quantized_decomposed":
+        load_decomposed()
     schemas = schemas_of(f"{library}::{name}")
     return bool(schemas) and all(map(_plain, schemas))
 
