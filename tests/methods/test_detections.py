@@ -274,6 +274,14 @@ def test_each_box_is_checked(model: str, folder: Path, tmp_path: Path, cli: Cli)
     assert "box 2" in (tmp_path / "h.html").read_text()
 
 
+def test_a_picture_without_the_box_is_left_out_of_a_check(model: str, folder: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "s.toml").write_text('methods = ["lrp-eps"]\ntarget = "box:1"\n[finite]\n')
+    ran = cli("check", model, folder, "--spec", "s.toml", "--json")
+    assert ran.status == 0, ran.err
+    assert "b.png: has box 0 alone, so there is no box:1; --confidence finds more; it is left out" in ran.err
+    assert [Path(json.loads(line)["image"]).name for line in ran.out.splitlines()] == ["a.png"]
+
+
 class Swapped(Squares):
     """The same with blue before red."""
 
