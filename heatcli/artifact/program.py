@@ -30,7 +30,7 @@ _PYTHON = {
     "invoke_subgraph strict_mode",
 }
 _CALLABLE = {f"{module}.{name}" for module, names in _PYTHON.items() for name in names.split()}
-_OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision|quantized)\.(\w+)(\.\w+)?", re.ASCII)
+_OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision|quantized|quantized_decomposed)\.(\w+)(\.\w+)?", re.ASCII)
 _FUNCTIONS = frozenset(
     """Symbol Integer Float Rational Add Mul Pow Max Min Mod Abs And Or Not Eq Ne Lt Le Gt Ge Equality Unequality
     StrictLessThan LessThan StrictGreaterThan GreaterThan floor ceiling sqrt FloorDiv CeilDiv CleanDiv ModularIndexing

@@ -21,6 +21,7 @@ from heatcli.artifact.explained import NOTE
 from heatcli.artifact.recognise import Content, FileFormat
 from heatcli.artifact.sidecar import EMBEDDED
 from heatcli.errors import ModelError, first_line
+from heatcli.graph.quantised import quantises_program
 from heatcli.system.torch_private import read_program
 
 _loading = threading.local()
@@ -56,6 +57,7 @@ def load_pt2(path: Path) -> Artifact:
         lambda _: module, inputs, archive.text(path, entries, f"extra/{EMBEDDED}"),
         note=archive.text(path, entries, f"extra/{NOTE}"),
         runtime=lambda values: of_module(module, values), against=f"torch.export of torch {torch.__version__}",
+        rewrites=("dequantise",) if quantises_program(exported.graph) else (),
     )  # fmt: skip
 
 

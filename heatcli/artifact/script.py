@@ -30,8 +30,9 @@ _SOURCE = re.compile(
 )
 _TEXTS = re.compile(rf"{_TEXT}|'(?:[^'\\\n]|\\.)*+'")
 _ATTRIBUTE = re.compile(r"^(?:class (\w+)\(|  (?:\w+ : |__annotations__\[.*\] = )(.+))", re.MULTILINE | re.ASCII)
+# A script may switch gradients off, as torchvision's detectors do: whoever loads or runs one restores the switch.
+_SWITCH = "torch.set_grad_enabled"
 _METHOD = re.compile(r"^ *def (\w+)\(", re.MULTILINE | re.ASCII)
-_INSTEAD = {"torch.set_grad_enabled": "; script it without torch.no_grad(), or export it as ONNX"}
 
 
 def checked(entries: Mapping[str, Buffer]) -> dict[str, Buffer]:
@@ -102,12 +103,13 @@ def _literal(text: str) -> str:
 
 def _check_names(chain: str, modules: Collection[str]) -> None:
     """Refuse forbidden calls in a chain `a.b.c`. The chain starts with a dot if it follows a call or an index."""
+    if chain == _SWITCH:
+        return
     root, *rest = chain.split(".")
     if root in ("torch", "ops"):
         called = ["aten", *rest] if root == "torch" else rest
         if len(called) != 2 or not permitted(*called):
-            instead = _INSTEAD.get(chain, "")
-            raise Refused(f"calls {chain[:80]}, which does more than compute tensors; refused{instead}")
+            raise Refused(f"calls {chain[:80]}, which does more than compute tensors; refused")
         return
     if root == "__torch__":
         if OBJECTS.fullmatch(chain):

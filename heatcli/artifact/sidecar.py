@@ -87,8 +87,9 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The axis of the classes in the explained output, counted as the artifact returns it, and the kind of output.
 
     `unit`: of a regression, such as mm. `background`: a detector's class that stands for no object. `boxes`: the four
-    numbers of a box, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `confidence`, `overlap`: what counts as a box
-    (`heatcli.graph.heads.Thresholds`).
+    numbers of a box, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `anchors`: an `.npy` beside the sidecar, what
+    its boxes are relative to, and `offsets`, how (`heatcli.graph.anchors`). `confidence`, `overlap`: what counts as a
+    box (`heatcli.graph.heads.Thresholds`).
     """
 
     axis: int | None = None
@@ -96,6 +97,8 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     unit: str = ""
     background: int | None = None
     boxes: Literal["centre", "corners"] | None = None
+    anchors: str | None = None
+    offsets: Literal["ssd", "retinanet", "fcos"] | None = None
     confidence: float = 0.25
     overlap: float = 0.45
 

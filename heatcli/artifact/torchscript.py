@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ def load_torchscript(path: Path) -> Artifact:
     module, training = _opened(path, content)
     dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     dtype = torch.int64 if reads_tokens(module) else dtype
-    required = [_tensor(path, a) for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
+    required = [a for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
+    listed = tuple(_is_list(path, a) for a in required)
     likely = likely_shape(module)
-    inputs = tuple(InputInfo(name, dtype=dtype, likely=likely) for name in required)
+    inputs = tuple(InputInfo(a.name, dtype=dtype, likely=likely) for a in required)
     ran = False
 
     def module_for(_: Shapes) -> Any:
@@ -46,14 +48,14 @@ def load_torchscript(path: Path) -> Artifact:
         """
         nonlocal ran
         if ran:
-            return _opened(path, content)[0]
+            return _of_tensors(_opened(path, content)[0], listed)
         ran = True
-        return module
+        return _of_tensors(module, listed)
 
     @functools.cache
     def deployed() -> Any:
         """The module that runs as deployed, kept apart because it may have a state."""
-        return _opened(path, content)[0]
+        return _of_tensors(_opened(path, content)[0], listed)
 
     return Artifact(
         module_for, inputs, archive.text(path, entries, f"extra/{EMBEDDED}"),
@@ -64,15 +66,41 @@ def load_torchscript(path: Path) -> Artifact:
     )  # fmt: skip
 
 
-def _tensor(path: Path, argument: Any) -> str:
-    """The name of an argument that takes a tensor. Raises `ModelError` for a list, as detectors of torchvision take."""
-    if argument.type.kind() in ("ListType", "DictType", "TupleType"):
+def _is_list(path: Path, argument: Any) -> bool:
+    """Whether an argument is a list of pictures [C, H, W], as detectors of torchvision take, and no tensor.
+
+    Raises `ModelError` for other containers.
+    """
+    kind = argument.type.kind()
+    if kind in ("ListType", "DictType", "TupleType") and str(argument.type) != "List[Tensor]":
         raise ModelError(
             f"{path}: its input {argument.name} is a {argument.type}; heatcli gives one tensor [N, C, H, W], so export "
             "the network inside a module that takes one"
         )
-    name: str = argument.name
-    return name
+    return bool(kind == "ListType")
+
+
+class _OfTensors:
+    """A script that takes lists of pictures, called with one tensor [N, …] for each."""
+
+    def __init__(self, module: Any, listed: Sequence[bool]) -> None:
+        self._module, self._listed = module, listed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def to(self, device: torch.device) -> _OfTensors:
+        """The same on a device."""
+        return _OfTensors(self._module.to(device), self._listed)
+
+    def __call__(self, *values: torch.Tensor) -> Any:
+        """What the script returns."""
+        return self._module(*(list(x.unbind()) if many else x for x, many in zip(values, self._listed, strict=True)))
+
+
+def _of_tensors(module: Any, listed: Sequence[bool]) -> Any:
+    """The script, called with tensors."""
+    return _OfTensors(module, listed) if any(listed) else module
 
 
 _TRAINING = (
@@ -98,7 +126,7 @@ _TRAINED = ("aten::batch_norm", "aten::dropout", "aten::feature_dropout", "aten:
 
 def _opened(path: Path, content: bytes) -> tuple[Any, bool]:
     """The module in evaluation mode, and whether it was saved in training mode and that makes a difference."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.set_grad_enabled(torch.is_grad_enabled()):  # code runs, and may switch it
         warnings.simplefilter("ignore")  # torch.jit is deprecated, which its users know
         try:
             module = _parsed(content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -18,8 +20,8 @@ def values_of(graph: Graph, batch: Tensor) -> dict[str, Tensor]:
     return values
 
 
-def output_of(graph: Graph, batch: Tensor) -> Tensor:
-    """The graph's output on `batch` [N, …], without a tape.
+def output_of(graph: Graph, batch: Tensor, known: Mapping[str, Tensor] | None = None) -> Tensor:
+    """The graph's output on `batch` [N, …], without a tape. `known`: values of operators, by name, instead of a run.
 
     Values are freed after their last use. Raises `OtherBranchError`.
     """
@@ -27,7 +29,8 @@ def output_of(graph: Graph, batch: Tensor) -> Tensor:
     values = {graph.input: entered(graph, batch)}
     with torch.no_grad():
         for i, operator in enumerate(graph.operators):
-            values[operator.name] = operator.run(values)
+            given = known.get(operator.name) if known else None
+            values[operator.name] = operator.run(values) if given is None else given
             for name in set(operator.refs):
                 if last[name] == i and name != graph.output:
                     del values[name]

@@ -195,7 +195,7 @@ def _by_box(
 ) -> Subject:
     """The boxes of a detector that the target names, one row a box. Images without one are left out, and told.
 
-    Raises `UsageError` if no image has a box, `ImageError` for an image without the box that the target names.
+    Raises `UsageError` if no image has a box that the target names.
     """
     boxes = _graph(model, batch, size).boxes
     if boxes is None:
@@ -208,13 +208,14 @@ def _by_box(
         try:
             each = asked(target, found, boxes)
         except ImageError as error:
-            raise ImageError(f"{names[i]}: {error}") from error
+            model.notes.add(f"{names[i]}: {error}; it is left out")
+            continue
         if not each.numbers:
             model.notes.add(f"{names[i]}: no box of at least {least:g}, so it is left out; --confidence says the least")
         rows += [i] * len(each.numbers)
         wanted += [Asked((number,), each.coordinate) for number in each.numbers]
     if not rows:
-        raise UsageError(f"no image has a box of at least {least:g}; --confidence says the least")
+        raise UsageError(f"no image has a box that the target names of at least {least:g}; --confidence says the least")
     chosen = goal(output, boxes, rows, [every[i] for i in rows], wanted)
     titles = tuple(f"{names[i]} box {one.numbers[0]}" for i, one in zip(rows, wanted, strict=True))
     index = torch.tensor(rows)

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from heatcli.errors import ModelError, UsageError, first_line
 from heatcli.graph import suppression
+from heatcli.graph.anchors import Anchors
 from heatcli.graph.heads import joined
 from heatcli.graph.kinds import classify
 from heatcli.graph.lookups import Positions
@@ -27,6 +28,8 @@ from heatcli.graph.schemas import title_of
 from heatcli.system.torch_private import pytree
 
 INPUT = "input"
+# (outputs, shape of the input, whether two outputs are boxes and scores in this order) → how they are boxes, or None.
+FindBoxes = Callable[[Sequence[Tensor], Sequence[int], bool], Boxes | None]
 _ATEN = torch.ops.aten
 # The output depends only on the argument's shape.
 _SHAPE_ONLY = frozenset("new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like".split())
@@ -36,15 +39,15 @@ _STRIDE_FREE = {_ATEN.view.default: _ATEN.reshape.default, _ATEN._unsafe_view.de
 
 def record(
     module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str, Tensor], where: str, head: int | None = 0,
-    boxes: Callable[[Sequence[Tensor], Sequence[int]], Boxes | None] | None = None, tokens: bool = False,
+    boxes: FindBoxes | None = None, tokens: bool = False, anchors: Anchors | None = None,
 ) -> Graph:  # fmt: skip
     """Record `module` on `example` [N, C, H, W] as a classified graph that no pass has rewritten.
 
     `names`: the artifact's parameters and buffers, whose names the graph keeps. `head`: which of several outputs is
     explained; None: the first, or the boxes that `boxes` finds in all of them. `tokens`: the module reads the example
-    as whole numbers (`heatcli.graph.lookups`). Raises `ModelError`, naming `where`, if
-    the module cannot be run, draws random numbers, returns no scores, or its scores do not depend on the image;
-    `UsageError` if there is no output `head`.
+    as whole numbers (`heatcli.graph.lookups`). `anchors`: those that boxes are relative to. Raises
+    `ModelError`, naming `where`, if the module cannot be run, draws random numbers, returns no scores, or its scores do
+    not depend on the image; `UsageError` if there is no output `head`.
     """
     recorder = Recorder()
     try:
@@ -58,15 +61,19 @@ def record(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error, recorder.failed)}"
         ) from error
     every = [recorder.value_of(x) for x in floating(returned)]
-    detected = None if boxes is None or head is not None else boxes(every, example.shape)
+    detected = None if boxes is None or head is not None else boxes(every, example.shape, False)
     choice = None
     if detected is None and head is None:
         leaves = [recorder.value_of(x) for x in pytree.tree_leaves(returned) if isinstance(x, Tensor)]
         choice = suppression.found(recorder.calls, example, leaves)
     if choice is not None:
-        returned, detected = _before(recorder, choice, example, boxes, where)
+        returned, detected = _before(recorder, choice, example, leaves, boxes, where)
     with torch.no_grad(), recorder:
-        output = scores(returned, head or 0, where) if detected is None else joined(floating(returned), detected)
+        output = (
+            scores(returned, head or 0, where)
+            if detected is None
+            else joined(floating(returned), detected, anchors if choice is None else None)
+        )
     output = recorder.value_of(output)
     calls = recorder.calls
     if choice is not None:
@@ -81,17 +88,19 @@ def record(
 
 
 def _before(
-    recorder: Recorder, choice: suppression.Choice, example: Tensor,
-    boxes: Callable[[Sequence[Tensor], Sequence[int]], Boxes | None] | None, where: str,
+    recorder: Recorder, choice: suppression.Choice, example: Tensor, returned: Sequence[Tensor],
+    boxes: FindBoxes | None, where: str,
 ) -> tuple[list[Tensor], Boxes | None]:  # fmt: skip
-    """The inputs of a choice, as raw outputs: boxes where they can be read as boxes, else those of the first operator.
+    """The inputs of the choice that `returned` depend on, as raw outputs.
+
+    They are boxes where they can be read as boxes, else the inputs of the first operator that chooses.
 
     Raises `ModelError` if the choice suppresses boxes that heatcli cannot read.
     """
     with torch.no_grad(), recorder:
-        ways = [] if boxes is None else list(suppression.forms(list(recorder.calls), choice, len(example)))
+        ways = [] if boxes is None else list(suppression.forms(list(recorder.calls), choice, returned, len(example)))
     for raw in ways:
-        detected = None if boxes is None else boxes(raw, example.shape)
+        detected = None if boxes is None else boxes(raw, example.shape, True)
         if detected is not None:
             if detected.ends == "softmax" and detected.background is None and choice.suppresses:
                 detected = replace(detected, background=0)  # as torchvision's detectors have it

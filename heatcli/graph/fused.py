@@ -1,7 +1,8 @@
 """Fused operators without a derivative, decomposed into operators that have rules.
 
 nn.MultiheadAttention, nn.TransformerEncoderLayer and nn.LSTM call them when gradients are off, and traces keep the
-first two.
+first two. nn.TransformerEncoder takes masked tokens out before them, as a nested tensor: here the tokens stay, each
+row knows how many of them count, and attention is blind to the others.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 _ATEN = torch.ops.aten
+_COUNTING = "_counting_tokens"  # attribute of a tensor [N, T, …] in place of a nested one: bool [N, T]
 
 
 def multi_head_attention(
@@ -23,6 +25,9 @@ def multi_head_attention(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Self-attention of tokens [N, T, embed_dim]. `mask` is true at masked keys (mask_type 0: [T, T], 1: [N, T])."""
     n, tokens, _ = query.shape
+    counting = getattr(key, _COUNTING, None)
+    if counting is not None:
+        mask, mask_type = _ATEN.logical_not(counting), 1
     width = embed_dim // num_head
     inputs = (query, key, value)
     weights, biases = (_ATEN.split.Tensor(x, embed_dim) for x in (qkv_weight, qkv_bias))
@@ -37,7 +42,7 @@ def multi_head_attention(
         scores = _ATEN.masked_fill.Scalar(scores, _ATEN.expand(blind, scores.shape), -math.inf)
     attention = _ATEN._softmax(scores, 3, False)
     mixed = _ATEN.permute(_product(attention, v), [0, 2, 1, 3])
-    output = _dense(_ATEN.reshape(mixed, [n, tokens, embed_dim]), proj_weight, proj_bias)
+    output = _of_counting(_dense(_ATEN.reshape(mixed, [n, tokens, embed_dim]), proj_weight, proj_bias), counting)
     if not need_weights:
         return output, None
     return output, _ATEN.mean.dim(attention, [1]) if average_attn_weights else attention
@@ -50,6 +55,7 @@ def encoder_layer(
     ffn_bias_2: Tensor, mask: Tensor | None = None, mask_type: int | None = None,
 ) -> Tensor:  # fmt: skip
     """nn.TransformerEncoderLayer on tokens [N, T, embed_dim]."""
+    counting = getattr(src, _COUNTING, None)
 
     def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         normed: Tensor = _ATEN.native_layer_norm(x, [embed_dim], weight, bias, eps)[0]
@@ -57,6 +63,7 @@ def encoder_layer(
 
     def attend(x: Tensor) -> Tensor:
         """Self-attention of the tokens."""
+        _of_counting(x, counting)
         return multi_head_attention(
             x, x, x, embed_dim, num_heads, qkv_weight, qkv_bias, proj_weight, proj_bias, mask, False, True, mask_type
         )[0]
@@ -69,7 +76,41 @@ def encoder_layer(
     x = src
     for part, weight, bias in ((attend, norm_weight_1, norm_bias_1), (feed, norm_weight_2, norm_bias_2)):
         x = _ATEN.add.Tensor(x, part(norm(x, weight, bias))) if norm_first else norm(x + part(x), weight, bias)
-    return x
+    return _of_counting(x, counting)
+
+
+def nested_from_mask(tokens: Tensor, mask: Tensor, mask_check: bool = True) -> Tensor:
+    """Tokens [N, T, features] of which each row keeps the first ones, as many as `mask` bool [N, T] is true for."""
+    return _of_counting(_ATEN.alias(tokens), _first_of(mask))
+
+
+def is_left_aligned(_: Tensor, mask: Tensor) -> bool:
+    """Whether the tokens that count, bool [N, T], are the first of each row."""
+    return bool(_ATEN.equal(_first_of(mask), mask))
+
+
+def _first_of(mask: Tensor) -> Tensor:
+    """As many of the first tokens of each row as `mask` is true for, bool [N, T]."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    first: Tensor = _ATEN.lt.Tensor(places, _ATEN.sum.dim_IntList(mask, [1], True))
+    return first
+
+
+def padded(tokens: Tensor, padding: float, output_size: list[int] | None = None) -> Tensor:
+    """A nested tensor as a dense one, with `padding` at tokens that do not count."""
+    counting = getattr(tokens, _COUNTING, None)
+    if counting is None or (output_size is not None and list(output_size) != list(tokens.shape)):
+        raise RuntimeError("a nested tensor that heatcli does not know; give the encoder enable_nested_tensor=False")
+    lost = _ATEN.expand(_ATEN.unsqueeze(_ATEN.logical_not(counting), 2), list(tokens.shape))
+    filled: Tensor = _ATEN.masked_fill.Scalar(tokens, lost, padding)
+    return filled
+
+
+def _of_counting(tokens: Tensor, counting: Tensor | None) -> Tensor:
+    """The same tensor, marked with the tokens that count, if not all do."""
+    if counting is not None:
+        setattr(tokens, _COUNTING, counting)
+    return tokens
 
 
 def lstm_layer(
@@ -116,6 +157,10 @@ def cond(predicate: Tensor, on_true: Callable[..., Any], on_false: Callable[...,
 FUSED: dict[str, Callable[..., Any]] = {
     "native_multi_head_attention": multi_head_attention,
     "transformer_encoder_layer_fwd": encoder_layer,
+    "nested_tensor_from_mask": nested_from_mask,
+    "nested_tensor_from_mask_left_aligned": is_left_aligned,
+    "to_padded_tensor": padded,
+    "nested_to_padded_tensor": padded,
     "mkldnn_rnn_layer": lstm_layer,
     "cond": cond,
 }

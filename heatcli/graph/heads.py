@@ -1,20 +1,22 @@
 """Detector heads: outputs that are boxes with scores, joined into one form [N, rows, places].
 
 A detector returns boxes before suppression: one tensor [N, 4 + C, A] or [N, A, 5 + C] (YOLO), or boxes and scores apart
-(SSD, RetinaNet, DETR). `found` recognises them; `joined` makes [N, C + (1) + 4, A] of them: the scores of the classes,
-the objectness where there is one, and the four numbers of the box. So each box is a place and each score a row, as in
-any dense output.
+(SSD, RetinaNet, DETR), of all places or of each level of a pyramid. `found` recognises them; `joined` makes
+[N, C + (1) + 4, A] of them: the scores of the classes, the objectness where there is one, and the four numbers of the
+box. So each box is a place and each score a row, as in any dense output. Numbers that are relative to anchors
+(`heatcli.graph.anchors`) become boxes there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError
+from heatcli.graph.anchors import FCOS, Anchors
 from heatcli.graph.operator import Boxes
 
 DETECTIONS = "detections"
@@ -42,55 +44,113 @@ class Thresholds:
                 raise UsageError(f"--{name} {value:g} is not allowed; it is a number from 0 to 1")
 
 
-def found(
-    returned: Sequence[Tensor], shape: Sequence[int], kind: str | None = None, background: int | None = None,
-    labels: int = 0, form: str | None = None,
-) -> Boxes | None:  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class Stated:
+    """What the user says of a detector's outputs, or what is known of them without their values.
+
+    `kind`: the kind of output; `detections` accepts any number of places. `background`: the class that stands for no
+    object. `labels`: how many class names there are, 0 if unknown. `form`: centre or corners. `anchors`: what the boxes
+    are relative to. `ordered`: two outputs are boxes and scores, in this order.
+    """
+
+    kind: str | None = None
+    background: int | None = None
+    labels: int = 0
+    form: str | None = None
+    anchors: Anchors | None = None
+    ordered: bool = False
+
+
+def found(returned: Sequence[Tensor], shape: Sequence[int], stated: Stated = Stated()) -> Boxes | None:
     """The boxes that the floating-point outputs `returned` are, for an input of `shape` [N, C, H, W]; else None.
 
-    `kind`: what the user says the output is; `detections` accepts any number of places. `background`: the class that
-    stands for no object. `labels`: how many class names there are, 0 if unknown. `form`: centre or corners, if the user
-    says so. The values decide between logits and probabilities, between centre and corners, and whether coordinates are
-    shares of the input's size.
+    The values decide between logits and probabilities, between centre and corners, and whether coordinates are shares
+    of the input's size, as far as `stated` does not. Raises `UsageError` for anchors that do not fit the outputs, and
+    for numbers that are relative to anchors that nobody named.
     """
-    if kind not in (None, DETECTIONS) or len(shape) != 4:
+    anchors = stated.anchors
+    if stated.kind not in (None, DETECTIONS) or len(shape) != 4:
         return None
-    where = _two_tensors(returned, shape[0]) or _one_tensor(returned, shape, kind == DETECTIONS, labels)
-    if where is None:
-        return None
-    layout, boxes_at, scores_at, objectness = where
     size = int(shape[2]), int(shape[3])
-    rough = Boxes(layout=layout, boxes_at=boxes_at, scores_at=scores_at, objectness=objectness, classes=0, size=size)
+    if stated.ordered or apart(returned, shape[0], anchors) is not None:
+        rough = Boxes(layout=APART, at=0, objectness=False, classes=0, size=size)
+    elif anchors is not None:
+        raise UsageError(_no_anchors(returned, anchors))
+    else:
+        where = _one_tensor(returned, shape, stated.kind == DETECTIONS, stated.labels)
+        if where is None:
+            return None
+        layout, at, objectness = where
+        rough = Boxes(layout=layout, at=at, objectness=objectness, classes=0, size=size)
     with torch.no_grad():
-        scores, objects, box = _scores_and_boxes(returned, rough)
-        in_unit = bool((scores >= 0).all() and (scores <= 1).all())
+        scores, objects, box = _scores_and_boxes(returned, rough, anchors)
+        in_unit = all(bool((x >= 0).all() and (x <= 1).all()) for x in (scores, objects) if x is not None)
         sums = in_unit and scores.shape[1] > 1 and bool(((scores.sum(1) - 1).abs() < _SUM).all())
         ordered = bool((box[:, 2] >= box[:, 0]).all() and (box[:, 3] >= box[:, 1]).all())
-    if background is None and sums and labels == scores.shape[1] - 1:
-        background = 0 if layout == APART else None
-    return Boxes(
-        layout=layout, boxes_at=boxes_at, scores_at=scores_at, objectness=objects is not None,
-        classes=scores.shape[1], size=size, form=form or (CORNERS if ordered else CENTRE),
-        unit=bool(box.abs().max() <= 2), ends="softmax" if sums or background is not None else "sigmoid",
-        logits=not in_unit, background=background,
+    background, form = stated.background, stated.form or (CORNERS if ordered else CENTRE)
+    if anchors is not None:
+        form = stated.form or (CORNERS if anchors.offsets == FCOS else CENTRE)
+    elif rough.layout == APART and stated.form is None and form == CENTRE and _are_relative(box, size):
+        if stated.ordered:
+            return None
+        raise UsageError(_OFFSETS.format(places=box.shape[2]))
+    if background is None and ((sums and stated.labels == scores.shape[1] - 1) or (anchors and anchors.is_softmax)):
+        background = 0 if rough.layout == APART else None
+    return replace(
+        rough, objectness=objects is not None, classes=scores.shape[1], form=form,
+        unit=anchors is None and bool(box.abs().max() <= 2),
+        ends="softmax" if sums or background is not None else "sigmoid", logits=not in_unit, background=background,
+        offsets="" if anchors is None else anchors.offsets,
     )  # fmt: skip
 
 
-def joined(returned: Sequence[Tensor], boxes: Boxes) -> Tensor:
-    """The outputs as one tensor [N, C + (1) + 4, A]: class scores (times objectness), objectness, box."""
-    scores, objects, box = _scores_and_boxes(returned, boxes)
+_OFFSETS = (
+    "returns four numbers of {places:,} boxes that are no boxes of this input, so they are relative to anchors, which "
+    'it does not hold; anchors = "FILE.npy" and offsets of [output] in its sidecar name them (heatcli help heads), and '
+    "--head K explains one output alone"
+)
+
+
+def _are_relative(box: Tensor, size: tuple[int, int]) -> bool:
+    """Whether the numbers [N, 4, A] cannot be centres and sides in pixels or shares of an input of that size.
+
+    Some sides are below zero, or no centre in pixels lies in the input's right or lower half.
+    """
+    height, width = size
+    in_pixels = bool(box.abs().max() > 2)
+    gathered = bool(box[:, 0].max() < width / 2 and box[:, 1].max() < height / 2)
+    return bool((box[:, 2:] < 0).any()) or (in_pixels and gathered)
+
+
+def _no_anchors(returned: Sequence[Tensor], anchors: Anchors) -> str:
+    shapes = ", ".join(str(list(x.shape)) for x in returned)
+    return (
+        f"returns {shapes}, which are no boxes and scores for the {len(anchors.boxes):,} anchors of its sidecar: boxes "
+        "[N, A, 4] and scores [N, A, C], or maps [N, K·4, H, W] and [N, K·C, H, W] of each level"
+    )
+
+
+def joined(returned: Sequence[Tensor], boxes: Boxes, anchors: Anchors | None = None) -> Tensor:
+    """The outputs as one tensor [N, C + (1) + 4, A]: class scores (times objectness), objectness, box.
+
+    `anchors`: those that the boxes are relative to.
+    """
+    scores, objects, box = _scores_and_boxes(returned, boxes, anchors)
+    if anchors is not None:
+        box = anchors.decoded(box, boxes.size, boxes.form == CORNERS)
     if objects is None:
         return torch.cat([scores, box], 1)
     return torch.cat([scores + objects if boxes.logits else scores * objects, objects, box], 1)
 
 
-def _scores_and_boxes(returned: Sequence[Tensor], boxes: Boxes) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Class scores [N, C, A], objectness [N, 1, A] or None, boxes [N, 4, A]."""
+def _scores_and_boxes(
+    returned: Sequence[Tensor], boxes: Boxes, anchors: Anchors | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Class scores [N, C, A], objectness [N, 1, A] or None, boxes [N, 4, A] as they are returned."""
     if boxes.layout == APART:
-        box, scores = returned[boxes.boxes_at], returned[boxes.scores_at]
-        box, scores = (x.squeeze(2) if x.dim() == 4 and x.shape[2] == 1 else x for x in (box, scores))
-        return scores.transpose(1, 2), None, box.transpose(1, 2)
-    whole = returned[boxes.boxes_at]
+        box, scores, *objects = apart(returned, len(returned[0]), anchors) or returned
+        return scores.transpose(1, 2), objects[0].transpose(1, 2) if objects else None, box.transpose(1, 2)
+    whole = returned[boxes.at]
     if boxes.layout == COLUMNS:
         whole = whole.transpose(1, 2)
     if boxes.objectness:
@@ -100,8 +160,8 @@ def _scores_and_boxes(returned: Sequence[Tensor], boxes: Boxes) -> tuple[Tensor,
 
 def _one_tensor(
     returned: Sequence[Tensor], shape: Sequence[int], stated: bool, labels: int
-) -> tuple[str, int, int, bool] | None:
-    """One tensor of boxes and scores: its layout, its number (twice), and whether there is an objectness.
+) -> tuple[str, int, bool] | None:
+    """One tensor of boxes and scores: its layout, its number, and whether there is an objectness.
 
     Unless the user says that the output is boxes (`stated`), the number of places must be that of a grid of strides 8,
     16, 32 (64): once for heads without anchors, three times for heads with three anchors.
@@ -118,7 +178,7 @@ def _one_tensor(
         if labels and rows - labels in (4, 5):
             objectness = rows - labels == 5
         if rows > 4 + objectness:
-            return layout, at, at, objectness
+            return layout, at, objectness
     return None
 
 
@@ -132,12 +192,34 @@ def _anchors(places: int, size: Sequence[int]) -> int | None:
     return None
 
 
-def _two_tensors(returned: Sequence[Tensor], n: int) -> tuple[str, int, int, bool] | None:
-    """Two tensors [N, A, 4] and [N, A, C]: their numbers. None if there are none such, or if C is 4, too."""
-    flat = [x.squeeze(2) if x.dim() == 4 and x.shape[2] == 1 else x for x in returned]
-    boxes = [i for i, x in enumerate(flat) if x.dim() == 3 and x.shape[0] == n and x.shape[2] == 4]
-    if len(boxes) != 1 or flat[boxes[0]].shape[1] < _FEWEST:
+def apart(returned: Sequence[Tensor], n: int, anchors: Anchors | None = None) -> list[Tensor] | None:
+    """Boxes [N, A, 4], scores [N, A, C], and perhaps objectness [N, A, 1], that are returned apart; else None.
+
+    They may come in levels, [N, A_i, …] each, which are joined in order. With anchors, whose number says how many each
+    cell has, they may be maps [N, K·4, H, W] and [N, K·C, H, W].
+    """
+    rows = [x.squeeze(2) if x.dim() == 4 and x.shape[2] == 1 else x for x in returned]
+    rows = [x for x in rows if x.dim() == 3 and len(x) == n]
+    if not any(x.shape[2] == 4 for x in rows) and anchors is not None:
+        rows = _rows_of_maps([x for x in returned if x.dim() == 4 and len(x) == n], len(anchors.boxes))
+    boxes = [x for x in rows if x.shape[2] == 4]
+    places = [x.shape[1] for x in boxes]
+    if sum(places) < _FEWEST or (anchors is not None and sum(places) != len(anchors.boxes)):
         return None
-    places = flat[boxes[0]].shape[1]
-    scores = [i for i, x in enumerate(flat) if i != boxes[0] and x.dim() == 3 and x.shape[:2] == (n, places)]
-    return (APART, boxes[0], scores[0], False) if len(scores) == 1 else None
+    widths = dict.fromkeys(x.shape[2] for x in rows)
+    others = [[x for x in rows if x.shape[2] == width] for width in widths if width != 4]
+    levels = [some for some in others if [x.shape[1] for x in some] == places]
+    levels.sort(key=lambda some: some[0].shape[2] == 1)
+    if not levels or len(levels) > 2 or (len(levels) == 2 and levels[1][0].shape[2] != 1):
+        return None
+    return [torch.cat(some, 1) if len(some) > 1 else some[0] for some in (boxes, *levels)]
+
+
+def _rows_of_maps(maps: Sequence[Tensor], anchors: int) -> list[Tensor]:
+    """Maps [N, K·D, H, W] as rows [N, H·W·K, D], the K anchors of each cell one after the other; [] if none fit."""
+    planes = {tuple(x.shape[2:]) for x in maps}
+    cells = sum(rows * columns for rows, columns in planes)
+    if not cells or anchors % cells:
+        return []
+    each = anchors // cells
+    return [x.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[1] // each) for x in maps if not x.shape[1] % each]

@@ -225,16 +225,16 @@ class Returned:
 class Boxes:
     """How the outputs are boxes with scores before suppression (`heatcli.graph.heads`).
 
-    `layout`: rows [N, 4 + C, A], columns [N, A, 4 + C], or apart. `boxes_at`, `scores_at`: the numbers of the outputs.
+    `layout`: rows [N, 4 + C, A], columns [N, A, 4 + C], or apart. `at`: the number of the output that holds both.
     `objectness`: whether a box has a score of its own besides its classes. `classes`: C. `size`: (height, width) of the
     input. `form`: of four numbers, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `unit`: whether they are shares
     of the size, else pixels. `ends`: sigmoid or softmax. `logits`: whether the scores are those before it.
-    `background`: the class that stands for no object, or None.
+    `background`: the class that stands for no object, or None. `offsets`: how the outputs are relative to anchors
+    (`heatcli.graph.anchors`), "" if they are boxes.
     """
 
     layout: str
-    boxes_at: int
-    scores_at: int
+    at: int
     objectness: bool
     classes: int
     size: tuple[int, int]
@@ -243,6 +243,7 @@ class Boxes:
     ends: str = "sigmoid"
     logits: bool = True
     background: int | None = None
+    offsets: str = ""
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ class Graph:
     `remarks`: notes for the user. `reading`: how the output is interpreted, once decided. `copies`: how many copies of
     the image the operators work on (`heatcli.graph.passes.single`). `boxes`: how the output is boxes, or None.
     `before`: titles of the operators by which the artifact chooses among these scores, which are left out
-    (`heatcli.graph.suppression`); `raw`: the artifact's nodes that make what goes in, "" where nodes have no names.
+    (`heatcli.graph.suppression`); `raw`: the artifact's nodes that what goes in is computed from, () without names.
     """
 
     input: str

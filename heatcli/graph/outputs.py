@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError
+from heatcli.graph.anchors import FCOS
 from heatcli.graph.heads import APART, COLUMNS, DETECTIONS, ROWS
 from heatcli.graph.kinds import classified, is_choice
 from heatcli.graph.operator import Boxes, Graph, Operator, Reading, Ref
@@ -352,6 +353,8 @@ def box_chances(boxes: Boxes, output: Tensor) -> Tensor:
             scores = (scores - objects).sigmoid() * objects.sigmoid()
         elif boxes.logits:
             scores = scores.softmax(1) if boxes.ends == "softmax" else scores.sigmoid()
+        if boxes.objectness and boxes.offsets == FCOS:
+            scores = scores.sqrt()
         return torch.cat([scores, rest], 1)
 
 

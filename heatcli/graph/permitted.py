@@ -12,7 +12,7 @@ import re
 
 import torch
 
-from heatcli.system.torch_private import schemas_of
+from heatcli.system.torch_private import load_decomposed, schemas_of
 
 _PLAIN = re.compile(
     r"Tensor|int|float|bool|number|complex|str|Device|QScheme|Generator|Any|AnyEnumType|t\d?|[kt]Val|"
@@ -36,8 +36,9 @@ _INTERNAL = frozenset(
     _infer_size _int_mm _is_all_true _is_any_true _is_tracing _linalg_check_errors _linalg_det _linalg_eigh
     _linalg_eigvals _linalg_slogdet _linalg_solve_ex _linalg_svd _list_to_tensor _local_scalar_dense _log_softmax
     _logcumsumexp _lu_with_info _masked_softmax _native_batch_norm_legit _native_batch_norm_legit_functional
-    _native_batch_norm_legit_no_training _native_multi_head_attention _neg_view _no_grad_fill_ _no_grad_normal_
-    _no_grad_uniform_ _no_grad_zero_ _nnpack_available _nnpack_spatial_convolution _pack_padded_sequence
+    _native_batch_norm_legit_no_training _native_multi_head_attention _neg_view _nested_tensor_from_mask
+    _nested_tensor_from_mask_left_aligned _no_grad_fill_ _no_grad_normal_ _no_grad_uniform_
+    _no_grad_zero_ _nnpack_available _nnpack_spatial_convolution _pack_padded_sequence
     _pad_packed_sequence _pad_circular _pad_enum _pdist_forward _prelu_kernel _safe_softmax
     _scaled_dot_product_attention_math _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
     _scaled_dot_product_flash_attention_for_cpu _scaled_mm _set_item _shape_as_tensor _size_if_not_equal _softmax
@@ -75,6 +76,8 @@ def permitted(library: str, name: str) -> bool:
         return False
     if name.startswith("_") and not name.startswith("__") and library == "aten" and name not in _INTERNAL:
         return False
+    if library == "quantized_decomposed":
+        load_decomposed()
     schemas = schemas_of(f"{library}::{name}")
     return bool(schemas) and all(map(_plain, schemas))
 

@@ -1,4 +1,4 @@
-"""Operators of quantised TorchScript, computed with the real numbers that quantised values represent.
+"""Operators of quantised TorchScript and programs (pt2e), computed with the real numbers that values stand for.
 
 A quantised layer is the layer with real weights, then `rounded`: the limits of the integer range are a clamp of their
 own, with a lower limit of 0 that is the ReLU that fusion removed, and rounding is `torch.fake_quantize…`, whose
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.system.torch_private import unrecorded
+from heatcli.system.torch_private import library_name_of, unrecorded
 
 _ATEN = torch.ops.aten
 _RANGES = {torch.quint8: (0, 255), torch.qint8: (-128, 127), torch.qint32: (-(2**31), 2**31 - 1)}
@@ -40,6 +40,28 @@ def dequantize(x: Tensor) -> Tensor:
         return x
     with unrecorded():
         return x.dequantize()
+
+
+def quantize_decomposed(x: Tensor, scale: Any, zero: Any, low: int, high: int, *_: Any, **__: Any) -> Tensor:
+    """`quantized_decomposed::quantize_per_tensor`, of a tensor of any shape; `scale` and `zero` may be tensors []."""
+    with unrecorded():
+        step, start = float(scale), int(zero)
+    return rounded(x, step, start, low, high)
+
+
+def dequantize_decomposed(x: Tensor, scale: Any, zero: Any, *_: Any, **__: Any) -> Tensor:
+    """`quantized_decomposed::dequantize_per_tensor`: quantised values are real already; stored integers are not."""
+    if x.is_floating_point():
+        return x
+    real: Tensor = _ATEN.mul(_ATEN.sub(_ATEN._to_copy(x, dtype=torch.float32), zero), scale)
+    return real
+
+
+def dequantize_channels(x: Tensor, scales: Tensor, zeros: Tensor | None, axis: int, *_: Any, **__: Any) -> Tensor:
+    """`quantized_decomposed::dequantize_per_channel` of stored integers, a scale [C] and a zero [C] along `axis`."""
+    shape = [-1 if i == axis % x.dim() else 1 for i in range(x.dim())]
+    zero: Any = 0 if zeros is None else _ATEN.view(zeros, shape)
+    return dequantize_decomposed(x, _ATEN.view(_ATEN._to_copy(scales, dtype=torch.float32), shape), zero)
 
 
 def _convolution(dims: int, relu: bool = False) -> Function:
@@ -145,6 +167,9 @@ _BOTH = (False, True)
 QUANTISED: dict[str, Function] = {
     "aten::quantize_per_tensor": quantize,
     "aten::dequantize": dequantize,
+    "quantized_decomposed::quantize_per_tensor": quantize_decomposed,
+    "quantized_decomposed::dequantize_per_tensor": dequantize_decomposed,
+    "quantized_decomposed::dequantize_per_channel": dequantize_channels,
     "quantized::linear": _linear(), "quantized::linear_relu": _linear(relu=True),
     "quantized::linear_dynamic": _dynamic(), "quantized::linear_relu_dynamic": _dynamic(relu=True),
     "quantized::add": _binary(_ATEN.add), "quantized::add_relu": _binary(_ATEN.add, relu=True),
@@ -162,6 +187,11 @@ QUANTISED: dict[str, Function] = {
 def quantises(graph: Any) -> bool:
     """Whether a TorchScript graph has quantised operators. Stored weights alone are none."""
     return any(graph.findNode(kind) for kind in QUANTISED if kind != "aten::dequantize")
+
+
+def quantises_program(graph: torch.fx.Graph) -> bool:
+    """Whether the graph of a program rounds values. Stored weights alone are none."""
+    return any(library_name_of(node.target) == "quantized_decomposed::quantize_per_tensor" for node in graph.nodes)
 
 
 def biases(module: Any) -> dict[str, Tensor]:

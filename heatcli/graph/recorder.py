@@ -104,7 +104,7 @@ class Recorder(DispatchMode):
         if instead is not None:
             with self:
                 return instead(*args, **kwargs)
-        if name.startswith("quantized::"):
+        if name.startswith(("quantized::", "quantized_decomposed::")):
             raise NotFollowedError(f"calls {name}, which heatcli does not know; export it without quantisation")
         if isinstance(func, HigherOrderOperator):
             raise NotFollowedError(f"calls torch's {name_of(func)}, which heatcli does not know")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from heatcli.graph import everywhere
 from heatcli.graph.facts import LAYOUT, TABLE
 from heatcli.graph.recorder import Call
 from heatcli.system.torch_private import name_of, pytree
@@ -124,15 +125,22 @@ def _is_layout(title: str) -> bool:
 # --- what the values are ------------------------------------------------------------------------------------------
 
 
-def forms(calls: Sequence[Call], choice: Choice, n: int) -> Iterator[list[Tensor]]:
+def forms(calls: Sequence[Call], choice: Choice, returned: Sequence[Tensor], n: int) -> Iterator[list[Tensor]]:
     """The ways to read the roots of a choice as raw outputs for `n` images: one tensor of all, or boxes and scores.
 
     A root may be a part of a larger value, through layouts: boxes and scores of one tensor, one class of all scores.
-    The tensors are new: call this while a recorder is on.
+    Boxes that the artifact makes, or scales, behind the choice are those of all places (`heatcli.graph.everywhere`):
+    what it would return without the choice. The tensors are new: call this while a recorder is on.
     """
     made = {id(x): call for call in calls for x in pytree.tree_leaves(call.output) if isinstance(x, Tensor)}
     chains = [list(_upwards(root, made)) for root in choice.roots]
     every = {id(x): x for chain in chains for x in chain}
+    returns = everywhere.of_boxes(returned)
+    for rows, sources in everywhere.boxes(calls, choice.after, returned):
+        if all(any(x is y for y in sources) for x in rows.parts):  # returned as they go in
+            returns = []
+        else:
+            yield from _with_scores(rows.parts, sources, chains, made, n)
     shared = [x for x in every.values() if sum(any(x is y for y in chain) for chain in chains) > 1]
     yield from ([x] for x in sorted(shared, key=lambda x: -x.numel()) if x.dim() == 3)
     boxes = [x for x in every.values() if 4 in x.shape[-2:] and _rank(x, n) == 3]
@@ -144,8 +152,47 @@ def forms(calls: Sequence[Call], choice: Choice, n: int) -> Iterator[list[Tensor
                     [a, b]
                     for a in _turned(box, n)
                     for b in _turned(score, n)
-                    if a.shape[2] == 4 and a.shape[:2] == b.shape[:2]
+                    if a.shape[2] == 4 != b.shape[2] and a.shape[:2] == b.shape[:2] and _are_returned(a, returns)
                 )
+
+
+def _are_returned(boxes: Tensor, returned: Sequence[Tensor]) -> bool:
+    """Whether boxes before a choice are those that are returned behind it, where boxes are: not offsets, nor shares."""
+    return not returned or any(len(x) and everywhere.holds([boxes], x) for x in returned)
+
+
+def _with_scores(
+    parts: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    chains: Sequence[Sequence[Tensor]],
+    made: dict[int, Call],
+    n: int,
+) -> Iterator[list[Tensor]]:
+    """Boxes in parts [A_i, 4] or [N, A_i, 4], such as the levels of a pyramid, with the scores of their places.
+
+    The scores of a part are a value [A_i, C] that goes into the choice, or that a value that goes in is a part of; of
+    several parts of one length they are taken in order. `sources`: what the boxes are made from, which are no scores.
+    """
+    boxes = [x if x.dim() == 3 else x[None] for x in parts]
+    of_boxes = {id(x) for source in sources for x in _upwards(source, made)}
+    left = [[x for x in chain if id(x) not in of_boxes] for chain in chains]
+    found: list[list[Tensor]] = []
+    for box in boxes:
+        fits = [[y for x in chain if _rank(x, n) == 3 for y in _turned(x, n) if _fits(y, box, found)] for chain in left]
+        at = next((i for i, ways in enumerate(fits) if ways), None)
+        if at is None:
+            return
+        found.append([max(fits[at], key=lambda x: x.numel())])
+        if len(boxes) > 1:
+            del left[at]
+    if all(len(box) == n for box in boxes):
+        every = boxes, [scores for (scores,) in found]
+        yield [torch.cat(x, 1) if len(x) > 1 else x[0] for x in every]
+
+
+def _fits(scores: Tensor, box: Tensor, others: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether [N, A, C] has a row for each box, and as many classes as the parts before."""
+    return scores.shape[:2] == box.shape[:2] and all(one[0].shape[2] == scores.shape[2] for one in others)
 
 
 def _upwards(x: Tensor, made: dict[int, Call]) -> Iterator[Tensor]:
@@ -173,21 +220,21 @@ def _turned(x: Tensor, n: int) -> list[Tensor]:
 
 
 def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
-    """The artifact's node that makes each raw output [N, A, …], with axes swapped or not.
+    """The artifact's nodes that the raw outputs are computed from, the last ones on each way; () without names.
 
-    "" where nodes have no names.
+    What heatcli computes itself, such as boxes at all places, comes from what the artifact's nodes make.
     """
-    made = {id(call.output): call for call in calls}
-    names = []
-    for x in raw:
+    made = {id(x): call for call in calls for x in pytree.tree_leaves(call.output) if _is_tensor(x)}
+    last = {call.node: call for call in calls}
+    names, seen, left = dict[str, None](), set[int](), list(raw)
+    while left:
+        x = left.pop()
         call = made.get(id(x))
-        while call is not None and not call.node and name_of(call.target) in ("unsqueeze", "transpose"):
-            call = made.get(id(call.args[0]))
-        names.append("" if call is None else call.node)
+        if call is None or id(x) in seen:
+            continue
+        seen.add(id(x))
+        if call.node and last[call.node] is call and isinstance(call.output, Tensor):
+            names[call.node] = None
+        else:
+            left += [y for y in pytree.tree_leaves((call.args, call.kwargs)) if _is_tensor(y)]
     return tuple(names)
-
-
-def turned_as(x: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """A node's value as the raw output of that shape, with axes added or swapped; None where the shapes do not fit."""
-    ways = [x, *(_turned(x, shape[0]) if x.dim() in (2, 3) else [])]
-    return next((way for way in ways if way.shape == tuple(shape)), None)

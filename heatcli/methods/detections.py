@@ -60,7 +60,11 @@ def corners(output: Tensor, boxes: Boxes) -> Tensor:
         centre, half = box[..., :2], box[..., 2:] / 2
         box = torch.cat([centre - half, centre + half], 2)
     height, width = boxes.size
-    return box * box.new_tensor([width, height, width, height]) if boxes.unit else box
+    if boxes.unit:
+        return box * box.new_tensor([width, height, width, height])
+    if not boxes.offsets:
+        return box
+    return torch.stack([x.clamp(0, side) for x, side in zip(box.unbind(2), (width, height) * 2, strict=True)], 2)
 
 
 def find(output: Tensor, boxes: Boxes, limits: Thresholds = Thresholds()) -> list[Found]:  # noqa: B008  (frozen)

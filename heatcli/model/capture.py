@@ -17,14 +17,14 @@ from heatcli.artifact.contained import Contained
 from heatcli.artifact.layout import TOKENS
 from heatcli.artifact.sidecar import Output
 from heatcli.engine.values import output_of
-from heatcli.errors import DiffersError, ModelError, NotComparedError, first_line
+from heatcli.errors import DiffersError, ModelError, NotComparedError, UsageError, first_line
 from heatcli.graph import heads
+from heatcli.graph.anchors import Anchors
 from heatcli.graph.capture import floating, record, scores
 from heatcli.graph.lookups import CODE, vocabulary
 from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.passes import KEEPING_OUTPUT, apply
 from heatcli.graph.passes.explained import activated
-from heatcli.graph.suppression import turned_as
 from heatcli.images.pictures import Pictures
 from heatcli.model.cache import Cache
 from heatcli.model.verification import QUANTISED, first_difference, verify
@@ -37,9 +37,9 @@ class Capture:
     `picture`: the input that is explained. `others`: the values of the other inputs. `passes`: the graph passes to
     apply. `head`: the index of the explained output (None: not chosen, the first). `unverified`: accept graphs that
     compute another function than the artifact. `output`: what the user says of the output; `labels`: how many class
-    names there are. `walked`: the other inputs that get relevance. `memory`: the most bytes of one value in a graph.
-    `cache`: of graphs, or None. `contained`: the child process that captures, None for this process. `compared_in`:
-    seconds spent comparing with the artifact's runtime.
+    names there are. `anchors`: those that a detector's boxes are relative to. `walked`: the other inputs that get
+    relevance. `memory`: the most bytes of one value in a graph. `cache`: of graphs, or None. `contained`: the child
+    process that captures, None for this process. `compared_in`: seconds spent comparing with the artifact's runtime.
     """
 
     path: Path
@@ -52,6 +52,7 @@ class Capture:
     unverified: bool
     memory: int
     output: Output = field(default_factory=Output)
+    anchors: Anchors | None = None
     labels: int = 0
     walked: Collection[str] = ()
     cache: Cache | None = None
@@ -69,7 +70,8 @@ class Capture:
         others = {name: (tuple(value.shape), str(value.dtype), _sha256(value)) for name, value in self.others.items()}
         about = {
             "shape": shape, "others": others, "passes": self.passes, "head": self.head,
-            "output": repr(self.output), "labels": self.labels, "paired": self.artifact.paired,
+            "output": repr(self.output), "labels": self.labels,
+            "anchors": None if self.anchors is None else _sha256(self.anchors.boxes), "paired": self.artifact.paired,
             "walked": sorted(self.walked),
             "device": str(self.pictures.device), "dtype": str(torch.get_default_dtype()),
         }  # fmt: skip
@@ -130,18 +132,27 @@ class Capture:
             self.head,
             self._boxes,
             self._of_tokens,
+            self.anchors,
         )
 
     @property
     def _of_tokens(self) -> bool:
         return self.pictures.layout.kind == TOKENS
 
-    def _boxes(self, returned: Sequence[Tensor], shape: Sequence[int]) -> Boxes | None:
-        """The boxes that all outputs together are, as far as the user does not say otherwise."""
-        stated = self.output
-        if stated.axis is not None:
+    def _boxes(self, returned: Sequence[Tensor], shape: Sequence[int], ordered: bool = False) -> Boxes | None:
+        """The boxes that all outputs together are, as far as the user does not say otherwise.
+
+        `ordered`: two outputs are boxes and scores, in this order.
+        """
+        said = self.output
+        if said.axis is not None:
             return None
-        return heads.found(returned, shape, stated.kind, stated.background, self.labels, stated.boxes)
+        anchors = None if ordered else self.anchors
+        stated = heads.Stated(said.kind, said.background, self.labels, said.boxes, anchors, ordered)
+        try:
+            return heads.found(returned, shape, stated)
+        except UsageError as error:
+            raise UsageError(f"{self.path}: {error}") from error
 
     def _walked(self, x: Tensor, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The values of the other inputs. A zero that depends on the image `x` is added to those that get relevance.
@@ -202,7 +213,7 @@ class Capture:
                 return self._raw(graph, x)
             returned = runtime(self._inputs(x))
             if graph.boxes is not None:
-                return heads.joined(floating(returned), graph.boxes)
+                return heads.joined(floating(returned), graph.boxes, self.anchors)
             return scores(returned, self.head or 0, str(self.path))
 
         started = time.perf_counter()
@@ -218,15 +229,16 @@ class Capture:
         return verified, time.perf_counter() - started
 
     def _raw(self, graph: Graph, batch: Tensor) -> Tensor:
-        """The inputs of the artifact's choice: from its runtime's nodes, else from another run of its module."""
+        """The inputs of the artifact's choice: from the values of its runtime's nodes, else from another run."""
+        again = self._recorded(batch)
         if self.artifact.of_nodes is None:
-            return output_of(self._recorded(batch), batch)
-        values = self.artifact.of_nodes(self._inputs(batch), graph.raw) or []
-        turned = [turned_as(x, one.shape) for x, one in zip(values, graph.returned, strict=False)]
-        raw = [x for x in turned if x is not None]
-        if len(raw) != len(graph.returned):
+            return output_of(again, batch)
+        values = self.artifact.of_nodes(self._inputs(batch), graph.raw)
+        last = {op.node: op for op in again.operators}
+        known = {last[name].name: x for name, x in zip(graph.raw, values or [], strict=False) if name in last}
+        if not known:
             raise NotComparedError("no node of it returns what goes into its suppression")
-        return raw[0] if graph.boxes is None else heads.joined(raw, graph.boxes)
+        return output_of(again, batch, known)
 
     def _differs(self, verified: Verified, graph: Graph, batch: Tensor) -> DiffersError:
         """The error for a graph that differs from the artifact on a batch."""

@@ -342,7 +342,7 @@ def _capture(
         path=path, artifact=artifact, picture=picture, others=options.inputs, pictures=pictures,
         passes=_known_passes(options.passes), head=options.head, unverified=options.unverified, memory=options.memory,
         cache=cache, contained=contained, output=settings.output, labels=len(settings.labels),
-        walked=tuple(settings.inputs),
+        walked=tuple(settings.inputs), anchors=settings.anchors,
     )  # fmt: skip
 
 

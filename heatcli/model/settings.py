@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from msgspec.structs import replace as replace_fields
 from torch import Tensor
 
@@ -24,9 +26,12 @@ from heatcli.artifact.sidecar import (
     read_labels,
     read_sidecar,
 )
-from heatcli.errors import MissingError, ModelError, UsageError, unknown_name
+from heatcli.errors import MissingError, ModelError, UsageError, boundary, unknown_name
+from heatcli.graph.anchors import Anchors
 from heatcli.model.preprocessing import checked, told_by
 from heatcli.model.presets import preset
+from heatcli.system.compress import MOST_BYTES, read_array
+from heatcli.system.files import read_regular
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,7 @@ class Settings:
     `input`: how a picture becomes its input. `told_by`: who says so, "" for nobody. `labels`: in index order.
     `mean_file`: the mean image. `background`: the frequency of each letter. `output`: what the user says about the
     explained output. `max_pixels`: the largest picture to read, None for the default. `concepts`: names of channels.
-    `inputs`: those beside the picture that get relevance.
+    `inputs`: those beside the picture that get relevance. `anchors`: those that a detector's boxes are relative to.
     """
 
     input: Input
@@ -48,6 +53,7 @@ class Settings:
     max_pixels: int | None
     concepts: Concepts = field(default_factory=dict)
     inputs: Mapping[str, Named] = field(default_factory=dict)
+    anchors: Anchors | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +103,25 @@ class Flags:
             max_pixels=self.max_pixels,
             concepts=sidecar.concepts if self.concepts is None else read_concepts(Path(self.concepts)),
             inputs=_named_inputs(path, artifact, sidecar.inputs),
+            anchors=_anchors(path, sidecar.output),
         )
+
+
+def _anchors(artifact: Path, output: Output) -> Anchors | None:
+    """The anchors of a detector, None without. Raises `ModelError` for a file that does not hold [A, 4] numbers."""
+    if output.anchors is None and output.offsets is None:
+        return None
+    if output.anchors is None or output.offsets is None:
+        raise ModelError(
+            f"{artifact}: bad sidecar: [output] has anchors or offsets alone; it takes both, "
+            'anchors = "FILE.npy" and offsets = "ssd", "retinanet" or "fcos"'
+        )
+    path = artifact.parent / output.anchors
+    with boundary(path, ModelError, "the anchors cannot be read"):
+        values = read_array(read_regular(path, MOST_BYTES))
+    if values.ndim != 2 or values.shape[1] != 4 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise ModelError(f"{path}: holds {list(values.shape)} of {values.dtype}; anchors are [A, 4]: x1, y1, x2, y2")
+    return Anchors(torch.from_numpy(values.astype(np.float32)), output.offsets)
 
 
 def _named_inputs(path: Path, artifact: Artifact, named: Mapping[str, Named]) -> Mapping[str, Named]:

@@ -6,6 +6,7 @@ breaks in heatcli when a new torch changes it. Where torch's public API can repl
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = (
     "BACKWARD_BY_INPUT", "BACKWARD_BY_OUTPUT", "COMPILER_LOG", "COMPILER_OPTIONS", "DispatchMode",
-    "HigherOrderOperator", "OpOverload", "OpOverloadPacket", "convolution_backward", "library_name_of", "make_fx",
-    "name_of", "pytree", "read_program", "relu_backward", "run_backward", "schema_of", "schemas_of", "select_between",
-    "unrecorded", "without_overload", "written_forward",
+    "HigherOrderOperator", "OpOverload", "OpOverloadPacket", "convolution_backward", "library_name_of",
+    "load_decomposed", "make_fx", "name_of", "pytree", "read_program", "relu_backward", "run_backward", "schema_of",
+    "schemas_of", "select_between", "unrecorded", "without_overload", "written_forward",
 )  # fmt: skip
 
 # `pytree`: finds tensors in nested arguments. torch has no public module for nested structures.
@@ -73,6 +74,15 @@ def schemas_of(name: str) -> list[torch.FunctionSchema]:
     """
     schemas: list[torch.FunctionSchema] = torch._C._jit_get_schemas_for_operator(name)
     return schemas
+
+
+def load_decomposed() -> None:
+    """Let torch know the operators `quantized_decomposed::…` of quantised programs: it does once this is imported.
+
+    A torch without that module does not know them; then such programs are refused by the operator's name.
+    """
+    with contextlib.suppress(ImportError):
+        import torch.ao.quantization.fx._decomposed  # noqa: F401
 
 
 _ENGINE = getattr(torch.autograd.Variable, "_execution_engine", None)

@@ -110,8 +110,15 @@ class Unbatched(nn.Module):
         return x.mean((1, 2))
 
 
+class Keyed(nn.Module):
+    """A network that takes a dictionary."""
+
+    def forward(self, images: dict[str, torch.Tensor]) -> torch.Tensor:
+        return images["left"].mean((2, 3))
+
+
 class Listed(nn.Module):
-    """A network that takes a list of pictures, as torchvision's detectors do."""
+    """A classifier that takes a list of pictures, as torchvision's detectors do."""
 
     def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack([image.mean((1, 2)) for image in images])
@@ -121,13 +128,15 @@ def test_inputs_that_are_no_batch_are_refused(cli: Cli) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(Unbatched(), (torch.rand(3, 32, 32),), "alone.onnx", dynamo=False)
+        torch.jit.script(Keyed()).save("dict.pt")
         torch.jit.script(Listed()).save("list.pt")
     ran = cli("explain", WOLF, "--model", "alone.onnx")
     assert ran.status == 2
     assert "its input 3×32×32 has no axis for the images of a batch; export the network for 1×3×32×32, or" in ran.err
-    ran = cli("explain", WOLF, "--model", "list.pt", "--size", "32")
+    ran = cli("explain", WOLF, "--model", "dict.pt", "--size", "32")
     assert ran.status == 3
-    assert "list.pt: its input images is a List[Tensor]; heatcli gives one tensor [N, C, H, W], so export" in ran.err
+    assert "dict.pt: its input images is a Dict[str, Tensor]; heatcli gives one tensor [N, C, H, W], so" in ran.err
+    assert cli("explain", WOLF, "--model", "list.pt", "--size", "32").status == 0
 
 
 def test_a_spec_is_corrected(cli: Cli, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_suppression_is_torchvisions(form: str) -> None:
     corners[:, 2:] = corners[:, :2] + 1 + corners[:, 2:] / 2
     logits = torch.randn(5, 400, generator=generator)
     rows = corners if form == "corners" else ops.box_convert(corners, "xyxy", "cxcywh")
-    boxes = Boxes("rows", 0, 0, False, 5, (64, 64), form=form)
+    boxes = Boxes("rows", 0, False, 5, (64, 64), form=form)
     (found,) = find(torch.cat([logits, rows.T])[None], boxes, Thresholds(0.5, 0.3))
     chances, classes = logits.sigmoid().max(0)
     kept = (chances >= 0.5).nonzero()[:, 0]
@@ -272,6 +272,14 @@ def test_each_box_is_checked(model: str, folder: Path, tmp_path: Path, cli: Cli)
     assert ran.status == 1, "b.png is not blue"
     assert "a.png box 2" in (tmp_path / "j.xml").read_text()
     assert "box 2" in (tmp_path / "h.html").read_text()
+
+
+def test_a_picture_without_the_box_is_left_out_of_a_check(model: str, folder: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "s.toml").write_text('methods = ["lrp-eps"]\ntarget = "box:1"\n[finite]\n')
+    ran = cli("check", model, folder, "--spec", "s.toml", "--json")
+    assert ran.status == 0, ran.err
+    assert "b.png: has box 0 alone, so there is no box:1; --confidence finds more; it is left out" in ran.err
+    assert [Path(json.loads(line)["image"]).name for line in ran.out.splitlines()] == ["a.png"]
 
 
 class Swapped(Squares):

@@ -537,7 +537,7 @@ STATEMENTS = (
     "ops.cuda.synchronize()", "ops.c10d.barrier()", "ops.inductor._reinterpret_tensor(x, [9], [1], 99999)", "ops.mkldnn.data_ptr(x)",
     "ops.static_runtime.create_owned_ref(x)", "ops.prim.PythonOp(x)", "ops.prim.IgnoredPythonOp(x)", "_r = torch._reshape_alias(x, [99999], [1])",
     "torch._foobar(x)", "torch._test_check_tensor(x)", "torch.set_(x)", "torch.set_data(x, x)", "(x).backward()", "torch.manual_seed(1)",
-    "(x).retain_grad()", "torch.set_grad_enabled(True)", "_h = torch.no_such_operator(x)", "torch.sparse_coo_tensor_unsafe(x)",
+    "(x).retain_grad()", "_h = torch.no_such_operator(x)", "torch.sparse_coo_tensor_unsafe(x)",
     "_s = torch._sparse_coo_tensor_unsafe(x, x, [1])", "_c = __torch__.torch.classes.dist_rpc.WorkerInfo", "_c = torch.classes.x",
     f"import {MODULE}", f"from {MODULE} import x", f'exec("import {MODULE}")\n    torch.save(x, "{WRITTEN}")', "x # a comment\n",
     'x = """a"""', 'x = r"a"', 'x = f"{x}"', "x = (lambda: x)()", "x = x + x", "x = not not x", "x = - - 1", "del x", "global x", "raise x",

@@ -360,3 +360,9 @@ def test_written_forward() -> None:
 def test_without_overload() -> None:
     """Explained models as TorchScript."""
     assert torch_private.without_overload(ATEN.add.Tensor) is ATEN.add
+
+
+def test_load_decomposed() -> None:
+    """Quantised programs (`.pt2`) call these operators; without them they are refused by name."""
+    torch_private.load_decomposed()
+    assert torch_private.schemas_of("quantized_decomposed::quantize_per_tensor")

@@ -1,0 +1,130 @@
+"""Detectors of torchvision with all that they do: resizing, anchors, suppression, boxes in the picture's own pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Cli
+from PIL import Image
+from support.detectors import OVERLAP, SIZE, made
+from torch import Tensor, nn
+
+import heatcli
+from heatcli.methods.detections import Found, find
+from heatcli.methods.question import outputs_of
+from heatcli.model.model import Model
+
+detection = pytest.importorskip("torchvision.models.detection")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning"
+)
+
+
+class One(nn.Module):
+    """The boxes of one picture."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = self.net([x[0]])[0]
+        return found["boxes"], found["scores"], found["labels"]
+
+
+def saved(net: nn.Module, form: str, path: Path) -> Path:
+    """The detector as an artifact: scripted, so that it takes a list of pictures, or traced."""
+    x = torch.rand(1, 3, *SIZE)
+    if form == "onnx":
+        path = path.with_suffix(".onnx")
+        torch.onnx.export(One(net).eval(), (x,), str(path), dynamo=False, opset_version=17)
+    elif form == "traced":
+        torch.jit.trace(One(net).eval(), x, check_trace=False).save(str(path))
+    else:
+        torch.jit.script(net).save(str(path))
+    return path
+
+
+def best(model: Model, x: Tensor) -> Found:
+    boxes = model.graph(x.shape).boxes
+    assert boxes is not None
+    return find(outputs_of(model, x), boxes, model.thresholds)[0]
+
+
+@pytest.mark.parametrize("form", ["scripted", "traced", "onnx"])
+@pytest.mark.parametrize("kind", ["retinanet", "fcos", "ssd"])
+def test_boxes_are_those_that_it_returns(kind: str, form: str, tmp_path: Path) -> None:
+    """The best boxes, their classes and probabilities, of several pictures; scores and corners have closed ledgers."""
+    net = made(kind)
+    model = heatcli.load(saved(net, form, tmp_path / "net.pt"), size=SIZE, confidence=0.05, overlap=OVERLAP)
+    pictures = torch.rand(2, 3, *SIZE)
+    with torch.no_grad():
+        returned = net([pictures[0]])[0]
+    found = best(model, pictures[:1])
+    first = [i for i, box in enumerate(returned["boxes"]) if not bool((returned["boxes"][:i] == box).all(1).any())][:5]
+    assert torch.allclose(found.corners[:5], returned["boxes"][first], atol=1e-3)  # heatcli has one class a box
+    assert torch.allclose(found.chances[:5], returned["scores"][first], atol=1e-5)
+    assert torch.equal(found.classes[:5], returned["labels"][first])
+    for target in ("box:0", "box:1.x2"):
+        result = heatcli.explain(model, pictures, "lrp-eps", target=target, baseline="none")
+        assert float(result.ledger.relative_error.max()) < 1e-4
+    assert float(result.ledger.output[0]) == pytest.approx(float(returned["boxes"][first[1], 2]), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "ssd"])
+def test_an_artifact_that_found_nothing_at_capture_has_the_same_boxes(kind: str, tmp_path: Path) -> None:
+    net = made(kind)
+    x = torch.rand(1, 3, *SIZE)
+    returned = net([x[0]])[0]["boxes"].detach()
+    net.score_thresh = 0.9999
+    assert not len(net([x[0]])[0]["boxes"])
+    model = heatcli.load(saved(net, "scripted", tmp_path / "net.pt"), size=SIZE, confidence=0.05, overlap=OVERLAP)
+    assert torch.allclose(best(model, x).corners[:5], returned[:5], atol=1e-3)
+
+
+def test_from_the_command_line(tmp_path: Path, cli: Cli) -> None:
+    """A scripted detector takes a list of pictures; heatcli gives it one of as many as there are."""
+    saved(made("retinanet"), "scripted", tmp_path / "net.pt")
+    for name in ("a", "b"):
+        noise = np.random.default_rng(ord(name)).integers(0, 256, (*SIZE, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+    ran = cli("explain", "a.png", "b.png", "-m", "net.pt", "--size", "64x80", "--target", "detections:2", "--json")
+    assert ran.status == 0, ran.err
+    reports = [json.loads(line) for line in ran.out.splitlines()]
+    assert [report["target"]["box"] for report in reports] == [0, 1, 0, 1]
+    assert all(report["model"]["verified"]["agrees"] for report in reports)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])
+def test_as_they_ship(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=5, min_size=128, max_size=128)
+    for key, parameter in net.eval().named_parameters():
+        if key.endswith("cls_logits.weight"):
+            parameter.data.mul_(30)
+    x = torch.rand(1, 3, 100, 120)
+    model = heatcli.load(saved(net, "scripted", tmp_path / "net.pt"), size=(100, 120), confidence=0, overlap=0.5)
+    found, returned = best(model, x), net([x[0]])[0]
+    assert torch.allclose(found.corners[0], returned["boxes"][0], atol=1e-2)
+    assert float(found.chances[0]) == pytest.approx(float(returned["scores"][0].detach()), rel=1e-5)
+
+
+class Switching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            factor = torch.full([1], 2.0)
+        return x.mean((2, 3)) * factor
+
+
+def test_a_script_that_switches_gradients_off_is_explained(tmp_path: Path) -> None:
+    """torchvision's RetinaNet does; the switch is as before in the end."""
+    torch.jit.script(Switching()).save(str(tmp_path / "net.pt"))
+    x = torch.rand(1, 3, 8, 8)
+    result = heatcli.explain(heatcli.load(tmp_path / "net.pt", size=8), x, "gradient", target=1)
+    assert torch.is_grad_enabled()
+    assert torch.allclose(result.relevance[0].sum((1, 2)), torch.tensor([0.0, 2.0, 0.0]), atol=1e-5)
