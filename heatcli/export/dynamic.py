@@ -1,8 +1,8 @@
 """A record for batches of any size, from two records of the same function for two batch sizes.
 
 As in `heatcli.graph.batch`, every integer that differs between the two must be a·N + b in the number N of images.
-Everything else, constants included, must be equal. The two records were made on different noise, so equal constants do
-not depend on the example inputs.
+Everything else must be equal, constants too, but for rows that a constant repeats for each image. The two records were
+made on different noise, so equal constants do not depend on the example inputs.
 """
 
 from __future__ import annotations
@@ -67,12 +67,17 @@ def joined(one: GraphModule, other: GraphModule, first: int, second: int) -> Gra
             raise FrozenError(f"a number in {node.name} depends on the example")
         return x
 
+    repeated: list[tuple[Node, Tensor, int]] = []
     for node in nodes:
         twin = counterpart[node]
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise FrozenError(f"{node.name} draws at random, which an explained model does not")
         if node.op == "get_attr":
-            _check_constant(getattr(one, str(node.target)), getattr(other, str(twin.target)), node)
+            mine, theirs = getattr(one, str(node.target)), getattr(other, str(twin.target))
+            if mine.shape != theirs.shape and first != second:
+                repeated.append((node, *_of_one_image(mine, theirs, first, second, node)))
+            elif mine.shape != theirs.shape or not torch.equal(mine, theirs):
+                raise FrozenError(f"a constant, {node.name}, depends on the example")
         leaves, spec = pytree.tree_flatten((node.args, node.kwargs))
         theirs, their_spec = pytree.tree_flatten((twin.args, twin.kwargs))
         if spec != their_spec:
@@ -80,6 +85,8 @@ def joined(one: GraphModule, other: GraphModule, first: int, second: int) -> Gra
         node.args, node.kwargs = pytree.tree_unflatten(
             [leaf(x, y, node) for x, y in zip(leaves, theirs, strict=True)], spec
         )
+    for node, row, axis in repeated:
+        _repeat(one, node, row, axis, size, number(row.shape[axis], 0))
     for node in nodes:  # a view depends on the memory layout, which may differ in another runtime
         if node.target in (_ATEN.view.default, _ATEN._unsafe_view.default):
             node.target = _ATEN.reshape.default
@@ -96,7 +103,37 @@ def _kind(node: Node) -> tuple[str, Callable[..., Any] | str]:
     return node.op, "" if node.op in ("placeholder", "get_attr", "output") else node.target
 
 
-def _check_constant(mine: Tensor, theirs: Tensor, node: Node) -> None:
-    """Raise `FrozenError` for a constant that differs between the records."""
-    if mine.shape != theirs.shape or not torch.equal(mine, theirs):
-        raise FrozenError(f"a constant, {node.name}, depends on the example")
+def _of_one_image(mine: Tensor, theirs: Tensor, first: int, second: int, node: Node) -> tuple[Tensor, int]:
+    """What a constant, of `first` and of `second` images, holds for each image, and the axis along which it repeats.
+
+    Raises `FrozenError` if it is not the same for each image.
+    """
+    apart = [axis for axis, (a, b) in enumerate(zip(mine.shape, theirs.shape, strict=False)) if a != b]
+    if mine.dim() == theirs.dim() and len(apart) == 1:
+        axis = apart[0]
+        row = mine.narrow(axis, 0, mine.shape[axis] // first)
+        times = [1] * mine.dim()
+        for constant, n in ((mine, first), (theirs, second)):
+            times[axis] = n
+            if row.shape[axis] * n != constant.shape[axis] or not torch.equal(row.repeat(times), constant):
+                break
+        else:
+            return row.clone(), axis
+    raise FrozenError(f"a constant, {node.name}, depends on the example")
+
+
+def _repeat(graph: GraphModule, node: Node, row: Tensor, axis: int, images: Node, size: Node) -> None:
+    """Repeat the constant `row` along the axis for each image, in place of the constant that `node` reads."""
+    setattr(graph, f"{node.target}_each", row)
+    with graph.graph.inserting_after(images if size is images else size):
+        each = graph.graph.get_attr(f"{node.target}_each")
+    apart: list[Any] = [*row.shape[:axis], 1, *row.shape[axis:]]
+    whole: list[Any] = [*row.shape]
+    with graph.graph.inserting_after(each):
+        found = graph.graph.call_function(_ATEN.reshape.default, (each, apart))
+    apart[axis], whole[axis] = images, size
+    with graph.graph.inserting_after(found):
+        found = graph.graph.call_function(_ATEN.expand.default, (found, apart))
+    with graph.graph.inserting_after(found):
+        found = graph.graph.call_function(_ATEN.reshape.default, (found, whole))
+    node.replace_all_uses_with(found)

@@ -19,6 +19,7 @@ from heatcli.engine.record import recorded
 from heatcli.errors import HeatcliError, UsageError, first_line, unknown_name
 from heatcli.export.dynamic import joined
 from heatcli.export.subject import LEDGER, OUTPUTS, Subject
+from heatcli.export.verify import verify
 from heatcli.export.write import WRITERS, Writer
 from heatcli.graph.adjoints import exportable
 from heatcli.graph.outputs import settled
@@ -29,6 +30,7 @@ from heatcli.methods.targets import TOP, choose
 from heatcli.model.inspection import draft_sidecar
 from heatcli.model.model import Model
 from heatcli.report.schema import NAME as REPORT
+from heatcli.rules.weights import forget
 from heatcli.system.files import write_atomically
 from heatcli.version import __version__
 
@@ -61,11 +63,15 @@ class ExportRequest:
 def export(model: Model, request: ExportRequest) -> Note:
     """Write the explained model to `request.path`, and return the note in the file.
 
+    Its outputs are compared with those of torch in its own runtime before.
+
     Raises `UsageError`, `ModelError`, and then writes nothing.
     """
     write = _writer(model, request)
     written = recording(model, request)
-    write_atomically(request.path, written.content(write))
+    content = written.content(write)
+    verify(content, written.record, written.note, written.unseen, request.path)
+    write_atomically(request.path, content)
     return written.note
 
 
@@ -73,12 +79,14 @@ def export(model: Model, request: ExportRequest) -> Note:
 class Recording:
     """An explanation as a record.
 
-    `record`: its graph. `example`: example inputs. `note`: what the artifact says of the explanation. `sidecar`: what
+    `record`: its graph. `example`: the inputs it was recorded on. `unseen`: other inputs.
+    `note`: what the artifact says of the explanation. `sidecar`: what
     it says of its input. `size`: the batch size; None for any.
     """
 
     record: GraphModule
     example: list[Tensor]
+    unseen: list[Tensor]
     note: Note
     sidecar: str
     size: int | None
@@ -97,8 +105,9 @@ def recording(model: Model, request: ExportRequest) -> Recording:
     size = model.network.fixed_batch((_SIZES[0], *shape))
     subject = _subject(model, request, size or _SIZES[0])
     names = ["pixels" if request.preprocess else "input", *(["target"] if request.target == INPUT else [])]
-    record, example = _record(subject, _SIZES if size is None else (size, size))
-    return Recording(record, example, _note(subject, request, names, size or _SIZES[0]), _sidecar(model, request), size)
+    record, example, unseen = _record(subject, _SIZES if size is None else (size, size))
+    note = _note(subject, request, names, size or _SIZES[0])
+    return Recording(record, example, unseen, note, _sidecar(model, request), size)
 
 
 def _sidecar(model: Model, request: ExportRequest) -> str:
@@ -168,13 +177,14 @@ def _subject(model: Model, request: ExportRequest, images: int) -> Subject:
 _FREE = "output"  # the name of the model's own output, if it has none, or its name is that of another output
 
 
-def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list[Tensor]]:
-    """The explanation, recorded for two batch sizes and joined, and example inputs. Raises `UsageError`."""
+def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list[Tensor], list[Tensor]]:
+    """The explanation, recorded for two batch sizes and joined, and the inputs of both. Raises `UsageError`."""
     found: list[GraphModule] = []
     examples: list[list[Tensor]] = []
     for seed, n in enumerate(sizes):
         inputs = subject.example(n, seed)
         shape = (n, *subject.model.pictures.input_shape)
+        forget()
         try:
             found.append(recorded(subject.function(shape), subject.model.graph(shape), inputs, exportable()))
         except HeatcliError:
@@ -185,7 +195,7 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
             ) from error
         examples.append(inputs)
     one, other = found
-    return joined(one, other, *sizes), examples[0]
+    return joined(one, other, *sizes), examples[0], examples[1]
 
 
 def _note(subject: Subject, request: ExportRequest, inputs: Sequence[str], images: int) -> Note:

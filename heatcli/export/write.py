@@ -46,7 +46,7 @@ def onnx_of(
     with quiet(), _told("ONNX"):
         program = torch.onnx.export(
             _program(record, example, any_number), dynamo=True, opset_version=OPSET, input_names=list(inputs),
-            output_names=list(outputs), verbose=False,
+            output_names=list(outputs), verbose=False, custom_translation_table=_pooling(),
         )  # fmt: skip
     assert program is not None
     proto = program.model_proto
@@ -64,6 +64,31 @@ def onnx_of(
         proto.metadata_props.add(key=key, value=text)
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString())
+
+
+def _pooling() -> dict[Any, Callable[..., Any]]:
+    """For torch's exporter: max pooling with indices → a function that writes it.
+
+    ONNX counts indices through the whole batch, torch within a channel. torch's exporter pools the input once more, by
+    windows of one value, to know each channel's first index; a remainder says the same.
+    """
+    from onnxscript import opset18 as onnx
+
+    def written(
+        x: Any, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+        dilation: Sequence[int] = (1,), ceil_mode: bool = False,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """`x` [N, C, …]; the largest values of its windows and their indices in the channel, [N, C, …]."""
+        dimensions = len(x.shape) - 2
+        kernel, steps, dilation, sides = (
+            [*each] * (dimensions // len(each)) for each in (kernel, stride or kernel, dilation, padding)
+        )
+        most, index = onnx.MaxPool(
+            x, kernel_shape=kernel, strides=steps, dilations=dilation, pads=[*sides, *sides], ceil_mode=int(ceil_mode)
+        )
+        return most, onnx.Mod(index, onnx.ReduceProd(onnx.Shape(x, start=2), keepdims=0))
+
+    return {_ATEN.max_pool2d_with_indices.default: written, _ATEN.max_pool3d_with_indices.default: written}
 
 
 def _keep_apart(graph: Any) -> None:

@@ -16,6 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from heatcli.graph.axes import (
+    PADDINGS,
+    RESIZES,
+    adaptive_avg_pool_back,
+    avg_pool_back,
+    pad_back,
+    resize,
+    resize_back,
+)
 from heatcli.graph.kinds import has_fixed_statistics
 from heatcli.graph.offsets import batch_norm_scale_shift
 from heatcli.graph.operator import Operator, Ref
@@ -203,29 +212,37 @@ def _convolution_written(
 ) -> Any:  # fmt: skip
     """The multiplier of a convolution's input: a transposed convolution, or the plain one of a transposed one.
 
-    `m` [N, K, …], `x` [N, C, …]. Multipliers of weight and bias are not computed.
+    `m` [N, K, …], `x` [N, C, …]. Multipliers of weight and bias are not computed. In ONNX Runtime a plain convolution
+    with turned weights is faster if the stride is 1, and twice as fast if a stride puts zeros between the multipliers
+    of channels that are apart (depthwise).
     """
     if wanted[1] or wanted[2]:
         return NotImplemented
-    none = [0] * len(stride)
+    count = weights.dim() - 2
+    stride, padding, dilation = ([*each] * (count // len(each)) for each in (stride, padding, dilation))
+    none = [0] * count
     if transposed:
         back = _ATEN.convolution.default(m, weights, None, stride, padding, dilation, False, none, groups)
         return back, None, None
     around = [d * (k - 1) - p for k, p, d in zip(weights.shape[2:], padding, dilation, strict=True)]
-    if all(s == 1 for s in stride) and min(around) >= 0:
-        turned = _turned(weights, groups)
-        return _ATEN.convolution.default(m, turned, None, stride, around, dilation, False, none, groups), None, None
     sizes = zip(x.shape[2:], m.shape[2:], weights.shape[2:], stride, padding, dilation, strict=True)
     short = [size - ((out - 1) * s - 2 * p + d * (k - 1) + 1) for size, out, k, s, p, d in sizes]
-    back = _ATEN.convolution.default(m, weights, None, stride, padding, dilation, True, short, groups)
-    return back, None, None
+    apart = groups == x.shape[1] == m.shape[1] > 1
+    if min(around) < 0 or (not apart and max(stride) > 1):
+        back = _ATEN.convolution.default(m, weights, None, stride, padding, dilation, True, short, groups)
+        return back, None, None
+    ones = [1] * count
+    if max(stride) > 1:
+        one = weights.new_ones(groups, 1, *ones)
+        m = _ATEN.convolution.default(m, one, None, stride, none, ones, True, short, groups)
+    turned = _turned(weights, groups)
+    return _ATEN.convolution.default(m, turned, None, ones, around, dilation, False, none, groups), None, None
 
 
 def _turned(weights: Tensor, groups: int) -> Tensor:
     """The weights [K, C/groups, …] of the plain convolution that walks back through one of stride 1, [C, K/groups, …].
 
-    ONNX Runtime turns constants when it loads the file. Its plain convolution is several times as fast as its
-    transposed one if channels are apart (depthwise), and a little faster elsewhere.
+    ONNX Runtime turns constants when it loads the file.
     """
     if any(size > 1 for size in weights.shape[2:]):
         weights = weights.flip(tuple(range(2, weights.dim())))
@@ -238,9 +255,9 @@ def _turned(weights: Tensor, groups: int) -> Tensor:
 def _max_pool(
     m: Tensor, x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Tensor
 ) -> Tensor:
-    """Each window's multiplier goes to its winner, whose index in the plane the forward run returned."""
-    plane = torch.zeros_like(x).flatten(-2)
-    return plane.scatter_add(-1, indices.flatten(-2), m.flatten(-2)).reshape(x.shape)
+    """Each window's multiplier goes to its winner, whose index in the channel the forward run returned."""
+    plane = torch.zeros_like(x).flatten(2)
+    return plane.scatter_add(-1, indices.flatten(2), m.flatten(2)).reshape(x.shape)
 
 
 def _threshold(m: Tensor, x: Tensor, threshold: float) -> Tensor:
@@ -254,40 +271,18 @@ def _hardtanh(m: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     return m * (inside[0] if len(inside) == 1 else (x > low) & (x < high)).to(m.dtype)
 
 
-def _avg_pool(
-    m: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool,
-    count_include_pad: bool, divisor: int | None,
-) -> Any:  # fmt: skip
-    """Each window's multiplier over the window's size, spread by a transposed convolution with ones."""
-    kernel = list(kernel) * 2 if len(kernel) == 1 else list(kernel)
-    steps = list(stride or kernel)
-    steps = steps * 2 if len(steps) == 1 else steps
-    sides = list(padding) * 2 if len(padding) == 1 else list(padding)
-    if ceil_mode:
+def _adaptive_max_pool(m: Tensor, x: Tensor, indices: Tensor) -> Tensor:
+    """As `_max_pool`, which says what goes where."""
+    return _max_pool(m, x, None, None, None, None, False, indices)
+
+
+def _in_windows(x: Tensor, sizes: Sequence[int]) -> Any:
+    """Adaptive max pooling whose windows are equal and apart: [N, C, *sizes] and the winners' indices."""
+    if any(size % cells for size, cells in zip(x.shape[2:], sizes, strict=True)):
         return NotImplemented
-    if divisor is None and not count_include_pad:
-        counts = _ATEN.avg_pool2d.default(torch.ones_like(x[:1, :1]), kernel, steps, sides, False, True, 1)
-        m = m / counts
-    else:
-        m = m / (divisor or kernel[0] * kernel[1])
-    channels = x.shape[-3]
-    ones = torch.ones(channels, 1, *kernel, dtype=x.dtype, device=x.device)
-    sizes = zip(x.shape[-2:], m.shape[-2:], kernel, steps, sides, strict=True)
-    short = [size - ((out - 1) * s - 2 * p + k) for size, out, k, s, p in sizes]
-    return _ATEN.convolution.default(m, ones, None, steps, sides, [1, 1], True, short, channels)
-
-
-def _adaptive_avg_pool(m: Tensor, x: Tensor) -> Tensor:
-    """Each cell's multiplier, spread evenly over the rows and the columns that the cell is the mean of."""
-    high, wide = (_shares(x.shape[d], m.shape[d]).to(m) for d in (-2, -1))
-    return high.mT @ m @ wide
-
-
-def _shares(size: int, cells: int) -> Tensor:
-    """The weight of each of `size` positions in the mean of each cell, [cells, size]."""
-    places, cell = torch.arange(size)[None], torch.arange(cells)[:, None]
-    start, end = cell * size // cells, -(-(cell + 1) * size // cells)
-    return ((places >= start) & (places < end)).double() / (end - start)
+    kernel = [size // cells for size, cells in zip(x.shape[2:], sizes, strict=True)]
+    pooling = _ATEN.max_pool2d_with_indices if len(kernel) == 2 else _ATEN.max_pool3d_with_indices
+    return pooling.default(x, kernel, kernel)
 
 
 def _copysign(size: Tensor, x: Tensor) -> Tensor:
@@ -305,13 +300,42 @@ def _copy(into: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
     return x.to(into.dtype).expand_as(into).clone()
 
 
+def _rrelu(
+    x: Tensor, noise: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None
+) -> Any:
+    """A leaky ReLU whose slope is the mean of the bounds, as outside training."""
+    return NotImplemented if training else _ATEN.leaky_relu.default(x, (lower + upper) / 2)
+
+
+def _trilinear(
+    a: Tensor, b: Tensor, c: Tensor, apart_a: Sequence[int], apart_b: Sequence[int], apart_c: Sequence[int],
+    summed: Sequence[int], unroll: int = 1,
+) -> Tensor:  # fmt: skip
+    """The sum over products of three tensors, each with dimensions of size 1 put in."""
+    product: Tensor | float = 1.0
+    for tensor, places in ((a, apart_a), (b, apart_b), (c, apart_c)):
+        shape = list(tensor.shape)
+        for place in sorted(places):
+            shape.insert(place, 1)
+        product = product * tensor.reshape(shape)
+    assert isinstance(product, Tensor)
+    return product.sum(tuple(summed)) if summed else product
+
+
 _WRITTEN: Mapping[str, Callable[..., Any]] = {  # by the name of the operator whose backward it is
     "convolution": _convolution_written,
     "max_pool2d_with_indices": _max_pool,
+    "max_pool3d_with_indices": _max_pool,
+    "adaptive_max_pool2d": _adaptive_max_pool,
+    "adaptive_max_pool3d": _adaptive_max_pool,
     "threshold": _threshold,
     "hardtanh": _hardtanh,
-    "avg_pool2d": _avg_pool,
-    "_adaptive_avg_pool2d": _adaptive_avg_pool,
+    "avg_pool2d": avg_pool_back,
+    "avg_pool3d": avg_pool_back,
+    "_adaptive_avg_pool2d": adaptive_avg_pool_back,
+    "_adaptive_avg_pool3d": adaptive_avg_pool_back,
+    **{name: resize_back(name) for name in RESIZES},
+    **{name: pad_back(name) for name in PADDINGS},
 }
 
 
@@ -320,7 +344,13 @@ def exportable() -> Mapping[Any, Callable[..., Any]]:
     """ATen's backward operators, and forward ones that ONNX lacks → functions of their arguments."""
     return {
         **written_forward(_WRITTEN),
+        **{getattr(_ATEN, name).default: resize(name) for name in RESIZES},
+        _ATEN.adaptive_max_pool2d.default: _in_windows,
+        _ATEN.adaptive_max_pool3d.default: _in_windows,
         _ATEN.copysign.Tensor: _copysign,
         _ATEN.addcdiv.default: _addcdiv,
         _ATEN.copy.default: _copy,
+        _ATEN.rrelu_with_noise.default: _rrelu,
+        _ATEN.rrelu_with_noise_functional.default: lambda x, noise, *given: (_rrelu(x, noise, *given), noise),
+        _ATEN._trilinear.default: _trilinear,
     }

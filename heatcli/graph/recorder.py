@@ -135,6 +135,8 @@ class Recorder(DispatchMode):
         if func is _ATEN.detach.default:  # cuts gradients in training; the function itself goes on
             func = _ATEN.alias.default
         output = func(*args, **kwargs)
+        if name_of(func) in _UNWRITTEN:
+            output.zero_()  # or the graph would hold whatever lay in memory
         self.calls.append(Call(func, args, kwargs, output, NODE.get()))
         if not func.is_view:
             for x in tensors_in(output):
@@ -376,6 +378,7 @@ _SCATTERS = {
     "select": _ATEN.select_scatter.default,
     "diagonal": _ATEN.diagonal_scatter.default,
 }
+_UNWRITTEN = frozenset("empty empty_like empty_permuted empty_strided new_empty new_empty_strided".split())
 _OVERWRITING = {  # indexed write → the read of the same elements
     _ATEN.scatter.src: _ATEN.gather.default,
     _ATEN.index_copy.default: _ATEN.index_select.default,

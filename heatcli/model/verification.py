@@ -25,7 +25,7 @@ ROUNDING = {
     torch.bfloat16: 1e-1,
 }  # of the largest output
 QUANTISED = 0.1  # a value between two quantisation steps may round either way, in every layer
-_AMPLIFIED = 100.0  # factor on the change of the runtime's output when its input is rounded
+AMPLIFIED = 100.0  # factor on the change of the runtime's output when its input is rounded
 
 Runtime = Callable[[Tensor], Tensor]  # batch [N, …] → the explained output in the artifact's runtime
 Record = Callable[[Tensor], Graph]  # batch → the artifact's graph captured on it
@@ -56,7 +56,7 @@ def verify(
         error = difference(found, expected)
         bound = allowed
         if not error <= allowed:
-            bound = max(allowed, _AMPLIFIED * difference(runtime(_rounded(batch)), expected))
+            bound = max(allowed, AMPLIFIED * difference(runtime(rounded(batch)), expected))
         if not error <= bound and difference(output_of(exact(graph), batch.double()), expected) <= allowed:
             bound = error  # the graph agrees in float64, so float32 rounding explains the error
         worst, agrees = max(worst, error), agrees and error <= bound
@@ -108,7 +108,7 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return apart / largest if largest > 0 else apart
 
 
-def _rounded(batch: Tensor) -> Tensor:
+def rounded(batch: Tensor) -> Tensor:
     """The batch with random relative changes of the size of its dtype's rounding."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(batch.shape, generator=generator).to(batch.device, batch.dtype)

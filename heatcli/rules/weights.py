@@ -59,6 +59,12 @@ def bent(operator: Operator, sign: int) -> Operator:
     return known[sign]
 
 
+def forget() -> None:
+    """Forget the weights of one sign. The next record then computes them, as any other does."""
+    _BENT.clear()
+    _CUT.clear()
+
+
 class Signs:
     """One layer's contributions x_i w_ij, separated by sign. x [N, …] is the difference from x0.
 

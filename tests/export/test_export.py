@@ -236,6 +236,13 @@ def test_a_constant_of_the_example_is_found() -> None:
         of_two_sizes(lambda x: x + frozen[len(x) - 2])
 
 
+def test_what_a_constant_repeats_for_each_image_is_repeated() -> None:
+    states = torch.rand(3, 1, 4)
+    record = of_two_sizes(lambda x: x + states.repeat(1, len(x), 1).sum(0))
+    x = torch.rand(5, 4)
+    torch.testing.assert_close(record(x), x + states.sum(0))
+
+
 def test_what_is_drawn_at_random_is_found() -> None:
     with pytest.raises(FrozenError, match="draws at random"):
         of_two_sizes(lambda x: x + torch.rand(4))

@@ -1,21 +1,23 @@
 """Explained models in four runtimes: how far off `explain`, how large, how slow.
 
-`python tests/measure/export.py numbers speed page` measures every backward method on every network, then what it
-costs, and writes EXPORT.md beside this file. Rows are kept in `export.jsonl` beside it, or in the file of `--rows`, one
-a network and method as soon as it is measured; a later run goes on where it stopped. `--only NAME`: networks whose name
-holds NAME; `--methods A,B`: these methods alone. torchvision's networks have random weights; all are exported on noise
-and asked about pictures, on one thread.
+`python tests/measure/export.py numbers random speed page` measures every backward method on every network, then
+`--seeds` random networks, each by one method, then what explanations cost, and writes EXPORT.md beside this file. Rows
+are kept in `export.jsonl` beside it, or in the file of `--rows`, one a network and method as soon as it is measured; a
+later run goes on where it stopped. `--only NAME`: networks whose name holds NAME; `--methods A,B`: these methods alone.
+torchvision's networks have random weights; all are exported on noise and asked about pictures, on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -27,13 +29,18 @@ import onnx
 import torch
 from torch import Tensor
 
-from heatcli.errors import HeatcliError
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+import random_graphs
+
+from heatcli.errors import HeatcliError, first_line
 from heatcli.explanation import explain
 from heatcli.export.job import ExportRequest, recording
 from heatcli.export.run import opened
-from heatcli.export.write import OPSET, WRITERS
+from heatcli.export.verify import verify
+from heatcli.export.write import OPSET, WRITERS, quiet
 from heatcli.methods.table import METHODS, method
 from heatcli.model.model import Model, load
+from heatcli.model.verification import rounded
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = ("digits.onnx", "motifs.onnx", "animals.pt")
@@ -51,6 +58,10 @@ KINDS = (
     "grad-cam",
 )  # what differs most, first
 FAST = ("lrp-eps", "lrp-epsilon-plus", "deeplift-rescale")
+RANDOM = (
+    "gradient", "lrp-eps", "lrp-alpha2-beta1", "lrp-gamma", "deeplift-rescale", "deeplift-reveal-cancel",
+    "lrp-epsilon-plus",
+)  # fmt: skip
 RUNTIMES = ("ONNX Runtime", "torch.export", "TorchScript", "OpenVINO")
 COUNTS = (1, 8)
 RUNS = 15
@@ -143,6 +154,46 @@ def numbers(model: Model, asked: str, folder: Path) -> dict[str, Any]:
     return row
 
 
+def random(seed: int, folder: Path) -> dict[str, Any]:
+    """What ONNX Runtime says of the random network of that seed, beside `explain`: an outcome, and why."""
+    net, x = random_graphs.network(seed), random_graphs.inputs(seed, 0)
+    chosen = method(RANDOM[seed % len(RANDOM)])
+    try:
+        torch.jit.script(net.module()).save(str(folder / "net.pt"))
+        model = load(folder / "net.pt", size=(x.shape[2], x.shape[3]), channels=x.shape[1])
+        batches = [random_graphs.inputs(seed, number) for number in (1, 2)]
+        expected = [explain(model, batch, chosen) for batch in batches]
+    except Exception as error:  # what torch cannot export, or `explain` refuses, is measured by truth.py
+        return {"method": chosen.name, "outcome": "not explained", "why": first_line(error, 160)}
+    try:
+        found = recording(model, ExportRequest(path=folder / "e.onnx", method=chosen))
+        content = found.content(WRITERS[".onnx"])
+        (folder / "e.onnx").write_bytes(content)
+    except HeatcliError as error:
+        return {"method": chosen.name, "outcome": "refused", "why": first_line(error, 160)}
+    row: dict[str, Any] = {"method": chosen.name}
+    try:
+        verify(content, found.record, found.note, found.unseen, folder / "e.onnx")
+    except HeatcliError as error:  # users are refused
+        return {**row, "outcome": "caught", "why": first_line(error, 160)}
+    artifact = opened(folder / "e.onnx")
+    said = [artifact.run({"input": one}) for batch in batches for one in batch.split(found.size or len(batch))]
+    with quiet(), torch.backends.mkldnn.flags(enabled=False):
+        others = [explain(model, batch, chosen) for batch in batches]
+    others += [explain(model, rounded(batch), chosen) for batch in batches]
+    truth = np.concatenate([one.relevance.numpy() for one in expected])
+    size = max(float(np.abs(truth).max()), 1e-6 * max(float(one.outputs.abs().max()) for one in expected))
+    off = float(np.abs(np.concatenate([one["relevance"] for one in said]) - truth).max()) / size
+    again = np.concatenate([one.relevance.numpy() for one in others]).reshape(2, *truth.shape)
+    rounding = float(np.abs(again - truth).max()) / size
+    return {
+        **row,
+        "outcome": "right" if off <= max(1e-4, 100 * rounding) else "wrong",
+        "error": off,
+        "rounding": rounding,
+    }
+
+
 def _apart(said: list[Any], expected: list[Any]) -> dict[str, float]:
     """|said − expected| as a share of the largest of its picture: the largest and the median."""
     errors = [
@@ -160,10 +211,13 @@ def speed(model: Model, asked: str, folder: Path) -> dict[str, Any]:
     (folder / "e.onnx").write_bytes(found.content(WRITERS[".onnx"]))
     (folder / "plain.onnx").write_bytes(_plain(folder / "e.onnx", *found.note.inputs, found.note.outputs[0]))
     batch = inputs(model, 1)
+    bare = recording(model, ExportRequest(path=folder / "map.onnx", method=chosen, outputs=("heatmap",)))
+    (folder / "map.onnx").write_bytes(bare.content(WRITERS[".onnx"]))
     explained, plain = opened(folder / "e.onnx"), opened(folder / "e.onnx", only=found.note.outputs[0])
+    map_alone = opened(folder / "map.onnx")
     runs: dict[str, Callable[[], Any]] = {
         "plain": lambda: plain.run({"input": batch}), "explained": lambda: explained.run({"input": batch}),
-        "explain": lambda: explain(model, batch, chosen),
+        "map": lambda: map_alone.run({"input": batch}), "explain": lambda: explain(model, batch, chosen),
     }  # fmt: skip
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(RUNS + 2):
@@ -179,7 +233,8 @@ def speed(model: Model, asked: str, folder: Path) -> dict[str, Any]:
     memory = {name: _memory(folder / name, batch) for name in ("e.onnx", "plain.onnx")}
     return {
         **{name: median(values) for name, values in kept.items()},
-        "by_plain": ratio("explained", "plain"), "by_explain": ratio("explained", "explain"),
+        "by_plain": ratio("explained", "plain"), "map_by_plain": ratio("map", "plain"),
+        "by_explain": ratio("explained", "explain"),
         "memory": memory["e.onnx"] / 1e6, "memory_by_plain": memory["e.onnx"] / memory["plain.onnx"],
         "MB": (folder / "e.onnx").stat().st_size / 1e6,
     }  # fmt: skip
@@ -241,6 +296,43 @@ def measure(what: str, path: Path, only: str, asked: tuple[str, ...]) -> None:
             print(json.dumps(row), flush=True)
 
 
+def measure_random(path: Path, seeds: int) -> None:
+    """Append to the file the rows of random networks."""
+    known = {row["network"] for row in rows_of(path) if row["what"] == "random"}
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in (seed for seed in range(seeds) if f"seed {seed}" not in known):
+            row = {"what": "random", "network": f"seed {seed}", **random(seed, Path(scratch))}
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+
+
+def _random_page(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What became of the random networks."""
+    counts = Counter(row["outcome"] for row in rows)
+    asked = len(rows) - counts["not explained"]
+    yield "\n## Random networks\n"
+    yield (
+        f"{len(rows)} networks of `tests/support/random_graphs.py`, each by one of {len(RANDOM)} methods; `explain` "
+        f"takes {asked}. ONNX Runtime's map of pictures that the export never saw: {counts['right']} right (to 1e-4 of the "
+        "largest pixel, or within a hundred times what rounding changes), "
+        f"{counts['refused']} refused, {counts['caught']} caught by the comparison that `export` makes before it "
+        f"writes, {counts['wrong']} wrong.\n"
+    )
+    yield "| refused, caught or wrong | networks |\n|---|--:|"
+    reasons = Counter(_reason(row) for row in rows if row["outcome"] in ("refused", "caught", "wrong"))
+    yield from (f"| {reason} | {count} |" for reason, count in reasons.most_common())
+
+
+def _reason(row: dict[str, Any]) -> str:
+    """Why, without names and numbers of one network."""
+    text = re.sub(r"^/.*?: ", "", row.get("why", f"{row['network']}, {row['method']}: {row.get('error', 0):.1e} off"))
+    text = re.sub(
+        r"No ONNX function found for <OpOverload\(op='([\w.]+)'.*", r"torch's exporter does not know \1", text
+    )
+    return re.sub(r"_tensor_constant\d+", "…", re.sub(r"%\w+", "…", text)).replace("|", "/")
+
+
 def page(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The lines of EXPORT.md."""
     versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in ("torch", "onnxruntime", "openvino"))
@@ -286,19 +378,25 @@ def page(rows: list[dict[str, Any]]) -> Iterator[str]:
                 said = f"error {one['largest']:.1e} ({one['median']:.1e}), ledger {one['left']:.1e}"
                 own = f"{row['rounding']['largest']:.1e} ({row['rounding']['median']:.1e})"
                 yield f"| {row['network']} | {row['method']} | {runtime} | {said} | {own} |"
+    drawn = [row for row in rows if row["what"] == "random"]
+    if drawn:
+        yield from _random_page(drawn)
     yield "\n## What it costs\n"
     yield (
         "One picture, one thread, processor time; plain, explained and `heatcli.explain` in turns, the median of the "
-        "ratios. "
+        "ratios. *Map alone*: `--outputs heatmap`, which leaves the books out. "
         f"torchvision's networks take {LARGE} × {LARGE}. *Memory*: what loading and running add to a process.\n"
     )
-    yield "| network | method | plain ms | explained ms | ÷ plain | ÷ `explain` | MB on disk | memory MB | ÷ plain |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield (
+        "| network | method | plain ms | explained ms | ÷ plain | map alone ÷ plain | ÷ `explain` | MB on disk "
+        "| memory MB | ÷ plain |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for row in (row for row in rows if row["what"] == "speed"):
         yield (
             f"| {row['network']} | {row['method']} | {row['plain'] * 1e3:.3g} | {row['explained'] * 1e3:.3g} "
-            f"| {row['by_plain']:.1f} | {row['by_explain']:.2f} | {row['MB']:.3g} | {row['memory']:.0f} "
-            f"| {row['memory_by_plain']:.1f} |"
+            f"| {row['by_plain']:.1f} | {row['map_by_plain']:.1f} | {row['by_explain']:.2f} | {row['MB']:.3g} "
+            f"| {row['memory']:.0f} | {row['memory_by_plain']:.1f} |"
         )
     yield ENGINE
 
@@ -319,16 +417,19 @@ that `explain` makes of a graph, made of the export once. The report is built fr
 def main() -> None:
     """Measure, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="+", choices=["numbers", "speed", "page"])
+    parser.add_argument("what", nargs="+", choices=["numbers", "random", "speed", "page"])
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_suffix(".jsonl"), help="the file of the rows")
     parser.add_argument("--only", default="", help="networks whose name holds this")
     parser.add_argument("--methods", default="", help="names of methods, with commas between")
+    parser.add_argument("--seeds", type=int, default=200, help="how many random networks")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for what in given.what:
         if what == "page":
             Path(__file__).with_name("EXPORT.md").write_text("\n".join(page(rows_of(given.rows))) + "\n")
+        elif what == "random":
+            measure_random(given.rows, given.seeds)
         else:
             measure(what, given.rows, given.only, tuple(filter(None, given.methods.split(","))))
 

@@ -338,6 +338,9 @@ def held_out(found: Mapping[str, Found], chosen: str) -> str:
     """The page of networks that chose nothing: whether the default does there what it was chosen for."""
     networks = {name: Network(own) for name, own in found.items() if own["tries"] and own["sanity"]}
     counts = "; ".join(f"`{name}` {network.pictures}" for name, network in networks.items())
+    first, lines = verdict(networks)
+    closing = next(i for i, line in enumerate(lines) if line.startswith("First: "))
+    lines[closing] = f"First here: `{first}`. `{chosen}` stays the default, as the networks of DEFAULT.md chose it."
     parts = [
         "# The default on networks that chose nothing\n",
         "Made by `python tests/measure/experiments/default.py`, after the default had been chosen (DEFAULT.md, which",
@@ -345,6 +348,10 @@ def held_out(found: Mapping[str, Found], chosen: str) -> str:
         *(OTHERS[name] for name in networks), "",
         f"Pictures: {counts}.\n",
         *beside(networks, chosen), "",
+        "## The rule of DEFAULT.md, on these networks alone\n",
+        "A method that is first here, but fails a condition on a network of DEFAULT.md, may be the better one on a",
+        "network of one's own: `heatcli evaluate --recommend` says so.\n",
+        *lines, "",
         "## Samek's order\n", samek(networks), "",
         *(f"## {name}\n\n{table(network)}\n" for name, network in networks.items()),
         "## Randomised layers\n", sanity(networks), "",

@@ -1,0 +1,134 @@
+"""Average pooling, resizes and padding for explained models: one axis after the other, each by a matrix.
+
+What averages, interpolates or repeats is a linear map of each axis, so a matrix an axis says all of it, forward and
+back. The matrices come from torch's own operators. Functions [N, C, …] → [N, C, …] take ATen's arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heatcli.system.torch_private import schema_of, unrecorded
+
+_ATEN = torch.ops.aten
+RESIZES = (
+    "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
+)  # fmt: skip
+PADDINGS = tuple(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))
+# ([size, 1, …], axis) → [size, 1, …], where the other axes have and keep `_WIDTH` equal positions.
+OneAxis = Callable[[Tensor, int], Tensor]
+_WIDTH = 2  # torch's antialiased resize of a width of 1 returns its first value everywhere
+
+
+def _by_axes(x: Tensor, sizes: Sequence[int], work: OneAxis, back: bool = False) -> Tensor:
+    """What `work` makes of x [N, C, …]; `back`: from its multiplier to that of an input with these spatial `sizes`."""
+    count = x.dim() - 2
+    for axis, size in enumerate(sizes):
+        with unrecorded():  # the matrix is a constant
+            each = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *_only(axis, count, size, 1))
+            each = each.expand(size, 1, *_only(axis, count, size, _WIDTH)).contiguous()
+            matrix = work(each, axis).movedim(axis + 2, -1).reshape(size, _WIDTH ** (count - 1), -1)[:, 0]
+            matrix = matrix.mT.contiguous() if back else matrix
+        x = (x.transpose(axis + 2, -1) @ matrix).transpose(axis + 2, -1)
+    return x
+
+
+def _only(axis: int, count: int, there: Any, elsewhere: Any) -> list[Any]:
+    """A value for each of `count` axes."""
+    return [there if i == axis else elsewhere for i in range(count)]
+
+
+def avg_pool_back(
+    m: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool,
+    count_include_pad: bool, divisor: int | None,
+) -> Tensor:  # fmt: skip
+    """Each window's multiplier, spread evenly over the window."""
+    count = x.dim() - 2
+    pooling = (_ATEN.avg_pool2d if count == 2 else _ATEN.avg_pool3d).default
+    kernel, steps, sides = ([*each] * (count // len(each)) for each in (kernel, stride or kernel, padding))
+
+    def work(each: Tensor, axis: int) -> Tensor:
+        """The pooling along one axis; a divisor counts once, at the end."""
+        windows = (_only(axis, count, *pair) for pair in ((kernel[axis], 1), (steps[axis], 1), (sides[axis], 0)))
+        return pooling(each, *windows, ceil_mode, count_include_pad, 1 if divisor else None)  # type: ignore[no-any-return]
+
+    spread = _by_axes(m, x.shape[2:], work, back=True)
+    return spread / divisor if divisor else spread
+
+
+def adaptive_avg_pool_back(m: Tensor, x: Tensor) -> Tensor:
+    """Each cell's multiplier, spread evenly over the positions that the cell is the mean of."""
+    count = x.dim() - 2
+    pooling = (_ATEN._adaptive_avg_pool2d if count == 2 else _ATEN._adaptive_avg_pool3d).default
+    return _by_axes(
+        m, x.shape[2:], lambda each, axis: pooling(each, _only(axis, count, m.shape[axis + 2], _WIDTH)), back=True
+    )
+
+
+def _resizing(operator: Any, sizes: Sequence[int], options: Sequence[Any]) -> OneAxis:
+    """A resize to the spatial `sizes`, along one axis. `options`: align_corners, if it has that, and the scales."""
+    count = len(sizes)
+    corners, scales = options[:-count], options[-count:]
+
+    def work(each: Tensor, axis: int) -> Tensor:
+        """The resize along one axis."""
+        wanted, scale = _only(axis, count, sizes[axis], _WIDTH), _only(axis, count, scales[axis], None)
+        return operator(each, wanted, *corners, *scale)  # type: ignore[no-any-return]
+
+    return work
+
+
+def resize(name: str) -> Callable[..., Any]:
+    """The resize of ATen by that name, (x, sizes, *options) → [N, C, *sizes].
+
+    torch's exporter leaves out the factor if a size is rounded, and knows no antialiasing.
+    """
+    operator = getattr(_ATEN, name).default
+
+    def written(x: Tensor, sizes: Sequence[int], *options: Any) -> Any:
+        if name.startswith("upsample_nearest") and not any(s % n for s, n in zip(sizes, x.shape[2:], strict=True)):
+            return NotImplemented  # whole factors are safe, and a resize is faster
+        options += (None,) * (_arguments(operator) - 2 - len(options))
+        return _by_axes(x, x.shape[2:], _resizing(operator, sizes, options))
+
+    return written
+
+
+def resize_back(name: str) -> Callable[..., Tensor]:
+    """The adjoint of the resize of ATen by that name, (m, sizes, input's shape, *options) → the input's multiplier."""
+    operator = getattr(_ATEN, name).default
+
+    def written(m: Tensor, sizes: Sequence[int], shape: Sequence[int], *options: Any) -> Tensor:
+        options += (None,) * (_arguments(operator) - 2 - len(options))
+        return _by_axes(m, shape[2:], _resizing(operator, sizes, options), back=True)
+
+    return written
+
+
+def _arguments(operator: Any) -> int:
+    return len(schema_of(operator).arguments)
+
+
+def pad_back(name: str) -> Callable[..., Tensor]:
+    """The adjoint of the padding of ATen by that name, (m, x, sides) → the input's multiplier."""
+    operator = getattr(_ATEN, name).default
+
+    def written(m: Tensor, x: Tensor, sides: Sequence[int]) -> Tensor:
+        """`sides`: before and after, the last axis first."""
+        count = x.dim() - 2
+        pairs = [sides[i : i + 2] for i in range(0, 2 * count, 2)][::-1]
+
+        def work(each: Tensor, axis: int) -> Tensor:
+            """The padding along one axis."""
+            wanted = _only(axis, count, pairs[axis], (0, 0))[::-1]
+            return operator(each, [side for pair in wanted for side in pair])  # type: ignore[no-any-return]
+
+        return _by_axes(m, x.shape[2:], work, back=True)
+
+    return written
