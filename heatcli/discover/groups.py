@@ -170,10 +170,8 @@ def _by_places(landmarks: Landmarks, grouping: Grouping, others: Sequence[Maps],
 
 def _places_of(others: Sequence[Maps], seed: int) -> Array:
     """The maps of other classes, float32 [M, GRID, GRID]; a sample of `OTHERS` if there are more."""
-    ends = np.cumsum([0, *map(len, others)])
-    chosen = some(np.arange(ends[-1]), OTHERS, np.random.default_rng(seed))
-    own = np.split(chosen, np.searchsorted(chosen, ends[1:-1]))
-    return np.concatenate([maps.places(rows - at) for maps, rows, at in zip(others, own, ends, strict=False)])
+    numbers = np.concatenate([one.numbers for one in others])
+    return others[0].kept(some(numbers, OTHERS, np.random.default_rng(seed)))
 
 
 def _by_pattern(landmarks: Landmarks, others: Sequence[Maps], seed: int) -> Iterator[Group]:
