@@ -124,7 +124,7 @@ def _of_one_image(mine: Tensor, theirs: Tensor, first: int, second: int, node: N
 
 def _repeat(graph: GraphModule, node: Node, row: Tensor, axis: int, images: Node, size: Node) -> None:
     """Repeat the constant `row` along the axis for each image, in place of the constant that `node` reads."""
-    setattr(graph, f"{node.target}_each", row)
+    graph.register_buffer(f"{node.target}_each", row)
     with graph.graph.inserting_after(images if size is images else size):
         each = graph.graph.get_attr(f"{node.target}_each")
     apart: list[Any] = [*row.shape[:axis], 1, *row.shape[axis:]]

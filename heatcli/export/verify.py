@@ -7,9 +7,8 @@ becomes a resize to the rounded size, for instance.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,11 +19,10 @@ from heatcli.export.run import opened
 from heatcli.export.write import quiet
 from heatcli.model.verification import AMPLIFIED, ROUNDING, difference, rounded
 
-if TYPE_CHECKING:
-    from torch.fx import GraphModule
+Record = Callable[..., Sequence[Tensor]]
 
 
-def verify(content: bytes, record: GraphModule, note: Note, inputs: Sequence[Tensor], path: Path) -> None:
+def verify(content: bytes, record: Record, note: Note, inputs: Sequence[Tensor], path: Path) -> None:
     """Compare each output of the artifact `content` with that of the record, on `inputs` [N, …].
 
     A difference counts if it is beyond 1e-4 of the largest value, and a hundred times as large as what rounding the
@@ -54,7 +52,7 @@ def verify(content: bytes, record: GraphModule, note: Note, inputs: Sequence[Ten
             )
 
 
-def _recomputed(record: GraphModule, inputs: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+def _recomputed(record: Record, inputs: Sequence[Tensor]) -> list[Sequence[Tensor]]:
     """The record's outputs, rounded otherwise: without oneDNN, and of rounded inputs."""
     with quiet(), torch.backends.mkldnn.flags(enabled=False):
         found = [record(*inputs)]

@@ -19,6 +19,7 @@ from heatcli.explanation import Explanation, explain
 from heatcli.export.dynamic import FrozenError, joined
 from heatcli.export.job import ExportRequest, Recording, export, recording
 from heatcli.export.run import opened
+from heatcli.export.verify import verify
 from heatcli.export.write import WRITERS, _book_early
 from heatcli.methods.method import Method
 from heatcli.methods.table import METHODS, method
@@ -251,3 +252,56 @@ def test_what_is_drawn_at_random_is_found() -> None:
 def test_another_order_of_operators_is_found() -> None:
     with pytest.raises(FrozenError, match="operators are others"):
         of_two_sizes(lambda x: x.relu() if len(x) == 2 else x.exp())
+
+
+# --- what is written is what torch computes -----------------------------------------------------------------------
+
+
+def of(net: nn.Module, folder: Path, size: tuple[int, int] = (9, 9)) -> Model:
+    """The network as TorchScript, loaded."""
+    torch.jit.script(net.eval()).save(str(folder / "net.pt"))
+    return load(folder / "net.pt", size=size, mean=0.5, std=0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+def test_a_resize_by_a_factor_is_that_in_onnx(tmp_path: Path) -> None:
+    """torch's own exporter writes a resize to the rounded size, 13 of 9 · 1.5 = 13.5, which is another function."""
+    layers = nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=1.5, mode="bilinear"), nn.ReLU(), nn.Flatten()
+    model = of(nn.Sequential(*layers, nn.Linear(4 * 10 * 10, 3)), tmp_path)
+    export(model, ExportRequest(path=tmp_path / "e.onnx", method=method("lrp-eps")))
+    batch = torch.randn(2, 3, 9, 9)
+    assert_says(opened(tmp_path / "e.onnx").run({"input": batch}), explain(model, batch, "lrp-eps"))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+def test_circular_padding_starts_from_nothing(tmp_path: Path) -> None:
+    """Memory that torch allocates and then fills is a constant of the graph: zeros, not what lay there."""
+    padded = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
+    model = of(nn.Sequential(padded, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 81, 3)), tmp_path)
+    export(model, ExportRequest(path=tmp_path / "e.onnx", method=method("lrp-eps")))
+    batch = torch.randn(5, 3, 9, 9)
+    assert_says(opened(tmp_path / "e.onnx").run({"input": batch}), explain(model, batch, "lrp-eps"))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".pt"])
+def test_an_artifact_that_computes_something_else_is_refused(recorded: Recording, tmp_path: Path, suffix: str) -> None:
+    """One output is half as large again."""
+    path, content = tmp_path / f"e{suffix}", recorded.content(WRITERS[suffix])
+    verify(content, recorded.record, recorded.note, recorded.unseen, path)
+    for wrong in ("output", "relevance", "biases"):
+
+        def other(*inputs: Tensor, wrong: str = wrong) -> list[Tensor]:
+            found = zip(recorded.note.outputs, recorded.record(*inputs), strict=True)
+            return [1.5 * x if name == wrong else x for name, x in found]
+
+        with pytest.raises(UsageError, match=f"computes another {wrong} than torch, 0.33 of the largest"):
+            verify(content, other, recorded.note, recorded.unseen, path)
+    assert not path.exists()
+
+
+def test_a_record_after_an_explanation_is_the_same(digits: Model) -> None:
+    """What `explain` keeps of the weights is in no record."""
+    asked = ExportRequest(path=Path("e.onnx"), method=method("lrp-alpha2-beta1"))
+    before = recording(load(MODELS / "digits.onnx"), asked).record.code
+    explain(digits, pictures(digits, 2), "lrp-alpha2-beta1")
+    assert recording(digits, asked).record.code == before

@@ -314,8 +314,8 @@ def _random_page(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "\n## Random networks\n"
     yield (
         f"{len(rows)} networks of `tests/support/random_graphs.py`, each by one of {len(RANDOM)} methods; `explain` "
-        f"takes {asked}. ONNX Runtime's map of pictures that the export never saw: {counts['right']} right (to 1e-4 of the "
-        "largest pixel, or within a hundred times what rounding changes), "
+        f"takes {asked}. ONNX Runtime's map of pictures that the export never saw: {counts['right']} right (to 1e-4 of "
+        "the largest pixel, or within a hundred times what rounding changes), "
         f"{counts['refused']} refused, {counts['caught']} caught by the comparison that `export` makes before it "
         f"writes, {counts['wrong']} wrong.\n"
     )
