@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -14,13 +16,16 @@ from heatcli.artifact.layout import PICTURE
 from heatcli.check.maps import no_masks
 from heatcli.check.result import Result, at_most
 from heatcli.check.work import Check, Work
-from heatcli.discover.background import Backgrounds, Masked, asked_of
+from heatcli.discover.asking import KINDS, Asked, Question
+from heatcli.discover.background import Masked, asked_of
 from heatcli.discover.features import Columns, Known, Maps, pooled
-from heatcli.discover.job import LEAST, Cluster, Found, clustered, too_few
+from heatcli.discover.job import Cluster, Found, clustered, told_of, too_few
 from heatcli.discover.patterns import Details
 from heatcli.discover.rows import Rows
+from heatcli.discover.treated import Key, Numbers, Treated, treated_of
+from heatcli.discover.treatments import View
 from heatcli.discover.write import TABLE, read_found
-from heatcli.errors import UsageError, counted, unknown_name
+from heatcli.errors import UsageError, unknown_name
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.subject import Subject
 from heatcli.images.baselines import BASELINES
@@ -33,7 +38,7 @@ class UnexpectedClusters(Check, frozen=True):
 
     A group is a cluster of maps of a class whose suspicion is above 0 (`heatcli.discover`); a stored group is found
     again if a new one of its class has half of its cells, or the reverse. Backgrounds are compared if the stored run
-    and the check have masks. `clusters`: the file of the stored groups,
+    and the check have masks, treatments if the stored run asked the model. `clusters`: the file of the stored groups,
     relative to the spec. `suspicion`: the largest allowed suspicion of a new group. `growth`: by how much the share
     of a stored group in its class may grow. `gone`: names of stored groups that must not be found again. `methods`: at
     most one; by default the method and baseline of the stored run.
@@ -57,18 +62,19 @@ class UnexpectedClusters(Check, frozen=True):
             yield self.lacking(work, f"no stored clusters in {file}; heatcli discover stores them")
             return
         stored = read_found(file)
-        asked, why = _asked(work, stored, file)
-        if why:
-            if named := [one.name for one in stored.clusters if one.by == "background" and one.name in self.gone]:
+        asked, lacking = _asked(work, stored, file)
+        for question, why in lacking.items():
+            if named := [one.name for one in stored.clusters if one.by in KINDS[question] and one.name in self.gone]:
                 raise UsageError(f"[{self.name}]: {named[0]} cannot be checked: {why}")
-            yield self.skipped(f"backgrounds: {why}")
-        old = [one for one in stored.clusters if one.suspicion and (asked or one.by != "background")]
+            yield self.skipped(f"{question}s: {why}")
+        known = {"places", "pattern", *chain.from_iterable(KINDS[one.question] for one in asked)}
+        old = [one for one in stored.clusters if one.suspicion and one.by in known]
         for name in self.gone:
             if name not in [cluster.name for cluster in old]:
                 raise unknown_name(f"group in {file}", name, [cluster.name for cluster in old])
         maps = maps_of(work, self._explainer(work, stored, file))
-        for label, count in too_few(maps).items():
-            yield self.skipped(f"{label}: {counted(count, 'picture')}, fewer than {LEAST}")
+        for text in told_of(too_few(maps)):
+            yield self.skipped(text)
         found = clustered(f"[{self.name}]", maps, seed=stored.seed, asked=asked)
         new = [shown.cluster for shown in found if shown.cluster.suspicion]
         again = {cluster.name: _again(cluster, new) for cluster in old}
@@ -121,17 +127,38 @@ def maps_of(work: Work, explainer: Explainer) -> list[Maps]:
     return [columns.maps(label, kept, details) for label, columns in sorted(found.items())]
 
 
-def _asked(work: Work, stored: Found, file: Path) -> tuple[Backgrounds | None, str]:
-    """What the model says of the backgrounds; None with the reason if they cannot be compared with stored ones.
+def _asked(work: Work, stored: Found, file: Path) -> tuple[list[Asked], dict[Question, str]]:
+    """What the model says of backgrounds and treatments; and why one of them cannot be compared with stored ones.
 
-    There is no reason if neither the stored run nor the check has masks.
+    There is no reason if neither the stored run nor the check has masks, or if the stored run did not treat pictures.
     """
-    rows, before = work.subject.masked, stored.backgrounds or any("background" in one.kinds for one in stored.clusters)
-    if not before:
-        return None, f"{file} knows none; heatcli discover finds them with --masks and --model" if len(rows) else ""
-    if not len(rows):
-        return None, no_masks(work.subject)
-    return asked_of(work.subject.model, _masked(work.subject, rows)), ""
+    rows, before = work.subject.masked, {"background": stored.backgrounds, "treatment": stored.treatments}
+    found: list[Asked] = []
+    lacking: dict[Question, str] = {}
+    if not before["background"] and len(rows):
+        lacking["background"] = f"{file} knows none; heatcli discover finds them with --masks and --model"
+    elif before["background"] and not len(rows):
+        lacking["background"] = no_masks(work.subject)
+    elif before["background"] and (masked := asked_of(work.subject.model, _masked(work.subject, rows))) is not None:
+        found.append(masked)
+    if before["treatment"] and (answers := _treated(work, stored.seed, lacking)) is not None:
+        found.append(answers)
+    return found, lacking
+
+
+def _treated(work: Work, seed: int, lacking: dict[Question, str]) -> Treated | None:
+    """What the model says of treated pictures; None where it cannot be asked, with the reason in `lacking`."""
+    subject = work.subject
+    goals = subject.target.index.tolist()
+    labels = [subject.model.called(goal) for goal in goals]
+
+    def look(numbers: Numbers) -> Iterator[tuple[Key, View]]:
+        for i in numbers.tolist():
+            yield (subject.names[i], labels[i]), View(work.samples[i].pixels, subject.model.pictures.picture_fit)
+
+    classes = {label: np.flatnonzero(np.array(labels) == label) for label in dict.fromkeys(labels)}
+    index = dict(zip(labels, goals, strict=True))
+    return treated_of(subject.model, classes, index, look, partial(lacking.__setitem__, "treatment"), seed=seed)
 
 
 def _masked(subject: Subject, rows: Tensor) -> Iterator[Masked]:
@@ -145,7 +172,7 @@ def _masked(subject: Subject, rows: Tensor) -> Iterator[Masked]:
 def _again(cluster: Cluster, groups: Sequence[Cluster]) -> Cluster | None:
     """The group of the same class that has most cells in common, if it has half of the cells of either.
 
-    Else, of a group with a background, that with a background: a class has one.
+    Else, of a group that the model told of, the one that it tells the same of: a class has one background, or one blur.
     """
     own, same = set(cluster.cells), [one for one in groups if one.label == cluster.label]
     most, best = max(
@@ -153,4 +180,5 @@ def _again(cluster: Cluster, groups: Sequence[Cluster]) -> Cluster | None:
     )
     if best is not None and most and 2 * most >= min(len(own), len(best.cells)):
         return best
-    return next((one for one in same if "background" in cluster.kinds and "background" in one.kinds), None)
+    told = set(cluster.kinds).intersection(chain.from_iterable(KINDS.values()))
+    return next((one for one in same if told.intersection(one.kinds)), None)

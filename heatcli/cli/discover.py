@@ -15,7 +15,9 @@ from heatcli.errors import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from heatcli.discover.asking import Asked
     from heatcli.discover.cover import Covered, Effect
+    from heatcli.model.model import Model
 
 
 @options.loads(*options.INPUT)
@@ -60,14 +62,17 @@ def command(
         Path | None,
         typer.Option(metavar="FOLDER", help="Backgrounds that the objects of --masks are laid on, to ask again."),
     ] = None,
+    treat: Annotated[
+        bool, typer.Option(help="With a model, ask it about blurred, compressed, noisy and other treated pictures.")
+    ] = True,
     json: options.Json = False,
     model: options.ModelPath = None,
     *,
     load: options.Load,
 ) -> None:
     """Group the maps of each class, to find pictures that the model recognises by something unusual."""
-    from heatcli.discover.background import backgrounds
-    from heatcli.discover.cover import cover, explanations
+    from heatcli.discover.asking import explanations
+    from heatcli.discover.cover import cover
     from heatcli.discover.job import discover
     from heatcli.discover.write import FOLDER, write, write_spec
     from heatcli.errors import UsageError, unknown_name
@@ -82,10 +87,7 @@ def command(
         model, run = run, maps
     elif method or baseline:
         raise UsageError(f"{run}: was explained already; --method and --baseline are for MODEL FOLDER")
-    asked = None
-    if masks is not None and model is not None:
-        with say.progress("backgrounds") as advance:
-            asked = backgrounds(load(model), run, advance(explanations(run)), masks, counter, say.note)
+    asked = [] if model is None else _asked(load(model), run, masks, counter, treat, seed)
     with say.progress("explanations") as advance:
         found, shown = discover(run, tuple(classes or ()), seed, say.note, advance, masks, asked)
     table, picture = write(out or run / FOLDER, found, shown)
@@ -115,11 +117,30 @@ def command(
             for reason in cluster.why:
                 print(f"        {reason}")
         if not any(cluster.suspicion for cluster in found.clusters):
-            print("no group has relevance at places of its own, a pattern, or a telling background")
+            print("no group has relevance at places of its own, a pattern, a telling background, or a treatment")
     if mask_out is None:
         say.line(f"wrote {table} and {picture}")
     if failures:
         raise typer.Exit(1)
+
+
+def _asked(
+    model: Model, run: Path, masks: Path | None, counter: Path | None, treat: bool, seed: int
+) -> list[Asked]:  # fmt: skip
+    """What the model says of the backgrounds of a run, if there are masks, and of treated pictures of it."""
+    from heatcli.discover.asking import explanations
+    from heatcli.discover.background import backgrounds
+    from heatcli.discover.treated import treated
+
+    found: list[Asked] = []
+    if masks is not None:
+        with say.progress("backgrounds") as advance:
+            found.append(backgrounds(model, run, advance(explanations(run)), masks, counter, say.note))
+    if treat:
+        with say.progress("treated pictures") as advance:
+            answers = treated(model, run, say.note, advance, seed)
+        found += [] if answers is None else [answers]
+    return found
 
 
 def _explained(

@@ -6,8 +6,9 @@ class on the background alone should be no higher for pictures of the class than
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heatcli.discover.asking import answers, with_pictures
+from heatcli.discover.asking import SHARE, Question, Told, answers, with_pictures
 from heatcli.discover.features import Maps
 from heatcli.discover.rows import Array, Rows, some
 from heatcli.discover.suspicion import HIGHEST, MEMBERS, MOST, OTHERS, having
@@ -27,7 +28,6 @@ from heatcli.model.model import Model
 from heatcli.run.index.folder import Item
 
 MOST_OTHER = 8  # backgrounds of a folder that each object is laid on
-SHARE = 0.15  # of a class; fewer pictures with a telling background come by chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,33 +59,28 @@ class Backgrounds:
     alone: Rows
     other: Array | None
 
+    question: Question = "background"
+    _numbers: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+
     def of(self, maps: Maps) -> NDArray[np.int64]:
-        """The numbers of a class's pictures, -1 for one without a mask: int64 [n]."""
-        return np.array([self.rows.get((name, maps.label), -1) for name in maps.names], np.int64)
+        """The numbers of a class's pictures, -1 for one without a mask: int64 [n]. Each class is looked up once."""
+        if maps.label not in self._numbers:
+            found = [self.rows.get((name, maps.label), -1) for name in maps.names]
+            self._numbers[maps.label] = np.array(found, np.int64)
+        return self._numbers[maps.label]
+
+    def told(self, maps: Maps, others: Sequence[Maps]) -> Iterator[Told]:
+        """The pictures of a class that the model recognises by the background alone, if they are not few."""
+        if (found := telling(maps, others, self)) is not None:
+            yield found
 
 
-@dataclass(frozen=True, eq=False)
-class Telling:
-    """Pictures of a class with a telling background. `suspicion` as in `telling`; `members`: bool [N]."""
-
-    suspicion: float
-    members: NDArray[np.bool_]
-    fall: tuple[float, float] | None = None
-
-    def reasons(self) -> list[str]:
-        """What `fall` says, in words."""
-        if self.fall is None:
-            return []
-        own, whole = self.fall
-        return [f"on other backgrounds their score changes by {own:+.2f}, by {whole:+.2f} in all of the class"]
-
-
-def telling(maps: Maps, others: Sequence[Maps], asked: Backgrounds) -> Telling | None:
+def telling(maps: Maps, others: Sequence[Maps], asked: Backgrounds) -> Told | None:
     """The pictures of a class that the model recognises by the background alone; None if there are few.
 
     They have a higher score of the class there than 99 % of the backgrounds of other classes. `suspicion`, 0..1: the
     score that three quarters of them have there, less what 98 % of those have at most, as a share of the score of the
-    picture. `fall`: the mean change of the score on other backgrounds, of members and of all pictures of the class.
+    picture. `more` says by how much the score changes on other backgrounds, for members and all pictures of the class.
     """
     rows = asked.of(maps)
     elsewhere = np.concatenate([asked.of(other) for other in others])
@@ -93,9 +88,9 @@ def telling(maps: Maps, others: Sequence[Maps], asked: Backgrounds) -> Telling |
     if not known.any() or not len(elsewhere):
         return None
     goal = int(asked.index[rows[known][0]])
-    other = asked.alone(some(elsewhere, OTHERS, np.random.default_rng(0)))[:, goal]
+    other = asked.alone.column(some(elsewhere, OTHERS, np.random.default_rng(0)), goal)
     alone = np.full(len(rows), -np.inf, np.float32)
-    alone[known] = asked.alone(rows[known])[:, goal]
+    alone[known] = asked.alone.column(rows[known], goal)
     members = known & having(alone, other, MEMBERS)
     if members.sum() < SHARE * known.sum():
         return None
@@ -103,16 +98,17 @@ def telling(maps: Maps, others: Sequence[Maps], asked: Backgrounds) -> Telling |
     whole = float(np.median(asked.score[rows[members]]))
     if excess <= 0 or whole <= 0:
         return None
-    return Telling(min(1.0, excess / whole), members, _fall(asked, rows, known, members))
+    more = _fall(asked, rows[members], rows[known])
+    return Told("background", min(1.0, excess / whole), members, "on the background", more)
 
 
-def _fall(
-    asked: Backgrounds, rows: NDArray[np.int64], known: NDArray[np.bool_], members: NDArray[np.bool_]
-) -> tuple[float, float] | None:
+def _fall(asked: Backgrounds, members: NDArray[np.int64], known: NDArray[np.int64]) -> tuple[str, ...]:
+    """By how much the score changes on other backgrounds, in words; nothing without any."""
     if asked.other is None:
-        return None
+        return ()
     change = asked.other - asked.score
-    return float(change[rows[members]].mean()), float(change[rows[known]].mean())
+    own, whole = float(change[members].mean()), float(change[known].mean())
+    return (f"on other backgrounds their score changes by {own:+.2f}, by {whole:+.2f} in all of the class",)
 
 
 def backgrounds(
@@ -136,7 +132,7 @@ def asked_of(model: Model, parts: Iterable[Masked], behind: Tensor | None = None
     `behind`: backgrounds that the objects are laid on, [B, C, H, W]. Raises `UsageError` for a model without classes.
     """
     rows: dict[tuple[str, str], int] = {}
-    alone, index, scores, laid = Rows(np.float32), list[int](), list[Tensor](), list[Tensor]()
+    alone, index, scores, laid = Rows(np.float32), array("q"), array("f"), array("f")
 
     def of(pictures: Tensor) -> Tensor:
         found = answers(model, pictures.to(model.device, model.pictures.dtype))
@@ -146,19 +142,17 @@ def asked_of(model: Model, parts: Iterable[Masked], behind: Tensor | None = None
         goal = torch.tensor(part.index)[:, None]
         for number, name in enumerate(part.names, len(index)):
             rows.setdefault(name, number)
-        index += part.index
-        scores.append(of(part.batch).gather(1, goal)[:, 0])
+        index.extend(part.index)
+        scores.extend(of(part.batch).gather(1, goal)[:, 0].tolist())
         for one in of(painted_over(part.batch, part.mask)).numpy():
             alone.add(one)
         if behind is not None:
             each = [of(laid_on(one, part.batch, part.mask)).gather(1, goal)[:, 0] for one in behind]
-            laid.append(torch.stack(each).mean(0))
+            laid.extend(torch.stack(each).mean(0).tolist())
     if not rows:
         return None
-    return Backgrounds(
-        rows, np.array(index, np.int64), torch.cat(scores).numpy(), alone,
-        torch.cat(laid).numpy() if laid else None,
-    )  # fmt: skip
+    other = np.array(laid, np.float32) if laid else None
+    return Backgrounds(rows, np.array(index, np.int64), np.array(scores, np.float32), alone, other)
 
 
 def _masked(model: Model, run: Path, items: Iterable[Item], masks: Path) -> Iterator[Masked]:

@@ -5,7 +5,7 @@ Other places of the same shape are covered as a control, for any covering costs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from heatcli.discover.job import Cluster
 from heatcli.errors import UsageError
 from heatcli.images.baselines import fitted, read
 from heatcli.model.model import Model
-from heatcli.run.index.folder import Folder, Item
+from heatcli.run.index.folder import Item
 
 CONTROLS = 5  # other places that are covered, of each picture
 FILL = "blur"
@@ -146,8 +146,3 @@ def _right(model: Model, item: Item, values: list[float]) -> tuple[float, float]
         return float("nan"), float("nan")
     first, second = (float(model.label(int(answer)) == item.row.expected) for answer in values[4:6])
     return first, second
-
-
-def explanations(run: Path) -> Iterator[Item]:
-    """The explanations of a run that have not failed."""
-    return (item for item in Folder.open(run).items() if isinstance(item, Item))

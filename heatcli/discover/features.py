@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatcli.discover.patterns import Details, shares
-from heatcli.discover.rows import Array, Rows
+from heatcli.discover.rows import AT_ONCE, Array, Rows
 from heatcli.errors import ImageError, UsageError, counted
 from heatcli.report.schema import BaselinePart, MethodPart
 from heatcli.run.index.folder import Folder, Item
 from heatcli.run.index.index import Row, bias_share
 
 GRID = 16
-AT_ONCE = 2000  # maps in memory
 Advance = Callable[[Iterable[Item | Row]], Iterator[Item | Row]]
 
 

@@ -1,4 +1,4 @@
-"""The groups of a class: clusters with places of their own, a pattern, a telling background; each set of pictures once.
+"""The groups of a class: clusters with places of their own, a pattern, what a model tells; each set of pictures once.
 
 A large class is sampled, so that time and memory do not grow with its square: clusters are those of `LANDMARKS`
 pictures, and each other picture is in the cluster of the nearest of these. A class of no more pictures has no sample.
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.discover.background import Backgrounds, telling
+from heatcli.discover.asking import Asked, Kind
 from heatcli.discover.clusters import Grouping, apart, group, layout, nearest
 from heatcli.discover.features import GRID, Maps, pooled
 from heatcli.discover.patterns import COMPARED, SEARCHED, pattern_of
@@ -27,7 +28,7 @@ NEAR = 5  # landmarks between which a picture lies in the plane
 SAME = 0.5  # groups with this Jaccard index are one
 WITHIN = 0.9  # of a group's pictures in a larger one: it is named
 
-By = Literal["places", "pattern", "background"]
+By = Literal["places", "pattern"] | Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +36,9 @@ class Group:
     """A group of the N pictures of a class.
 
     `name`: the number of a cluster, or what the group has of its own, `by`. `members`, bool [N]. `excess`, [GRID,
-    GRID]: the cells in which it has more than other classes, zero for a background. `separation`: the mean silhouette.
-    `more`: what is added to the reason. `also`: groups of another kind with mostly the same pictures.
+    GRID]: the cells in which it has more than other classes, zero where a model told. `separation`: the mean
+    silhouette. `place`: where it is, in words, if that is no matter of cells. `more`: what is added to the reason.
+    `also`: groups of another kind with mostly the same pictures.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Group:
     members: NDArray[np.bool_]
     excess: Array
     separation: float
+    place: str = ""
     more: tuple[str, ...] = ()
     also: tuple[Group, ...] = ()
 
@@ -104,7 +107,7 @@ def plane(maps: Maps, seed: int) -> NDArray[np.float64]:
 
 
 def groups_of(
-    maps: Maps, others: Sequence[Maps], seed: int = 0, asked: Backgrounds | None = None
+    maps: Maps, others: Sequence[Maps], seed: int = 0, asked: Sequence[Asked] = ()
 ) -> tuple[list[Group], Grouping]:
     """The groups of a class, beside the maps of other classes, and the clustering that they come from.
 
@@ -113,10 +116,9 @@ def groups_of(
     landmarks = Landmarks.of(maps, seed)
     grouping = group(landmarks.features, seed)
     found = [*_by_places(landmarks, grouping, others, seed), *_by_pattern(landmarks, others, seed)]
-    if asked is not None and (told := telling(maps, others, asked)) is not None:
+    for told in chain.from_iterable(one.told(maps, others) for one in asked):
         nowhere, far = np.zeros((GRID, GRID), np.float32), apart(landmarks.features, told.members[landmarks.rows])
-        reasons = tuple(told.reasons())
-        found.append(Group("background", "background", told.suspicion, told.members, nowhere, far, reasons))
+        found.append(Group(told.by, told.by, told.suspicion, told.members, nowhere, far, told.place, told.more))
     return merged(found), grouping
 
 
@@ -168,10 +170,8 @@ def _by_places(landmarks: Landmarks, grouping: Grouping, others: Sequence[Maps],
 
 def _places_of(others: Sequence[Maps], seed: int) -> Array:
     """The maps of other classes, float32 [M, GRID, GRID]; a sample of `OTHERS` if there are more."""
-    ends = np.cumsum([0, *map(len, others)])
-    chosen = some(np.arange(ends[-1]), OTHERS, np.random.default_rng(seed))
-    own = np.split(chosen, np.searchsorted(chosen, ends[1:-1]))
-    return np.concatenate([maps.places(rows - at) for maps, rows, at in zip(others, own, ends, strict=False)])
+    numbers = np.concatenate([one.numbers for one in others])
+    return others[0].kept(some(numbers, OTHERS, np.random.default_rng(seed)))
 
 
 def _by_pattern(landmarks: Landmarks, others: Sequence[Maps], seed: int) -> Iterator[Group]:

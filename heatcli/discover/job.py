@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,17 +11,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatcli.discover.background import Backgrounds
+from heatcli.discover.asking import Asked
 from heatcli.discover.clusters import Grouping
 from heatcli.discover.features import GRID, Advance, Maps, read
 from heatcli.discover.groups import LANDMARKS, By, Group, features_of, groups_of, plane, within
 from heatcli.discover.rows import Array, some
 from heatcli.discover.suspicion import LEAST_OTHERS
-from heatcli.errors import UsageError, counted
+from heatcli.errors import UsageError, counted, unknown_name
 from heatcli.report.schema import BaselinePart, MethodPart
 
 LEAST = 20  # the least number of pictures of a class
 MEDOIDS = 6  # pictures shown of a cluster
+NAMED = 5  # the most classes with too few pictures that are named one by one
 NAME: Literal["heatcli.clusters/1"] = "heatcli.clusters/1"
 
 Say = Callable[[str], None]
@@ -34,6 +35,8 @@ WHY = {
     "the pictures of other classes have of it",
     "background": "the backgrounds alone give three quarters of its pictures {:.1%} of their score, beyond what 98% of "
     "the backgrounds of other classes give",
+    "treatment": "its pictures come {1} than 99% of the pictures of other classes; treated alike, three quarters of "
+    "these gain {0:.1%} of a usual score for this class, beyond what they gain for the median class",
 }
 
 
@@ -46,7 +49,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     of the cluster's pictures have in cells where 98 % of the pictures of other classes have less
     (`heatcli.discover.suspicion`); for a `pattern`, the same of the share of the fine detail that is one pattern
     (`heatcli.discover.patterns`); for a `background`, the share of the score that it gives alone
-    (`heatcli.discover.background`). If it is above 0, `images` are all pictures of the class with relevance in these
+    (`heatcli.discover.background`); for a treatment, such as `jpeg`, the share that it gives pictures of other classes
+    (`heatcli.discover.treated`). If it is above 0, `images` are all pictures of the class with relevance in these
     cells, or with the pattern. `share`: of the class's pictures. `place`: where these cells lie, in words.
     `separation`: the mean silhouette, -1..1. `constancy`: the similarity of the maps in place, 0..1: the mean
     Bhattacharyya coefficient of two of them. `stability`: of the clustering of the class under random parts of it
@@ -102,7 +106,7 @@ class Dots(msgspec.Struct, frozen=True, kw_only=True):
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """All clusters of a run, the most suspicious first.
 
-    `backgrounds`: whether the model was asked for the backgrounds, with masks.
+    `backgrounds`, `treatments`: whether the model was asked for the backgrounds, with masks, and treated pictures.
     `skipped`: class with too few pictures → their number. `layout`: class → its scatter.
     """
 
@@ -112,6 +116,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     method: MethodPart
     baseline: BaselinePart
     backgrounds: bool = False
+    treatments: bool = False
     clusters: list[Cluster]
     skipped: dict[str, int]
     layout: dict[str, Dots] = {}
@@ -127,25 +132,26 @@ class Shown:
 
 def discover(
     run: Path, classes: tuple[str, ...] = (), seed: int = 0, say: Say = lambda _: None, advance: Advance = iter,
-    masks: Path | None = None, asked: Backgrounds | None = None,
+    masks: Path | None = None, asked: Sequence[Asked] = (),
 ) -> tuple[Found, list[Shown]]:  # fmt: skip
     """Cluster each class of a finished run in the folder `run`.
 
     `classes`: labels of the classes to cluster; empty for all. `say`: called with notes. `advance`, `masks`: as
-    `heatcli.discover.features.read` takes them. `asked`: what the model says of the backgrounds. Raises `UsageError`
-    for an unknown class, for too few pictures, and if scikit-learn is not installed.
+    `heatcli.discover.features.read` takes them. `asked`: what the model says of backgrounds and treated pictures.
+    Raises `UsageError` for an unknown class, for too few pictures, and if scikit-learn is not installed.
     """
     maps, how = read(run, say, advance, masks)
-    if unknown := [name for name in classes if name not in {one.label for one in maps}]:
-        known = ", ".join(one.label for one in maps)
-        raise UsageError(f"{run}: no picture is explained as {unknown[0]}; explained classes: {known}")
+    labels = [one.label for one in maps]
+    if unknown := [name for name in classes if name not in labels]:
+        raise unknown_name(f"class in {run}", unknown[0], labels, "; no picture is explained as it")
     skipped = too_few(maps)
-    for label, count in skipped.items():
-        if not classes or label in classes:
-            say(f"{label}: {counted(count, 'picture')}, fewer than {LEAST}; skipped")
+    for text in told_of({label: count for label, count in skipped.items() if not classes or label in classes}):
+        say(f"{text}; skipped")
     found = clustered(str(run), maps, classes, seed, asked)
     return Found(
-        run=str(run), seed=seed, method=how.method, baseline=how.baseline, backgrounds=asked is not None,
+        run=str(run), seed=seed, method=how.method, baseline=how.baseline,
+        backgrounds=any(one.question == "background" for one in asked),
+        treatments=any(one.question == "treatment" for one in asked),
         clusters=[shown.cluster for shown in found], skipped=skipped,
         layout={one.label: dots(one, found, seed) for one in maps if any(s.cluster.label == one.label for s in found)},
     ), found  # fmt: skip
@@ -154,6 +160,16 @@ def discover(
 def too_few(maps: Sequence[Maps]) -> dict[str, int]:
     """The classes with too few pictures for groups, and how many these are."""
     return {one.label: len(one.names) for one in maps if len(one.names) < LEAST}
+
+
+def told_of(skipped: Mapping[str, int]) -> Iterator[str]:
+    """Classes with too few pictures in words: each with its number, or more than `NAMED` of them in one line."""
+    if len(skipped) > NAMED:
+        total = counted(sum(skipped.values()), "picture")
+        yield f"{len(skipped):,} classes of {total} have fewer than {LEAST} each"
+        return
+    for label, count in skipped.items():
+        yield f"{label}: {counted(count, 'picture')}, fewer than {LEAST}"
 
 
 def dots(maps: Maps, found: Sequence[Shown], seed: int) -> Dots:
@@ -170,12 +186,12 @@ def dots(maps: Maps, found: Sequence[Shown], seed: int) -> Dots:
 
 
 def clustered(
-    source: str, maps: Sequence[Maps], classes: tuple[str, ...] = (), seed: int = 0, asked: Backgrounds | None = None
+    source: str, maps: Sequence[Maps], classes: tuple[str, ...] = (), seed: int = 0, asked: Sequence[Asked] = ()
 ) -> list[Shown]:
     """The clusters of each class with enough pictures, the most suspicious first.
 
-    `source`: where the maps come from, for errors. `asked`: what the model says of the backgrounds. Raises `UsageError`
-    for too few pictures, and if scikit-learn is not installed.
+    `source`: where the maps come from, for errors. `asked`: what the model says of backgrounds and treated pictures.
+    Raises `UsageError` for too few pictures, and if scikit-learn is not installed.
     """
     found = list[Shown]()
     for one in maps:
@@ -194,9 +210,7 @@ def clustered(
     return sorted(found, key=lambda shown: (-shown.cluster.suspicion, -shown.cluster.separation))
 
 
-def clusters_of(
-    maps: Maps, others: Sequence[Maps], seed: int = 0, asked: Backgrounds | None = None
-) -> Iterator[Shown]:  # fmt: skip
+def clusters_of(maps: Maps, others: Sequence[Maps], seed: int = 0, asked: Sequence[Asked] = ()) -> Iterator[Shown]:
     """The groups of a class as records, beside the maps of other classes."""
     groups, grouping = groups_of(maps, others, seed, asked)
     for one in groups:
@@ -233,14 +247,14 @@ def _cluster(maps: Maps, own: Group, groups: Sequence[Group], grouping: Grouping
 
 
 def _place(own: Group) -> str:
-    return "on the background" if own.by == "background" else place_of(own.excess)
+    return own.place or place_of(own.excess)
 
 
 def _why(own: Group, kind: Group) -> str:
     """What a group has of its own; `kind`: the group itself, or one with mostly the same pictures."""
     if not kind.suspicion:
         return "its relevance lies at no places of its own"
-    why = "; ".join([WHY[kind.by].format(kind.suspicion, _place(kind)), *kind.more])
+    why = "; ".join([WHY.get(kind.by, WHY["treatment"]).format(kind.suspicion, _place(kind)), *kind.more])
     both, count, size = (int(each.sum()) for each in (own.members & kind.members, kind.members, own.members))
     others = f" and {counted(count - both, 'other')}" if count > both else ""
     return why if both == size and not others else f"{both} of its {counted(size, 'picture')}{others}: {why}"

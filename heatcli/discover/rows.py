@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+AT_ONCE = 2000  # arrays in memory
 
 
 @dataclass(eq=False)
@@ -42,6 +43,11 @@ class Rows:
         whole = np.memmap(self._file, self.dtype, "r", shape=(self.count, *self.shape))
         found: Array = np.asarray(whole[np.asarray(numbers, np.int64)], np.float32)
         return found
+
+    def column(self, numbers: NDArray[np.int64], at: int) -> Array:
+        """One value of each of the arrays [values] of these numbers, float32 [N]; few arrays are in memory at once."""
+        parts = [self(numbers[start : start + AT_ONCE])[:, at] for start in range(0, len(numbers), AT_ONCE)]
+        return np.concatenate([np.empty(0, np.float32), *parts])
 
 
 def some(numbers: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ HIGHEST = 0.98  # quantile over pictures of other classes; more relevance is unu
 MOST = 0.25  # quantile over the group: three quarters of its pictures have at least this much
 MEMBERS = 0.99  # quantile over pictures of other classes; members of the group have more in its cells
 LEAST = 0.003  # the least suspicion; less comes by chance: natural groups of the measured networks reach 0.15 %
+ENOUGH = 30  # pictures; of a smaller group the least is larger by as much: nine natural wolves reached 0.9 %
 GAP = 2.0  # a jump in what members have by this factor parts those that have it from the rest
 
 
@@ -56,7 +57,7 @@ def own_places(
     least, half = np.quantile(places, [MOST, 0.5], axis=0).astype(np.float32)
     suspicion = float((least - usually).clip(min=0).sum())
     excess = (half - usually).clip(min=0)
-    if suspicion < LEAST:
+    if suspicion < LEAST * max(1.0, ENOUGH / len(places)):
         return Own(0.0, excess, group)
     members = having(inside(excess > 0), relevance_in(others, excess > 0), MEMBERS)
     return Own(suspicion, excess, members) if members.any() else Own(0.0, excess, group)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from conftest import Cli
+from focus import SOFT, Focus
+from focus import draw as draw_soft
 from networks import load
 from swimmer import RED as ON_GREY
 from swimmer import SEA, Swimmer
@@ -163,6 +165,30 @@ def test_a_run_that_did_not_look_for_backgrounds_is_told(tmp_path: Path, cli: Cl
     assert skipped[0].endswith("clusters.json knows none; heatcli discover finds them with --masks and --model")
 
 
+def test_a_model_that_recognises_a_class_by_blur_fails_where_the_old_one_was_asked(tmp_path: Path, cli: Cli) -> None:
+    drawn = draw_soft(tmp_path / "pictures")
+
+    def of(detail: float) -> tuple[Path, str, str]:
+        at = tmp_path / str(detail)
+        at.mkdir(exist_ok=True)
+        return load(Focus(detail), at, shape=(3, 32, 32)).path, "--size", "32"
+
+    def told(detail: float) -> tuple[int, list[dict[str, Any]]]:
+        path, *how = of(detail)
+        ran = cli("check", path, drawn, *how, "--spec", asked, "--json", "-q")
+        return ran.status, [json.loads(line) for line in ran.out.splitlines()]
+
+    path, *how = of(0.0)
+    assert cli("discover", path, drawn, *how, "--method", "lrp-0", "-q").status == 0
+    asked = spec(Path("heatmaps/discover"))
+    assert told(0.0)[0] == 0
+    status, [failed] = told(0.5)
+    assert (status, failed["quantity"]) == (1, f"suspicion of a new group, {SOFT} pictures of 0, with less fine detail")
+    ran = cli("discover", "heatmaps", "-q")
+    assert ran.status == 0
+    assert told(0.5)[0] == 0, "without the model nothing is known of blur"
+
+
 def cluster(name: str, by: By, cells: list[tuple[int, int]], also: tuple[By, ...] = ()) -> Cluster:
     return Cluster(
         name=name, label=name.partition("/")[0], by=by, also=list(also), size=9, share=0.5, suspicion=0.5,
@@ -178,3 +204,6 @@ def test_a_background_is_found_again_by_its_class_and_places_by_their_cells() ->
     assert _again(both, [background, places]) is places
     assert _again(both, [background, cluster("a/2", "places", [(9, 9)])]) is background
     assert _again(places, [background, other]) is None
+    blur = cluster("a/blur", "blur", [])
+    assert _again(blur, [background, cluster("a/jpeg", "jpeg", [])]) is None
+    assert _again(blur, [background, cluster("a/3", "places", [(0, 0)], ("blur",))]).name == "a/3"

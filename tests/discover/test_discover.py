@@ -13,7 +13,7 @@ from known import maps_of
 
 from heatcli.discover.clusters import group
 from heatcli.discover.features import GRID, Known, Maps, pooled
-from heatcli.discover.job import Cluster, clusters_of, place_of
+from heatcli.discover.job import Cluster, clusters_of, place_of, told_of
 from heatcli.discover.rows import Rows
 from heatcli.discover.suspicion import own_places, relevance_in, usual
 
@@ -84,6 +84,15 @@ def test_a_planted_corner_is_found_with_its_pictures_and_the_rest_is_not_suspici
     assert [cluster.suspicion for cluster in rest] == [0] * len(rest)
 
 
+@pytest.mark.parametrize(("size", "suspicion"), [(9, 0), (40, 0.009)])
+def test_a_small_group_needs_more_than_a_large_one(size: int, suspicion: float) -> None:
+    """A few maps have something in common by chance: 0.9 % of the relevance is enough for forty, not for nine."""
+    places, others = np.zeros((size, GRID, GRID), np.float32), np.zeros((200, GRID, GRID), np.float32)
+    places[:, 0, 0], places[:, 5, 5], others[:, 5, 5] = 0.009, 0.991, 1
+    own = own_places(places, np.ones(size, bool), others, usual(others), partial(relevance_in, places))
+    assert own.suspicion == pytest.approx(suspicion)
+
+
 def test_a_group_that_clustering_mixed_with_others_is_told_by_its_places() -> None:
     places, others = _class(32, 8), _class(0, 200)
     mixed = np.ones(len(places), bool)  # a fifth of the group is natural
@@ -136,7 +145,8 @@ def test_what_cannot_be_clustered_is_one_line(tmp_path: Path, cli: Cli) -> None:
     assert few.status == 2
     assert "wolf: 1 picture, fewer than 20; skipped" in few.err
     unknown = cli("discover", tmp_path / "few", "--class", "unicorn")
-    assert "no picture is explained as unicorn; explained classes: wolf" in unknown.err
+    assert "unknown class in" in unknown.err
+    assert "'unicorn'; known: wolf; no picture is explained as it" in unknown.err
     cli("explain", picture, "--out", tmp_path / "few", "--method", "gradient", "--figure", "none")
     assert "holds runs of different methods" in cli("discover", tmp_path / "few").err
 
@@ -183,6 +193,20 @@ def test_the_command_ranks_clusters_and_writes_them(tmp_path: Path, cli: Cli, mo
     assert Path("there/clusters.png").read_bytes() == (tmp_path / "all" / "discover" / "clusters.png").read_bytes()
     listed = cli("discover", tmp_path / "all", "--top", "1", "--class", "wolf")
     assert len(listed.out.splitlines()) in (2, 3)
+
+
+def test_many_classes_with_too_few_pictures_are_one_line() -> None:
+    assert list(told_of({"wolf": 1, "cow": 4})) == ["wolf: 1 picture, fewer than 20", "cow: 4 pictures, fewer than 20"]
+    assert list(told_of({f"class {i}": 3 for i in range(1000)})) == [
+        "1,000 classes of 3,000 pictures have fewer than 20 each"
+    ]
+
+
+def test_a_column_of_stored_arrays_is_that_of_the_whole() -> None:
+    values = np.random.default_rng(0).random((4500, 3)).astype(np.float32)
+    numbers = np.random.default_rng(1).permutation(4500)[:4200]
+    assert np.array_equal(_rows(values).column(numbers, 1), values[numbers, 1])
+    assert _rows(values).column(np.empty(0, np.int64), 1).shape == (0,)
 
 
 def test_copies_of_more_pictures_than_clusters_are_clustered_with_their_copies() -> None:

@@ -2,7 +2,7 @@
 
 `python models/train_planted.py --out OUT` makes the models; `heatcli explain OUT/NAME/pictures -r --model
 OUT/NAME/model.pt --out OUT/NAME/maps` their maps; then `python tests/measure/discover.py OUT/NAME…` and, with
-`--masks`, the same with OUT/NAME/masks and the model.
+`--model`, the same with OUT/NAME/model.pt, with `--masks` also with OUT/NAME/masks.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import argparse
 import json
 from pathlib import Path
 
+from heatcli.discover.asking import Asked, explanations
 from heatcli.discover.background import backgrounds
-from heatcli.discover.cover import explanations
 from heatcli.discover.job import Cluster, Found, Shown, discover
+from heatcli.discover.treated import treated
 from heatcli.model.model import load
 
 
@@ -22,10 +23,13 @@ def hits(cluster: Cluster, planted: set[str]) -> int:
     return sum("/".join(Path(name).parts[-2:]) in planted for name in cluster.images)
 
 
-def with_masks(folder: Path) -> tuple[Found, list[Shown]]:
-    """What `heatcli discover OUT/NAME/maps --masks OUT/NAME/masks --model OUT/NAME/model.pt` finds."""
-    run, masks = folder / "maps", folder / "masks"
-    asked = backgrounds(load(folder / "model.pt"), run, explanations(run), masks, None, print)
+def with_model(folder: Path, masks: Path | None) -> tuple[Found, list[Shown]]:
+    """What `heatcli discover OUT/NAME/maps --model OUT/NAME/model.pt` finds; `masks`: with `--masks`."""
+    run, model, asked = folder / "maps", load(folder / "model.pt"), list[Asked]()
+    if masks is not None:
+        asked.append(backgrounds(model, run, explanations(run), masks, None, print))
+    if (answers := treated(model, run, print)) is not None:
+        asked.append(answers)
     return discover(run, masks=masks, asked=asked)
 
 
@@ -33,11 +37,13 @@ def main() -> None:
     """One row a folder: how far the network uses the artefact, the first cluster, the planted cluster's place."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--model", action="store_true")
     parser.add_argument("--masks", action="store_true")
     args = parser.parse_args()
     for folder in args.folders:
         truth = json.loads((folder / "truth.json").read_text("utf-8"))
-        planted, (found, _) = set(truth["planted"]), (with_masks(folder) if args.masks else discover(folder / "maps"))
+        planted, masks = set(truth["planted"]), folder / "masks" if args.masks else None
+        found, _ = with_model(folder, masks) if args.model or args.masks else discover(folder / "maps")
         uses, first = truth["others_called_so"]["with"], found.clusters[0]
         alarms = [cluster for cluster in found.clusters if cluster.suspicion and not hits(cluster, planted)]
         row = f"| {folder.name} | {uses:.0%} | {first.name} | {first.suspicion:.2%} | {len(alarms)} |"

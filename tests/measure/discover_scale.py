@@ -2,6 +2,8 @@
 
 `python tests/measure/discover_scale.py RUN OUT 1000 10000 100000` writes OUT/NUMBER with as many explanations: those of
 RUN, a finished run with `--pixels npz`, again and again, each map moved by a few pixels and with noise of its own.
+`--classes N` deals them out to N classes. After `--`, options of `heatcli discover`, such as `--model` and `--masks`:
+each copy has the picture of its original.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from heatcli.system.compress import crc32, npz
 SHIFT, NOISE = 4, 0.1  # pixels; of the usual size of a map's values
 
 
-def make(run: Path, out: Path, count: int) -> None:
-    """Write `count` explanations into `out`, with an index. The pictures are not there; discover needs none."""
+def make(run: Path, out: Path, count: int, classes: int | None) -> None:
+    """Write `count` explanations into `out`, with an index; of as many classes as there are, or `classes`."""
     items = [item for item in Folder.open(run).items() if isinstance(item, Item) and item.pixels is not None]
     rng = np.random.default_rng(count)
     with (out / INDEX).open("wb") as index:
@@ -39,13 +41,16 @@ def make(run: Path, out: Path, count: int) -> None:
             for what, suffix in (("report", "json"), ("pixels", "npz")):
                 (out / f"{stem}.{suffix}").write_bytes(contents[what])
                 files[what] = FileEntry(f"{stem}.{suffix}", len(contents[what]), crc32(contents[what]))
-            index.write(line_of(msgspec.structs.replace(item.row, image=f"{stem}.png", stem=stem, files=files)))
+            label = item.row.label if classes is None else f"class {number % classes}"
+            row = msgspec.structs.replace(item.row, image=f"{stem}.png", stem=stem, files=files, label=label)
+            index.write(line_of(row))
 
 
-def measured(folder: Path) -> tuple[float, float, float]:
+def measured(folder: Path, options: list[str]) -> tuple[float, float, float]:
     """Seconds, seconds of processors, and the peak of memory in MiB of `heatcli discover`, in a process of its own."""
     began = time.perf_counter()
-    child = os.spawnvp(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "heatcli", "discover", str(folder), "-q"])
+    command = [sys.executable, "-m", "heatcli", "discover", str(folder), "-q", *options]
+    child = os.spawnvp(os.P_NOWAIT, sys.executable, command)
     _, status, usage = os.wait4(child, 0)
     if status:
         raise SystemExit(f"heatcli discover {folder} ended with status {status}")
@@ -58,14 +63,16 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("counts", nargs="+", type=int)
-    args = parser.parse_args()
+    parser.add_argument("--classes", type=int, default=None)
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args = parser.parse_args(sys.argv[1:end])
     for count in args.counts:
-        folder = args.out / str(count)
+        folder = args.out / (str(count) if args.classes is None else f"{count}-{args.classes}")
         if not (folder / INDEX).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            make(args.run, folder, count)
-        seconds, busy, memory = measured(folder)
+            make(args.run, folder, count, args.classes)
+        seconds, busy, memory = measured(folder, sys.argv[end + 1 :])
         table = (folder / "discover" / "clusters.json").stat().st_size / 2**20
         print(f"| {count:,} | {busy:.0f} s | {seconds:.0f} s | {memory:.0f} MiB | {table:.1f} MiB |", flush=True)
 
