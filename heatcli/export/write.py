@@ -85,7 +85,7 @@ def _pooling() -> dict[Any, Callable[..., Any]]:
             kernel, steps, dilation, sides = (
                 [*each] * (axes // len(each)) for each in (kernel, stride or kernel, dilation, padding)
             )
-            batch = onnx.Constant(value_ints=[0])
+            batch: Any = onnx.Constant(value_ints=[0])
             single = len(x.shape) == axes + 1
             most, index = onnx.MaxPool(
                 onnx.Unsqueeze(x, batch) if single else x, kernel_shape=kernel, strides=steps, dilations=dilation,
