@@ -2,8 +2,8 @@
 
 `python tests/measure/discover_scale.py RUN OUT 1000 10000 100000` writes OUT/NUMBER with as many explanations: those of
 RUN, a finished run with `--pixels npz`, again and again, each map moved by a few pixels and with noise of its own.
-`--classes N` deals them out to N classes. After `--`, options of `heatcli discover`, such as `--model` and `--masks`:
-each copy has the picture of its original.
+`--classes N` deals them out to N classes. After `--`, options of `heatcli discover`. The copies have
+no pictures, so neither `--masks` nor treatments.
 """
 
 from __future__ import annotations
