@@ -7,6 +7,7 @@ by key, and whether the batch may have `any_number` of images.
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -217,7 +218,13 @@ def _told(form: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """A block without the exporters' warnings."""
+    """A block without the exporters' warnings, of Python and in their log."""
+    log = logging.getLogger("onnxscript")
+    level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)

@@ -50,7 +50,7 @@ class Stated:
 
     `kind`: the kind of output; `detections` accepts any number of places. `background`: the class that stands for no
     object. `labels`: how many class names there are, 0 if unknown. `form`: centre or corners. `anchors`: what the boxes
-    are relative to. `ordered`: two outputs are boxes and scores, in this order.
+    are relative to. `ordered`: of two outputs or three, the first are boxes and scores, in this order.
     """
 
     kind: str | None = None
@@ -72,7 +72,7 @@ def found(returned: Sequence[Tensor], shape: Sequence[int], stated: Stated = Sta
     if stated.kind not in (None, DETECTIONS) or len(shape) != 4:
         return None
     size = int(shape[2]), int(shape[3])
-    if stated.ordered or apart(returned, shape[0], anchors) is not None:
+    if (stated.ordered and len(returned) > 1) or apart(returned, shape[0], anchors) is not None:
         rough = Boxes(layout=APART, at=0, objectness=False, classes=0, size=size)
     elif anchors is not None:
         raise UsageError(_no_anchors(returned, anchors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -305,3 +306,17 @@ def test_a_record_after_an_explanation_is_the_same(digits: Model) -> None:
     before = recording(load(MODELS / "digits.onnx"), asked).record.code
     explain(digits, pictures(digits, 2), "lrp-alpha2-beta1")
     assert recording(digits, asked).record.code == before
+
+
+def test_the_exporter_says_nothing_of_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of max pooling with two outputs onnxscript logs that it folds no constants."""
+    layers = nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 2, (1, 3, 3)), nn.ReLU(), nn.MaxPool3d((1, 2, 2)), nn.Flatten()
+    net = nn.Sequential(*layers, nn.Linear(54, 2)).eval()
+    example = torch.export.export(net, (torch.zeros(1, 3, 8, 8),))
+    torch.export.save(example, tmp_path / "net.pt2")
+    model = load(tmp_path / "net.pt2", size=(8, 8), mean=0.5, std=0.5)
+    export(model, ExportRequest(path=tmp_path / "e.onnx", method=method("deeplift-rescale"), baseline="zero"))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    batch = torch.randn(1, 3, 8, 8)
+    said = explain(model, batch, "deeplift-rescale", baseline="zero")
+    assert_says(opened(tmp_path / "e.onnx").run({"input": batch}), said)
