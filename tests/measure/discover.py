@@ -2,7 +2,8 @@
 
 `python models/train_planted.py --out OUT` makes the models; `heatcli explain OUT/NAME/pictures -r --model
 OUT/NAME/model.pt --out OUT/NAME/maps` their maps; then `python tests/measure/discover.py OUT/NAME…` and, with
-`--model`, the same with OUT/NAME/model.pt, with `--masks` also with OUT/NAME/masks.
+`--model`, the same with OUT/NAME/model.pt, with `--masks` also with OUT/NAME/masks. `--method METHOD` takes maps that
+`heatcli explain … --method METHOD --out OUT/NAME/METHOD` made.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ def hits(cluster: Cluster, planted: set[str]) -> int:
     return sum("/".join(Path(name).parts[-2:]) in planted for name in cluster.images)
 
 
-def with_model(folder: Path, masks: Path | None) -> tuple[Found, list[Shown]]:
+def with_model(run: Path, masks: Path | None) -> tuple[Found, list[Shown]]:
     """What `heatcli discover OUT/NAME/maps --model OUT/NAME/model.pt` finds; `masks`: with `--masks`."""
-    run, model, asked = folder / "maps", load(folder / "model.pt"), list[Asked]()
+    model, asked = load(run.parent / "model.pt"), list[Asked]()
     if masks is not None:
         asked.append(backgrounds(model, run, explanations(run), masks, None, print))
     if (answers := treated(model, run, print)) is not None:
@@ -39,14 +40,17 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--model", action="store_true")
     parser.add_argument("--masks", action="store_true")
+    parser.add_argument("--method", default="maps", help="the folder of the maps in each folder")
     args = parser.parse_args()
     for folder in args.folders:
         truth = json.loads((folder / "truth.json").read_text("utf-8"))
         planted, masks = set(truth["planted"]), folder / "masks" if args.masks else None
-        found, _ = with_model(folder, masks) if args.model or args.masks else discover(folder / "maps")
+        run = folder / args.method
+        found, _ = with_model(run, masks) if args.model or args.masks else discover(run)
         uses, first = truth["others_called_so"]["with"], found.clusters[0]
         alarms = [cluster for cluster in found.clusters if cluster.suspicion and not hits(cluster, planted)]
-        row = f"| {folder.name} | {uses:.0%} | {first.name} | {first.suspicion:.2%} | {len(alarms)} |"
+        row = f"| {found.method.name} | {folder.name} | {uses:.0%} | {first.name} | {first.suspicion:.2%} |"
+        row += f" {len(alarms)} |"
         if planted:
             rank, best = max(enumerate(found.clusters, 1), key=lambda pair: hits(pair[1], planted) ** 2 / pair[1].size)
             count = hits(best, planted)
