@@ -79,9 +79,8 @@ def export(model: Model, request: ExportRequest) -> Note:
 class Recording:
     """An explanation as a record.
 
-    `record`: its graph. `example`: the inputs it was recorded on. `unseen`: other inputs.
-    `note`: what the artifact says of the explanation. `sidecar`: what
-    it says of its input. `size`: the batch size; None for any.
+    `record`: its graph. `example`: the inputs it was recorded on. `unseen`: other inputs. `note`: what the artifact
+    says of the explanation. `sidecar`: what it says of its input. `size`: the batch size; None for any.
     """
 
     record: GraphModule

@@ -74,8 +74,12 @@ def adaptive_avg_pool_back(count: int, m: Tensor, x: Tensor) -> Tensor:
 
 
 def _resizing(operator: Any, sizes: Sequence[int], options: Sequence[Any]) -> OneAxis:
-    """A resize to the spatial `sizes`, along one axis. `options`: align_corners, if it has that, and the scales."""
+    """A resize to the spatial `sizes`, along one axis.
+
+    `options`: align_corners, if it has that, and the scales, which may be missing.
+    """
     count = len(sizes)
+    options = [*options, *[None] * (len(schema_of(operator).arguments) - 2 - len(options))]
     corners, scales = options[:-count], options[-count:]
 
     def work(each: Tensor, axis: int) -> Tensor:
@@ -94,9 +98,9 @@ def resize(name: str) -> Callable[..., Any]:
     operator = getattr(_ATEN, name).default
 
     def written(x: Tensor, sizes: Sequence[int], *options: Any) -> Any:
+        """By matrices, but for nearest neighbours at whole factors."""
         if name.startswith("upsample_nearest") and not any(s % n for s, n in zip(sizes, x.shape[2:], strict=True)):
             return NotImplemented  # whole factors are safe, and a resize is faster
-        options += (None,) * (_arguments(operator) - 2 - len(options))
         return _by_axes(x, x.shape[2:], _resizing(operator, sizes, options))
 
     return written
@@ -107,14 +111,9 @@ def resize_back(name: str) -> Callable[..., Tensor]:
     operator = getattr(_ATEN, name).default
 
     def written(m: Tensor, sizes: Sequence[int], shape: Sequence[int], *options: Any) -> Tensor:
-        options += (None,) * (_arguments(operator) - 2 - len(options))
         return _by_axes(m, shape[2:], _resizing(operator, sizes, options), back=True)
 
     return written
-
-
-def _arguments(operator: Any) -> int:
-    return len(schema_of(operator).arguments)
 
 
 def pad_back(name: str) -> Callable[..., Tensor]:
