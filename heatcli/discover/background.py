@@ -169,7 +169,7 @@ def _masked(model: Model, run: Path, items: Iterable[Item], masks: Path) -> Iter
                 continue  # told when its relevance was read
         if kept:
             batch = model.preprocess([picture for _, picture, _ in kept])
-            names = [(item.row.image, item.row.label or str(item.row.index)) for item, _, _ in kept]
+            names = [(item.row.image, item.row.called) for item, _, _ in kept]
             index = [item.row.index or 0 for item, _, _ in kept]
             yield Masked(names, index, batch, torch.stack([mask for _, _, mask in kept]))
 

@@ -94,7 +94,7 @@ def cover(model: Model, run: Path, cluster: Cluster, items: Iterable[Item], fill
             raise UsageError(f"--fill {fill} is no picture; use blur, mean, black, zero or an image")
         each = _effects(model, batch, filled, cluster, rng)
         for item, values in zip(known, each, strict=True):
-            rows = found.setdefault(item.row.label or str(item.row.index), _Rows())
+            rows = found.setdefault(item.row.called, _Rows())
             rows.members.append(item.row.image in names)
             rows.values.append([*values[:4], *_right(model, item, values)])
     own = found.get(cluster.label)

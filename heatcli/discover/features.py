@@ -138,7 +138,7 @@ def read(
             empty += 1
             continue
         how = how or How(method=item.report.method, baseline=item.report.baseline)
-        label = item.row.label or str(item.row.index)
+        label = item.row.called
         number = kept.add(pooled(item.pixels))
         details.add(item.pixels)
         found.setdefault(label, Columns()).add(_known(item, number, masks, say))

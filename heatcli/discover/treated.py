@@ -119,7 +119,7 @@ def treated(
     index: dict[str, int] = {}
     numbers: dict[str, array[int]] = {}
     for number, item in enumerate(explanations(run)):
-        label = item.row.label or str(item.row.index)
+        label = item.row.called
         index.setdefault(label, item.row.index or 0)
         numbers.setdefault(label, array("q")).append(number)
 
@@ -128,7 +128,7 @@ def treated(
         items = (item for number, item in enumerate(explanations(run)) if number in wanted)
         for known, pictures in with_pictures(model, run, items):
             for item, picture in zip(known, pictures, strict=True):
-                key = item.row.image, item.row.label or str(item.row.index)
+                key = item.row.image, item.row.called
                 yield key, View(picture.pixels, model.pictures.picture_fit)
 
     classes = {label: np.array(own, np.int64) for label, own in numbers.items()}

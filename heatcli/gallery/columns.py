@@ -87,7 +87,7 @@ class Look:
     def _values(self, item: Item, path: Path | None) -> dict[str, Any]:
         """The quantities of an explanation, by name."""
         row = item.row
-        label = row.label or str(row.index)
+        label = row.called
         predicted = self._predicted(item)
         expected = self.expected.of(row.image, path) or row.expected
         right = None if predicted is None or expected is None else expected in (predicted, str(item.first.index))
@@ -153,7 +153,7 @@ class Look:
             alike = float(rank_correlation(*(torch.from_numpy(np.ascontiguousarray(x))[None] for x in (a, b))))
         apart = None if row.score is None or item.row.score is None else row.score - item.row.score
         found = (
-            row.label or str(row.index), _short(row.score), _short(row.probability),
+            row.called, _short(row.score), _short(row.probability),
             self._link(other.path("overlay")), self._link(other.path("report")), _short(apart), _short(alike),
         )  # fmt: skip
         return dict(zip(names, found, strict=True)) | _books(row.ledger, row.biases, "B")

@@ -90,6 +90,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
     @property
+    def called(self) -> str:
+        """The name of the explained class, or its number where it has none."""
+        return self.label or str(self.index)
+
+    @property
     def last(self) -> bool:
         """Whether this is the image's last row."""
         return self.rank in (None, self.of)
