@@ -101,6 +101,7 @@ def found(returned: Sequence[Tensor], shape: Sequence[int], stated: Stated = Sta
         unit=anchors is None and bool(box.abs().max() <= 2),
         ends="softmax" if sums or background is not None else "sigmoid", logits=not in_unit, background=background,
         offsets="" if anchors is None else anchors.offsets,
+        power=0.5 if objects is not None and anchors is not None and anchors.offsets == FCOS else 1.0,
     )  # fmt: skip
 
 

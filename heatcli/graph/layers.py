@@ -11,7 +11,7 @@ parameters (sum, ReLU) that follow it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -116,12 +116,12 @@ def find_map(graph: Graph, name: str) -> Operator:
 
     Raises `UsageError`, listing the layers there are.
     """
-    graph = bypassed(graph, lambda op, _: op.title == "_to_copy")  # casts keep the values
+    graph = _without_casts(graph)
     maps = spatial(graph)
     if not maps:
         raise UsageError("this network has no maps [N, C, h, w] between image and output, so CAM methods say nothing")
     if name == LAST:
-        return _last_map(graph, maps)
+        return last_maps(graph)[-1]
     matches = _matching([Layer.of(op) for op in maps], name)
     if matches:
         return matches[-1].operator
@@ -187,13 +187,18 @@ def spatial(graph: Graph) -> list[Operator]:
 
     The shape alone does not decide (attention has [N, heads, tokens, tokens]): a planar operator (convolution, pooling,
     upsampling, a mean over the plane) must write or read the value, or it must derive from such a value elementwise.
+    Nor does the operator alone: 1×1 convolutions also serve lists (a YOLO's boxes, [N, 16, 4, boxes]), so a value that
+    comes from no map must have a plane like the input's.
     """
     rank = _rank(graph)
     read = {name for op in graph.operators if _planar(op, rank) for name in op.sources}
     maps: dict[str, Operator] = {}
     for op in graph.operators:
+        planar = _planar(op, rank)
         carried = op.kind != LAYOUT and any(source in maps for source in op.sources)
-        if op.sources and _may_be_maps(graph, op.shape) and (_planar(op, rank) or op.name in read or carried):
+        carried |= planar and graph.input in op.sources
+        starts = (planar or op.name in read) and _is_plane(graph, op.shape[2:])
+        if op.sources and _may_be_maps(graph, op.shape) and (carried or starts):
             maps[op.name] = op
     return list(maps.values())
 
@@ -202,6 +207,13 @@ def _may_be_maps(graph: Graph, shape: tuple[int, ...]) -> bool:
     """Whether a value of that shape may be a stack of maps."""
     rank = _rank(graph)
     return len(shape) == rank and shape[0] == graph.copies * graph.input_shape[0] and math.prod(shape[2:]) > 1
+
+
+def _is_plane(graph: Graph, sides: Sequence[int]) -> bool:
+    """Whether these may be the sides of a plane of the input: not one longer and another shorter than the input's."""
+    whole = graph.input_shape[2:] if len(graph.input_shape) == _rank(graph) else ()
+    pairs = list(zip(sides, whole, strict=False))
+    return not (any(side > of for side, of in pairs) and any(side < of for side, of in pairs))
 
 
 def _rank(graph: Graph) -> int:
@@ -223,10 +235,56 @@ def _planar(op: Operator, rank: int) -> bool:
     return planar and len(op.source_shapes[0]) == rank
 
 
-def _last_map(graph: Graph, maps: list[Operator]) -> Operator:
-    """The last map before global pooling; of a dense output the last one before the last layer with weights."""
-    if len(graph.output_shape) != _rank(graph) or math.prod(graph.output_shape[2:]) == 1:
-        return maps[-1]
-    weighted = [i for i, op in enumerate(graph.operators) if has_weights(op)]
-    before = {op.name for op in graph.operators[: weighted[-1]]} if weighted else set()
-    return next((op for op in reversed(maps) if op.name in before), maps[0])
+def last_maps(graph: Graph) -> list[Operator]:
+    """The last maps on each way from the image to the output, in forward order; [] if there are none.
+
+    Of an output with one position, the last ones before global pooling. Of an output with more (a segmentation, the
+    boxes of a detector), the last ones before the last layer with weights of each way.
+    """
+    graph = _without_casts(graph)
+    maps = {op.name for op in spatial(graph)}
+    return _first_met(graph, _ends(graph), lambda op: op.name in maps)
+
+
+def last_map(graph: Graph, depends: Collection[str]) -> Operator:
+    """The last map that a score passes, if it depends on the values `depends` of the graph, and on no others.
+
+    Where it passes several, such as those of class and centreness of a box, it is the last map of their size before
+    they part, if there is one. If the score depends on no map, it is the last of all.
+    """
+    graph = _without_casts(graph)
+    maps = {op.name for op in spatial(graph)}
+    used = replace(graph, operators=tuple(op for op in graph.operators if op.name in depends))
+    ends = _ends(used)
+    last = (_first_met(used, ends, lambda op: op.name in maps) or last_maps(graph))[-1]
+    pending = set(ends) & set(depends)  # values that all of the score passes
+    for op in reversed(used.operators):
+        if pending == {op.name} and op.name in maps and op.shape[2:] == last.shape[2:]:
+            return op
+        if op.name in pending:
+            pending.remove(op.name)
+            pending.update(name for name in op.sources if name in depends)
+    return last
+
+
+def _without_casts(graph: Graph) -> Graph:
+    return bypassed(graph, lambda op, _: op.title == "_to_copy")  # casts keep the values
+
+
+def _ends(graph: Graph) -> set[str]:
+    """The values whose last maps are wanted: the output, or, if that has positions, what its last layers read."""
+    if math.prod(graph.output_shape[2:]) == 1:
+        return {graph.output}
+    layers = _first_met(graph, {graph.output}, has_weights)
+    return {name for op in layers for name in op.sources} or {graph.output}
+
+
+def _first_met(graph: Graph, start: Collection[str], wanted: Callable[[Operator], bool]) -> list[Operator]:
+    """The operators that are `wanted` and met first on each way back from the values `start`, in forward order."""
+    upstream, met = set(start), []
+    for op in reversed(graph.operators):
+        if op.name in upstream and wanted(op):
+            met.append(op)
+        elif op.name in upstream:
+            upstream.update(op.sources)
+    return met[::-1]

@@ -229,6 +229,7 @@ class Boxes:
     `objectness`: whether a box has a score of its own besides its classes. `classes`: C. `size`: (height, width) of the
     input. `form`: of four numbers, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `unit`: whether they are shares
     of the size, else pixels. `ends`: sigmoid or softmax. `logits`: whether the scores are those before it.
+    `power`: the probability of a box is this power of that of its class (times its objectness).
     `background`: the class that stands for no object, or None. `offsets`: how the outputs are relative to anchors
     (`heatcli.graph.anchors`), "" if they are boxes.
     """
@@ -242,6 +243,7 @@ class Boxes:
     unit: bool = False
     ends: str = "sigmoid"
     logits: bool = True
+    power: float = 1.0
     background: int | None = None
     offsets: str = ""
 

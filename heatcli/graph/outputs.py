@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError
-from heatcli.graph.anchors import FCOS
 from heatcli.graph.heads import APART, COLUMNS, DETECTIONS, ROWS
 from heatcli.graph.kinds import classified, is_choice
 from heatcli.graph.operator import Boxes, Graph, Operator, Reading, Ref
@@ -348,13 +347,12 @@ def box_chances(boxes: Boxes, output: Tensor) -> Tensor:
     """Probabilities of the classes of each box, in [N, C + (1) + 4, A]; NaN for the rows of the box itself."""
     with torch.no_grad():
         scores, rest = output[:, : boxes.classes], torch.full_like(output[:, boxes.classes :], float("nan"))
-        if boxes.logits and boxes.objectness:
-            objects = output[:, boxes.classes : boxes.classes + 1]
-            scores = (scores - objects).sigmoid() * objects.sigmoid()
-        elif boxes.logits:
+        if boxes.logits:
+            objects = output[:, boxes.classes : boxes.classes + 1] if boxes.objectness else None
+            scores = scores if objects is None else scores - objects
             scores = scores.softmax(1) if boxes.ends == "softmax" else scores.sigmoid()
-        if boxes.objectness and boxes.offsets == FCOS:
-            scores = scores.sqrt()
+            scores = scores if objects is None else scores * objects.sigmoid()
+        scores = scores if boxes.power == 1 else scores**boxes.power
         return torch.cat([scores, rest], 1)
 
 

@@ -6,6 +6,7 @@ at a pixel is the map's value there.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from heatcli.errors import UsageError
 from heatcli.graph.kinds import RECTIFIER
-from heatcli.graph.layers import LAST, find_map
+from heatcli.graph.layers import LAST, find_map, last_map, last_maps
 from heatcli.methods.backward import GRADIENT
 from heatcli.methods.method import ANY, ONE, Answer, Method
 from heatcli.methods.path import mean_score
@@ -25,12 +26,30 @@ from heatcli.rules.elementwise import Guided
 from heatcli.rules.parameters import Parameters, text
 from heatcli.rules.rule import Table
 
-NAMED = "an operator, a layer of the artifact, or last: before the image is pooled away"
+NAMED = "an operator, a layer of the artifact, or last: the last one with positions that the score depends on"
 
 
-def layer_name(question: Question, layer: str) -> str:
-    """The operator that `layer` names. Raises `UsageError`."""
-    return find_map(question.graph, layer).name
+def layers_of_images(question: Question, layer: str) -> list[str]:
+    """For each image, the operator that `layer` names; of `last`, one that the image's score depends on.
+
+    Several layers may be the last one on some way to the output, such as one for each scale of a detector. Then the
+    gradient of the score decides, except where the run is recorded. Raises `UsageError`.
+    """
+    found, n = find_map(question.graph, layer).name, len(question.batch)
+    recorded = question.tape is not None and question.tape.fixed
+    if layer != LAST or recorded or len(last_maps(question.graph)) == 1:
+        return [found] * n
+    return [last_map(question.graph, names).name for names in question.depends_on(GRADIENT)]
+
+
+def of_layers(names: Sequence[str], make: Callable[[str, list[int] | slice], Tensor]) -> Tensor:
+    """Maps [N, 1, H, W], made for the images of each layer, with `make(layer, images)`."""
+    apart = dict.fromkeys(names)
+    if len(apart) == 1:
+        return make(names[0], slice(None))
+    images = {name: [i for i, one in enumerate(names) if one == name] for name in apart}
+    maps = torch.cat([make(name, rows) for name, rows in images.items()])
+    return maps[torch.tensor([i for rows in images.values() for i in rows]).argsort()]
 
 
 def of_images(maps: Tensor, question: Question) -> Tensor:
@@ -79,10 +98,17 @@ class GradCam(Parameters):
 
     def cam(self, question: Question, rules: Table) -> Tensor:
         """The map, [N, 1, H, W]. Raises `UsageError` if the layer has no maps."""
-        name = layer_name(question, self.layer)
-        walked = question.walk_batch(rules, books=False, keep=(name,))
-        values, gradients = (of_images(kept[name], question) for kept in (walked.values, walked.multipliers))
-        return enlarged(self.weighted(values, gradients).sum(1, keepdim=True).relu(), question)
+        names = layers_of_images(question, self.layer)
+        walked = question.walk_batch(rules, books=False, keep=tuple(dict.fromkeys(names)))
+
+        def of_layer(name: str, images: list[int] | slice) -> Tensor:
+            """The map of some images, by one layer."""
+            values, gradients = (
+                of_images(kept[name], question)[images] for kept in (walked.values, walked.multipliers)
+            )
+            return enlarged(self.weighted(values, gradients).sum(1, keepdim=True).relu(), question)
+
+        return of_layers(names, of_layer)
 
     def weighted(self, values: Tensor, gradients: Tensor) -> Tensor:
         """The weighted maps, from maps and gradients: [N, K, h, w] each."""
@@ -150,20 +176,24 @@ class ScoreCam(GradCam):
 
     def cam(self, question: Question, rules: Table) -> Tensor:
         """The map, [N, 1, H, W]."""
-        name = layer_name(question, self.layer)
-        values = of_images(question.values(name), question)
-        count = values.shape[1]
-        low, high = (end(positions(values), keepdim=True) for end in (values.amin, values.amax))
-        scaled = (values - low) / torch.where(high == low, 1, high - low)
-        x = question.batch
 
-        def shown(rows: Tensor, which: Tensor) -> Tensor:
-            """Images masked by one of their maps."""
-            return hidden(question, rows, enlarged(scaled[rows, which][:, None], question))
+        def of_layer(name: str, images: list[int] | slice) -> Tensor:
+            """The map of some images, by one layer."""
+            values = of_images(question.values(name), question)
+            count = values.shape[1]
+            low, high = (end(positions(values), keepdim=True) for end in (values.amin, values.amax))
+            scaled = (values - low) / torch.where(high == low, 1, high - low)
 
-        weights = question.scores(question.points(count, shown)).reshape(len(x), count).softmax(1)
-        each = weights.to(values).reshape(*weights.shape, *(1,) * (values.dim() - 2))
-        return enlarged((each * values).sum(1, keepdim=True).relu(), question)
+            def shown(rows: Tensor, which: Tensor) -> Tensor:
+                """Images masked by one of their maps."""
+                return hidden(question, rows, enlarged(scaled[rows, which][:, None], question))
+
+            each = count if isinstance(images, slice) else [count * (i in images) for i in range(len(values))]
+            weights = question.scores(question.points(each, shown)).reshape(-1, count).softmax(1)
+            weights = weights.to(values).reshape(*weights.shape, *(1,) * (values.dim() - 2))
+            return enlarged((weights * values[images]).sum(1, keepdim=True).relu(), question)
+
+        return of_layers(layers_of_images(question, self.layer), of_layer)
 
 
 def _method(name: str, summary: str, source: str, procedure: GradCam, baseline: str | None = None) -> Method:

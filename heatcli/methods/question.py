@@ -112,6 +112,17 @@ class Question:
             tape = self.model.forward(self.batch, rules, self.references, keep=keep)
         return self._walk(tape, self.goal, rules, books, keep)
 
+    def depends_on(self, rules: Table) -> list[frozenset[str]]:
+        """For each image, the operators whose values get a multiplier other than 0: one more forward run and walk."""
+        tape, n = self.model.forward(self.batch, rules, compiled=False), len(self.batch)
+        reached = _Reached((op.name, torch.zeros(0)) for op in self.graph.operators if op.sources)
+        walk(tape, rules, self.goal.seed(laid_out(tape.output)).reshape(tape.output.shape), None, reached)
+        found = {name: rows.tolist() for name, rows in reached.items()}  # a value may have more rows than one image
+        return [
+            frozenset(name for name, rows in found.items() if any(rows if n == 1 else rows[i : i + 1]))
+            for i in range(n)
+        ]
+
     def values(self, name: str) -> Tensor:
         """The value of the operator `name` on the batch, [N, …]."""
         return values_of(self.graph, self.batch)[name]
@@ -183,6 +194,14 @@ class Question:
             values={name: value[:rows] for name, value in values.items()},
             multipliers={name: value[:rows] for name, value in multipliers.items()},
         )
+
+
+class _Reached(dict[str, Tensor]):
+    """Of each multiplier that it is given, [N, …], it keeps which rows are not 0 everywhere: bool [N]."""
+
+    def __setitem__(self, name: str, multiplier: Tensor) -> None:
+        rows = len(multiplier) if multiplier.dim() else 1
+        super().__setitem__(name, (multiplier != 0).reshape(rows, -1).any(1))
 
 
 def laid_out(output: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import heatcli
 from heatcli.methods.detections import Found, find
 from heatcli.methods.question import outputs_of
+from heatcli.methods.targets import Target
 from heatcli.model.model import Model
 
 detection = pytest.importorskip("torchvision.models.detection")
@@ -97,6 +98,54 @@ def test_from_the_command_line(tmp_path: Path, cli: Cli) -> None:
     reports = [json.loads(line) for line in ran.out.splitlines()]
     assert [report["target"]["box"] for report in reports] == [0, 1, 0, 1]
     assert all(report["model"]["verified"]["agrees"] for report in reports)
+
+
+def parts(net: nn.Module, kind: str, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The maps of each level that scores are made of, and the explained scores [N, A, C], of the module itself."""
+    towers: list[Tensor] = []
+    if kind == "retinanet":  # class and box have towers of their own
+        net.head.classification_head.conv.register_forward_hook(lambda *call: towers.append(call[2]))
+    maps = list(net.backbone(net.transform(list(x))[0].tensors).values())
+    found = net.head(maps)
+    scores = found["cls_logits"] + (found["bbox_ctrness"] if kind == "fcos" else 0)
+    return towers or maps, scores
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "fcos", "ssd"])
+def test_a_cam_is_of_the_scale_of_the_box(kind: str, tmp_path: Path) -> None:
+    """Grad-CAM of the last map that the score of a box depends on, also in a batch whose boxes are of two scales.
+
+    Of a RetinaNet that is the end of the class tower; of an FCOS, whose score has a part of each tower, what both read.
+    """
+    net = made(kind)
+    model = heatcli.load(saved(net, "scripted", tmp_path / "net.pt"), size=SIZE)
+    x, classes = torch.rand(2, 3, *SIZE), torch.tensor([1, 2])
+    maps, scores = parts(net, kind, x)
+    count = scores.shape[1]
+    places = torch.tensor([count // 3, count - count // 12])
+    assert model.graph(x[:1].shape).boxes.logits  # type: ignore[union-attr]
+    gradients = [
+        torch.autograd.grad(scores[i, places[i], classes[i]], maps, retain_graph=True, materialize_grads=True)
+        for i in range(2)
+    ]
+    levels = [max(k for k, g in enumerate(gradients[i]) if bool(g[i].any())) for i in range(2)]  # 1 is made of 0
+    assert sorted(levels) == [0, 1]
+    expected = []
+    for i, level in enumerate(levels):
+        a, g = maps[level][i], gradients[i][level][i]
+        cam = (g.mean((1, 2), keepdim=True) * a).sum(0).relu()
+        expected.append(nn.functional.interpolate(cam[None, None], SIZE, mode="bilinear", align_corners=False)[0, 0])
+    region = nn.functional.one_hot(places, count).bool()
+    found = heatcli.explain(model, x, "grad-cam", Target(index=classes, minus=None, region=region))
+    assert torch.allclose(found.relevance.sum(1), torch.stack(expected).detach(), atol=1e-6)
+    assert bool(found.relevance.flatten(1).any(1).all())
+    for name in ("layer-cam", "score-cam"):
+        given = {"baseline": "black"} if name == "score-cam" else {}
+        both = [
+            heatcli.explain(model, x[rows], name, Target(index=classes[rows], minus=None, region=region[rows]), **given)
+            for rows in ([0, 1], [0], [1])
+        ]
+        assert torch.allclose(both[0].relevance, torch.cat([one.relevance for one in both[1:]]), atol=1e-6), name
 
 
 @pytest.mark.slow

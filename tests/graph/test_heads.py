@@ -13,6 +13,8 @@ from heatcli.artifact import ultralytics
 from heatcli.errors import UsageError
 from heatcli.graph import heads
 from heatcli.graph.operator import Boxes
+from heatcli.graph.outputs import box_chances
+from heatcli.methods.question import outputs_of
 from heatcli.model.model import Model
 
 SIZE, C = 64, 3
@@ -92,6 +94,41 @@ def test_the_score_of_a_box_is_the_logit_of_the_artifacts_own_number(layout: str
     assert result.quantity == "logit"
     if method != "gradient":
         assert float(result.ledger.relative_error.max()) < 1e-5
+
+
+class Product(Detector):
+    """A detector that multiplies class and objectness itself, as exports with all of the post-processing do."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__("v8")
+        self.layers = nn.ModuleList(nn.Conv2d(3, 5 + C, s, stride=s) for s in (8, 16, 32))
+        self.form = form
+
+    def levels(self, x: Tensor) -> Tensor:
+        return torch.cat([layer(x).flatten(2) for layer in self.layers], 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = [layer(x).flatten(2) for layer in self.layers]
+        classes = [raw[:, 5:].softmax(1) if self.form == "softmax" else raw[:, 5:].sigmoid() for raw in levels]
+        scores = torch.cat([one * raw[:, 4:5].sigmoid() for one, raw in zip(classes, levels, strict=True)], 2)
+        scores = scores.sqrt() if self.form == "root" else scores
+        return torch.cat([torch.cat([raw[:, :4] for raw in levels], 2).sigmoid() * SIZE, scores], 1)
+
+
+@pytest.mark.parametrize("form", ["product", "root", "softmax"])
+def test_a_product_of_class_and_objectness_inside_the_artifact(form: str, tmp_path: Path) -> None:
+    """Its score is the sum of both logits, its probability the artifact's own number, for all classes and places."""
+    module = Product(form).eval()
+    model = loaded(module, tmp_path / "d.pt")
+    batch = torch.rand(2, 3, SIZE, SIZE)
+    boxes, output = boxes_of(model), outputs_of(model, batch)
+    raw = module.levels(batch)
+    assert (boxes.logits, boxes.objectness, boxes.ends) == (True, True, "softmax" if form == "softmax" else "sigmoid")
+    assert torch.allclose(output[:, :C], raw[:, 5:] + raw[:, 4:5], atol=1e-5)
+    assert torch.allclose(box_chances(boxes, output)[:, :C], module(batch)[:, 4:], atol=1e-6)
+    result = heatcli.explain(model, batch, "lrp-eps", target=2, baseline="none")
+    assert float(result.ledger.relative_error.max()) < 1e-5
+    assert result.quantity == "logit"
 
 
 @pytest.mark.parametrize("layout", ["v8", "v5"])

@@ -33,7 +33,10 @@ METHODS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "lrp-epsilon-plus": ("lrp-epsilon-plus", "none", {}),
     "lrp-eps against blur": ("lrp-eps", "blur", {}),
     "input-x-gradient": ("input-x-gradient", "none", {}),
+    "grad-cam": ("grad-cam", None, {}),
+    "layer-cam": ("layer-cam", None, {}),
     f"grad-cam at {LAYER}": ("grad-cam", None, {"layer": LAYER}),
+    f"layer-cam at {LAYER}": ("layer-cam", None, {"layer": LAYER}),
 }
 AT_ONCE = 8
 SIDE, RANDOM, DRAWS = 320, 50, 2000

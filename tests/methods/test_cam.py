@@ -160,14 +160,38 @@ class Forked(nn.Module):
         return torch.stack([self.one(x).relu().mean((1, 2, 3)), self.two(x).relu().mean((1, 2, 3))], 1)
 
 
-def test_an_empty_map_is_told(tmp_path: Path) -> None:
-    """The last layer says nothing of class 0; the layer that does says it."""
+class ForkedDense(Forked):
+    """The same at every position: each class is a layer of its own branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 1, 3), nn.Conv2d(4, 1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.first(self.one(x).relu()), self.second(self.two(x).relu())], 1)
+
+
+@pytest.mark.parametrize("net", [Forked, ForkedDense])
+@pytest.mark.parametrize("name", CAMS)
+def test_the_last_layer_is_one_that_the_score_depends_on(name: str, net: type[nn.Module], tmp_path: Path) -> None:
+    """Each image of a batch has its own: the last of its class, in whatever order the branches run."""
     torch.manual_seed(0)
-    for target, layer, empty in ((0, "last", True), (1, "last", False), (0, "one", False)):
-        model = load(Forked(), tmp_path)
-        found = heatcli.explain(model, images(2), "grad-cam", target=target, layer=layer)
+    model, batch, classes = load(net(), tmp_path), images(3), [0, 1, 0]
+    found = heatcli.explain(model, batch, name, classes).relevance
+    for i, index in enumerate(classes):
+        layer = ("relu_1", "relu_4")[index]
+        alone = heatcli.explain(model, batch[i : i + 1], name, index, layer=layer).relevance
+        assert torch.allclose(found[i : i + 1], alone, atol=1e-6)
+        assert bool(alone.any())
+
+
+def test_an_empty_map_is_told(tmp_path: Path) -> None:
+    """A layer of another class's branch says nothing of a class."""
+    torch.manual_seed(0)
+    for layer, empty in (("two", True), ("one", False), ("last", False)):
+        found = heatcli.explain(load(Forked(), tmp_path), images(2), "grad-cam", target=0, layer=layer)
         assert bool((found.relevance == 0).all()) == empty
-        assert any("nothing in layer last speaks for the score" in note for note in found.notes) == empty
+        assert any(f"nothing in layer {layer} speaks for the score" in note for note in found.notes) == empty
 
 
 def test_a_network_without_maps_is_a_usage_error(tmp_path: Path) -> None:

@@ -34,3 +34,7 @@ def test_a_face_is_found_and_its_relevance_is_denser_in_the_box(tmp_path: Path, 
     top, bottom = (round((box[k] - seen[1]) / y) for k in ("top", "bottom"))
     inside = relevance[top:bottom, left:right]
     assert inside.mean() > 5 * relevance.mean()
+    for method in ("grad-cam", "layer-cam"):  # by the layer of the box's own scale
+        ran = cli("explain", "wide.png", "-m", artifact, "--target", "detections:1", "--method", method, "--json")
+        relevance = np.array(json.loads(ran.out)["pixels"]["values"])
+        assert relevance[top:bottom, left:right].mean() > 5 * relevance.mean()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,57 +68,130 @@ def _box_logits(graph: Graph) -> Graph:
     whole = by_name[graph.output]
     if boxes is None or boxes.logits or whole.title != "cat":
         return graph
-    before = _Before(by_name, graph.input)
-    logits = [before(name) for name in whole.sources[:-1]]  # the last source is the boxes
-    if any(name is None for name in logits):
+    n, _, places = graph.output_shape
+    before = _Before(by_name, boxes.classes)
+    found = before(whole.sources[0])
+    if found is None:
         return graph
-    names = dict(zip(whole.sources[:-1], logits, strict=True))
-    output = renamed(replace(whole, name="boxes_with_logits"), {old: new for old, new in names.items() if new})
-    operators = needed_for(output.name, [*graph.operators, *before.made, output])
-    return replace(graph, operators=operators, output=output.name, boxes=replace(boxes, logits=True))
+    rows = [found.logits, whole.sources[-1]]
+    if found.objects is not None:  # the same for each class, so that of the first
+        row = before.appended("objects", torch.ops.aten.narrow.default, found.objects, [1, 0, 1], (n, 1, places))
+        rows.insert(1, row)
+    output = replace(
+        whole, name="boxes_with_logits", args=([Ref(name) for name in rows], 1), kwargs={}, sources=tuple(rows),
+        source_shapes=tuple(before.shape(name) for name in rows), shape=(n, boxes.classes + len(rows) + 2, places),
+    )  # fmt: skip
+    return replace(
+        graph, operators=needed_for(output.name, [*graph.operators, *before.made, output]), output=output.name,
+        output_shape=output.shape, boxes=replace(
+            boxes, logits=True, objectness=found.objects is not None, ends=found.ends, power=boxes.power * found.power
+        ),
+    )  # fmt: skip
 
 
-# Operators that logits pass: layouts of one value, products of two.
-_CARRIED = ((True, False, 1), (False, True, 2))
+@dataclass(frozen=True)
+class _Logits:
+    """Names of values: the `logits` of probabilities; of products of class and objectness, both's sum, and `objects`.
+
+    `objects`: the logits of the objectness, in the shape of the product. `ends`: the activation of the classes.
+    `power`: which power of it the value is.
+    """
+
+    logits: str
+    objects: str | None = None
+    ends: str = "sigmoid"
+    power: float = 1.0
+
+    @property
+    def form(self) -> tuple[bool, str, float]:
+        """What the probabilities are of the logits."""
+        return self.objects is not None, self.ends, self.power
 
 
 class _Before:
     """Finds the values before a sigmoid or softmax, and makes new operators (`made`) that compute with them.
 
-    Layouts and concatenations are repeated on the values before. The logit of a product of two probabilities is the sum
-    of their logits: it grows with both, and stays useful where the product is near 0 or 1.
+    Layouts and concatenations are repeated on the values before. The logit of a product of two probabilities, or of its
+    root, is the sum of their logits: it grows with both, and stays useful where the product is near 0 or 1.
     """
 
-    def __init__(self, by_name: Mapping[str, Operator], image: str) -> None:
-        self._by_name, self._image = by_name, image
+    def __init__(self, by_name: Mapping[str, Operator], classes: int) -> None:
+        self._by_name, self._classes = dict(by_name), classes
         self.made: list[Operator] = []
-        self._known: dict[str, str | None] = {}
+        self._known: dict[str, _Logits | None] = {}
 
-    def __call__(self, name: str) -> str | None:
-        """The value before the activation that makes the value `name`, through layouts; None where none is found."""
+    def __call__(self, name: str) -> _Logits | None:
+        """The logits of the value `name`, through layouts; None where none are found."""
         if name not in self._known:
-            self._known[name] = self._found(name)
+            op = self._by_name.get(name)
+            self._known[name] = None if op is None else self._found(op)
         return self._known[name]
 
-    def _found(self, name: str) -> str | None:
-        """As the call, without the cache."""
-        op = self._by_name.get(name)
-        if op is None:
-            return None
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a value."""
+        return self._by_name[name].shape
+
+    def _found(self, op: Operator) -> _Logits | None:
+        """As the call, of the value of `op`, without the cache."""
         if op.title in ("sigmoid", "_softmax"):
-            return op.sources[0]
-        before = [self(source) for source in op.sources]
+            of_classes = op.title == "sigmoid" or op.shape[op.arg(1)] == self._classes
+            ends = op.title.removeprefix("_")
+            return _Logits(op.sources[0], ends=ends) if of_classes and op.sources[0] in self._by_name else None
+        found = [self(source) for source in op.sources]
         if op.title in ("cat", "stack"):
-            if not any(before):
-                return None
-        elif None in before or (is_choice(op), op.title == "mul", len(before)) not in _CARRIED:
+            return self._joined(op, found)
+        if None in found:
             return None
-        names = {old: new for old, new in zip(op.sources, before, strict=True) if new}
-        again = renamed(replace(op, name=f"{name}.logits"), names)
-        if op.title == "mul":
-            again = classified(replace(again, target=torch.ops.aten.add.Tensor))
-        self.made.append(again)
-        return again.name
+        if op.title == "mul" and len(found) == 2:
+            return self._product(op, *found)
+        (one,) = found if len(found) == 1 else (None,)
+        if one is not None and op.title == "sqrt":
+            return replace(one, power=one.power / 2)
+        return self._repeated(op, [one], one) if one is not None and is_choice(op) else None
+
+    def _joined(self, op: Operator, found: Sequence[_Logits | None]) -> _Logits | None:
+        """Of a concatenation, some of which may be no probabilities, but boxes."""
+        known = [one for one in found if one is not None]
+        if len({one.form for one in known}) != 1:
+            return None
+        return self._repeated(op, found, known[0])
+
+    def _product(self, op: Operator, one: _Logits, other: _Logits) -> _Logits | None:
+        """Of the probability of a class, given an object, times that of an object, which is the same for each class."""
+        classes, objects = sorted((one, other), key=lambda x: -math.prod(self.shape(x.logits)))
+        of_all = math.prod(self.shape(objects.logits)) * self._classes == math.prod(op.shape)
+        if not of_all or classes.form[::2] != objects.form[::2] or classes.objects or objects.ends != "sigmoid":
+            return None
+        names = dict(zip(op.sources, (one.logits, other.logits), strict=True))
+        both = self._add(replace(renamed(op, names), name=f"{op.name}.logits", target=torch.ops.aten.add.Tensor))
+        expand = torch.ops.aten.expand.default
+        wide = self.appended(f"{op.name}.objects", expand, objects.logits, [list(op.shape)], op.shape)
+        return replace(classes, logits=both, objects=wide)
+
+    def _repeated(self, op: Operator, found: Sequence[_Logits | None], like: _Logits) -> _Logits:
+        """The operator on the logits, and on those of the objectness, instead of its own sources."""
+
+        def again(end: str, names: Sequence[str | None]) -> str:
+            own = {old: new for old, new in zip(op.sources, names, strict=True) if new}
+            return self._add(replace(renamed(op, own), name=f"{op.name}.{end}"))
+
+        objects = None if like.objects is None else again("objects", [one and one.objects for one in found])
+        return replace(like, logits=again("logits", [one and one.logits for one in found]), objects=objects)
+
+    def appended(self, name: str, target: Any, source: str, args: list[Any], shape: tuple[int, ...]) -> str:
+        """The name of a new operator `target(source, *args)`, whose output has `shape`."""
+        of = self._by_name[source]
+        return self._add(Operator(
+            name=name, target=target, args=(Ref(source), *args), kwargs={}, index=None, shape=shape, dtype=of.dtype,
+            sources=(source,), source_shapes=(of.shape,),
+        ))  # fmt: skip
+
+    def _add(self, op: Operator) -> str:
+        """Keep a new operator. Returns its name."""
+        op = classified(op)
+        self.made.append(op)
+        self._by_name[op.name] = op
+        return op.name
 
 
 def centre_logits(graph: Graph) -> Graph:
