@@ -138,23 +138,16 @@ class _Before:
             ends = op.title.removeprefix("_")
             return _Logits(op.sources[0], ends=ends) if of_classes and op.sources[0] in self._by_name else None
         found = [self(source) for source in op.sources]
-        if op.title in ("cat", "stack"):
-            return self._joined(op, found)
-        if None in found:
-            return None
-        if op.title == "mul" and len(found) == 2:
-            return self._product(op, *found)
-        (one,) = found if len(found) == 1 else (None,)
-        if one is not None and op.title == "sqrt":
-            return replace(one, power=one.power / 2)
-        return self._repeated(op, [one], one) if one is not None and is_choice(op) else None
-
-    def _joined(self, op: Operator, found: Sequence[_Logits | None]) -> _Logits | None:
-        """Of a concatenation, some of which may be no probabilities, but boxes."""
         known = [one for one in found if one is not None]
-        if len({one.form for one in known}) != 1:
+        if op.title in ("cat", "stack"):  # of probabilities, and of boxes
+            return self._repeated(op, found, known[0]) if len({one.form for one in known}) == 1 else None
+        if not known or len(known) < len(found):
             return None
-        return self._repeated(op, found, known[0])
+        if op.title == "mul" and len(known) == 2:
+            return self._product(op, *known)
+        if op.title == "sqrt":
+            return replace(known[0], power=known[0].power / 2)
+        return self._repeated(op, found, known[0]) if len(known) == 1 and is_choice(op) else None
 
     def _product(self, op: Operator, one: _Logits, other: _Logits) -> _Logits | None:
         """Of the probability of a class, given an object, times that of an object, which is the same for each class."""
@@ -175,8 +168,8 @@ class _Before:
             own = {old: new for old, new in zip(op.sources, names, strict=True) if new}
             return self._add(replace(renamed(op, own), name=f"{op.name}.{end}"))
 
-        objects = None if like.objects is None else again("objects", [one and one.objects for one in found])
-        return replace(like, logits=again("logits", [one and one.logits for one in found]), objects=objects)
+        objects = None if like.objects is None else again("objects", [one.objects if one else None for one in found])
+        return replace(like, logits=again("logits", [one.logits if one else None for one in found]), objects=objects)
 
     def appended(self, name: str, target: Any, source: str, args: list[Any], shape: tuple[int, ...]) -> str:
         """The name of a new operator `target(source, *args)`, whose output has `shape`."""

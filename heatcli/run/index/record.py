@@ -125,5 +125,8 @@ def _differing(a: Any, b: Any) -> tuple[Any, Any]:
 
 
 def _short(value: Any) -> str:
+    """A value in a few words; None is what nobody gave."""
+    if value is None:
+        return "by default"
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return text if len(text) <= 40 else text[:12] + "…"

@@ -18,6 +18,7 @@ from heatcli.report.build import ALL
 from heatcli.run.index.record import Record
 from heatcli.run.work.pair import Other
 from heatcli.run.work.request import Request
+from heatcli.system.files import digest
 
 
 def record_of(model: Model, request: Request) -> Record:
@@ -28,7 +29,7 @@ def record_of(model: Model, request: Request) -> Record:
         "labels": _digest("\n".join(model.labels).encode()) if model.labels else None,
         "inputs": {name: _digest(_bytes(value)) for name, value in model.capture.others.items()},
         "head": model.capture.head or 0,
-        "output": msgspec.to_builtins(model.settings.output) if model.settings.output != Output() else None,
+        "output": _changed(model.settings.output, Output()) or None,
         "passes": [*model.artifact.rewrites, *model.capture.passes],
         "method": request.method.name,
         "param": request.method.parameters,
@@ -44,16 +45,36 @@ def record_of(model: Model, request: Request) -> Record:
         **({} if request.expected is None else {"expected": _with_content(request.expected.given)}),
         **({} if request.biases == ALL else {"biases": request.biases}),
         **_changed_style(request),
+        **_beside(model),
         "recursive": request.recursive,
     }
     return Record(parameters=msgspec.to_builtins(parameters))
 
 
 def _changed_style(request: Request) -> dict[str, Any]:
-    """The parts of the style that differ from the default. Records of older runs do not have the other parts."""
-    style, default = msgspec.to_builtins(request.style), msgspec.to_builtins(Style())
-    found = {name: style[name] for name in style if style[name] != default[name] and name not in ("cmap", "opacity")}
+    """The parts of the style that differ from the default."""
+    changed = _changed(request.style, Style())
+    found = {name: value for name, value in changed.items() if name not in ("cmap", "opacity")}
     return {**({"figure": found} if found else {}), **({"arrays": request.arrays} if request.arrays else {})}
+
+
+def _changed(given: Any, default: Any) -> dict[str, Any]:
+    """The fields that differ from the default. Records of older runs do not have fields that came later."""
+    own, usual = msgspec.to_builtins(given), msgspec.to_builtins(default)
+    return {name: value for name, value in own.items() if value != usual[name]}
+
+
+def _beside(model: Model) -> dict[str, Any]:
+    """What lies beside the artifact, or is named by flags, as far as there is any: records of older runs lack it."""
+    settings, artifact = model.settings, model.artifact
+    anchors = settings.anchors
+    found = {
+        "external data": {name: digest(model.path.parent / name) for name in artifact.external_data},
+        "anchors": "" if anchors is None else _digest(_bytes(anchors.boxes)),
+        "named inputs": msgspec.to_builtins(dict(settings.inputs)),
+        "concept names": settings.concepts and _digest(msgspec.json.encode(settings.concepts)),
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _baseline_name(baseline: str | Reference | None) -> str | None:
@@ -70,12 +91,15 @@ def _pair(request: Request) -> dict[str, Any]:
 
 
 def _with_content(text: str | None, model: Model | None = None) -> Any:
-    """The value of an option; if the value names a file, also the SHA-256 of the file."""
+    """The value of an option; if the value names a file or a folder, also a SHA-256 of what it holds."""
     name = (text or "").partition(":")[2] or text or ""
     path = Path(name)
     if text == "mean" and model is not None and model.pictures.mean_file is not None:
         path = model.pictures.mean_file
     try:
+        if text and path.is_dir():  # too much to read: the names and sizes of its files
+            files = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*"))
+            return [text, _digest(repr(files).encode())]
         return [text, _digest(path.read_bytes())] if text and path.is_file() else text
     except OSError:
         return text
