@@ -1,4 +1,4 @@
-"""Checks of the model's predictions and of the ledger: prediction, finite, ledger, bias-share."""
+"""Checks of the model's predictions and of the ledger: prediction, found, finite, ledger, bias-share."""
 
 from __future__ import annotations
 
@@ -66,6 +66,29 @@ def _looked_up(table: Mapping[str, str], sample: Sample, file: Path) -> str | No
     path = sample.path.absolute()
     near = path.relative_to(file.parent.absolute()).as_posix() if path.is_relative_to(file.parent.absolute()) else ""
     return next((table[key] for key in (near, sample.path.as_posix(), sample.path.name) if key in table), None)
+
+
+class Found(Check, frozen=True):
+    """The picture has the box that the target names. Runs by itself where the target names boxes.
+
+    The other checks measure only pictures that have one. `least`: the least share of them.
+    """
+
+    name = "found"
+
+    least: float | None = None
+
+    def __call__(self, work: Work) -> Iterator[Result]:
+        """A result per picture that is left out, and the share of the others. Raises `UsageError` without boxes."""
+        found, without = len(set(work.subject.of)), work.subject.without
+        if not found:
+            yield self.lacking(work, "the target names no box")
+            return
+        for name, why in without.items():
+            yield Result(check=self.name, quantity="not measured", status="skipped", image=name, measured=why)
+        every = found + len(without)
+        quantity = f"share of the pictures that have the box ({found} of {every})"
+        yield at_least(self.name, quantity, found / every, self.least)
 
 
 class Finite(Check, frozen=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from heatcli.check.books import Found
 from heatcli.check.result import Result
 from heatcli.check.spec import checks, default_spec, methods_of, read_spec
 from heatcli.check.work import Work
@@ -57,7 +58,10 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
     if not samples:
         return
     work = _work(model, samples, spec.target, spec.seed, explainers, spec.baseline, folder, request)
-    for check in checks(spec):
+    every = checks(spec)
+    if work.subject.of and not any(isinstance(check, Found) for check in every):
+        every = [Found(), *every]
+    for check in every:
         if request.update_golden and check.name != "golden":
             continue
         told(check.name)

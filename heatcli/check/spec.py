@@ -9,7 +9,7 @@ import msgspec
 
 from heatcli.artifact.layout import Layout
 from heatcli.check.background import Background
-from heatcli.check.books import BiasShare, Finite, Ledger, Prediction
+from heatcli.check.books import BiasShare, Finite, Found, Ledger, Prediction
 from heatcli.check.golden import Golden
 from heatcli.check.groups import UnexpectedClusters
 from heatcli.check.maps import Faithfulness, InsideMask, Randomisation, Stability
@@ -18,7 +18,7 @@ from heatcli.errors import UsageError, boundary, first_line, unknown_name
 from heatcli.system.files import TEXT, read_regular
 
 CHECKS: tuple[type[Check], ...] = (
-    Prediction, Finite, Ledger, BiasShare, InsideMask, Background, Randomisation, Stability, Faithfulness, Golden,
+    Prediction, Found, Finite, Ledger, BiasShare, InsideMask, Background, Randomisation, Stability, Faithfulness, Golden,
     UnexpectedClusters,
 )  # fmt: skip
 """All checks, in the order in which they run."""
@@ -63,8 +63,8 @@ def methods_of(spec: _Shared, layout: Layout) -> tuple[str, ...]:
 
 
 def default_spec() -> _Shared:
-    """The spec of all checks with their defaults."""
-    return _as_spec(Spec(**{check.name.replace("-", "_"): check() for check in CHECKS}))
+    """The spec of all checks with their defaults, but those that run by themselves."""
+    return _as_spec(Spec(**{check.name.replace("-", "_"): check() for check in CHECKS if check is not Found}))
 
 
 _FIELD = re.compile(r"unknown field `([^`]+)`(?: - at `\$\.([^`]+)`)?")

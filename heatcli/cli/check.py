@@ -63,7 +63,7 @@ def command(
         outcomes.append(found)
         if json:
             results.print_json(found)
-        elif found.status == "failed" or say.is_verbose():
+        elif found.status == "failed" or say.is_verbose() or _is_of_a_part(found):
             _print(found)
     if github:
         sys.stdout.write(writers.github(outcomes))
@@ -80,6 +80,11 @@ def command(
                   "or give what they need (labels.csv, --masks)")  # fmt: skip
     if failed or not (asserted or update_golden):
         raise typer.Exit(1)
+
+
+def _is_of_a_part(found: Result) -> bool:
+    """Whether the result says that not all pictures were measured."""
+    return found.check == "found" and found.image is None and found.measured != 1
 
 
 def _print(found: Result) -> None:

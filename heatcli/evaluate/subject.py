@@ -35,8 +35,8 @@ class Subject:
     `batch` [N, C, H, W]; of signals, volumes, tables and tokens with the axes of the network's input. `mask` [N, H, W]
     in 0..1: the share of each pixel inside; NaN for images without a mask.
     `target`: chosen on the unchanged images, and kept when the images are changed. `of`: the number of the sample that
-    each row is of, where these are the boxes of a detector, one row a box. `_maps`: the relevance of the unchanged
-    images by explainer.
+    each row is of, where these are the boxes of a detector, one row a box. `without`: images that were left out because
+    they have no such box, name → why. `_maps`: the relevance of the unchanged images by explainer.
     """
 
     model: Model
@@ -47,6 +47,7 @@ class Subject:
     batch_size: int
     seed: int = 0
     of: tuple[int, ...] = ()
+    without: Mapping[str, str] = field(default_factory=dict)
     _maps: dict[Explainer, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -204,22 +205,25 @@ def _by_box(
     every, least = find(output, boxes, model.thresholds), model.thresholds.confidence
     rows: list[int] = []
     wanted: list[Asked] = []
+    without: dict[str, str] = {}
     for i, found in enumerate(every):
         try:
             each = asked(target, found, boxes)
         except ImageError as error:
-            model.notes.add(f"{names[i]}: {error}; it is left out")
+            without[names[i]] = str(error)
             continue
         if not each.numbers:
-            model.notes.add(f"{names[i]}: no box of at least {least:g}, so it is left out; --confidence says the least")
+            without[names[i]] = f"no box of at least {least:g}; --confidence finds more"
         rows += [i] * len(each.numbers)
         wanted += [Asked((number,), each.coordinate) for number in each.numbers]
+    for name, why in without.items():
+        model.notes.add(f"{name}: {why}; it is left out")
     if not rows:
         raise UsageError(f"no image has a box that the target names of at least {least:g}; --confidence says the least")
     chosen = goal(output, boxes, rows, [every[i] for i in rows], wanted)
     titles = tuple(f"{names[i]} box {one.numbers[0]}" for i, one in zip(rows, wanted, strict=True))
     index = torch.tensor(rows)
-    return Subject(model, titles, batch[index], chosen, mask[index], size, seed, of=tuple(rows))
+    return Subject(model, titles, batch[index], chosen, mask[index], size, seed, of=tuple(rows), without=without)
 
 
 def _check_sides(model: Model, samples: Sequence[Sample]) -> None:

@@ -261,7 +261,7 @@ def test_each_box_is_checked(model: str, folder: Path, tmp_path: Path, cli: Cli)
         *(f"a.lrp-eps.box{i}.json" for i in range(3)), "b.lrp-eps.box0.json",
     }  # fmt: skip
     ran = cli(*given, "--json", "--junit", "j.xml", "--html", "h.html")
-    assert "c.png: no box of at least 0.25, so it is left out" in ran.err
+    assert "c.png: no box of at least 0.25; --confidence finds more; it is left out" in ran.err
     results = [json.loads(line) for line in ran.out.splitlines()]
     for name in ("finite", "ledger", "golden"):
         places = [(Path(r["image"]).name, r["box"]) for r in results if r["check"] == name and r["status"] == "passed"]
@@ -275,11 +275,32 @@ def test_each_box_is_checked(model: str, folder: Path, tmp_path: Path, cli: Cli)
 
 
 def test_a_picture_without_the_box_is_left_out_of_a_check(model: str, folder: Path, tmp_path: Path, cli: Cli) -> None:
+    """It is told, counted as not measured, and a spec may ask for the share of the pictures that have one."""
     (tmp_path / "s.toml").write_text('methods = ["lrp-eps"]\ntarget = "box:1"\n[finite]\n')
     ran = cli("check", model, folder, "--spec", "s.toml", "--json")
     assert ran.status == 0, ran.err
     assert "b.png: has box 0 alone, so there is no box:1; --confidence finds more; it is left out" in ran.err
-    assert [Path(json.loads(line)["image"]).name for line in ran.out.splitlines()] == ["a.png"]
+    results = [json.loads(line) for line in ran.out.splitlines()]
+    assert [Path(r["image"]).name for r in results if r["check"] == "finite"] == ["a.png"]
+    left = {Path(r["image"]).name: r["measured"] for r in results if r["status"] == "skipped"}
+    assert left == {
+        "b.png": "has box 0 alone, so there is no box:1; --confidence finds more",
+        "c.png": "has no box, so there is no box:1; --confidence finds more",
+    }
+    (share,) = (r for r in results if r["check"] == "found" and r["image"] is None)
+    assert (share["measured"], share["status"]) == (1 / 3, "reported")
+    assert share["quantity"] == "share of the pictures that have the box (1 of 3)"
+    ran = cli("check", model, folder, "--spec", "s.toml")
+    assert "REPORTED found: all images: share of the pictures that have the box (1 of 3) 0.3333" in ran.out
+    assert "1 passed, 0 failed, 2 skipped, 1 reported" in ran.err
+    for least, status in ((0.3, 0), (0.5, 1)):
+        (tmp_path / "s.toml").write_text(f'target = "box:1"\nmethods = ["lrp-eps"]\n[found]\nleast = {least}\n')
+        ran = cli("check", model, folder, "--spec", "s.toml", "--junit", "j.xml")
+        assert ran.status == status, ran.err
+        assert 'skipped message="has no box, so there is no box:1' in (tmp_path / "j.xml").read_text()
+    assert "FAILED found: all images: share of the pictures that have the box (1 of 3) 0.3333, required ≥ 0.5" in ran.out
+    (tmp_path / "s.toml").write_text('methods = ["lrp-eps"]\n[found]\n')
+    assert "[found]: the target names no box" in cli("check", model, folder, "--spec", "s.toml").err
 
 
 class Swapped(Squares):
