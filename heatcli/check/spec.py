@@ -18,8 +18,8 @@ from heatcli.errors import UsageError, boundary, first_line, unknown_name
 from heatcli.system.files import TEXT, read_regular
 
 CHECKS: tuple[type[Check], ...] = (
-    Prediction, Found, Finite, Ledger, BiasShare, InsideMask, Background, Randomisation, Stability, Faithfulness, Golden,
-    UnexpectedClusters,
+    Prediction, Found, Finite, Ledger, BiasShare, InsideMask, Background, Randomisation, Stability, Faithfulness,
+    Golden, UnexpectedClusters,
 )  # fmt: skip
 """All checks, in the order in which they run."""
 
