@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import lzma
@@ -9,7 +10,6 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def read_bands(path: object, content: bytes, most: int) -> NDArray[Any]:
         if np.prod(series.shape, dtype=np.float64) > most:
             raise ImageError(f"{path}: is too large; at most {most:,} numbers are read (--max-pixels)")
         for page in series.pages:
-            _check_parts(path, content, page, most)
+            _bound_parts(path, page.keyframe, most)
         bands, axes = np.asarray(series.asarray()), str(series.axes)
     if bands.ndim == 2:
         return bands[None]
@@ -54,51 +54,75 @@ def read_bands(path: object, content: bytes, most: int) -> NDArray[Any]:
     return whole
 
 
-def _check_parts(path: object, content: bytes, page: Any, most: int) -> None:
-    """Raise `ImageError` for a strip or tile of a page that decodes to more than its part of the picture.
+def _bound_parts(path: object, page: Any, most: int) -> None:
+    """Have a strip or tile of a page decoded to its part of the picture at most; else `ImageError` is raised there.
 
     `most`: numbers in one. Only the readers of imagecodecs are told how much to decode; those that tifffile has itself
-    would fill the memory from a few bytes.
+    would fill the memory from a few bytes, so parts are decoded here, and tifffile gets them as plain ones.
     """
-    known = page.keyframe
-    if known.compression == _PLAIN:
+    if page.compression == _PLAIN:
         return
-    numbers = math.prod(known.chunks)
-    decoded = _DECODED.get(int(known.compression))
-    if decoded is None and (int(known.compression) not in _TOLD or find_spec("imagecodecs") is None):
-        name = getattr(known.compression, "name", known.compression)
+    numbers = math.prod(page.chunks)
+    decoded = _DECODED.get(int(page.compression))
+    if decoded is None and (int(page.compression) not in _TOLD or find_spec("imagecodecs") is None):
+        name = getattr(page.compression, "name", page.compression)
         raise ImageError(f"{path}: is compressed as {name}, which is not read here; write it with Deflate")
-    limit = 2 * (numbers * known.bitspersample // 8) + _SLACK
-    for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-        sizes = () if decoded is None else decoded(content[start : start + count])
-        if numbers > most or any(size > limit for size in accumulate(sizes)):
-            raise ImageError(f"{path}: holds a strip or tile that decodes to more than its part of the picture")
+    if numbers > most:
+        raise _beyond(path)
+    if decoded is None:
+        return
+    limit = 2 * (numbers * page.bitspersample // 8) + _SLACK
+    plain = copy.copy(page)
+    plain.compression = _PLAIN
+    for cached in ("hash", "decode"):
+        vars(plain).pop(cached, None)
+    as_plain = plain.decode
+
+    def decode(part: bytes | None, index: int, **options: Any) -> Any:
+        """As `TiffPage.decode`, of a part that decodes to no more than the limit."""
+        whole = None if part is None else bytearray()
+        for step in () if part is None else decoded(part):
+            whole += step
+            if len(whole) > limit:
+                raise _beyond(path)
+        return as_plain(whole if whole is None else bytes(whole), index, **options)
+
+    page.decode = decode
 
 
-def _inflated(part: bytes) -> Iterator[int]:
-    """The bytes that each step of decoding Deflate gives."""
+def _beyond(path: object) -> ImageError:
+    return ImageError(f"{path}: holds a strip or tile that decodes to more than its part of the picture")
+
+
+def _inflated(part: bytes) -> Iterator[bytes]:
+    """What Deflate decodes to, step by step."""
     decoder = zlib.decompressobj()
     while part:
-        yield len(decoder.decompress(part, _STEP))
+        yield decoder.decompress(part, _STEP)
         part = decoder.unconsumed_tail
+    if not decoder.eof:
+        raise zlib.error("incomplete stream")
 
 
-def _of_lzma(part: bytes) -> Iterator[int]:
-    """The bytes that each step of decoding LZMA gives, stream after stream."""
+def _of_lzma(part: bytes) -> Iterator[bytes]:
+    """What LZMA decodes to, step by step, stream after stream."""
     while part:
         decoder = lzma.LZMADecompressor(memlimit=_DICTIONARY)
         while not decoder.eof and (part or not decoder.needs_input):
-            yield len(decoder.decompress(part, _STEP))
+            yield decoder.decompress(part, _STEP)
             part = b""
         part = decoder.unused_data
 
 
-def _unpacked(part: bytes) -> Iterator[int]:
-    """The bytes that each step of decoding PackBits gives: a run, or bytes as they are (TIFF 6.0, section 9)."""
+def _unpacked(part: bytes) -> Iterator[bytes]:
+    """What PackBits decodes to: a run, or bytes as they are (TIFF 6.0, section 9)."""
     at = 0
     while at < len(part):
         head = part[at]
-        yield 257 - head if head > 128 else head + 1 if head < 128 else 0
+        if head > 128:
+            yield part[at + 1 : at + 2] * (257 - head)
+        elif head < 128:
+            yield part[at + 1 : at + 2 + head]
         at += 2 if head > 128 else head + 2 if head < 128 else 1
 
 

@@ -20,6 +20,7 @@ from networks import save
 from PIL import Image
 from torch import Tensor, nn
 
+from heatcli.images.scenes import read_bands
 from heatcli.report.schema import json_schema
 
 tifffile = pytest.importorskip("tifffile")
@@ -211,6 +212,28 @@ def test_a_strip_decodes_to_no_more_than_its_part(tmp_path: Path, cli: Cli, code
 def whole(codec: str) -> bytes:
     """One band of 4×4 zeros of 16 bits, compressed."""
     return zlib.compress(bytes(32)) if codec == "zlib" else lzma.compress(bytes(32))
+
+
+@pytest.mark.parametrize("predictor", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("parts", [{"tile": (16, 32)}, {"rowsperstrip": 7}, {}])
+@pytest.mark.parametrize("planes", ["separate", "contig"])
+@pytest.mark.parametrize("codec", ["zlib", "lzma"])
+def test_a_scene_is_decoded_once(
+    codec: str, planes: str, parts: dict[str, Any], order: str, predictor: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the bounded readers alone, whatever its parts, its byte order and its predictor are."""
+    values = np.random.default_rng(0).integers(0, 60_000, (BANDS, 40, 50)).astype(np.uint16)
+    made, given = io.BytesIO(), values if planes == "separate" else np.moveaxis(values, 0, 2)
+    tifffile.imwrite(made, given, photometric="minisblack", planarconfig=planes, compression=codec, metadata=None,
+                     predictor=predictor, byteorder=order, **parts)  # fmt: skip
+
+    def twice(*_: object, **__: object) -> bytes:
+        raise AssertionError("tifffile decodes it again")
+
+    monkeypatch.setattr(zlib, "decompress", twice)
+    monkeypatch.setattr(lzma, "decompress", twice)
+    assert np.array_equal(read_bands("a.tif", made.getvalue(), 1 << 20), values)
 
 
 def test_a_tile_larger_than_any_picture(tmp_path: Path, cli: Cli) -> None:
