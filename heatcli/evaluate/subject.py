@@ -208,14 +208,14 @@ def _by_box(
     without: dict[str, str] = {}
     for i, found in enumerate(every):
         try:
-            each = asked(target, found, boxes)
+            each = asked(target, found, boxes, model.labels)
         except ImageError as error:
             without[names[i]] = str(error)
             continue
         if not each.numbers:
             without[names[i]] = f"no box of at least {least:g}; --confidence finds more"
         rows += [i] * len(each.numbers)
-        wanted += [Asked((number,), each.coordinate) for number in each.numbers]
+        wanted += each.each
     for name, why in without.items():
         model.notes.add(f"{name}: {why}; it is left out")
     if not rows:

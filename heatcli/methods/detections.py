@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,14 +14,14 @@ from heatcli.errors import ImageError, UsageError
 from heatcli.graph.heads import CENTRE, COORDINATES, Thresholds
 from heatcli.graph.operator import Boxes, Graph
 from heatcli.graph.outputs import box_chances, present_above
-from heatcli.methods.targets import TOP, Contrast, Target, choose, parse
+from heatcli.methods.targets import TOP, Contrast, Target, choose, class_of, parse
 
 if TYPE_CHECKING:
     from heatcli.model.model import Model
 
 MOST = 300  # boxes of one image, before suppression 10 times as many
 ALL, ONE = "detections", "box"
-_ONE = re.compile(r"box:(\d+)(?:\.(\w+))?")
+_ONE = re.compile(r"box:(\d+)(?:\.(.+))?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Found:
 
 
 def is_of_boxes(target: object) -> bool:
-    """Whether a target names boxes: `detections`, `detections:K`, `box:N`, `box:N.x`."""
+    """Whether a target names boxes: `detections`, `detections:K`, `box:N`, `box:N.x`, `box:N.LABEL`."""
     return _first_word(target) in (ALL, ONE)
 
 
@@ -109,13 +109,22 @@ def overlaps(one: Tensor, others: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What a target asks of one image: boxes by number, and the coordinate of each, None for the class score."""
+    """What a target asks of one image: boxes by number, and of each a coordinate, or the score of a class.
+
+    `index`: the class, None for the best one of the box.
+    """
 
     numbers: tuple[int, ...]
     coordinate: str | None = None
+    index: int | None = None
+
+    @property
+    def each(self) -> list[Asked]:
+        """The same of each box by itself."""
+        return [replace(self, numbers=(number,)) for number in self.numbers]
 
 
-def asked(target: str, found: Found, boxes: Boxes) -> Asked:
+def asked(target: str, found: Found, boxes: Boxes, labels: Sequence[str] = ()) -> Asked:
     """The boxes that a target (`is_of_boxes`) names among those found in an image.
 
     Raises `UsageError` for a target that names no box, `ImageError` for a box that was not found.
@@ -127,15 +136,22 @@ def asked(target: str, found: Found, boxes: Boxes) -> Asked:
             raise UsageError(f"target {target!r} is out of range: detections:K takes K from 1, the best K boxes")
         return Asked(tuple(range(min(count, int(most)) if colon else count)))
     match = _ONE.fullmatch(target)
-    names = COORDINATES[boxes.form]
-    if match is None or match[2] not in (None, *names):
+    names, coordinate, index = COORDINATES[boxes.form], None, None
+    if match is not None and match[2] in names:
+        coordinate = match[2]
+    elif match is not None and match[2]:
+        index = class_of(match[2], boxes.classes, labels)
+    if match is None or (match[2] and coordinate is None and index is None):
         ways = ", ".join(f"box:N.{n}" for n in names)
-        raise UsageError(f"target {target!r} is not known; use box:N, the N-th box from 0, or a coordinate: {ways}")
+        raise UsageError(
+            f"target {target!r} is not known; use box:N, the N-th box from 0, box:N.LABEL, its score of another class, "
+            f"or a coordinate: {ways}"
+        )
     number = int(match[1])
     if number >= count:
         there = f"has boxes 0 to {count - 1}" if count > 1 else "has box 0 alone" if count else "has no box"
         raise ImageError(f"{there}, so there is no {target}; --confidence finds more")
-    return Asked((number,), match[2])
+    return Asked((number,), coordinate, index)
 
 
 def goal(output: Tensor, boxes: Boxes, rows: Sequence[int], found: Sequence[Found], wanted: Sequence[Asked]) -> Target:
@@ -144,6 +160,9 @@ def goal(output: Tensor, boxes: Boxes, rows: Sequence[int], found: Sequence[Foun
     number = torch.tensor([one.numbers[0] for one in wanted], device=output.device)
     place = torch.stack([f.places[k] for f, k in zip(found, number.tolist(), strict=True)])
     index = torch.stack([f.classes[k] for f, k in zip(found, number.tolist(), strict=True)])
+    for i, one in enumerate(wanted):
+        if one.index is not None:
+            index[i] = one.index
     coordinate = torch.full((n,), -1, device=output.device)
     for i, one in enumerate(wanted):
         if one.coordinate is not None:
@@ -186,7 +205,7 @@ def choose_boxes(target: object, output: Tensor, labels: Sequence[str], boxes: B
     every = find(output, boxes, Thresholds(0.0, limits.overlap) if best else limits)
     if best or is_of_boxes(target):
         text = f"{ONE}:0" if best else str(target)
-        wanted = [asked(text, one, boxes) for one in every]
+        wanted = [asked(text, one, boxes, labels) for one in every]
         if any(len(one.numbers) != 1 for one in wanted):
             raise UsageError(f"target {target!r} is several boxes of an image; box:N names one")
         return goal(output, boxes, range(len(output)), every, wanted)

@@ -188,12 +188,12 @@ def parse(target: str, classes: int, labels: Sequence[str]) -> tuple[int, int | 
 
     Raises `UsageError` for an unknown class, and for a label of several classes.
     """
-    whole = _class(target, classes, labels)
+    whole = class_of(target, classes, labels)
     if whole is not None:
         return whole, None
     for i, character in enumerate(target):
         if character == "-":
-            pair = _class(target[:i], classes, labels), _class(target[i + 1 :], classes, labels)
+            pair = class_of(target[:i], classes, labels), class_of(target[i + 1 :], classes, labels)
             if pair[0] is not None and pair[1] is not None:
                 return pair[0], pair[1]
     if target.lstrip("-").isdecimal() or not labels:
@@ -211,7 +211,7 @@ def parse(target: str, classes: int, labels: Sequence[str]) -> tuple[int, int | 
     raise unknown_name("label", target, labels, ways="; an index, top and A-B work too")
 
 
-def _class(name: str, classes: int, labels: Sequence[str]) -> int | None:
+def class_of(name: str, classes: int, labels: Sequence[str]) -> int | None:
     """The index of a class by label or number; None if it is neither. Raises `UsageError`."""
     same = [i for i, label in enumerate(labels) if label == name]
     same = same or [i for i, label in enumerate(labels) if label.lower() == name.lower()]

@@ -76,6 +76,26 @@ def test_boxes_are_those_that_it_returns(kind: str, form: str, tmp_path: Path) -
     assert float(result.ledger.output[0]) == pytest.approx(float(returned["boxes"][first[1], 2]), abs=1e-3)
 
 
+def test_a_box_of_two_classes(tmp_path: Path) -> None:
+    """torchvision returns such a box twice; heatcli once, of its better class, and the other class where asked."""
+    net = made("retinanet")
+    net.topk_candidates = 2000
+    model = heatcli.load(saved(net, "scripted", tmp_path / "net.pt"), size=SIZE, confidence=0.05, overlap=OVERLAP)
+    x = torch.rand(1, 3, *SIZE)
+    with torch.no_grad():
+        returned = net([x[0]])[0]
+    corners, scores, labels = (returned[name] for name in ("boxes", "scores", "labels"))
+    pairs = [(i, j) for j in range(len(labels)) for i in range(j) if torch.equal(corners[i], corners[j])]
+    assert pairs
+    found = best(model, x)
+    for first, second in pairs:
+        number = int((found.corners - corners[first]).abs().amax(1).argmin())
+        assert torch.allclose(found.corners[number], corners[first], atol=1e-3)
+        assert int(found.classes[number]) == int(labels[first])
+        result = heatcli.explain(model, x, "gradient", f"box:{number}.{int(labels[second])}")
+        assert float(result.probabilities[0, labels[second]]) == pytest.approx(float(scores[second]), abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["retinanet", "ssd"])
 def test_an_artifact_that_found_nothing_at_capture_has_the_same_boxes(kind: str, tmp_path: Path) -> None:
     net = made(kind)

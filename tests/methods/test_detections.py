@@ -115,6 +115,24 @@ def test_a_coordinate(model: str, tmp_path: Path, cli: Cli) -> None:
     assert target["label"] == "y of box 0 (red)"
 
 
+def test_another_class_of_a_box(model: str, tmp_path: Path, cli: Cli) -> None:
+    """By label or number; of an unknown one there is one line."""
+    name = picture(tmp_path / "p.png", (64, 64), {(16, 24, 24, 32): "red"})
+    found = []
+    for part in ("", ".red", ".blue", ".1"):
+        ran = cli("explain", name, "-m", model, "--target", f"box:0{part}", "--json")
+        report = json.loads(ran.out)
+        target = report["target"]
+        assert (target["box"], target["quantity"]) == (0, "logit")
+        assert report["ledger"]["relative_error"] < 1e-5
+        found.append((target["label"], target["index"], target["score"], target["boxes"]))
+    assert found[0] == found[1] == ("red", 0, pytest.approx(6.0, abs=1e-4), found[0][3])
+    assert found[2] == found[3] == ("blue", 1, pytest.approx(-18.0, abs=1e-4), found[0][3])
+    ran = cli("explain", name, "-m", model, "--target", "box:0.green")
+    assert (ran.status, ran.err.count("\n")) == (2, 1)
+    assert "target 'box:0.green' is not known; use box:N, the N-th box from 0, box:N.LABEL" in ran.err
+
+
 def test_a_picture_without_a_box_is_no_failure(model: str, tmp_path: Path, cli: Cli) -> None:
     """The highest score is named; the others of a folder are explained; a box that is not there is a failure."""
     (tmp_path / "in").mkdir()

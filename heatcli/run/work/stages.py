@@ -29,7 +29,7 @@ from heatcli.images.overlay import GREY
 from heatcli.images.preprocess import to_pixels
 from heatcli.images.read import Picture, as_mode
 from heatcli.images.region import region_of
-from heatcli.methods.detections import Asked, asked, find, goal, is_of_all_boxes, no_detector
+from heatcli.methods.detections import asked, find, goal, is_of_all_boxes, no_detector
 from heatcli.methods.pairs import COSINE
 from heatcli.methods.question import outputs_of
 from heatcli.methods.targets import Contrast, parse
@@ -228,7 +228,7 @@ def _boxed(model: Model, request: Request, loaded: Sequence[Loaded], batch: Tens
     made: list[Explained] = []
     for i, (one, found) in enumerate(zip(loaded, find(output, graph.boxes, thresholds), strict=True)):
         try:
-            wanted = asked(target, found, graph.boxes)
+            wanted = asked(target, found, graph.boxes, model.labels)
         except ImageError as error:
             made.append(Failed(one.job, ImageError(f"{one.job.path}: {error}")))
             continue
@@ -238,7 +238,7 @@ def _boxed(model: Model, request: Request, loaded: Sequence[Loaded], batch: Tens
             least = f"no box of at least {thresholds.confidence:g}"
             made.append(Empty(one.job, f"{least}; the highest is {name}, {chance:.3g}; --confidence says the least"))
             continue
-        each = [Asked((number,), wanted.coordinate) for number in wanted.numbers]
+        each = wanted.each
         single = not is_of_all_boxes(target)
         for start in range(0, len(each), RESULTS):
             part = each[start : start + RESULTS]
