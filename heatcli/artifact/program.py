@@ -211,7 +211,21 @@ def _called(target: Any) -> None:
     """Refuse a target that is neither an operator that computes tensors nor arithmetic of sizes."""
     match = _OPERATOR.fullmatch(target) if isinstance(target, str) else None
     if target not in _CALLABLE and not (match and permitted(match[1], match[2])):
-        raise Refused(f"calls {str(target)[:80]!r}, which does more than compute tensors; refused")
+        start = str(target)[:80]
+        why = next((why for name, why in _WAYS_OUT.items() if start.startswith(name)), None)
+        raise Refused(f"calls {start!r}, {why or 'which does more than compute tensors; refused'}")
+
+
+_ROUNDED = "which rounds activations to whole numbers; quantise the weights alone, or by pt2e, which are explained"
+_WAYS_OUT = {
+    "torch.ops.torchao.quantize_affine": _ROUNDED,
+    "torch.ops.torchao.choose_qparams_affine": _ROUNDED,
+    "torch.ops.torchao.": "an operator of torchao's own; save torch.export.export(...).run_decompositions() instead",
+    "torch.ops.export.access_subclass_inner_tensor": "for weights of a class of their own, such as torchao's; save "
+    "torch.export.export(...).run_decompositions() instead",
+    "torch.ops.higher_order.out_dtype": "which computes on whole numbers; call convert_pt2e without "
+    "use_reference_representation",
+}
 
 
 def _identifier(name: Any) -> None:

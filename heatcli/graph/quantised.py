@@ -46,7 +46,21 @@ def quantize_decomposed(x: Tensor, scale: Any, zero: Any, low: int, high: int, *
     """`quantized_decomposed::quantize_per_tensor`, of a tensor of any shape; `scale` and `zero` may be tensors []."""
     with unrecorded():
         step, start = float(scale), int(zero)
-    return rounded(x, step, start, low, high)
+    return x if step == _BY_BATCH else rounded(x, step, start, low, high)
+
+
+_BY_BATCH = 0.0  # instead of a scale that is taken from the batch: nothing is rounded
+
+
+def by_batch(x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    """`quantized_decomposed::choose_qparams` and its kin, by which dynamic quantisation rounds: scale and zero."""
+    with unrecorded():
+        return torch.full((), _BY_BATCH, device=x.device), torch.zeros((), dtype=torch.int64, device=x.device)
+
+
+def unrounded(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Operators that round by a scale for each row of the batch, or undo that."""
+    return x
 
 
 def dequantize_decomposed(x: Tensor, scale: Any, zero: Any, *_: Any, **__: Any) -> Tensor:
@@ -62,6 +76,28 @@ def dequantize_channels(x: Tensor, scales: Tensor, zeros: Tensor | None, axis: i
     shape = [-1 if i == axis % x.dim() else 1 for i in range(x.dim())]
     zero: Any = 0 if zeros is None else _ATEN.view(zeros, shape)
     return dequantize_decomposed(x, _ATEN.view(_ATEN._to_copy(scales, dtype=torch.float32), shape), zero)
+
+
+def quantize_channels(
+    x: Tensor, scales: Tensor, zeros: Tensor, axis: int, low: int, high: int, *_: Any, **__: Any
+) -> Tensor:
+    """`quantized_decomposed::quantize_per_channel` of real weights, a scale [C] and a zero [C] along `axis`."""
+    real: Tensor = torch.fake_quantize_per_channel_affine(
+        x, _ATEN._to_copy(scales, dtype=torch.float32), _ATEN._to_copy(zeros, dtype=torch.int32), axis, low, high
+    )
+    return real
+
+
+def dequantize_groups(x: Tensor, scales: Tensor, zeros: Tensor | None, *more: Any, **_: Any) -> Tensor:
+    """`quantized_decomposed::dequantize_per_channel_group` of integers [C, K], scales and zeros [C, K / size].
+
+    `more`: lowest and highest integer, dtype, size.
+    """
+    groups = _ATEN.view(x, [x.shape[0], -1, more[3]])
+    zero: Any = 0 if zeros is None else _ATEN.unsqueeze(zeros, -1)
+    real = dequantize_decomposed(groups, _ATEN.unsqueeze(_ATEN._to_copy(scales, dtype=torch.float32), -1), zero)
+    found: Tensor = _ATEN.view(real, list(x.shape))
+    return found
 
 
 def _convolution(dims: int, relu: bool = False) -> Function:
@@ -169,7 +205,17 @@ QUANTISED: dict[str, Function] = {
     "aten::dequantize": dequantize,
     "quantized_decomposed::quantize_per_tensor": quantize_decomposed,
     "quantized_decomposed::dequantize_per_tensor": dequantize_decomposed,
+    "quantized_decomposed::quantize_per_channel": quantize_channels,
+    "quantized_decomposed::fake_quant_per_channel": quantize_channels,
     "quantized_decomposed::dequantize_per_channel": dequantize_channels,
+    "quantized_decomposed::dequantize_per_channel_group": dequantize_groups,
+    "quantized_decomposed::choose_qparams": by_batch,
+    "quantized_decomposed::choose_qparams_symmetric": by_batch,
+    "quantized_decomposed::choose_qparams_per_token": by_batch,
+    "quantized_decomposed::choose_qparams_per_token_asymmetric": by_batch,
+    "quantized_decomposed::_choose_qparams_per_token_asymmetric_impl": by_batch,
+    "quantized_decomposed::quantize_per_token": unrounded,
+    "quantized_decomposed::dequantize_per_token": unrounded,
     "quantized::linear": _linear(), "quantized::linear_relu": _linear(relu=True),
     "quantized::linear_dynamic": _dynamic(), "quantized::linear_relu_dynamic": _dynamic(relu=True),
     "quantized::add": _binary(_ATEN.add), "quantized::add_relu": _binary(_ATEN.add, relu=True),
@@ -184,6 +230,10 @@ QUANTISED: dict[str, Function] = {
 }  # fmt: skip
 
 
+# Operators on whole numbers, in which the image is no longer a real number: `library::name` → what to do.
+WHOLE_NUMBERS = {"aten::_int_mm": "quantise the weights alone, or by pt2e, which are explained in real numbers"}
+
+
 def quantises(graph: Any) -> bool:
     """Whether a TorchScript graph has quantised operators. Stored weights alone are none."""
     return any(graph.findNode(kind) for kind in QUANTISED if kind != "aten::dequantize")
@@ -191,7 +241,8 @@ def quantises(graph: Any) -> bool:
 
 def quantises_program(graph: torch.fx.Graph) -> bool:
     """Whether the graph of a program rounds values. Stored weights alone are none."""
-    return any(library_name_of(node.target) == "quantized_decomposed::quantize_per_tensor" for node in graph.nodes)
+    rounding = ("quantized_decomposed::quantize_per_tensor", "quantized_decomposed::quantize_per_token")
+    return any(library_name_of(node.target) in rounding for node in graph.nodes)
 
 
 def biases(module: Any) -> dict[str, Tensor]:

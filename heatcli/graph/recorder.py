@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.fused import FUSED
-from heatcli.graph.quantised import QUANTISED
+from heatcli.graph.quantised import QUANTISED, WHOLE_NUMBERS
 from heatcli.graph.schemas import bound, is_random, is_written, pure_form, tensors_in, title_of, viewed
 from heatcli.system.torch_private import DispatchMode, HigherOrderOperator, library_name_of, name_of, pytree, schema_of
 
@@ -106,6 +106,8 @@ class Recorder(DispatchMode):
                 return instead(*args, **kwargs)
         if name.startswith(("quantized::", "quantized_decomposed::")):
             raise NotFollowedError(f"calls {name}, which heatcli does not know; export it without quantisation")
+        if name in WHOLE_NUMBERS:
+            raise NotFollowedError(f"calls {name} on whole numbers, which no relevance passes; {WHOLE_NUMBERS[name]}")
         if isinstance(func, HigherOrderOperator):
             raise NotFollowedError(f"calls torch's {name_of(func)}, which heatcli does not know")
         if is_random(func, args, kwargs):
