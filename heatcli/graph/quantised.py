@@ -18,7 +18,7 @@ from heatcli.system.torch_private import library_name_of, unrecorded
 
 _ATEN = torch.ops.aten
 _RANGES = {torch.quint8: (0, 255), torch.qint8: (-128, 127), torch.qint32: (-(2**31), 2**31 - 1)}
-Function = Callable[..., Tensor]
+Function = Callable[..., Any]  # a tensor, or a scale and a zero
 
 
 def rounded(x: Tensor, scale: float, zero: int, low: int = 0, high: int = 255) -> Tensor:

@@ -79,13 +79,15 @@ def _bound_parts(path: object, page: Any, most: int) -> None:
     as_plain = plain.decode
 
     def decode(part: bytes | None, index: int, **options: Any) -> Any:
-        """As `TiffPage.decode`, of a part that decodes to no more than the limit."""
-        whole = None if part is None else bytearray()
-        for step in () if part is None else decoded(part):
+        """As `TiffPage.decode`, of a part that decodes to no more than the limit; of None, which has no bytes."""
+        if part is None:
+            return as_plain(None, index, **options)
+        whole = bytearray()
+        for step in decoded(part):
             whole += step
             if len(whole) > limit:
                 raise _beyond(path)
-        return as_plain(whole if whole is None else bytes(whole), index, **options)
+        return as_plain(bytes(whole), index, **options)
 
     page.decode = decode
 
