@@ -121,7 +121,7 @@ def find_map(graph: Graph, name: str) -> Operator:
     if not maps:
         raise UsageError("this network has no maps [N, C, h, w] between image and output, so CAM methods say nothing")
     if name == LAST:
-        return last_maps(graph)[-1]
+        return (last_maps(graph) or maps)[-1]
     matches = _matching([Layer.of(op) for op in maps], name)
     if matches:
         return matches[-1].operator
@@ -239,11 +239,14 @@ def last_maps(graph: Graph) -> list[Operator]:
     """The last maps on each way from the image to the output, in forward order; [] if there are none.
 
     Of an output with one position, the last ones before global pooling. Of an output with more (a segmentation, the
-    boxes of a detector), the last ones before the last layer with weights of each way.
+    boxes of a detector), the last ones before the last layer with weights of each way, where there are any.
     """
     graph = _without_casts(graph)
     maps = {op.name for op in spatial(graph)}
-    return _first_met(graph, _ends(graph), lambda op: op.name in maps)
+    before, all_of_it = (
+        _first_met(graph, start, lambda op: op.name in maps) for start in (_ends(graph), {graph.output})
+    )
+    return before or all_of_it
 
 
 def last_map(graph: Graph, depends: Collection[str]) -> Operator:
@@ -256,7 +259,10 @@ def last_map(graph: Graph, depends: Collection[str]) -> Operator:
     maps = {op.name for op in spatial(graph)}
     used = replace(graph, operators=tuple(op for op in graph.operators if op.name in depends))
     ends = _ends(used)
-    last = (_first_met(used, ends, lambda op: op.name in maps) or last_maps(graph))[-1]
+    met = _first_met(used, ends, lambda op: op.name in maps)
+    if not met:
+        return find_map(graph, LAST)
+    last = met[-1]
     pending = set(ends) & set(depends)  # values that all of the score passes
     for op in reversed(used.operators):
         if pending == {op.name} and op.name in maps and op.shape[2:] == last.shape[2:]:

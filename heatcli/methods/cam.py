@@ -37,7 +37,7 @@ def layers_of_images(question: Question, layer: str) -> list[str]:
     """
     found, n = find_map(question.graph, layer).name, len(question.batch)
     recorded = question.tape is not None and question.tape.fixed
-    if layer != LAST or recorded or len(last_maps(question.graph)) == 1:
+    if layer != LAST or recorded or len(last_maps(question.graph)) < 2:
         return [found] * n
     return [last_map(question.graph, names).name for names in question.depends_on(GRADIENT)]
 
@@ -89,8 +89,8 @@ class GradCam(Parameters):
 
     @property
     def cost(self) -> str:
-        """The backward run goes all the way to the image."""
-        return "1 forward, 1 backward"
+        """The backward run goes all the way to the image; another one finds the layer where several may be the last."""
+        return "1 forward, 1 backward; 2 of each on detectors"
 
     def __call__(self, question: Question, method: Method) -> Answer:
         """The map of every image."""

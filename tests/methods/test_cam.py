@@ -128,6 +128,13 @@ def test_the_last_spatial_layer_is_found() -> None:
     assert titles(Dense()) == "relu 8×8", "not the output itself"
 
 
+def test_a_network_of_one_layer_has_its_own_output(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, CLASSES, 3, padding=1).eval()
+    assert titles(net) == "convolution 16×16"
+    assert bool(heatcli.explain(load(net, tmp_path), images(1), "grad-cam", 1).relevance.any())
+
+
 def test_names_are_those_of_the_artifact() -> None:
     graph = graph_of(network("plain"), images(2))
     assert find_map(graph, "features.3").shape == (2, 8, 8, 8)
