@@ -66,7 +66,10 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a comparison. `pairs`: the worst first. `biases`: the mean totals over the images."""
+    """The result of a comparison. `pairs`: the worst first. `biases`: the mean totals over the images.
+
+    `without`: images that were left out because they have no such box, name → why.
+    """
 
     schema: Literal["heatcli.comparison/1"] = NAME
     version: str
@@ -76,6 +79,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     least_correlation: float | None
     pairs: list[Pair]
     biases: dict[str, Both]
+    without: dict[str, str] = {}
 
 
 def compare(
@@ -138,8 +142,10 @@ def compare(
         )
     pairs.sort(key=lambda p: (p.ok, p.label_a == p.label_b, -max(p.output_difference, p.heatmap_difference)))
     mean = {name: _totals(books_a, books_b, name, None) for name in names}
-    return Comparison(version=__version__, a=a.title, b=b.title, most_difference=most_difference,
-                      least_correlation=least_correlation, pairs=pairs, biases=mean)  # fmt: skip
+    return Comparison(
+        version=__version__, a=a.title, b=b.title, most_difference=most_difference,
+        least_correlation=least_correlation, pairs=pairs, biases=mean, without=dict(left.without),
+    )  # fmt: skip
 
 
 def _same_classes(a: Model, b: Model, count: int, outputs_b: Sequence[int]) -> Tensor:

@@ -55,7 +55,10 @@ class CurveRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of an evaluation. `names`: of the images. `metrics`: name → the metric with its options."""
+    """The result of an evaluation. `names`: of the images. `metrics`: name → the metric with its options.
+
+    `without`: images that were left out because they have no such box, name → why.
+    """
 
     schema: Literal["heatcli.evaluation/1"] = NAME
     version: str
@@ -67,6 +70,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Metric]
     rows: list[Row]
     curves: list[CurveRow]
+    without: dict[str, str] = {}
 
 
 def evaluate(
@@ -89,6 +93,7 @@ def evaluate(
         version=__version__, model=subject.model.named_in("."), sha256=subject.model.sha256,
         images=len(subject),
         names=subject.names, seed=subject.seed, metrics={m.name: m for m in metrics}, rows=rows, curves=curves,
+        without=dict(subject.without),
     )  # fmt: skip
 
 

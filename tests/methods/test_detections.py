@@ -322,6 +322,19 @@ def test_a_picture_without_the_box_is_left_out_of_a_check(model: str, folder: Pa
     assert "[found]: the target names no box" in cli("check", model, folder, "--spec", "s.toml").err
 
 
+def test_pictures_without_the_box_are_named_by_evaluate_and_compare(model: str, folder: Path, cli: Cli) -> None:
+    """The numbers are of the others."""
+    why = {"b.png": "has box 0 alone, so there is no box:1; --confidence finds more",
+           "c.png": "has no box, so there is no box:1; --confidence finds more"}  # fmt: skip
+    given = ["--methods", "lrp-eps", "--metric", "deletion:steps=4", "--out", "e"]
+    for command in (["evaluate", model, *given], ["compare", model, model]):
+        ran = cli(*command, folder, "--target", "box:1", "--json")
+        assert ran.status == 0, ran.err
+        found = json.loads(ran.out)
+        assert {Path(name).name: said for name, said in found["without"].items()} == why
+        assert found.get("images", 1) == len(found.get("pairs", "1")) == 1
+
+
 class Swapped(Squares):
     """The same with blue before red."""
 
