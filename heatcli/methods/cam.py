@@ -33,12 +33,14 @@ def layers_of_images(question: Question, layer: str) -> list[str]:
     """For each image, the operator that `layer` names; of `last`, one that the image's score depends on.
 
     Several layers may be the last one on some way to the output, such as one for each scale of a detector. Then the
-    gradient of the score decides, except where the run is recorded. Raises `UsageError`.
+    gradient of the score decides. Raises `UsageError`, also where a record would have to decide so.
     """
-    found, n = find_map(question.graph, layer).name, len(question.batch)
-    recorded = question.tape is not None and question.tape.fixed
-    if layer != LAST or recorded or len(last_maps(question.graph)) < 2:
-        return [found] * n
+    found, several = find_map(question.graph, layer).name, last_maps(question.graph)
+    if layer != LAST or len(several) < 2:
+        return [found] * len(question.batch)
+    if question.tape is not None and question.tape.fixed:
+        names = ", ".join(op.name for op in several)
+        raise UsageError(f"the last layer depends on the score here; name one that serves all with --layer: {names}")
     return [last_map(question.graph, names).name for names in question.depends_on(GRADIENT)]
 
 

@@ -102,6 +102,26 @@ def test_every_method_of_walks_says_what_explain_says(digits: Model, tmp_path: P
     assert_exported(digits, tmp_path / "explained.onnx", name)
 
 
+class Forked(nn.Module):
+    """Two classes, each of a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.one(x).relu().mean((1, 2, 3)), self.two(x).relu().mean((1, 2, 3))], 1)
+
+
+def test_a_cam_names_its_layer_where_several_may_be_the_last(tmp_path: Path) -> None:
+    """`explain` takes the layer of each picture's class; what is written down has one layer."""
+    model, path = networks.load(Forked(), tmp_path, shape=(3, 16, 16)), tmp_path / "e.onnx"
+    with pytest.raises(UsageError, match=r"the last layer depends on the score here; name one .* relu_1, relu_4"):
+        export(model, ExportRequest(path=path, method=method("grad-cam")))
+    chosen = method("grad-cam", layer="one")
+    assert_written(model, path, export(model, ExportRequest(path=path, method=chosen, target="0")), chosen, target="0")
+
+
 def in_openvino(path: Path, note: Note, batch: torch.Tensor) -> dict[str, np.ndarray]:
     """The outputs of an explained model in OpenVINO, in float32."""
     openvino = pytest.importorskip("openvino")
