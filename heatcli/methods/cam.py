@@ -191,7 +191,7 @@ class ScoreCam(GradCam):
                 return hidden(question, rows, enlarged(scaled[rows, which][:, None], question))
 
             each = count if isinstance(images, slice) else [count * (i in images) for i in range(len(values))]
-            weights = question.scores(question.points(each, shown)).reshape(-1, count).softmax(1)
+            weights = question.scores(question.points(each, shown)).reshape(len(values[images]), count).softmax(1)
             weights = weights.to(values).reshape(*weights.shape, *(1,) * (values.dim() - 2))
             return enlarged((weights * values[images]).sum(1, keepdim=True).relu(), question)
 
