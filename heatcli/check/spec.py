@@ -63,8 +63,8 @@ def methods_of(spec: _Shared, layout: Layout) -> tuple[str, ...]:
 
 
 def default_spec() -> _Shared:
-    """The spec of all checks with their defaults, but those that run by themselves."""
-    return _as_spec(Spec(**{check.name.replace("-", "_"): check() for check in CHECKS if check is not Found}))
+    """The spec of all checks with their defaults."""
+    return _as_spec(Spec(**{check.name.replace("-", "_"): check() for check in CHECKS}))
 
 
 _FIELD = re.compile(r"unknown field `([^`]+)`(?: - at `\$\.([^`]+)`)?")

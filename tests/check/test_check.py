@@ -185,7 +185,7 @@ def test_without_a_spec_what_lacks_material_is_skipped(cli: Cli, tmp_path: Path)
     results = [json.loads(line) for line in ran.out.splitlines()]
     assert {r["check"] for r in results} == {check.name for check in CHECKS}
     assert {r["check"] for r in results if r["status"] == "skipped"} == {
-        "prediction", "inside-mask", "background", "golden", "unexpected-clusters",
+        "prediction", "found", "inside-mask", "background", "golden", "unexpected-clusters",
     }  # fmt: skip
 
 
