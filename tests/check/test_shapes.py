@@ -28,8 +28,17 @@ SHAPES = {"signal": (2, 48), "last": (48, 2), "volume": (1, 6, 7, 8), "table": (
 AXES = {"signal": "NCL", "last": "NLC", "volume": "NCDHW", "table": "NF", "tokens": "NT"}
 KINDS = {**{kind: kind for kind in SHAPES}, "last": "signal"}
 SKIPPED = {
-    "signal": {"inside-mask", "background", "unexpected-clusters", "golden", "prediction", "stability"},
-    "table": {"inside-mask", "background", "unexpected-clusters", "golden", "prediction", "stability", "randomisation"},
+    "signal": {"inside-mask", "background", "unexpected-clusters", "golden", "prediction", "found", "stability"},
+    "table": {
+        "inside-mask",
+        "background",
+        "unexpected-clusters",
+        "golden",
+        "prediction",
+        "found",
+        "stability",
+        "randomisation",
+    },
 }
 
 
