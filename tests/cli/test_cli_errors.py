@@ -81,7 +81,7 @@ CASES = [
     ([WOLF, "--device", "gpu"], 2, "device 'gpu' is not known"),
     ([WOLF, "--out", "file"], 2, "file: is a file, not a folder to write to"),
     ([WOLF, "--out", "/proc/nowhere"], 2, "/proc/nowhere: cannot be written to"),
-    ([WOLF, "--model", "bare.pt"], 2, "neither the artifact nor bare.toml says its input size; give --size"),
+    ([WOLF, "--model", "bare.pt", "--resize", "crop"], 2, "nor bare.toml says its input size; give --size"),
     # models: status 3
     ([WOLF, "--model", "missing.pt"], 3, "missing.pt: no such model file"),
     ([WOLF, "--model", "folder.png"], 3, "folder.png: is a directory, not a model file"),
