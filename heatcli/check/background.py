@@ -38,12 +38,12 @@ class Background(Check, frozen=True):
 
     def __call__(self, work: Work) -> Iterator[Result]:
         """Check the images that have a mask. Raises `UsageError` if there are too few and the spec has this check."""
-        rows = work.subject.masked
+        rows = work.subjects.masked
         if not len(rows) or (len(rows) < 2 and not self.backgrounds):
-            why = no_masks(work.subject) if not len(rows) else "a single image with a mask, and no backgrounds given"
+            why = no_masks(work.subjects) if not len(rows) else "a single image with a mask, and no backgrounds given"
             yield self.lacking(work, why)
             return
-        subject = work.subject.rows(rows)
+        subject = work.subjects.one.rows(rows)
         made = composites(subject, self._given(work), self.count)
         own = made.subject
         called = own.predicted() == subject.predicted()[made.of]
@@ -63,7 +63,7 @@ class Background(Check, frozen=True):
 
     def _given(self, work: Work) -> Tensor | None:
         """The backgrounds of the spec as the network's input [B, C, H, W]; None if there are none."""
-        model = work.subject.model
+        model = work.subjects.model
         paths = images_in(work.folder / text for text in self.backgrounds)
         try:
             pictures = [model.pictures.reader.picture(path) for path in paths]

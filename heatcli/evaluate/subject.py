@@ -1,4 +1,7 @@
-"""What metrics and checks work on: a model, pictures with masks, and the explained score of each picture."""
+"""What metrics and checks work on: a model, pictures with masks, and the explained score of each picture.
+
+All inputs of a `Subject` have one shape; `heatcli.evaluate.subjects` has those of several.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatcli.artifact.layout import PICTURE, TABLE, TOKENS, VOLUME, Layout
+from heatcli.artifact.layout import PICTURE, TABLE, TOKENS, Layout
 from heatcli.errors import ImageError, UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.explanation import Explanation
@@ -35,8 +38,8 @@ class Subject:
     `batch` [N, C, H, W]; of signals, volumes, tables and tokens with the axes of the network's input. `mask` [N, H, W]
     in 0..1: the share of each pixel inside; NaN for images without a mask.
     `target`: chosen on the unchanged images, and kept when the images are changed. `of`: the number of the sample that
-    each row is of, where these are the boxes of a detector, one row a box. `_maps`: the relevance of the unchanged
-    images by explainer.
+    each row is of, where these are the boxes of a detector, one row a box. `others`: the inputs of other shapes that
+    are measured with these. `_maps`: the relevance of the unchanged images by explainer.
     """
 
     model: Model
@@ -47,10 +50,16 @@ class Subject:
     batch_size: int
     seed: int = 0
     of: tuple[int, ...] = ()
+    others: tuple[Tensor, ...] = ()
     _maps: dict[Explainer, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The number of the sample that each row is of."""
+        return self.of or range(len(self))
 
     @property
     def masked(self) -> Tensor:
@@ -78,12 +87,19 @@ class Subject:
             low, high = self.model.pictures.pixel_range(self.batch)
             return high - low
         self.model.pictures.need_values_between("they have no noise")
-        planes = layout.first(self.batch)
-        over = [0] if layout.kind == TABLE else [0, *range(2, planes.dim())]
-        span = layout.back(planes.amax(over, keepdim=True) - planes.amin(over, keepdim=True))
+        values = self.values
+        span = values.amax(1) - values.amin(1)
         if not bool((span > 0).any()):
             raise UsageError(f"{self.model.path}: all inputs have the same values, so these have no range; give more")
-        return span
+        sides = (1, len(span)) if layout.kind == TABLE else (len(span), *(1,) * layout.dims)
+        return layout.back(span.reshape(1, *sides))
+
+    @property
+    def values(self) -> Tensor:
+        """All values of each channel, or of each feature of a table, [channels, M]: of all inputs, also `others`."""
+        axis = 2 if self.layout.kind == TABLE else 1
+        each = [self.layout.first(batch).movedim(axis, 0).flatten(1) for batch in (self.batch, *self.others)]
+        return torch.cat(each, 1)
 
     def rows(self, index: Tensor) -> Subject:
         """The subject of the images `index`, int64 [M]. An image may occur several times."""
@@ -172,12 +188,9 @@ def subject(
 ) -> Subject:
     """The subject of `samples`. `target`: as `heatcli.explain` takes it.
 
-    Raises `UsageError`, also for signals or tokens of several lengths, `ImageError` for a token that the model has not.
+    As input they have one shape. Raises `UsageError`, `ImageError` for a token that the model has not.
     """
-    if not samples:
-        raise UsageError("no image is left to work on")
     pictures = model.pictures
-    _check_sides(model, samples)
     batch = torch.cat([pictures.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
     size = batch_size or max(1, min(512, PIXELS_AT_ONCE // batch[0].numel()))
     nothing = np.full(pictures.layout_of(batch).first(batch).shape[2:], np.nan, dtype=np.float32)
@@ -220,21 +233,6 @@ def _by_box(
     titles = tuple(f"{names[i]} box {one.numbers[0]}" for i, one in zip(rows, wanted, strict=True))
     index = torch.tensor(rows)
     return Subject(model, titles, batch[index], chosen, mask[index], size, seed, of=tuple(rows))
-
-
-def _check_sides(model: Model, samples: Sequence[Sample]) -> None:
-    """Raise `UsageError` if the network takes inputs of any size, and these have several."""
-    layout = model.pictures.layout
-    if layout.kind == PICTURE or (layout.kind == VOLUME and model.pictures.input.shape is not None):
-        return
-    one = samples[0]
-    other = next((s for s in samples if s.size != one.size), None)
-    if other is not None:
-        lengths = " and ".join("×".join(f"{n:,}" for n in s.size[::-1]) for s in (one, other))
-        raise UsageError(
-            f"{one.path} and {other.path}: have {lengths} {layout.element}s; measured together are inputs of one size, "
-            "so cut or pad them, or give those of one size at a time"
-        )
 
 
 def _check_tokens(model: Model, samples: Sequence[Sample], batch: Tensor) -> None:

@@ -33,6 +33,10 @@ class Fit:
     interpolation: Interpolation = "bilinear"
     letterbox: str = ""
 
+    def shape(self, picture: Pixels) -> tuple[int, ...]:  # noqa: ARG002
+        """The shape (channels, height, width) of any picture as input."""
+        return self.channels, self.height, self.width
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -43,6 +47,11 @@ class Whole:
 
     channels: int | None
     sides: tuple[int, ...] | None
+
+    def shape(self, picture: Pixels) -> tuple[int, ...]:
+        """The shape (channels, positions …) of `picture` as input."""
+        assert isinstance(picture, np.ndarray)
+        return (len(picture), *self.sides) if self.sides and picture.ndim == 4 else picture.shape
 
 
 def to_pixels(picture: Pixels, fit: Fit | Whole) -> NDArray[np.float32]:
