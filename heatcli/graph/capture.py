@@ -21,6 +21,7 @@ from heatcli.graph.anchors import Anchors
 from heatcli.graph.heads import joined
 from heatcli.graph.kinds import classify
 from heatcli.graph.lookups import Positions
+from heatcli.graph.nested import leaves, mapped
 from heatcli.graph.operator import Boxes, Constant, Graph, Operator, Ref, Returned, needed_for
 from heatcli.graph.recorder import Call, Recorder
 from heatcli.graph.remarks import remarks
@@ -166,11 +167,11 @@ def _flatten(
     decided: dict[str, float] = {}
     positions = Positions(INPUT, tuple(example.shape)) if tokens else None
     for number, call in enumerate(calls):
-        leaves = pytree.tree_leaves((call.args, call.kwargs))
-        for tensor in leaves:
+        given = leaves((call.args, call.kwargs))
+        for tensor in given:
             if isinstance(tensor, Tensor) and id(tensor) not in values:
                 values[id(tensor)] = Constant(known.get(_address(tensor), f"constant_{len(values)}"), tensor.detach())
-        read = leaves if title_of(call.target) not in _SHAPE_ONLY else ()
+        read = given if title_of(call.target) not in _SHAPE_ONLY else ()
         inputs = [values[id(x)] for x in read if isinstance(x, Tensor)]
         if isinstance(call.output, bool | int | float):
             asked = [x.name for x in inputs if isinstance(x, Ref)]
@@ -225,7 +226,7 @@ def _is_of_no_fixed_shape(operator: Operator, others: Mapping[str, Operator]) ->
         return False
     if operator.title != "index":
         return True
-    picked = [others[x.name] for x in pytree.tree_leaves(operator.args[1]) if isinstance(x, Ref) and x.name in others]
+    picked = [others[x.name] for x in leaves(operator.args[1]) if isinstance(x, Ref) and x.name in others]
     return any(mask.dtype in (torch.bool, torch.uint8) for mask in picked)
 
 
@@ -239,8 +240,8 @@ def _operator(
         """The `Ref` or `Constant` that stands for a tensor; anything else unchanged."""
         return values[id(x)] if isinstance(x, Tensor) else x
 
-    args, kwargs = pytree.tree_map(named, (tuple(call.args), dict(call.kwargs)))
-    sources = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Ref) and x.name in active]
+    args, kwargs = mapped(named, (tuple(call.args), call.kwargs))
+    sources = [x for x in leaves((args, kwargs)) if isinstance(x, Ref) and x.name in active]
     target = _STRIDE_FREE.get(call.target, call.target)
     if target is _ATEN._convolution.default:  # the same operator with trailing cuDNN flags
         target, args = _ATEN.convolution.default, args[:9]

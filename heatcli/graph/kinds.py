@@ -125,7 +125,9 @@ def mark_first(graph: Graph) -> Graph:
         between = reads_image and (op.kind == LAYOUT or is_diagonal(op) or op.title in ("cat", "stack"))
         if between:
             before_first.add(op.name)
-        operators.append(replace(op, first=reads_image and has_weights(op), before_first=between))
+        first = reads_image and has_weights(op)
+        as_marked = (op.first, op.before_first) == (first, between)
+        operators.append(op if as_marked else replace(op, first=first, before_first=between))
     return replace(graph, operators=tuple(operators))
 
 
@@ -137,7 +139,13 @@ def mark_nonnegative(graph: Graph) -> Graph:
         given = op.sources and op.sources == op.refs and all(name in nonnegative for name in op.sources)
         if facts.nonnegative or (facts.preserves_nonnegative and given):
             nonnegative.add(op.name)
-    return replace(graph, operators=tuple(replace(op, nonnegative=op.name in nonnegative) for op in graph.operators))
+    return replace(
+        graph,
+        operators=tuple(
+            op if op.nonnegative == (op.name in nonnegative) else replace(op, nonnegative=not op.nonnegative)
+            for op in graph.operators
+        ),
+    )  # fmt: skip
 
 
 # --- kinds that depend on which arguments carry the image -------------------------------------------------------

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from heatcli.graph import everywhere
 from heatcli.graph.facts import LAYOUT, TABLE
+from heatcli.graph.nested import leaves
 from heatcli.graph.recorder import Call
-from heatcli.system.torch_private import name_of, pytree
+from heatcli.system.torch_private import name_of
 
 # Operators that suppress boxes; those that choose by the order of values, whose places are their last output.
 SUPPRESSING = frozenset("nms non_max_suppression".split())
@@ -51,10 +52,10 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
     roots, titles, later = dict[int, Tensor](), list[str](), set[int]()
     within = _before_weights(calls)
     for call in calls:
-        title, inputs = name_of(call.target), [x for x in pytree.tree_leaves((call.args, call.kwargs)) if _is_tensor(x)]
+        title, inputs = name_of(call.target), [x for x in leaves((call.args, call.kwargs)) if _is_tensor(x)]
         if not any(id(x) in of_image for x in inputs):
             continue
-        outputs = [x for x in pytree.tree_leaves(call.output) if _is_tensor(x)]
+        outputs = [x for x in leaves(call.output) if _is_tensor(x)]
         of_image.update(map(id, outputs))
         chosen = any(id(x) in after for x in inputs)
         chooses = _chooses(call, title, outputs) and not any(id(x) in within for x in outputs)
@@ -95,7 +96,7 @@ def _before_weights(calls: Sequence[Call]) -> set[int]:
     """The values that a layer with weights depends on."""
     found = set[int]()
     for call in reversed(calls):
-        inputs, outputs = pytree.tree_leaves((call.args, call.kwargs)), pytree.tree_leaves(call.output)
+        inputs, outputs = leaves((call.args, call.kwargs)), leaves(call.output)
         if name_of(call.target) in _WEIGHTED or any(id(x) in found for x in outputs if _is_tensor(x)):
             found.update(id(x) for x in inputs if _is_tensor(x))
     return found
@@ -113,7 +114,7 @@ def _is_free(call: Call) -> bool:
         return False
     if name_of(call.target) != "index":
         return True
-    picked = [x for x in pytree.tree_leaves(call.args[1]) if isinstance(x, Tensor)]
+    picked = [x for x in leaves(call.args[1]) if isinstance(x, Tensor)]
     return any(mask.dtype in (torch.bool, torch.uint8) for mask in picked)
 
 
@@ -132,7 +133,7 @@ def forms(calls: Sequence[Call], choice: Choice, returned: Sequence[Tensor], n: 
     Boxes that the artifact makes, or scales, behind the choice are those of all places (`heatcli.graph.everywhere`):
     what it would return without the choice. The tensors are new: call this while a recorder is on.
     """
-    made = {id(x): call for call in calls for x in pytree.tree_leaves(call.output) if isinstance(x, Tensor)}
+    made = {id(x): call for call in calls for x in leaves(call.output) if isinstance(x, Tensor)}
     chains = [list(_upwards(root, made)) for root in choice.roots]
     every = {id(x): x for chain in chains for x in chain}
     returns = everywhere.of_boxes(returned)
@@ -202,7 +203,7 @@ def _upwards(x: Tensor, made: dict[int, Call]) -> Iterator[Tensor]:
         call = made.get(id(x))
         if call is None or not _is_layout(name_of(call.target)):
             return
-        inputs = [y for y in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(y, Tensor)]
+        inputs = [y for y in leaves((call.args, call.kwargs)) if isinstance(y, Tensor)]
         if len(inputs) != 1 or not inputs[0].is_floating_point():
             return
         x = inputs[0]
@@ -224,7 +225,7 @@ def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
 
     What heatcli computes itself, such as boxes at all places, comes from what the artifact's nodes make.
     """
-    made = {id(x): call for call in calls for x in pytree.tree_leaves(call.output) if _is_tensor(x)}
+    made = {id(x): call for call in calls for x in leaves(call.output) if _is_tensor(x)}
     last = {call.node: call for call in calls}
     names, seen, left = dict[str, None](), set[int](), list(raw)
     while left:
@@ -236,5 +237,5 @@ def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
         if call.node and last[call.node] is call and isinstance(call.output, Tensor):
             names[call.node] = None
         else:
-            left += [y for y in pytree.tree_leaves((call.args, call.kwargs)) if _is_tensor(y)]
+            left += [y for y in leaves((call.args, call.kwargs)) if _is_tensor(y)]
     return tuple(names)
