@@ -16,11 +16,11 @@ from torch import Tensor
 from heatcli.graph import everywhere
 from heatcli.graph.facts import LAYOUT, TABLE
 from heatcli.graph.nested import leaves
+from heatcli.graph.positions import SUPPRESSING, is_free
 from heatcli.graph.recorder import Call
 from heatcli.system.torch_private import name_of
 
-# Operators that suppress boxes; those that choose by the order of values, whose places are their last output.
-SUPPRESSING = frozenset("nms non_max_suppression".split())
+# Operators that choose by the order of values, whose places are their last output.
 _CHOOSING = frozenset("topk sort argmax argmin argsort max min".split())
 _WEIGHTED = frozenset("convolution _convolution addmm mm linear native_batch_norm".split())
 # What makes a fixed shape of any number of values.
@@ -105,17 +105,7 @@ def _before_weights(calls: Sequence[Call]) -> set[int]:
 def _chooses(call: Call, title: str, outputs: Sequence[Tensor]) -> bool:
     """Whether the call chooses among values and tells their places."""
     tells = title in _CHOOSING and not outputs[-1].is_floating_point()
-    return title in SUPPRESSING or tells or _is_free(call)
-
-
-def _is_free(call: Call) -> bool:
-    """Whether the shape of the call's output depends on values."""
-    if torch.Tag.dynamic_output_shape not in getattr(call.target, "tags", ()):
-        return False
-    if name_of(call.target) != "index":
-        return True
-    picked = [x for x in leaves(call.args[1]) if isinstance(x, Tensor)]
-    return any(mask.dtype in (torch.bool, torch.uint8) for mask in picked)
+    return title in SUPPRESSING or tells or is_free(call)
 
 
 def _is_layout(title: str) -> bool:
@@ -138,6 +128,7 @@ def forms(calls: Sequence[Call], choice: Choice, returned: Sequence[Tensor], n: 
     every = {id(x): x for chain in chains for x in chain}
     returns = everywhere.of_boxes(returned)
     for rows, sources in everywhere.boxes(calls, choice.after, returned):
+        yield from _of_each_class(rows.parts, chains, n)
         if all(any(x is y for y in sources) for x in rows.parts):  # returned as they go in
             returns = []
         else:
@@ -189,6 +180,25 @@ def _with_scores(
     if all(len(box) == n for box in boxes):
         every = boxes, [scores for (scores,) in found]
         yield [torch.cat(x, 1) if len(x) > 1 else x[0] for x in every]
+
+
+def _of_each_class(parts: Sequence[Tensor], chains: Sequence[Sequence[Tensor]], n: int) -> Iterator[list[Tensor]]:
+    """Boxes [A·C, 4], one for each class of each of A places, as the box [1, A, 4] of each place's best class.
+
+    With the scores [1, A, C] or, of a class more for no object, the first, [1, A, 1 + C].
+    """
+    if n != 1 or len(parts) != 1:
+        return
+    boxes = parts[0].reshape(-1, 4)
+    wide = {id(x): x for chain in chains for x in chain if x.dim() == 2 and x.shape[1] > 1}
+    for scores in sorted(wide.values(), key=lambda x: -x.numel()):
+        places, classes = scores.shape
+        for first in (1, 0):
+            if places * (classes - first) == len(boxes) and classes - first > 1:
+                best = scores[:, first:].argmax(1)
+                each = boxes.reshape(places, classes - first, 4)
+                own = each.gather(1, best[:, None, None].expand(-1, 1, 4))
+                yield [own.reshape(1, places, 4), scores[None]]
 
 
 def _fits(scores: Tensor, box: Tensor, others: Sequence[Sequence[Tensor]]) -> bool:
