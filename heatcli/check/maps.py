@@ -49,13 +49,13 @@ class InsideMask(Check, frozen=True):
         if not len(rows):
             yield self.lacking(work, no_masks(work.subjects))
             return
-        subject = work.subjects.one.rows(rows)
+        some = work.subjects.rows(rows)
         for explainer in self.explainers(work):
-            heatmaps = subject.heatmaps(explainer)
-            inside = inside_share(heatmaps, subject.mask)
-            for name, share in zip(subject.names, inside.tolist(), strict=True):
+            inside = some.joined([inside_share(own.heatmaps(explainer), own.mask) for own in some.parts])
+            hit = some.joined([pointing(own.heatmaps(explainer), own.mask) for own in some.parts])
+            for name, share in zip(some.names, inside.tolist(), strict=True):
                 yield at_least(self.name, "share inside", share, self.least, image=name, method=explainer.name)
-            middle, hits = float(inside.quantile(0.5)), float(pointing(heatmaps, subject.mask).mean())
+            middle, hits = float(inside.quantile(0.5)), float(hit.mean())
             yield at_least(self.name, "median share inside", middle, self.median, method=explainer.name)
             yield at_least(self.name, "pointing game", hits, self.pointing, method=explainer.name)
 

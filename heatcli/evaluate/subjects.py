@@ -53,9 +53,13 @@ class Subjects:
 
     @property
     def one(self) -> Subject:
-        """The only part: pictures have one size, that of the network's input."""
-        (only,) = self.parts
-        return only
+        """The only part. Raises `UsageError` where there are several."""
+        if len(self.parts) > 1:
+            first, second = (own.names[0] for own in self.parts[:2])
+            raise UsageError(
+                f"{first} and {second} have different sizes, and these are of one; give --size, or pictures of one size"
+            )
+        return self.parts[0]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
