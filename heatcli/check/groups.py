@@ -58,9 +58,7 @@ class UnexpectedClusters(Check, frozen=True):
             yield self.lacking(work, f"groups are of pictures, and {work.subjects.model.path} takes {layout.one}")
             return
         if len(work.subjects.parts) > 1:
-            yield self.lacking(
-                work, "groups are of pictures of one size; --size gives these one"
-            )
+            yield self.lacking(work, "groups are of pictures of one size; --size gives these one")
             return
         file = work.folder / self.clusters
         if not is_there(file):

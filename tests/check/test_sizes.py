@@ -13,6 +13,8 @@ import pytest
 import torch
 from conftest import Cli
 from kinds import AXES, WORDS, checked, module_of
+from PIL import Image
+from torch import nn
 
 import heatcli
 from heatcli.cli.app import app
@@ -211,3 +213,50 @@ def test_rows_keep_their_names_maps_and_order(tmp_path: Path) -> None:
             assert torch.allclose(found, total[numbers])
     with pytest.raises(heatcli.ModelError, match=r"other things for .*a\.npy than for .*b\.npy"):
         own.each(lambda part: part.batch)
+
+
+def pictures(folder: Path, names: Sequence[str] = NAMES) -> Path:
+    """A folder of pictures of two sizes with masks; those of one name are the same in every folder."""
+    (folder / "masks").mkdir(parents=True)
+    for name in names:
+        width, height = ((40, 32), (52, 44))[NAMES.index(name) % 2]
+        mask = np.zeros((height, width), np.uint8)
+        mask[4:20, 6:24] = 255
+        noise = np.random.default_rng(ord(name)).integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{name}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+    return folder
+
+
+def test_pictures_at_their_own_sizes(tmp_path: Path, cli: Cli) -> None:
+    """Masks and backgrounds, too: what is found of a picture is found without those of the other size."""
+    torch.manual_seed(4)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
+    )
+    torch.jit.script(net.eval()).save(str(tmp_path / "net.pt"))
+    (tmp_path / "s.toml").write_text("[ledger]\n[inside-mask]\n[background]\ncount = 1\n[stability]\nsigma = 0\n")
+    folders = [pictures(tmp_path / "in"), pictures(tmp_path / "x", "ace"), pictures(tmp_path / "y", "bd")]
+    found = []
+    for folder in folders:
+        status, results, err = checked(cli, tmp_path / "net.pt", folder, "--spec", tmp_path / "s.toml")
+        assert status in (0, 1), err
+        found.append({(r["check"], Path(r["image"]).stem, r["method"], r["quantity"]): r["measured"]
+                      for r in results if r["image"]})  # fmt: skip
+    whole, *parts = found
+    assert {key[0] for key in whole} == {"ledger", "inside-mask", "background", "stability"}
+    assert whole.keys() == parts[0].keys() | parts[1].keys()
+    for key, measured in whole.items():
+        assert measured == pytest.approx((parts[0] | parts[1])[key], abs=1e-4), key
+    ran = cli("compare", "net.pt", "net.pt", "in", "--most-difference", "1e-6")
+    assert ran.status == 0, ran.err
+    _, results, _ = checked(cli, "net.pt", "in/a.png", "in/b.png", "--spec", "s.toml")
+    told = [r["measured"] for r in results if r["check"] == "background"]
+    assert [f"in/{name}.png has a size of its own" in text for name, text in zip("ab", told, strict=True)] == [True] * 2
+    ran = cli("check", "net.pt", "in", "--spec", _spec(tmp_path, "[unexpected-clusters]"))
+    assert (ran.status, "pictures of one size; --size" in ran.err) == (2, True), ran.err
+
+
+def _spec(folder: Path, text: str) -> Path:
+    (folder / "t.toml").write_text(text)
+    return folder / "t.toml"
