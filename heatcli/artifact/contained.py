@@ -90,8 +90,8 @@ class Contained:
         with edge(self.path, "captured"):
             shape, example, sample = given[0], _unpacked(given[1]), _unpacked(given[2])
             graph, seconds = self._capture(tuple(shape), example, sample)
-            took = torch.tensor([seconds], dtype=torch.float64).numpy().tobytes()
-            return [took + bytes(56), *stored.to_bytes(graph)]
+        took = torch.tensor([seconds], dtype=torch.float64).numpy().tobytes()
+        return [took + bytes(56), *stored.to_bytes(graph)]
 
     def _forget(self) -> None:
         """Free what was opened."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.subject import Subject
 from heatcli.images.mean import images_in
 from heatcli.images.painted import laid_on, painted_over
+from heatcli.images.preprocess import to_pixels
 
 
 class Background(Check, frozen=True):
@@ -38,32 +39,41 @@ class Background(Check, frozen=True):
 
     def __call__(self, work: Work) -> Iterator[Result]:
         """Check the images that have a mask. Raises `UsageError` if there are too few and the spec has this check."""
-        rows = work.subject.masked
+        rows = work.subjects.masked
         if not len(rows) or (len(rows) < 2 and not self.backgrounds):
-            why = no_masks(work.subject) if not len(rows) else "a single image with a mask, and no backgrounds given"
+            why = no_masks(work.subjects) if not len(rows) else "a single image with a mask, and no backgrounds given"
             yield self.lacking(work, why)
             return
-        subject = work.subject.rows(rows)
-        made = composites(subject, self._given(work), self.count)
-        own = made.subject
-        called = own.predicted() == subject.predicted()[made.of]
-        change = (own.scores(chance=True) - subject.scores(chance=True)[made.of]).abs()
-        for i, name in enumerate(subject.names):
-            share = float(called[made.of == i].double().mean())
+        some = work.subjects.rows(rows)
+        parts = [own for own in some.parts if len(own) > 1 or self.backgrounds]
+        for own in some.parts:
+            if own not in parts:
+                yield self.skipped(f"{own.names[0]} has a size of its own, so no other picture is its background")
+        every = [(own, composites(own, self._given(work, own), self.count)) for own in parts]
+        if not every:
+            return
+        names = [name for own in parts for name in own.names]
+        starts = [sum(map(len, parts[:k])) for k in range(len(parts))]
+        of = torch.cat([start + made.of for start, (_, made) in zip(starts, every, strict=True)])
+        called = torch.cat([made.subject.predicted() == own.predicted()[made.of] for own, made in every])
+        change = torch.cat([_change(own, made) for own, made in every])
+        for i, name in enumerate(names):
+            share = float(called[of == i].double().mean())
             yield at_least(self.name, "keeps its class before other backgrounds", share, self.least_kept, image=name)
         yield at_least(self.name, "share that keeps its class", float(called.double().mean()), self.kept)
         yield at_most(self.name, "median change of the probability", float(change.quantile(0.5)), self.change)
         for explainer in self.explainers(work):
-            outside = 1 - inside_share(own.heatmaps(explainer), own.mask)
-            for i, name in enumerate(subject.names):
-                mean = float(outside[made.of == i].mean())
+            inside = [inside_share(made.subject.heatmaps(explainer), made.subject.mask) for _, made in every]
+            outside = 1 - torch.cat(inside)
+            for i, name in enumerate(names):
+                mean = float(outside[of == i].mean())
                 yield at_most(self.name, "relevance on the background", mean, None, image=name, method=explainer.name)
             yield at_most(self.name, "median relevance on the background", float(outside.quantile(0.5)), self.relevance,
                           method=explainer.name)  # fmt: skip
 
-    def _given(self, work: Work) -> Tensor | None:
-        """The backgrounds of the spec as the network's input [B, C, H, W]; None if there are none."""
-        model = work.subject.model
+    def _given(self, work: Work, subject: Subject) -> Tensor | None:
+        """The backgrounds of the spec as the network's input [B, C, H, W] of the subject; None if there are none."""
+        model = work.subjects.model
         paths = images_in(work.folder / text for text in self.backgrounds)
         try:
             pictures = [model.pictures.reader.picture(path) for path in paths]
@@ -71,7 +81,16 @@ class Background(Check, frozen=True):
             raise UsageError(f"[background]: {error}") from error
         if self.backgrounds and not pictures:
             raise UsageError(f"[background]: no images in {', '.join(self.backgrounds)}")
-        return model.preprocess(pictures) if pictures else None
+        if not pictures:
+            return None
+        height, width = subject.batch.shape[2:]
+        fit = replace(model.pictures.picture_fit, height=height, width=width)
+        return model.pictures.stack([to_pixels(picture.pixels, fit) for picture in pictures])
+
+
+def _change(subject: Subject, made: Composites) -> Tensor:
+    """How far the probability of each composite is from that of its image, [M]."""
+    return (made.subject.scores(chance=True) - subject.scores(chance=True)[made.of]).abs()
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,8 @@ from torch import Tensor
 from heatcli.check.result import Result, Status, at_least, at_most
 from heatcli.check.work import Check, Work
 from heatcli.errors import ModelError
+from heatcli.evaluate.explainer import Explainer
+from heatcli.evaluate.subject import Subject
 from heatcli.images.dataset import Sample
 from heatcli.images.expected import read_labels
 from heatcli.methods.targets import parse
@@ -37,22 +38,23 @@ class Prediction(Check, frozen=True):
             missing = "no image has an expected label; give labels = FILE, or sort the images into folders named after"
             yield self.lacking(work, "no expected labels", f"{missing} the classes")
             return
-        model, hits = work.subject.model, []
-        classes, every = work.subject.outputs().shape[1], work.subject.predicted().tolist()
+        model, hits = work.subjects.model, []
+        classes, every = work.subjects.parts[0].outputs().shape[1], work.subjects.predicted().tolist()
         for i, wanted in expected.items():
             index = parse(wanted, classes, model.labels)[0]
             predicted = every[i]
             hits.append(float(predicted == index))
             status: Status = "passed" if predicted == index else "reported" if self.least < 1 else "failed"
-            yield Result(check=self.name, quantity="predicted", status=status, image=work.subject.names[i],
+            yield Result(check=self.name, quantity="predicted", status=status, image=work.subjects.names[i],
                          measured=model.called(predicted), required=wanted)  # fmt: skip
         yield at_least(self.name, "share predicted as expected", sum(hits) / len(hits), self.least)
 
     def _expected(self, work: Work) -> dict[int, str]:
         """The expected label of each image that has one, by number; of several boxes of an image by the first one's."""
         samples: dict[int, Sample] = {}
-        for i, sample in enumerate(work.samples):
-            if i == 0 or sample is not work.samples[i - 1]:
+        every = work.subjects.samples
+        for i, sample in enumerate(every):
+            if i == 0 or sample is not every[i - 1]:
                 samples[i] = sample
         if self.labels is None:
             return {i: s.folder_label for i, s in samples.items() if s.folder_label is not None}
@@ -80,8 +82,8 @@ class Found(Check, frozen=True):
 
     def __call__(self, work: Work) -> Iterator[Result]:
         """A result per picture that is left out, and the share of the others. Raises `UsageError` without boxes."""
-        found, without = len(set(work.subject.of)), work.subject.without
-        if not found:
+        found, without = len({sample.path for sample in work.subjects.samples}), work.subjects.without
+        if not work.subjects.boxes:
             yield self.lacking(work, "the target names no box")
             return
         for name, why in without.items():
@@ -98,15 +100,13 @@ class Finite(Check, frozen=True):
 
     def __call__(self, work: Work) -> Iterator[Result]:
         """A result per image and method; for an image with an output that is not finite, a result on the output."""
-        subject = work.subject
-        sound = subject.outputs().isfinite().flatten(1).all(1)
+        sound = work.subjects.each(lambda own: own.outputs().isfinite().flatten(1).all(1))
         for i in torch.nonzero(~sound).flatten().tolist():
-            yield self._result(subject.names[i], None, "output", False)
-        rows = torch.nonzero(sound).flatten()
-        own = subject.rows(rows)
-        for explainer in self.explainers(work) if len(rows) else ():
-            fine = _finite_maps(own, explainer)
-            for name, holds in zip(own.names, fine, strict=True):
+            yield self._result(work.subjects.names[i], None, "output", False)
+        some = work.subjects.rows(torch.nonzero(sound).flatten())
+        for explainer in self.explainers(work) if len(some) else ():
+            fine = some.joined([torch.tensor(_finite_maps(own, explainer)) for own in some.parts])
+            for name, holds in zip(some.names, fine.tolist(), strict=True):
                 yield self._result(name, explainer.name, "heatmap", holds)
 
     def _result(self, image: str, method: str | None, quantity: str, holds: bool) -> Result:
@@ -114,7 +114,7 @@ class Finite(Check, frozen=True):
                       method=method, measured="finite" if holds else "not finite", required="finite")  # fmt: skip
 
 
-def _finite_maps(subject: Any, explainer: Any) -> list[bool]:
+def _finite_maps(subject: Subject, explainer: Explainer) -> list[bool]:
     """Whether each heatmap is finite. If `heatcli.explain` fails on the batch, the images are tried one by one."""
     try:
         return [bool(x) for x in subject.heatmaps(explainer).isfinite().flatten(1).all(1)]
@@ -139,9 +139,9 @@ class Ledger(Check, frozen=True):
             if explainer.method is None or not explainer.method.conserves:
                 yield self.skipped(f"{explainer.name} does not claim to conserve")
                 continue
-            for rows, found in work.subject.explained(explainer):
+            for rows, found in work.subjects.explained(explainer):
                 for i, error in zip(rows.tolist(), found.ledger.relative_error.tolist(), strict=True):
-                    yield at_most(self.name, "relative error", error, self.most, image=work.subject.names[i],
+                    yield at_most(self.name, "relative error", error, self.most, image=work.subjects.names[i],
                                   method=explainer.name)  # fmt: skip
 
 
@@ -163,13 +163,13 @@ class BiasShare(Check, frozen=True):
         """The total share of each image, and the mean share of each layer."""
         for explainer in self.explainers(work):
             layers: dict[str, list[Tensor]] = {}
-            for rows, found in work.subject.explained(explainer):
+            for rows, found in work.subjects.explained(explainer):
                 if not found.biases:
-                    yield self.skipped(f"{work.subject.model.path} has no biases")
+                    yield self.skipped(f"{work.subjects.model.path} has no biases")
                     return
                 whole, own = shares(found.biases, found.ledger.pixels)
                 for i, share in zip(rows.tolist(), whole.tolist(), strict=True):
-                    yield at_most(self.name, "share of the biases", share, self.most, image=work.subject.names[i],
+                    yield at_most(self.name, "share of the biases", share, self.most, image=work.subjects.names[i],
                                   method=explainer.name)  # fmt: skip
                 for name, value in own.items():
                     layers.setdefault(name, []).append(value)

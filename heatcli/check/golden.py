@@ -42,14 +42,14 @@ class Golden(Check, frozen=True):
             make_folder(folder)
         for explainer in self.explainers(work):
             files = _files(folder, work, explainer.name)
-            for rows, found in work.subject.explained(explainer):
+            for rows, found in work.subjects.explained(explainer):
                 for i, row in enumerate(rows.tolist()):
-                    report = _report(work, found, i, work.samples[row])
+                    report = _report(work, found, i, work.subjects.samples[row])
                     yield self._compared(files[row], report, work, row, explainer.name)
 
     def _compared(self, file: Path, report: Report, work: Work, row: int, method: str) -> Result:
         """The result for an image; with `update_golden`, the report is stored."""
-        where: dict[str, Any] = {"image": work.subject.names[row], "method": method}
+        where: dict[str, Any] = {"image": work.subjects.names[row], "method": method}
         if work.update_golden:
             write_atomically(file, encode(report))
             return Result(check=self.name, quantity="stored anew", status="reported", measured=str(file), **where)
@@ -97,7 +97,7 @@ def _files(folder: Path, work: Work, method: str) -> list[Path]:
     """The file of each image's report. Raises `UsageError` if two images would have the same file."""
     taken: dict[Path, str] = {}
     files = []
-    for sample, name in zip(work.samples, work.subject.names, strict=True):
+    for sample, name in zip(work.subjects.samples, work.subjects.names, strict=True):
         box = name.removeprefix(str(sample.path)).replace(" box ", ".box")
         file = folder / f"{sample.path.stem}.{re.sub('[^A-Za-z0-9.=-]+', '-', method)}{box}.json"
         if taken.setdefault(file, name) != name:
@@ -108,7 +108,7 @@ def _files(folder: Path, work: Work, method: str) -> list[Path]:
 
 def _report(work: Work, found: Explanation, i: int, sample: Sample) -> Report:
     """The report on an image, without times and figures, which change from run to run."""
-    model = work.subject.model
+    model = work.subjects.model
     image = image_part(model, sample.path.name, sample.sha256, sample.size)
     seconds = SecondsPart(load=0, forward=0, backward=0, write=0)
     return Reports(model, found).report(i, image, FilesPart(overlay=""), seconds, inline=True)

@@ -53,9 +53,12 @@ class UnexpectedClusters(Check, frozen=True):
 
     def __call__(self, work: Work) -> Iterator[Result]:
         """A result per group. Skipped if there is no file of clusters and the check was not asked for."""
-        layout = work.subject.layout
+        layout = work.subjects.layout
         if layout.kind != PICTURE:
-            yield self.lacking(work, f"groups are of pictures, and {work.subject.model.path} takes {layout.one}")
+            yield self.lacking(work, f"groups are of pictures, and {work.subjects.model.path} takes {layout.one}")
+            return
+        if len(work.subjects.parts) > 1:
+            yield self.lacking(work, "groups are of pictures of one size; --size gives these one")
             return
         file = work.folder / self.clusters
         if not is_there(file):
@@ -117,11 +120,11 @@ class UnexpectedClusters(Check, frozen=True):
 
 def maps_of(work: Work, explainer: Explainer) -> list[Maps]:
     """The maps of all pictures by explained class, in the order of names."""
-    subject = work.subject
+    subject = work.subjects.one
     kept, details, found = Rows(np.float32), Details(), dict[str, Columns]()
     labels = [subject.model.called(i) for i in subject.target.index.tolist()]
     pixels = subject.heatmaps(explainer).double().cpu().numpy()
-    for name, sample, one, label in zip(subject.names, work.samples, pixels, labels, strict=True):
+    for name, sample, one, label in zip(subject.names, work.subjects.samples, pixels, labels, strict=True):
         details.add(one)
         found.setdefault(label, Columns()).add(Known(name, str(sample.path), kept.add(pooled(one))))
     return [columns.maps(label, kept, details) for label, columns in sorted(found.items())]
@@ -132,14 +135,15 @@ def _asked(work: Work, stored: Found, file: Path) -> tuple[list[Asked], dict[Que
 
     There is no reason if neither the stored run nor the check has masks, or if the stored run did not treat pictures.
     """
-    rows, before = work.subject.masked, {"background": stored.backgrounds, "treatment": stored.treatments}
+    model, rows = work.subjects.model, work.subjects.masked
+    before = {"background": stored.backgrounds, "treatment": stored.treatments}
     found: list[Asked] = []
     lacking: dict[Question, str] = {}
     if not before["background"] and len(rows):
         lacking["background"] = f"{file} knows none; heatcli discover finds them with --masks and --model"
     elif before["background"] and not len(rows):
-        lacking["background"] = no_masks(work.subject)
-    elif before["background"] and (masked := asked_of(work.subject.model, _masked(work.subject, rows))) is not None:
+        lacking["background"] = no_masks(work.subjects)
+    elif before["background"] and (masked := asked_of(model, _masked(work.subjects.one, rows))) is not None:
         found.append(masked)
     if before["treatment"] and (answers := _treated(work, stored.seed, lacking)) is not None:
         found.append(answers)
@@ -148,13 +152,13 @@ def _asked(work: Work, stored: Found, file: Path) -> tuple[list[Asked], dict[Que
 
 def _treated(work: Work, seed: int, lacking: dict[Question, str]) -> Treated | None:
     """What the model says of treated pictures; None where it cannot be asked, with the reason in `lacking`."""
-    subject = work.subject
+    subject, samples = work.subjects.one, work.subjects.samples
     goals = subject.target.index.tolist()
     labels = [subject.model.called(goal) for goal in goals]
 
     def look(numbers: Numbers) -> Iterator[tuple[Key, View]]:
         for i in numbers.tolist():
-            yield (subject.names[i], labels[i]), View(work.samples[i].pixels, subject.model.pictures.picture_fit)
+            yield (subject.names[i], labels[i]), View(samples[i].pixels, subject.model.pictures.picture_fit)
 
     classes = {label: np.flatnonzero(np.array(labels) == label) for label in dict.fromkeys(labels)}
     index = dict(zip(labels, goals, strict=True))

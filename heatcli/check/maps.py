@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -20,12 +20,13 @@ from heatcli.evaluate.location import inside_share, pointing
 from heatcli.evaluate.perturbation import aopc, noise, pixel_flipping
 from heatcli.evaluate.similarity import rank_correlation
 from heatcli.evaluate.subject import Subject
+from heatcli.evaluate.subjects import Subjects
 
 
-def no_masks(subject: Subject) -> str:
+def no_masks(subjects: Subjects) -> str:
     """Why no image has a mask."""
-    if subject.layout.kind != PICTURE:
-        return f"masks are of pictures, and {subject.model.path} takes {subject.layout.one}"
+    if subjects.layout.kind != PICTURE:
+        return f"masks are of pictures, and {subjects.model.path} takes {subjects.layout.one}"
     return "no image has a mask (--masks DIR, or NAME.mask.png beside the image)"
 
 
@@ -44,17 +45,17 @@ class InsideMask(Check, frozen=True):
 
     def __call__(self, work: Work) -> Iterator[Result]:
         """Check the images that have a mask. Raises `UsageError` if there are none and the spec has this check."""
-        rows = work.subject.masked
+        rows = work.subjects.masked
         if not len(rows):
-            yield self.lacking(work, no_masks(work.subject))
+            yield self.lacking(work, no_masks(work.subjects))
             return
-        subject = work.subject.rows(rows)
+        some = work.subjects.rows(rows)
         for explainer in self.explainers(work):
-            heatmaps = subject.heatmaps(explainer)
-            inside = inside_share(heatmaps, subject.mask)
-            for name, share in zip(subject.names, inside.tolist(), strict=True):
+            inside = some.joined([inside_share(own.heatmaps(explainer), own.mask) for own in some.parts])
+            hit = some.joined([pointing(own.heatmaps(explainer), own.mask) for own in some.parts])
+            for name, share in zip(some.names, inside.tolist(), strict=True):
                 yield at_least(self.name, "share inside", share, self.least, image=name, method=explainer.name)
-            middle, hits = float(inside.quantile(0.5)), float(pointing(heatmaps, subject.mask).mean())
+            middle, hits = float(inside.quantile(0.5)), float(hit.mean())
             yield at_least(self.name, "median share inside", middle, self.median, method=explainer.name)
             yield at_least(self.name, "pointing game", hits, self.pointing, method=explainer.name)
 
@@ -81,22 +82,26 @@ class Randomisation(Check, frozen=True):
 
         Skipped for a model that explains itself.
         """
-        if work.subject.model.explained is not None:
-            yield self.skipped(f"{work.subject.model.path} explains itself, with weights that cannot be randomised")
+        subjects = work.subjects
+        if subjects.model.explained is not None:
+            yield self.skipped(f"{subjects.model.path} explains itself, with weights that cannot be randomised")
             return
         for explainer in self.explainers(work):
-            every = randomisation(work.subject, explainer, cascading=True, seed=work.subject.seed)
-            alone = randomisation(work.subject, explainer, cascading=False, seed=work.subject.seed)
+            every, alone = (
+                [randomisation(own, explainer, cascading, subjects.seed) for own in subjects.parts]
+                for cascading in (True, False)
+            )
             alike = [
-                ("cascading, |rank correlation|", every.rank.abs(), self.rank),
-                ("cascading, SSIM", every.ssim, self.ssim),
-                ("independent, |rank correlation|", alone.rank.abs(), self.independent),
-            ]
-            if work.subject.layout.kind == TABLE:
+                ("cascading, |rank correlation|", subjects.joined([one.rank.abs() for one in every]), self.rank),
+                ("cascading, SSIM", subjects.joined([one.ssim for one in every]), self.ssim),
+                ("independent, |rank correlation|", subjects.joined([one.rank.abs() for one in alone]),
+                 self.independent),
+            ]  # fmt: skip
+            if subjects.layout.kind == TABLE:
                 yield self.skipped("SSIM is of neighbours, and the features of a table are none")
                 del alike[1]
             for title, values, bound in alike:
-                for layer, mean in zip(every.layers, values.mean(0).tolist(), strict=True):
+                for layer, mean in zip(every[0].layers, values.mean(0).tolist(), strict=True):
                     yield at_most(self.name, f"{title} at {layer}", mean, None, method=explainer.name)
                 yield at_most(self.name, title, float(values.mean()), bound, method=explainer.name)
 
@@ -120,29 +125,37 @@ class Stability(Check, frozen=True):
 
     def __call__(self, work: Work) -> Iterator[Result]:
         """A result per image, method and change."""
-        subject = work.subject
-        changed: dict[str, Tensor] = {}
+        subjects, changed = work.subjects, dict[str, list[Tensor]]()
         for change, made in (("noise", self._noisy), ("jpeg", self._encoded)):
             try:
-                changed[change] = made(subject)
+                changed[change] = [made(own) for own in subjects.parts]
             except UsageError as error:
                 yield self.skipped(f"{change}: {error}")
-        shifts = shifts_of(subject.layout)
-        if not shifts:
-            yield self.skipped(f"shift: {subject.model.path}: takes {subject.layout.one}, which has no neighbours")
-        for explainer in self.explainers(work) if shifts or changed else ():
-            original = subject.heatmaps(explainer).abs()
-            alike = {
-                change: rank_correlation(original, subject.heatmaps(explainer, batch).abs())
-                for change, batch in changed.items()
-            }
-            if shifts:
-                each = [self._shifted(subject, explainer, original, by) for by in shifts]
-                alike = {"shift": torch.stack(each).mean(0), **alike}
-            for change, values in alike.items():
-                for name, value in zip(subject.names, values.tolist(), strict=True):
+        layout = subjects.layout
+        if not shifts_of(layout):
+            yield self.skipped(f"shift: {subjects.model.path}: takes {layout.one}, which has no neighbours")
+        for explainer in self.explainers(work):
+            each = [
+                self._alike(own, explainer, {change: batches[i] for change, batches in changed.items()})
+                for i, own in enumerate(subjects.parts)
+            ]
+            for change in each[0]:
+                values = subjects.joined([alike[change] for alike in each])
+                for name, value in zip(subjects.names, values.tolist(), strict=True):
                     yield at_least(self.name, f"rank correlation under {change}", value, getattr(self, change),
                                    image=name, method=explainer.name)  # fmt: skip
+
+    def _alike(self, subject: Subject, explainer: Explainer, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By change, the rank correlation [N] with the original map: of shifts the mean, and of `changed` inputs."""
+        shifts = shifts_of(subject.layout)
+        if not shifts and not changed:
+            return {}
+        original = subject.heatmaps(explainer).abs()
+        each = [self._shifted(subject, explainer, original, by) for by in shifts]
+        found = {"shift": torch.stack(each).mean(0)} if shifts else {}
+        for change, batch in changed.items():
+            found[change] = rank_correlation(original, subject.heatmaps(explainer, batch).abs())
+        return found
 
     def _noisy(self, subject: Subject) -> Tensor:
         """The inputs with noise. Raises `UsageError` where they have no range."""
@@ -217,22 +230,26 @@ class Faithfulness(Check, frozen=True):
 
     def __call__(self, work: Work) -> Iterator[Result]:
         """A result per method, the mean over the images."""
-        subject = work.subject
+        subjects = work.subjects
         try:
-            noise(subject)
+            for own in subjects.parts:
+                noise(own)
         except UsageError as error:
             yield self.lacking(work, str(error))
             return
-
-        def area(heatmaps: Tensor) -> float:
-            """The mean AOPC of the images when regions are replaced in the order of the heatmaps [N, H, W]."""
-            return float(aopc(pixel_flipping(subject, heatmaps, self.region, self.steps)).mean())
-
-        generator = subject.generator(7)
-        sides = subject.layout.first(subject.batch)[:, 0].shape
-        orders = [torch.rand(sides, generator=generator).to(subject.batch) for _ in range(3)]
-        chance = sum(area(order) for order in orders) / len(orders)
-        scale = float(subject.scores().abs().mean()) or 1.0
+        chance = float(subjects.each(self._by_chance).mean())
+        scale = float(subjects.each(Subject.scores).abs().mean()) or 1.0
         for explainer in self.explainers(work):
-            gain = (area(subject.heatmaps(explainer)) - chance) / scale
+            area = subjects.each(lambda own, by=explainer: self._area(own, own.heatmaps(by)))  # type: ignore[misc]
+            gain = (float(area.mean()) - chance) / scale
             yield at_least(self.name, "AOPC above random, of the score", gain, self.margin, method=explainer.name)
+
+    def _area(self, subject: Subject, heatmaps: Tensor) -> Tensor:
+        """The AOPC [N] when regions are replaced in the order of the heatmaps [N, H, W]."""
+        return aopc(pixel_flipping(subject, heatmaps, self.region, self.steps))
+
+    def _by_chance(self, subject: Subject) -> Tensor:
+        """The mean AOPC [N] of three random orders."""
+        generator, sides = subject.generator(7), subject.layout.first(subject.batch)[:, 0].shape
+        orders = [torch.rand(sides, generator=generator).to(subject.batch) for _ in range(3)]
+        return torch.stack([self._area(subject, order) for order in orders]).mean(0)

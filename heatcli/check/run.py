@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from heatcli.check.spec import checks, default_spec, methods_of, read_spec
 from heatcli.check.work import Work
 from heatcli.errors import printable
 from heatcli.evaluate.explainer import Explainer
-from heatcli.evaluate.subject import subject
+from heatcli.evaluate.subjects import subjects
 from heatcli.images.dataset import Sample, read
 from heatcli.model.model import Model
 
@@ -57,9 +57,10 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
                          measured=str(error).removeprefix(f"{path}: "))  # fmt: skip
     if not samples:
         return
-    work = _work(model, samples, spec.target, spec.seed, explainers, spec.baseline, folder, request)
+    own = subjects(model, samples, spec.target, request.batch_size, spec.seed)
+    work = Work(own, explainers, spec.baseline, folder, request.spec is not None, request.update_golden)
     every = checks(spec)
-    if work.subject.of and not any(isinstance(check, Found) for check in every):
+    if own.boxes and not any(isinstance(check, Found) for check in every):
         every = [Found(), *every]
     for check in every:
         if request.update_golden and check.name != "golden":
@@ -71,18 +72,8 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
 
 def _of_file(result: Result, work: Work) -> Result:
     """The result with the path of its image, and apart from that the number of its box."""
-    boxes = work.subject.target.box
-    if not work.subject.of or boxes is None or result.image not in work.subject.names:
+    boxes, names = work.subjects.boxes, work.subjects.names
+    if not boxes or result.image not in names:
         return result
-    row = work.subject.names.index(result.image)
-    return msgspec.structs.replace(result, image=str(work.samples[row].path), box=int(boxes[row]))
-
-
-def _work(
-    model: Model, samples: Sequence[Sample], target: str | None, seed: int, explainers: tuple[Explainer, ...],
-    baseline: str | None, folder: Path, request: CheckRequest,
-) -> Work:  # fmt: skip
-    """The argument of the checks: pictures, methods, and the spec's shared keys."""
-    own = subject(model, samples, target, request.batch_size, seed)
-    samples = [samples[i] for i in own.of] or samples
-    return Work(own, samples, explainers, baseline, folder, request.spec is not None, request.update_golden)
+    row = names.index(result.image)
+    return msgspec.structs.replace(result, image=str(work.subjects.samples[row].path), box=boxes[row])

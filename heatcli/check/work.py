@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,21 +13,19 @@ import msgspec
 from heatcli.check.result import Result
 from heatcli.errors import UsageError
 from heatcli.evaluate.explainer import Explainer
-from heatcli.evaluate.subject import Subject
-from heatcli.images.dataset import Sample
+from heatcli.evaluate.subjects import Subjects
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
     """The argument of a check: a model with pictures, and the keys that the checks of a spec share.
 
-    `samples`: the pictures of `subject`, in its order. `explainers`: the methods. `baseline`: for methods that name
+    `subjects`: the pictures, of any sizes. `explainers`: the methods. `baseline`: for methods that name
     none. `folder`: paths in the spec are relative to it. `asked`: whether the user gave a spec; a check that cannot run
     is then an error, else it is skipped. `update_golden`: whether the golden check stores reports.
     """
 
-    subject: Subject
-    samples: Sequence[Sample]
+    subjects: Subjects
     explainers: tuple[Explainer, ...]
     baseline: str | None
     folder: Path
@@ -52,7 +50,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def explainers(self, work: Work) -> tuple[Explainer, ...]:
         """The check's methods, or the spec's. Without a spec, a model that explains itself has only its own method."""
-        alone = work.subject.model.explained is not None and not work.asked
+        alone = work.subjects.model.explained is not None and not work.asked
         if not self.methods or alone:
             return work.explainers
         return tuple(Explainer.parse(text, work.baseline) for text in self.methods)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from heatcli.evaluate.explainer import Explainer
     from heatcli.evaluate.recommend import Recommendation
     from heatcli.evaluate.run import Evaluation
-    from heatcli.evaluate.subject import Subject
+    from heatcli.evaluate.subjects import Subjects
 
 METHODS = "gradient,input-x-gradient,lrp-eps,deeplift-rescale"
 METRICS = ["pixel-flipping", "complexity"]
@@ -71,7 +71,7 @@ def command(
     from heatcli.evaluate.metrics import metric as find_metric
     from heatcli.evaluate.plots import pictures
     from heatcli.evaluate.run import evaluate, with_controls
-    from heatcli.evaluate.subject import subject
+    from heatcli.evaluate.subjects import subjects
     from heatcli.gallery import sheet
     from heatcli.graph.kinds import SOFTMAX
     from heatcli.rules.parameters import listed
@@ -91,8 +91,9 @@ def command(
         explainers = [e for e in explainers if e.name not in refused]
     samples, failed = options.samples(loaded, images, masks, limit)
     make_folder(out)
-    own = subject(loaded, samples, target, batch_size, seed)
-    if recommend and methods is None and any(op.role == SOFTMAX for op in loaded.graph(own.batch.shape).operators):
+    own = subjects(loaded, samples, target, batch_size, seed)
+    graph = loaded.graph(own.parts[0].batch.shape)
+    if recommend and methods is None and any(op.role == SOFTMAX for op in graph.operators):
         explainers += [Explainer.parse(text, baseline) for text in listed(TRIED_ON_ATTENTION)]
     if recommend:
         repeated = ["heatcli", "explain", *map(str, images), "--model", str(model), *options.repeated(context)]
@@ -116,7 +117,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _recommend(own: Subject, explainers: list[Explainer], command: list[str], out: Path, json: bool) -> None:
+def _recommend(own: Subjects, explainers: list[Explainer], command: list[str], out: Path, json: bool) -> None:
     """Search for the best method, write `recommendation.json`, and print the command that uses the method."""
     from heatcli.evaluate.recommend import Search
 

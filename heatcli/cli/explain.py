@@ -281,7 +281,7 @@ def _check_sought(name: str, chosen: Sequence[Method]) -> None:
 
 def _tuned(loaded: Model, request: Request, chosen: Sequence[Method], sought: Sequence[str]) -> list[Method]:
     """The methods with the values of the parameters `sought` that are best on some of the pictures of the request."""
-    from heatcli.evaluate.subject import subject
+    from heatcli.evaluate.subjects import subjects
     from heatcli.evaluate.tune import tuned
     from heatcli.run.work.inputs import STDIN, find
     from heatcli.system.files import is_url
@@ -293,7 +293,7 @@ def _tuned(loaded: Model, request: Request, chosen: Sequence[Method], sought: Se
     found = find(request.inputs, request.recursive, request.glob, None, str(request.out), loaded.pictures.suffixes)
     step = max(1, len(found) // TUNED_ON)
     paths = [Path(found.path(i)) for i in range(0, len(found), step)][:TUNED_ON]
-    own = subject(loaded, options.samples(loaded, paths, None)[0], request.target)
+    own = subjects(loaded, options.samples(loaded, paths, None)[0], request.target)
     baseline = request.baseline if isinstance(request.baseline, str) else None
     made: list[Method] = []
     for asked in chosen:

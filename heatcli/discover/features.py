@@ -119,8 +119,8 @@ def read(
 
     `say`: called with notes on damage. `advance`: what the explanations pass through, such as a progress bar. `masks`:
     the folder of masks, None for none. Memory holds one report at a time and the names of the pictures; temporary files
-    hold up to 20 kB per picture. Raises `UsageError` if the folder holds several runs, or no reports with pixels, and
-    for masks that fit no picture.
+    hold up to 20 kB per picture. Raises `UsageError` if the folder holds several runs, maps of volumes or no reports
+    with pixels, and for masks that fit no picture.
     """
     how: How | None = None
     found: dict[str, Columns] = {}
@@ -137,6 +137,8 @@ def read(
         if item.pixels is None:
             empty += 1
             continue
+        if item.pixels.ndim > 2:
+            raise UsageError(f"{path}: {item.row.image} is a volume, and groups are of maps of pictures and signals")
         how = how or How(method=item.report.method, baseline=item.report.baseline)
         label = item.row.called
         number = kept.add(pooled(item.pixels))

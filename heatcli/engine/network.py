@@ -14,8 +14,8 @@ from torch import Tensor
 
 from heatcli.engine.forward import forward
 from heatcli.engine.tape import Tape
-from heatcli.engine.values import values_of
-from heatcli.errors import DiffersError, ModelError, edge
+from heatcli.engine.values import entered, values_of
+from heatcli.errors import DiffersError, ModelError, OtherBranchError, edge
 from heatcli.graph.batch import rebatched
 from heatcli.graph.layers import Layer, cut_at
 from heatcli.graph.operator import Graph
@@ -74,6 +74,17 @@ class Network:
         """Capture the graph for a batch [1, …] on that batch, for an artifact that branches on the image."""
         with self._lock, edge(self.path, "captured"):
             self._graphs[tuple(batch.shape)] = self._captured(tuple(batch.shape), batch)
+
+    def graph_on(self, batch: Tensor) -> Graph:
+        """The graph for a batch [1, …], captured on it where the known one is of other pictures.
+
+        Raises `ModelError`.
+        """
+        try:
+            entered(self.graph(batch.shape), batch)
+        except OtherBranchError:
+            self.recapture(batch)
+        return self.graph(batch.shape)
 
     def _captured(self, shape: tuple[int, ...], example: Tensor | None = None) -> Graph:
         """A newly captured graph with its output as [N, classes, …]."""

@@ -40,12 +40,20 @@ def output_of(graph: Graph, batch: Tensor, known: Mapping[str, Tensor] | None = 
 def entered(graph: Graph, batch: Tensor) -> Tensor:
     """The batch [N, …] in the memory format that the graph's convolutions prefer. Raises `OtherBranchError`."""
     for guard, number in graph.guards:
-        if output_of(guard, batch).item() != number:
+        if _number(guard, batch) != number:
             raise OtherBranchError(
                 f"decides by the picture (operator {guard.output}), and differently here than on the explained image; "
                 "choose another baseline, or a method that runs the network on the image alone"
             )
     return batch.contiguous(memory_format=torch.channels_last) if graph.channels_last and batch.dim() == 4 else batch
+
+
+def _number(guard: Graph, batch: Tensor) -> float | None:
+    """What a guard computes; None where sizes of the captured picture do not fit this one."""
+    try:
+        return output_of(guard, batch).item()
+    except (RuntimeError, IndexError):
+        return None
 
 
 def leaf(value: Tensor, differentiable: bool) -> Tensor:

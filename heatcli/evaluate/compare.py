@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, Literal
 
 import msgspec
@@ -14,7 +15,8 @@ from torch.nn import functional
 from heatcli.errors import UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.similarity import correlation, rank_correlation, ssim
-from heatcli.evaluate.subject import Subject, subject
+from heatcli.evaluate.subject import NoBoxError, Subject, subject
+from heatcli.evaluate.subjects import by_size
 from heatcli.images.dataset import Sample
 from heatcli.methods.perturbation import SMOOTH
 from heatcli.methods.targets import Target
@@ -98,11 +100,39 @@ def compare(
             f"{a.model.path} takes {kinds[0].one}, {b.model.path} {kinds[1].one}; if that is wrong, "
             "say what the axes are with --axes"
         )
-    left = subject(a.model, samples, target, batch_size)
+    groups = by_size(samples, *(side.model.pictures for side in (a, b)))
+    if not groups:
+        raise UsageError("no image is left to work on")
+    bounds = most_difference, least_correlation
+    pairs, without = list[Pair](), dict[str, str]()
+    for some in ([samples[i] for i in group] for group in groups):
+        try:
+            left = subject(a.model, some, target, batch_size)
+        except NoBoxError as error:
+            without.update(error.without)
+            continue
+        without.update(left.without)
+        pairs += _compared(a, b, left, some, target, bounds)
+    if not pairs:
+        raise NoBoxError(a.model.thresholds.confidence, without)
+    pairs.sort(key=lambda p: (p.ok, p.label_a == p.label_b, -max(p.output_difference, p.heatmap_difference)))
+    names = dict.fromkeys(name for pair in pairs for name in pair.biases)
+    mean = {name: _mean([pair.biases[name] for pair in pairs if name in pair.biases]) for name in names}
+    return Comparison(
+        version=__version__, a=a.title, b=b.title, most_difference=most_difference,
+        least_correlation=least_correlation, pairs=pairs, biases=mean, without=without,
+    )  # fmt: skip
+
+
+def _compared(
+    a: Side, b: Side, left: Subject, samples: Sequence[Sample], target: str | None,
+    bounds: tuple[float | None, float | None],
+) -> Iterator[Pair]:  # fmt: skip
+    """Pairs of samples that have one size as input of both models, in their order. `left`: the subject of `a`."""
     first = b.model.pictures.fitted([samples[0].pixels])
     classes = _same_classes(a.model, b.model, left.outputs().shape[1], b.model.graph(first.shape).output_shape)
-    samples, boxed = [samples[i] for i in left.of] or samples, left.target.corners is not None
-    right = subject(b.model, samples, None if boxed else classes[left.target.index], batch_size)
+    samples, boxed = [samples[i] for i in left.numbers], left.target.corners is not None
+    right = subject(b.model, samples, None if boxed else classes[left.target.index], left.batch_size)
     if boxed or left.target.path is not None or (target is not None and "@" in target):
         right = right.with_target(_same_positions(left.target, classes, right.target))
     elif left.target.minus is not None:
@@ -124,28 +154,18 @@ def compare(
     scores, pixels = (left.scores(), right.scores()), (maps_a.flatten(1).sum(1), maps_b.flatten(1).sum(1))
     books_b = _paired(books_a, books_b)
     names = list(dict.fromkeys([*books_a, *books_b]))
-    pairs = []
     for i, image in enumerate(left.names):
         row = {name: float(values[i]) for name, values in columns.items()}
-        ok = _within_bounds(row, most_difference, least_correlation)
-        pairs.append(
-            Pair(
-                image=image,
-                label_a=a.model.called(int(says_a[i])),
-                label_b=a.model.called(int(says_b[i])),
-                score=_both(scores[0][i], scores[1][i]),
-                pixels=_both(pixels[0][i], pixels[1][i]),
-                biases={name: _totals(books_a, books_b, name, i) for name in names},
-                ok=ok,
-                **row,
-            )
+        yield Pair(
+            image=image,
+            label_a=a.model.called(int(says_a[i])),
+            label_b=a.model.called(int(says_b[i])),
+            score=_both(scores[0][i], scores[1][i]),
+            pixels=_both(pixels[0][i], pixels[1][i]),
+            biases={name: _totals(books_a, books_b, name, i) for name in names},
+            ok=_within_bounds(row, *bounds),
+            **row,
         )
-    pairs.sort(key=lambda p: (p.ok, p.label_a == p.label_b, -max(p.output_difference, p.heatmap_difference)))
-    mean = {name: _totals(books_a, books_b, name, None) for name in names}
-    return Comparison(
-        version=__version__, a=a.title, b=b.title, most_difference=most_difference,
-        least_correlation=least_correlation, pairs=pairs, biases=mean, without=dict(left.without),
-    )  # fmt: skip
 
 
 def _same_classes(a: Model, b: Model, count: int, outputs_b: Sequence[int]) -> Tensor:
@@ -236,6 +256,11 @@ def _both(a: Tensor, b: Tensor) -> Both:
     return Both(float(a), float(b))
 
 
-def _totals(a: dict[str, Tensor], b: dict[str, Tensor], name: str, i: int | None) -> Both:
-    sides = [book.get(name) for book in (a, b)]
-    return Both(*(None if v is None else float(v.mean() if i is None else v[i]) for v in sides))
+def _totals(a: dict[str, Tensor], b: dict[str, Tensor], name: str, i: int) -> Both:
+    return Both(*(None if (total := book.get(name)) is None else float(total[i]) for book in (a, b)))
+
+
+def _mean(each: Sequence[Both]) -> Both:
+    """The mean on each side, over what has it."""
+    sides = ([value for value in side if value is not None] for side in zip(*((o.a, o.b) for o in each), strict=True))
+    return Both(*(fmean(side) if side else None for side in sides))

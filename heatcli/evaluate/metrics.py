@@ -10,7 +10,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from heatcli.artifact.layout import PICTURE
+from heatcli.artifact.layout import PICTURE, Layout
 from heatcli.errors import UsageError, first_line, unknown_name
 from heatcli.evaluate import complexity, location, perturbation, robustness
 from heatcli.evaluate.explainer import Explainer
@@ -28,6 +28,10 @@ class Curve:
     x_label: str
     y_label: str
 
+    def until(self, x: tuple[float | str, ...]) -> Tensor:
+        """`y` over more points [M, len(x)]: a curve that ends earlier, where nothing is left to replace, stays."""
+        return torch.cat([self.y, self.y[:, -1:].expand(-1, len(x) - len(self.x))], 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -40,14 +44,16 @@ class Measured:
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The base class of metrics.
 
-    `source`: paper and equation. `better`: column → `higher`, `lower`, or empty if neither is better.
+    `source`: paper and equation. `better`: column → `higher`, `lower`, or empty if neither is better. `nothing`: the
+    error if a column has no image.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     better: ClassVar[dict[str, str]]
+    nothing: ClassVar[str] = "no image takes part in {!r}"
 
-    def settled(self, subject: Subject) -> Self:  # noqa: ARG002
+    def settled(self, layout: Layout) -> Self:  # noqa: ARG002
         """The metric with the options that depend on the kind of input."""
         return self
 
@@ -70,9 +76,9 @@ class PixelFlipping(Metric, frozen=True):
     region: int | None = None
     steps: int = 100
 
-    def settled(self, subject: Subject) -> Self:
+    def settled(self, layout: Layout) -> Self:
         """With the side of a region."""
-        return msgspec.structs.replace(self, region=self.region or perturbation.region_of(subject.layout))
+        return msgspec.structs.replace(self, region=self.region or perturbation.region_of(layout))
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
         """The values are in units of the score. Raises `UsageError`, `ModelError`, as all metrics do."""
@@ -131,26 +137,28 @@ class Morph(Metric, frozen=True):
     name = "morph"
     source = "Shrikumar et al. 2017, sec. 4.1"
     better: ClassVar[dict[str, str]] = {}
+    nothing = "no image is predicted to be of the first class of {!r}"
 
     pairs: tuple[str, ...] = ("8-3", "8-6", "9-1", "4-1")
     share: float = 0.2
 
     def __call__(self, subject: Subject, explainer: Explainer) -> Measured:
-        """A column per pair, over the images predicted as A. Raises `UsageError` if there are none."""
+        """A column per pair, over the images predicted as A. Raises `UsageError` for what is no pair."""
         values = {}
         top = subject.predicted()
         for pair in self.pairs:
             both = subject.with_target(pair).target
             if both.minus is None:
                 raise UsageError(f"morph: {pair!r} is not a pair of classes; give A-B")
-            rows = torch.nonzero(top == both.index).flatten()
+            rows, column = torch.nonzero(top == both.index).flatten(), pair.replace("-", "→")
             if not len(rows):
-                raise UsageError(f"morph: no image is predicted to be of the first class of {pair!r}")
+                values[column] = torch.zeros(0, dtype=torch.float64)
+                continue
             own = subject.rows(rows)
             difference = own.with_target(both.index[rows]).heatmaps(explainer)
             if explainer.method is not None:  # the map of a control is the same for both classes
                 difference = difference - own.with_target(both.minus[rows]).heatmaps(explainer)
-            values[pair.replace("-", "→")] = perturbation.morph(own.with_target(pair), difference, self.share)
+            values[column] = perturbation.morph(own.with_target(pair), difference, self.share)
         return Measured(values)
 
 

@@ -72,12 +72,11 @@ def noise(subject: Subject) -> Tensor:
     if layout.kind == PICTURE:
         drawn = torch.rand(subject.batch.shape, generator=generator)
         return subject.model.pictures.normalise(drawn.to(subject.batch.device)).to(subject.batch)
-    planes = layout.first(subject.batch)
-    alike = planes.movedim(2, 0) if layout.kind == TABLE else planes.movedim(1, 0)
-    values = alike.flatten(1)
-    chosen = torch.randint(values.shape[1], values.shape, generator=generator).to(values.device)
+    axis, values = (2 if layout.kind == TABLE else 1), subject.values
+    alike = layout.first(subject.batch).movedim(axis, 0)
+    chosen = torch.randint(values.shape[1], (len(values), alike[0].numel()), generator=generator).to(values.device)
     filled = values.gather(1, chosen).reshape(alike.shape)
-    fill = layout.back(filled.movedim(0, 2 if layout.kind == TABLE else 1)).contiguous()
+    fill = layout.back(filled.movedim(0, axis)).contiguous()
     if torch.equal(fill, subject.batch):
         raise UsageError(
             f"{subject.model.path}: {layout.element}s are replaced by those of the other inputs, which are all alike; "

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from heatcli.errors import ImageError, UsageError, first_line
 from heatcli.evaluate.explainer import CONTROLS, Explainer, controls_of
 from heatcli.evaluate.run import apart, resampled
-from heatcli.evaluate.subject import Subject
+from heatcli.evaluate.subjects import Subjects
 from heatcli.evaluate.trial import Trial, tried
 from heatcli.methods import table
 from heatcli.rules.parameters import Named
@@ -87,9 +87,9 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class Search:
-    """A search over one subject. `told`: called with the name of each method before it is tried."""
+    """A search over images of one model. `told`: called with the name of each method before it is tried."""
 
-    subject: Subject
+    subjects: Subjects
     told: Callable[[str], None] = lambda _: None
     found: dict[str, Trial] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Search:
         If the difference between the best and the default of `heatcli explain` is not decided, the default is
         recommended. `command`: the command line without the method.
         """
-        for explainer in [*explainers, *map(Explainer.parse, controls_of(self.subject.layout))]:
+        for explainer in [*explainers, *map(Explainer.parse, controls_of(self.subjects.layout))]:
             self._try(explainer)
         tried_ones = [t for t in self.found.values() if t.explainer.method is not None]
         if not tried_ones:
@@ -116,7 +116,7 @@ class Search:
             return
         self.told(explainer.name)
         try:
-            self.found[explainer.name] = tried(self.subject, explainer)
+            self.found[explainer.name] = tried(self.subjects, explainer)
         except (UsageError, ImageError) as error:
             self.skipped[explainer.name] = first_line(error)
 
@@ -131,9 +131,10 @@ class Search:
         chosen = self.found[default or best.explainer.name]
         undecided = tuple(name for name in close if name not in (*CONTROLS, best.explainer.name))
         found = Recommendation(
-            version=__version__, model=self.subject.model.named_in("."), sha256=self.subject.model.sha256,
-            images=len(self.subject), masks=len(self.subject.masked), seed=self.subject.seed, best=best.explainer.name,
-            recommended=chosen.explainer.name, command=(*command, *arguments(chosen.explainer)), undecided=undecided,
+            version=__version__, model=self.subjects.model.named_in("."), sha256=self.subjects.model.sha256,
+            images=len(self.subjects), masks=len(self.subjects.masked), seed=self.subjects.seed,
+            best=best.explainer.name, recommended=chosen.explainer.name,
+            command=(*command, *arguments(chosen.explainer)), undecided=undecided,
             chance="random" in close, words=(), rows=rows, skipped=self.skipped,
         )  # fmt: skip
         return msgspec.structs.replace(found, words=tuple(_words(found)))
@@ -141,8 +142,8 @@ class Search:
     def _row(self, trial: Trial, best: Trial, level: float) -> Candidate:
         """A row of the ranking. `level`: of the intervals, widened for the number of comparisons."""
         area = _values(trial)
-        low, high = resampled(area[:, None], self.subject.seed)[:, 0]
-        behind, least, most = apart(_values(best), area, self.subject.seed, level)
+        low, high = resampled(area[:, None], self.subjects.seed)[:, 0]
+        behind, least, most = apart(_values(best), area, self.subjects.seed, level)
         inside, shown = trial.inside.numpy(), trial.shown.abs().numpy()
         return Candidate(
             method=trial.explainer.name, between=float(area.mean()), low=float(low), high=float(high), behind=behind,

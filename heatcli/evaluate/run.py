@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from heatcli.artifact.layout import PICTURES, Layout
+from heatcli.errors import UsageError
 from heatcli.evaluate.explainer import Explainer, controls_of
-from heatcli.evaluate.metrics import Measured, Metric
-from heatcli.evaluate.subject import Subject
+from heatcli.evaluate.metrics import Curve, Measured, Metric
+from heatcli.evaluate.subjects import Subjects
 from heatcli.version import __version__
 
 NAME: Literal["heatcli.evaluation/1"] = "heatcli.evaluation/1"
@@ -74,7 +77,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def evaluate(
-    subject: Subject,
+    subjects: Subjects,
     explainers: Sequence[Explainer],
     metrics: Sequence[Metric],
     told: Callable[[str], None] = lambda _: None,
@@ -82,19 +85,41 @@ def evaluate(
     """Measure every metric of every explainer. `told`: called with a text before each. Raises `UsageError`."""
     rows: list[Row] = []
     curves: list[CurveRow] = []
-    metrics = [metric.settled(subject) for metric in metrics]
+    metrics = [metric.settled(subjects.layout) for metric in metrics]
     for metric in metrics:
         for explainer in explainers:
             told(f"{metric.name}: {explainer.name}")
-            found = metric(subject, explainer)
-            rows += _rows(metric, explainer, found, subject.seed)
-            curves += _curves(metric, explainer, found, subject.seed)
+            found = measured(metric, subjects, explainer)
+            rows += _rows(metric, explainer, found, subjects.seed)
+            curves += _curves(metric, explainer, found, subjects.seed)
     return Evaluation(
-        version=__version__, model=subject.model.named_in("."), sha256=subject.model.sha256,
-        images=len(subject),
-        names=subject.names, seed=subject.seed, metrics={m.name: m for m in metrics}, rows=rows, curves=curves,
-        without=dict(subject.without),
+        version=__version__, model=subjects.model.named_in("."), sha256=subjects.model.sha256, images=len(subjects),
+        names=subjects.names, seed=subjects.seed, metrics={m.name: m for m in metrics}, rows=rows, curves=curves,
+        without=dict(subjects.without),
     )  # fmt: skip
+
+
+def measured(metric: Metric, subjects: Subjects, explainer: Explainer) -> Measured:
+    """What a metric measures of images of any sizes, in their order where all of them take part.
+
+    Raises `UsageError`, also for a column in which no image takes part.
+    """
+    each = [metric(own, explainer) for own in subjects.parts]
+    values = {}
+    for column in each[0].values:
+        parts = [found.values[column] for found in each]
+        every = all(len(part) == len(own) for part, own in zip(parts, subjects.parts, strict=True))
+        values[column] = subjects.joined(parts) if every else torch.cat(parts)
+        if not len(values[column]):
+            raise UsageError(f"{metric.name}: " + metric.nothing.format(column))
+    curves = {name: _together([found.curves[name] for found in each], subjects) for name in each[0].curves}
+    return Measured(values, curves)
+
+
+def _together(each: Sequence[Curve], subjects: Subjects) -> Curve:
+    """The curves of all images, over the points of the longest."""
+    longest = max(each, key=lambda curve: len(curve.x))
+    return replace(longest, y=subjects.joined([curve.until(longest.x) for curve in each]))
 
 
 def with_controls(explainers: Sequence[Explainer], layout: Layout = PICTURES) -> list[Explainer]:

@@ -1,4 +1,7 @@
-"""What metrics and checks work on: a model, pictures with masks, and the explained score of each picture."""
+"""What metrics and checks work on: a model, pictures with masks, and the explained score of each picture.
+
+All inputs of a `Subject` have one shape; `heatcli.evaluate.subjects` has those of several.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatcli.artifact.layout import PICTURE, TABLE, TOKENS, VOLUME, Layout
+from heatcli.artifact.layout import PICTURE, TABLE, TOKENS, Layout
 from heatcli.errors import ImageError, UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.explanation import Explanation
@@ -28,6 +31,14 @@ from heatcli.rules.numerics import per_image
 PIXELS_AT_ONCE = 2**21  # the elements of a batch, unless a batch size is given
 
 
+class NoBoxError(UsageError):
+    """No image has a box of a probability of `least` that the target names; `without`: name → why."""
+
+    def __init__(self, least: float, without: Mapping[str, str]) -> None:
+        super().__init__(f"no image has a box that the target names of at least {least:g}; --confidence says the least")
+        self.least, self.without = least, without
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """N images of one model, and the explained score of each.
@@ -36,7 +47,8 @@ class Subject:
     in 0..1: the share of each pixel inside; NaN for images without a mask.
     `target`: chosen on the unchanged images, and kept when the images are changed. `of`: the number of the sample that
     each row is of, where these are the boxes of a detector, one row a box. `without`: images that were left out because
-    they have no such box, name → why. `_maps`: the relevance of the unchanged images by explainer.
+    they have no such box, name → why. `others`: the inputs of other shapes that are measured with these. `_maps`: the
+    relevance of the unchanged images by explainer.
     """
 
     model: Model
@@ -48,10 +60,16 @@ class Subject:
     seed: int = 0
     of: tuple[int, ...] = ()
     without: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[Tensor, ...] = ()
     _maps: dict[Explainer, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The number of the sample that each row is of."""
+        return self.of or range(len(self))
 
     @property
     def masked(self) -> Tensor:
@@ -79,12 +97,19 @@ class Subject:
             low, high = self.model.pictures.pixel_range(self.batch)
             return high - low
         self.model.pictures.need_values_between("they have no noise")
-        planes = layout.first(self.batch)
-        over = [0] if layout.kind == TABLE else [0, *range(2, planes.dim())]
-        span = layout.back(planes.amax(over, keepdim=True) - planes.amin(over, keepdim=True))
+        values = self.values
+        span = values.amax(1) - values.amin(1)
         if not bool((span > 0).any()):
             raise UsageError(f"{self.model.path}: all inputs have the same values, so these have no range; give more")
-        return span
+        sides = (1, len(span)) if layout.kind == TABLE else (len(span), *(1,) * layout.dims)
+        return layout.back(span.reshape(1, *sides))
+
+    @property
+    def values(self) -> Tensor:
+        """All values of each channel, or of each feature of a table, [channels, M]: of all inputs, also `others`."""
+        axis = 2 if self.layout.kind == TABLE else 1
+        each = [self.layout.first(batch).movedim(axis, 0).flatten(1) for batch in (self.batch, *self.others)]
+        return torch.cat(each, 1)
 
     def rows(self, index: Tensor) -> Subject:
         """The subject of the images `index`, int64 [M]. An image may occur several times."""
@@ -173,12 +198,9 @@ def subject(
 ) -> Subject:
     """The subject of `samples`. `target`: as `heatcli.explain` takes it.
 
-    Raises `UsageError`, also for signals or tokens of several lengths, `ImageError` for a token that the model has not.
+    As input they have one shape. Raises `UsageError`, `ImageError` for a token that the model has not.
     """
-    if not samples:
-        raise UsageError("no image is left to work on")
     pictures = model.pictures
-    _check_sides(model, samples)
     batch = torch.cat([pictures.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
     size = batch_size or max(1, min(512, PIXELS_AT_ONCE // batch[0].numel()))
     nothing = np.full(pictures.layout_of(batch).first(batch).shape[2:], np.nan, dtype=np.float32)
@@ -196,7 +218,7 @@ def _by_box(
 ) -> Subject:
     """The boxes of a detector that the target names, one row a box. Images without one are left out, and told.
 
-    Raises `UsageError` if no image has a box that the target names.
+    Raises `NoBoxError` if no image has a box that the target names, `UsageError` for a network without boxes.
     """
     boxes = _graph(model, batch, size).boxes
     if boxes is None:
@@ -219,26 +241,11 @@ def _by_box(
     for name, why in without.items():
         model.notes.add(f"{name}: {why}; it is left out")
     if not rows:
-        raise UsageError(f"no image has a box that the target names of at least {least:g}; --confidence says the least")
+        raise NoBoxError(least, without)
     chosen = goal(output, boxes, rows, [every[i] for i in rows], wanted)
     titles = tuple(f"{names[i]} box {one.numbers[0]}" for i, one in zip(rows, wanted, strict=True))
     index = torch.tensor(rows)
     return Subject(model, titles, batch[index], chosen, mask[index], size, seed, of=tuple(rows), without=without)
-
-
-def _check_sides(model: Model, samples: Sequence[Sample]) -> None:
-    """Raise `UsageError` if the network takes inputs of any size, and these have several."""
-    layout = model.pictures.layout
-    if layout.kind == PICTURE or (layout.kind == VOLUME and model.pictures.input.shape is not None):
-        return
-    one = samples[0]
-    other = next((s for s in samples if s.size != one.size), None)
-    if other is not None:
-        lengths = " and ".join("×".join(f"{n:,}" for n in s.size[::-1]) for s in (one, other))
-        raise UsageError(
-            f"{one.path} and {other.path}: have {lengths} {layout.element}s; measured together are inputs of one size, "
-            "so cut or pad them, or give those of one size at a time"
-        )
 
 
 def _check_tokens(model: Model, samples: Sequence[Sample], batch: Tensor) -> None:

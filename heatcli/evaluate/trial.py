@@ -12,6 +12,7 @@ from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.location import inside_share
 from heatcli.evaluate.perturbation import falls
 from heatcli.evaluate.subject import Subject
+from heatcli.evaluate.subjects import Subjects
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,18 @@ class Trial:
         return float(self.between.mean())
 
 
-def tried(subject: Subject, explainer: Explainer, points: int = 5) -> Trial:
-    """Try a method on the images of the subject. Raises `UsageError` if the method cannot explain the model."""
+def tried(subjects: Subjects, explainer: Explainer, points: int = 5) -> Trial:
+    """Try a method on images of any sizes. Raises `UsageError` if the method cannot explain the model."""
+    each = [_tried(own, explainer, points) for own in subjects.parts]
+    most, least, inside, shown = (
+        subjects.joined([getattr(trial, name) for trial in each]) for name in ("most", "least", "inside", "shown")
+    )
+    seconds = sum(trial.seconds * len(own) for trial, own in zip(each, subjects.parts, strict=True))
+    return Trial(explainer, most, least, inside, shown, seconds / len(subjects))
+
+
+def _tried(subject: Subject, explainer: Explainer, points: int) -> Trial:
+    """A method on images of one size."""
     start = time.process_time()
     heatmaps, shown = maps(subject, explainer)
     seconds = (time.process_time() - start) / len(subject)

@@ -8,7 +8,7 @@ from itertools import product
 
 from heatcli.errors import counted
 from heatcli.evaluate.explainer import Explainer
-from heatcli.evaluate.subject import Subject
+from heatcli.evaluate.subjects import Subjects
 from heatcli.evaluate.trial import tried
 from heatcli.methods.method import Method
 
@@ -41,7 +41,7 @@ class Tuned:
 
 
 def tuned(
-    subject: Subject, method: Method, names: Collection[str], baseline: str | None, say: Callable[[str], None]
+    subjects: Subjects, method: Method, names: Collection[str], baseline: str | None, say: Callable[[str], None]
 ) -> Tuned:
     """The method with the values of some parameters whose maps rank the regions of the pictures best.
 
@@ -55,9 +55,9 @@ def tuned(
         say(f"{method.name}: {text}")
         methods[text] = method.configured(values)
         own = Explainer(f"{method.name}:{text}", methods[text], baseline if method.baseline is not None else None)
-        areas[text] = tried(subject, own).area
+        areas[text] = tried(subjects, own).area
     ranked = dict(sorted(areas.items(), key=lambda item: -item[1]))
-    return Tuned(methods[next(iter(ranked))], ranked, len(subject))
+    return Tuned(methods[next(iter(ranked))], ranked, len(subjects))
 
 
 def _combinations(method: Method, names: Collection[str]) -> Iterator[dict[str, float]]:

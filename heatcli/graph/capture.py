@@ -21,7 +21,9 @@ from heatcli.graph.anchors import Anchors
 from heatcli.graph.heads import joined
 from heatcli.graph.kinds import classify
 from heatcli.graph.lookups import Positions
+from heatcli.graph.nested import leaves, mapped
 from heatcli.graph.operator import Boxes, Constant, Graph, Operator, Ref, Returned, needed_for
+from heatcli.graph.positions import chosen_for, fingerprint_of, held
 from heatcli.graph.recorder import Call, Recorder
 from heatcli.graph.remarks import remarks
 from heatcli.graph.schemas import title_of
@@ -75,10 +77,14 @@ def record(
             else joined(floating(returned), detected, anchors if choice is None else None)
         )
     output = recorder.value_of(output)
+    chosen = chosen_for(output, recorder.calls)
+    with torch.no_grad(), recorder:
+        fingerprint = recorder.value_of(fingerprint_of(chosen)) if chosen else None
     calls = recorder.calls
     if choice is not None:
         calls = [call for call in calls if id(call) not in choice.after]
-    graph = replace(classify(_flatten(calls, example, output, names, where, tokens)), boxes=detected)
+    graph = _flatten(calls, example, output, names, where, tokens, chosen, fingerprint)
+    graph = replace(classify(graph), boxes=detected)
     if choice is not None:
         nodes = suppression.nodes_of(calls, floating(returned))
         graph = replace(graph, before=choice.operators, raw=nodes)
@@ -153,24 +159,27 @@ def scores(returned: Any, head: int, where: str) -> Tensor:
 
 
 def _flatten(
-    calls: list[Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str, tokens: bool
-) -> Graph:
+    calls: list[Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str, tokens: bool,
+    chosen: Sequence[Tensor] = (), fingerprint: Tensor | None = None,
+) -> Graph:  # fmt: skip
     """Operators in order, one for each output tensor of each call. Values independent of the image are constants.
 
-    A number that the module reads from a value that depends on the image (to branch on it) becomes a guard.
+    A number that the module reads from a value that depends on the image (to branch on it) becomes a guard. So does
+    the `fingerprint` of the `chosen` positions, which are held as they are.
     """
     known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
     values: dict[int, Ref | Constant] = {id(example): Ref(INPUT)}
     active = {INPUT: tuple(example.shape)}
     operators: dict[str, Operator] = {}
     decided: dict[str, float] = {}
-    positions = Positions(INPUT, tuple(example.shape)) if tokens else None
+    kept_apart = {id(tensor) for tensor in chosen}
+    place = Positions(INPUT, tuple(example.shape)) if tokens else None
     for number, call in enumerate(calls):
-        leaves = pytree.tree_leaves((call.args, call.kwargs))
-        for tensor in leaves:
+        given = leaves((call.args, call.kwargs))
+        for tensor in given:
             if isinstance(tensor, Tensor) and id(tensor) not in values:
                 values[id(tensor)] = Constant(known.get(_address(tensor), f"constant_{len(values)}"), tensor.detach())
-        read = leaves if title_of(call.target) not in _SHAPE_ONLY else ()
+        read = given if title_of(call.target) not in _SHAPE_ONLY else ()
         inputs = [values[id(x)] for x in read if isinstance(x, Tensor)]
         if isinstance(call.output, bool | int | float):
             asked = [x.name for x in inputs if isinstance(x, Ref)]
@@ -181,12 +190,13 @@ def _flatten(
             if not isinstance(tensor, Tensor) or id(tensor) in values:
                 continue
             name = f"{title_of(call.target)}_{number}" + (f"_{index}" if several and index else "")
-            if not any(isinstance(x, Ref) for x in inputs) or not tensor.numel():  # independent of the image
+            of_image = any(isinstance(x, Ref) for x in inputs)
+            if not of_image or not (tensor.numel() or id(tensor) in kept_apart):  # independent of the image
                 values[id(tensor)] = Constant(_derived_name(inputs, name), tensor.detach())
                 continue
             op = _operator(call, name, index if several else None, tensor, values, active)
-            if positions is not None:
-                op, made = positions.told(op)
+            if place is not None:
+                op, made = place.told(op)
                 if made is not None:
                     operators[made.name], active[made.name] = made, made.shape
             operators[name] = op
@@ -202,7 +212,8 @@ def _flatten(
             "indices, integer types); no relevance passes through those"
         )
     shape, every = tuple(example.shape), operators.values()
-    kept = needed_for(result.name, every)
+    positions = {x.name: tensor for tensor in chosen if isinstance(x := values.get(id(tensor)), Ref)}
+    kept = needed_for(result.name, held(every, positions) if positions else every)
     for operator in kept:
         if _is_of_no_fixed_shape(operator, operators):
             raise ModelError(
@@ -215,6 +226,8 @@ def _flatten(
                 f"{where}: takes a value of the picture out of the graph as a number (operator {source}, {taken:.4g}), "
                 "which no relevance can follow; keep it a tensor"
             )
+    if fingerprint is not None and isinstance(told := values[id(fingerprint)], Ref):
+        decided[told.name] = float(fingerprint)
     guards = tuple((Graph(INPUT, shape, needed_for(name, every), name, ()), x) for name, x in decided.items())
     return Graph(INPUT, shape, kept, result.name, tuple(output.shape), guards=guards)
 
@@ -225,7 +238,7 @@ def _is_of_no_fixed_shape(operator: Operator, others: Mapping[str, Operator]) ->
         return False
     if operator.title != "index":
         return True
-    picked = [others[x.name] for x in pytree.tree_leaves(operator.args[1]) if isinstance(x, Ref) and x.name in others]
+    picked = [others[x.name] for x in leaves(operator.args[1]) if isinstance(x, Ref) and x.name in others]
     return any(mask.dtype in (torch.bool, torch.uint8) for mask in picked)
 
 
@@ -239,8 +252,8 @@ def _operator(
         """The `Ref` or `Constant` that stands for a tensor; anything else unchanged."""
         return values[id(x)] if isinstance(x, Tensor) else x
 
-    args, kwargs = pytree.tree_map(named, (tuple(call.args), dict(call.kwargs)))
-    sources = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Ref) and x.name in active]
+    args, kwargs = mapped(named, (tuple(call.args), call.kwargs))
+    sources = [x for x in leaves((args, kwargs)) if isinstance(x, Ref) and x.name in active]
     target = _STRIDE_FREE.get(call.target, call.target)
     if target is _ATEN._convolution.default:  # the same operator with trailing cuDNN flags
         target, args = _ATEN.convolution.default, args[:9]

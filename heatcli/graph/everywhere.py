@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.facts import LAYOUT, MAXIMUM, NORMALISER, TABLE
+from heatcli.graph.nested import leaves
 from heatcli.graph.recorder import Call
-from heatcli.system.torch_private import name_of, pytree, unrecorded
+from heatcli.graph.schemas import tensors_in
+from heatcli.system.torch_private import name_of, unrecorded
 
 _READING = frozenset("index index_select gather take_along_dim masked_select".split())
 _ORDERING = frozenset("topk sort".split())
@@ -36,11 +38,7 @@ class Everywhere:
 
     def __init__(self, calls: Sequence[Call], after: frozenset[int]) -> None:
         self._made: dict[int, Call] = {
-            id(x): call
-            for call in calls
-            if id(call) in after
-            for x in pytree.tree_leaves(call.output)
-            if isinstance(x, Tensor)
+            id(x): call for call in calls if id(call) in after for x in leaves(call.output) if isinstance(x, Tensor)
         }
         self._known: dict[int, Rows | None] = {}
         self.sources: list[Tensor] = []  # the values whose rows are chosen
@@ -70,7 +68,7 @@ class Everywhere:
 
     def _chooses(self, indices: Sequence[Any]) -> bool:
         """Whether rows are chosen by a mask, by places that were chosen, or by none, and not by fixed places."""
-        given = [y for y in pytree.tree_leaves(indices) if isinstance(y, Tensor)]
+        given = tensors_in(indices)
         return any(id(y) in self._made or y.dtype == torch.bool or not y.numel() for y in given)
 
     def _read(self, source: Tensor, title: str, others: Sequence[Any]) -> Rows | None:
@@ -100,7 +98,7 @@ class Everywhere:
 
     def _row_by_row(self, call: Call, title: str, x: Tensor) -> Rows | None:
         """The call on all rows of its inputs, part by part."""
-        inputs = [y for y in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(y, Tensor)]
+        inputs = tensors_in(call.args, call.kwargs)
         given = {id(y): self(y) for y in inputs if id(y) in self._made}
         rows = [one for one in given.values() if one is not None]
         if title not in TABLE or TABLE[title].kind in (MAXIMUM, NORMALISER) or len(rows) < max(1, len(given)):
@@ -117,9 +115,8 @@ class Everywhere:
             output = _run(call, swapped, TABLE[title].kind == LAYOUT, axis, (chosen, length))
             if output is None:
                 return None
-            leaves = [y for y in pytree.tree_leaves(call.output) if isinstance(y, Tensor)]
-            made = [y for y in pytree.tree_leaves(output) if isinstance(y, Tensor)]
-            part = made[next(k for k, y in enumerate(leaves) if y is x)]
+            returned, made = tensors_in(call.output), tensors_in(output)
+            part = made[next(k for k, y in enumerate(returned) if y is x)]
             if part.dim() <= axis or part.shape[axis] != length:
                 return None
             parts.append(part)

@@ -268,6 +268,7 @@ TABLE: Mapping[str, Row] = table((
     ("_upsample_nearest_exact1d _upsample_nearest_exact2d", row(AFFINE, _MEAN)),
     ("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa", row(AFFINE, _MEAN)),
     ("upsample_bicubic2d", row(AFFINE, "zero_at_zero")),
+    ("roi_align", row(AFFINE, _MEAN)),  # of the maps; the places are held (`heatcli.graph.kinds.classified`)
     # nonlinearities that are piecewise linear
     ("relu", row(
         ELEMENTWISE,

@@ -40,6 +40,9 @@ __all__ = (
 )  # fmt: skip
 
 
+_AT_PLACES = frozenset(["roi_align"])  # read maps at boxes, which are held as indices are: no relevance goes to places
+
+
 def classify(graph: Graph) -> Graph:
     """The same graph with the kind and the offsets of every operator."""
     return replace(graph, operators=tuple(classified(op) for op in graph.operators))
@@ -62,6 +65,8 @@ def classified(op: Operator) -> Operator:
     """The operator with its kind, role and offsets."""
     if not op.sources or not op.dtype.is_floating_point:
         return replace(op, sources=(), kind="")  # a mask, an index, a shape: its value is held fixed
+    if op.title in _AT_PLACES and len(op.sources) > 1:
+        op = replace(op, sources=op.sources[:1], source_shapes=op.source_shapes[:1])
     op = replace(op, kind=_kind(op))
     offsets = offsets_of(op)
     if offsets is None:
@@ -78,7 +83,7 @@ def _kind(op: Operator) -> str:
     row = row_of(op)
     if op.is_lookup:
         return row.kind
-    if any(name not in op.sources for name in op.refs):
+    if any(name not in op.sources for name in op.refs) and op.title not in _AT_PLACES:
         return UNKNOWN  # a mask or an index that depends on the image: exact only while its value is fixed
     if op.index and row.kind != LAYOUT:
         return UNKNOWN  # a secondary output, such as a normaliser's statistics
@@ -125,7 +130,9 @@ def mark_first(graph: Graph) -> Graph:
         between = reads_image and (op.kind == LAYOUT or is_diagonal(op) or op.title in ("cat", "stack"))
         if between:
             before_first.add(op.name)
-        operators.append(replace(op, first=reads_image and has_weights(op), before_first=between))
+        first = reads_image and has_weights(op)
+        as_marked = (op.first, op.before_first) == (first, between)
+        operators.append(op if as_marked else replace(op, first=first, before_first=between))
     return replace(graph, operators=tuple(operators))
 
 
@@ -137,7 +144,13 @@ def mark_nonnegative(graph: Graph) -> Graph:
         given = op.sources and op.sources == op.refs and all(name in nonnegative for name in op.sources)
         if facts.nonnegative or (facts.preserves_nonnegative and given):
             nonnegative.add(op.name)
-    return replace(graph, operators=tuple(replace(op, nonnegative=op.name in nonnegative) for op in graph.operators))
+    return replace(
+        graph,
+        operators=tuple(
+            op if op.nonnegative == (op.name in nonnegative) else replace(op, nonnegative=not op.nonnegative)
+            for op in graph.operators
+        ),
+    )  # fmt: skip
 
 
 # --- kinds that depend on which arguments carry the image -------------------------------------------------------

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.system.torch_private import name_of, pytree, schema_of
+from heatcli.graph.nested import leaves, mapped
+from heatcli.system.torch_private import name_of, schema_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +116,31 @@ class Operator:
         init=False
     )  # real numbers from whole ones, the tokens of its source (heatcli.graph.lookups)
     title: str = field(init=False)  # the ATen name, such as `convolution`
-    _plain: tuple[tuple[Any, ...], Mapping[str, Any]] = field(init=False, repr=False)  # arguments, constants as tensors
-    _open: tuple[int | str, ...] = field(init=False, repr=False)  # positions and names of arguments that hold a `Ref`
 
     def __post_init__(self) -> None:
-        plain = pytree.tree_map(lambda x: x.value if isinstance(x, Constant) else x, (self.args, dict(self.kwargs)))
-        object.__setattr__(self, "_plain", plain)
-        refs = tuple(x.name for x in pytree.tree_leaves(plain) if isinstance(x, Ref))
+        refs = tuple([x.name for x in leaves((self.args, self.kwargs)) if isinstance(x, Ref)])
         lookup = bool(self.sources) and not any(name in refs for name in self.sources)
         object.__setattr__(self, "refs", (*refs, *self.sources) if lookup else refs)
         object.__setattr__(self, "is_lookup", lookup)
-        arguments = [*enumerate(plain[0]), *plain[1].items()]
-        held = tuple(key for key, x in arguments if any(isinstance(leaf, Ref) for leaf in pytree.tree_leaves(x)))
-        object.__setattr__(self, "_open", held)
         object.__setattr__(self, "title", name_of(self.target))
+
+    @cached_property
+    def _plain(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments, constants as tensors."""
+        plain = mapped(lambda x: x.value if isinstance(x, Constant) else x, (self.args, self.kwargs))
+        return plain  # type: ignore[no-any-return]
+
+    @cached_property
+    def _open(self) -> tuple[int | str, ...]:
+        """The positions and names of arguments that hold a `Ref`."""
+        arguments: list[tuple[int | str, Any]] = [*enumerate(self.args), *self.kwargs.items()]
+        return tuple(key for key, x in arguments if any(isinstance(leaf, Ref) for leaf in leaves(x)))
 
     def reads(self, position: int) -> bool:
         """Whether the top-level argument at `position` carries the image."""
         if position >= len(self.args):
             return False
-        return any(isinstance(x, Ref) and x.name in self.sources for x in pytree.tree_leaves(self.args[position]))
+        return any(isinstance(x, Ref) and x.name in self.sources for x in leaves(self.args[position]))
 
     def arg(self, position: int, default: Any = None) -> Any:
         """The top-level argument at `position`, or `default` where the call leaves it out."""
@@ -165,7 +171,7 @@ class Operator:
     @property
     def constants(self) -> list[Constant]:
         """All constants among the arguments, in order."""
-        return [x for x in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(x, Constant)]
+        return [x for x in leaves((self.args, self.kwargs)) if isinstance(x, Constant)]
 
     def run(self, values: Mapping[str, Tensor], inputs: Sequence[Tensor] | None = None) -> Tensor:
         """Call the operator on `values`, name → tensor, of the shapes at capture but for the number of images.
@@ -196,7 +202,7 @@ def renamed(op: Operator, names: Mapping[str, str]) -> Operator:
     def swap(x: object) -> object:
         return Ref(names[x.name]) if isinstance(x, Ref) and x.name in names else x
 
-    args, kwargs = pytree.tree_map(swap, (op.args, dict(op.kwargs)))
+    args, kwargs = mapped(swap, (op.args, op.kwargs))
     return replace(op, args=args, kwargs=kwargs, sources=tuple(names.get(s, s) for s in op.sources))
 
 
@@ -225,23 +231,14 @@ class Returned:
 class Boxes:
     """How the outputs are boxes with scores before suppression (`heatcli.graph.heads`).
 
-    <<<<<<< HEAD
-        `layout`: rows [N, 4 + C, A], columns [N, A, 4 + C], or apart. `at`: the number of the output that holds both.
-        `objectness`: whether a box has a score of its own besides its classes. `classes`: C. `size`: (height, width) of the
-        input. `form`: of four numbers, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `unit`: whether they are shares
-        of the size, else pixels. `ends`: sigmoid or softmax. `logits`: whether the scores are those before it.
-        `power`: the probability of a box is this power of that of its class (times its objectness).
-        `background`: the class that stands for no object, or None. `offsets`: how the outputs are relative to anchors
-        (`heatcli.graph.anchors`), "" if they are boxes.
-    =======
-        `layout`: rows [N, 4 + C, A], columns [N, A, 4 + C], or apart. `at`: the number of the output that holds both, or
-        the first sides. `objectness`: whether a box has a score of its own besides its classes. `classes`: C. `size`:
-        (height, width) of the input. `form`: of four numbers, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `unit`:
-        whether they are shares of the size, else pixels. `ends`: sigmoid or softmax. `logits`: whether the scores are those
-        before it. `background`: the class that stands for no object, or None. `offsets`: how the outputs are relative to
-        anchors (`heatcli.graph.anchors`), "" if they are boxes. `bins`: how many numbers each distance has, whose softmax
-        weighs the distances 0, 1, …; 0 for other boxes.
-    >>>>>>> main
+    `layout`: rows [N, 4 + C, A], columns [N, A, 4 + C], or apart. `at`: the number of the output that holds both, or
+    the first sides. `objectness`: whether a box has a score of its own besides its classes. `classes`: C. `size`:
+    (height, width) of the input. `form`: of four numbers, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `unit`:
+    whether they are shares of the size, else pixels. `ends`: sigmoid or softmax. `logits`: whether the scores are those
+    before it. `power`: the probability of a box is this power of that of its class (times its objectness).
+    `background`: the class that stands for no object, or None. `offsets`: how the outputs are relative to anchors
+    (`heatcli.graph.anchors`), "" if they are boxes. `bins`: how many numbers each distance has, whose softmax weighs
+    the distances 0, 1, …; 0 for other boxes.
     """
 
     layout: str

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from heatcli.graph.fused import FUSED
+from heatcli.graph.nested import mapped, tensors_mapped
 from heatcli.graph.quantised import QUANTISED, WHOLE_NUMBERS
 from heatcli.graph.schemas import bound, is_random, is_written, pure_form, tensors_in, title_of, viewed
-from heatcli.system.torch_private import DispatchMode, HigherOrderOperator, library_name_of, name_of, pytree, schema_of
+from heatcli.system.torch_private import DispatchMode, HigherOrderOperator, library_name_of, name_of, schema_of
 
 _ATEN = torch.ops.aten
 NODE: ContextVar[str] = ContextVar("node", default="")  # the artifact's own name of the node that runs
@@ -116,7 +117,7 @@ class Recorder(DispatchMode):
             return self._shape_in_place(func, args, kwargs)
         if schema_of(func).is_mutable:
             return self._in_place(func, args, kwargs)
-        given, named = pytree.tree_map_only(Tensor, self.value_of, (args, kwargs))
+        given, named = tensors_mapped(self.value_of, (args, kwargs))
         if func is _ATEN.native_batch_norm.default and given[5]:
             # Training mode writes running statistics, which the output does not depend on.
             self.standardised += [x for x in given[3:4] if x is not None]
@@ -128,7 +129,7 @@ class Recorder(DispatchMode):
         }
         if func.is_view:
             self._note_views(func, args, kwargs, output)
-        return pytree.tree_map_only(Tensor, lambda x: origin.get(id(x), x), output)
+        return tensors_mapped(lambda x: origin.get(id(x), x), output)
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call that writes nowhere, and record it."""
@@ -256,7 +257,7 @@ class Recorder(DispatchMode):
         pure = pure_form(func)
         if pure is None:
             raise _unfollowed(func)
-        given = {n: pytree.tree_map_only(Tensor, self.value_of, x) for n, x in arguments.items()}
+        given = {n: tensors_mapped(self.value_of, x) for n, x in arguments.items()}
         positional = [given[a.name] for a in schema_of(pure).arguments if not a.kwarg_only and a.name in given]
         named = {a.name: given[a.name] for a in schema_of(pure).arguments if a.kwarg_only and a.name in given}
         outputs = tensors_in(self._call(pure, tuple(positional), named))
@@ -332,7 +333,7 @@ class Recorder(DispatchMode):
 
         for number, call in enumerate(self.calls):
             if any(x is tensor for x in tensors_in(call.args, call.kwargs, call.output)):
-                args, kwargs, output = pytree.tree_map(swap, (call.args, call.kwargs, call.output))
+                args, kwargs, output = mapped(swap, (call.args, call.kwargs, call.output))
                 self.calls[number] = Call(call.target, args, kwargs, output, call.node)
         return twin
 

@@ -22,7 +22,7 @@ def remarks(graph: Graph, standardised: Sequence[str]) -> tuple[str, ...]:
     if graph.guards:
         sentences.append(
             f"decides by the picture (operator {graph.guards[0][0].output}); each picture is explained by the branch "
-            "that it takes"
+            "that it takes, with the regions that it chooses"
         )
     if graph.before:
         sentences.append(

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatcli.system.torch_private import name_of, pytree, schema_of
+from heatcli.graph.nested import leaves
+from heatcli.system.torch_private import name_of, schema_of
 
 _ATEN = torch.ops.aten
 
@@ -19,7 +20,7 @@ def title_of(func: Any) -> str:
 
 def tensors_in(*trees: Any) -> list[Tensor]:
     """All tensors in nested arguments or results, in order."""
-    return [x for x in pytree.tree_leaves(trees) if isinstance(x, Tensor)]
+    return [x for x in leaves(trees) if isinstance(x, Tensor)]
 
 
 def bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -194,14 +194,20 @@ def _aten_name(target: OpOverload) -> str:
 
 
 def _aten(name: str) -> OpOverload:
-    """The ATen operator of that name and overload. Raises `ValueError` unless it only computes tensors."""
-    packet_name, _, overload = name.partition(".")
-    packet = getattr(torch.ops.aten, packet_name, None) if packet_name.isidentifier() else None
+    """The operator of ATen, or `torchvision.…`, of that name and overload.
+
+    Raises `ValueError` unless it only computes tensors.
+    """
+    library = "torchvision" if name.startswith("torchvision.") else "aten"
+    if library == "torchvision":
+        import torchvision  # noqa: F401  (two seconds, so only where an operator is needed)
+    packet_name, _, overload = name.removeprefix("torchvision.").partition(".")
+    packet = getattr(getattr(torch.ops, library), packet_name, None) if packet_name.isidentifier() else None
     if not isinstance(packet, OpOverloadPacket) or overload not in packet.overloads():  # type: ignore[no-untyped-call]
-        raise ValueError(f"no ATen operator: {name}")
+        raise ValueError(f"no operator of {library}: {name}")
     operator: OpOverload = getattr(packet, overload)
     returns = [str(x.type) for x in schema_of(operator).returns]
-    computes = permitted("aten", packet_name) and returns and {"Tensor", "List[Tensor]"}.issuperset(returns)
+    computes = permitted(library, packet_name) and returns and {"Tensor", "List[Tensor]"}.issuperset(returns)
     if schema_of(operator).is_mutable or not computes:
         raise ValueError(f"{name} does more than compute tensors")
     return operator

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from heatcli.graph import everywhere
 from heatcli.graph.facts import LAYOUT, TABLE
+from heatcli.graph.nested import leaves
+from heatcli.graph.positions import SUPPRESSING, is_free
 from heatcli.graph.recorder import Call
-from heatcli.system.torch_private import name_of, pytree
+from heatcli.system.torch_private import name_of
 
-# Operators that suppress boxes; those that choose by the order of values, whose places are their last output.
-SUPPRESSING = frozenset("nms non_max_suppression".split())
+# Operators that choose by the order of values, whose places are their last output.
 _CHOOSING = frozenset("topk sort argmax argmin argsort max min".split())
 _WEIGHTED = frozenset("convolution _convolution addmm mm linear native_batch_norm".split())
 # What makes a fixed shape of any number of values.
@@ -51,10 +52,10 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
     roots, titles, later = dict[int, Tensor](), list[str](), set[int]()
     within = _before_weights(calls)
     for call in calls:
-        title, inputs = name_of(call.target), [x for x in pytree.tree_leaves((call.args, call.kwargs)) if _is_tensor(x)]
+        title, inputs = name_of(call.target), [x for x in leaves((call.args, call.kwargs)) if _is_tensor(x)]
         if not any(id(x) in of_image for x in inputs):
             continue
-        outputs = [x for x in pytree.tree_leaves(call.output) if _is_tensor(x)]
+        outputs = [x for x in leaves(call.output) if _is_tensor(x)]
         of_image.update(map(id, outputs))
         chosen = any(id(x) in after for x in inputs)
         chooses = _chooses(call, title, outputs) and not any(id(x) in within for x in outputs)
@@ -95,7 +96,7 @@ def _before_weights(calls: Sequence[Call]) -> set[int]:
     """The values that a layer with weights depends on."""
     found = set[int]()
     for call in reversed(calls):
-        inputs, outputs = pytree.tree_leaves((call.args, call.kwargs)), pytree.tree_leaves(call.output)
+        inputs, outputs = leaves((call.args, call.kwargs)), leaves(call.output)
         if name_of(call.target) in _WEIGHTED or any(id(x) in found for x in outputs if _is_tensor(x)):
             found.update(id(x) for x in inputs if _is_tensor(x))
     return found
@@ -104,17 +105,7 @@ def _before_weights(calls: Sequence[Call]) -> set[int]:
 def _chooses(call: Call, title: str, outputs: Sequence[Tensor]) -> bool:
     """Whether the call chooses among values and tells their places."""
     tells = title in _CHOOSING and not outputs[-1].is_floating_point()
-    return title in SUPPRESSING or tells or _is_free(call)
-
-
-def _is_free(call: Call) -> bool:
-    """Whether the shape of the call's output depends on values."""
-    if torch.Tag.dynamic_output_shape not in getattr(call.target, "tags", ()):
-        return False
-    if name_of(call.target) != "index":
-        return True
-    picked = [x for x in pytree.tree_leaves(call.args[1]) if isinstance(x, Tensor)]
-    return any(mask.dtype in (torch.bool, torch.uint8) for mask in picked)
+    return title in SUPPRESSING or tells or is_free(call)
 
 
 def _is_layout(title: str) -> bool:
@@ -132,11 +123,12 @@ def forms(calls: Sequence[Call], choice: Choice, returned: Sequence[Tensor], n: 
     Boxes that the artifact makes, or scales, behind the choice are those of all places (`heatcli.graph.everywhere`):
     what it would return without the choice. The tensors are new: call this while a recorder is on.
     """
-    made = {id(x): call for call in calls for x in pytree.tree_leaves(call.output) if isinstance(x, Tensor)}
+    made = {id(x): call for call in calls for x in leaves(call.output) if isinstance(x, Tensor)}
     chains = [list(_upwards(root, made)) for root in choice.roots]
     every = {id(x): x for chain in chains for x in chain}
     returns = everywhere.of_boxes(returned)
     for rows, sources in everywhere.boxes(calls, choice.after, returned):
+        yield from _of_each_class(rows.parts, chains, n)
         if all(any(x is y for y in sources) for x in rows.parts):  # returned as they go in
             returns = []
         else:
@@ -190,6 +182,25 @@ def _with_scores(
         yield [torch.cat(x, 1) if len(x) > 1 else x[0] for x in every]
 
 
+def _of_each_class(parts: Sequence[Tensor], chains: Sequence[Sequence[Tensor]], n: int) -> Iterator[list[Tensor]]:
+    """Boxes [A·C, 4], one for each class of each of A places, as the box [1, A, 4] of each place's best class.
+
+    With the scores [1, A, C] or, of a class more for no object, the first, [1, A, 1 + C].
+    """
+    if n != 1 or len(parts) != 1:
+        return
+    boxes = parts[0].reshape(-1, 4)
+    wide = {id(x): x for chain in chains for x in chain if x.dim() == 2 and x.shape[1] > 1}
+    for scores in sorted(wide.values(), key=lambda x: -x.numel()):
+        places, classes = scores.shape
+        for first in (1, 0):
+            if places * (classes - first) == len(boxes) and classes - first > 1:
+                best = scores[:, first:].argmax(1)
+                each = boxes.reshape(places, classes - first, 4)
+                own = each.gather(1, best[:, None, None].expand(-1, 1, 4))
+                yield [own.reshape(1, places, 4), scores[None]]
+
+
 def _fits(scores: Tensor, box: Tensor, others: Sequence[Sequence[Tensor]]) -> bool:
     """Whether [N, A, C] has a row for each box, and as many classes as the parts before."""
     return scores.shape[:2] == box.shape[:2] and all(one[0].shape[2] == scores.shape[2] for one in others)
@@ -202,7 +213,7 @@ def _upwards(x: Tensor, made: dict[int, Call]) -> Iterator[Tensor]:
         call = made.get(id(x))
         if call is None or not _is_layout(name_of(call.target)):
             return
-        inputs = [y for y in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(y, Tensor)]
+        inputs = [y for y in leaves((call.args, call.kwargs)) if isinstance(y, Tensor)]
         if len(inputs) != 1 or not inputs[0].is_floating_point():
             return
         x = inputs[0]
@@ -224,7 +235,7 @@ def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
 
     What heatcli computes itself, such as boxes at all places, comes from what the artifact's nodes make.
     """
-    made = {id(x): call for call in calls for x in pytree.tree_leaves(call.output) if _is_tensor(x)}
+    made = {id(x): call for call in calls for x in leaves(call.output) if _is_tensor(x)}
     last = {call.node: call for call in calls}
     names, seen, left = dict[str, None](), set[int](), list(raw)
     while left:
@@ -236,5 +247,5 @@ def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:
         if call.node and last[call.node] is call and isinstance(call.output, Tensor):
             names[call.node] = None
         else:
-            left += [y for y in pytree.tree_leaves((call.args, call.kwargs)) if _is_tensor(y)]
+            left += [y for y in leaves((call.args, call.kwargs)) if _is_tensor(y)]
     return tuple(names)

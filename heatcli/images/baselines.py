@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from heatcli.artifact.layout import TABLE, TOKENS
-from heatcli.errors import ImageError, UsageError, boundary, unknown_name
+from heatcli.errors import HeatcliError, ImageError, UsageError, boundary, unknown_name
 from heatcli.images.mean import read_mean
 from heatcli.images.pictures import Pictures
 from heatcli.images.pool import is_pool, read_pool
@@ -84,35 +84,43 @@ def read(baseline: str, pictures: Pictures, batch: Tensor) -> Reference:
 
 
 def fitted(reference: Reference, batch: Tensor) -> Reference:
-    """The baseline with the dtype and device of `batch` [N, …], one row an image. Raises `UsageError`."""
+    """The baseline with the dtype and device of `batch` [N, …], one row an image.
+
+    Raises `UsageError`; `ImageError` for a file of another size than the images, since others may have that size.
+    """
     if reference.pool is not None:
-        return replace(reference, pool=_fitting(reference.name, reference.pool.to(batch), batch))
+        return replace(reference, pool=_fitting(reference, reference.pool.to(batch), batch))
     if reference.batch is None:
         return reference
     try:
         tensor = reference.batch.to(batch).expand_as(batch).contiguous()
     except RuntimeError as error:
-        raise _misfit(reference.batch, batch) from error
-    tensor = _fitting(reference.name, tensor, batch)
+        raise _misfit(reference, reference.batch, batch) from error
+    tensor = _fitting(reference, tensor, batch)
     shared = reference.batch.dim() < batch.dim() or len(reference.batch) == 1
     return replace(reference, batch=tensor, shared=shared)
 
 
-def _misfit(tensor: Tensor, batch: Tensor) -> UsageError:
+def _misfit(reference: Reference, tensor: Tensor, batch: Tensor) -> HeatcliError:
     """The error for a baseline of another shape."""
+    file, (own, wanted) = reference.details.get("file"), ("×".join(map(str, t.shape[1:])) for t in (tensor, batch))
+    if file is not None:
+        return ImageError(
+            f"is {wanted} as input, and the baseline {file} is {own}; give one of that size or, as zero, of any size"
+        )
     return UsageError(
         f"the baseline has the shape {tuple(tensor.shape)}, which does not fit inputs {tuple(batch.shape)}"
     )
 
 
-def _fitting(name: str, tensor: Tensor, batch: Tensor) -> Tensor:
+def _fitting(reference: Reference, tensor: Tensor, batch: Tensor) -> Tensor:
     """The baseline, if it has the shape of the inputs and is finite. Raises `UsageError`, `ImageError`."""
     if tensor.shape[1:] != batch.shape[1:]:
-        raise _misfit(tensor, batch)
+        raise _misfit(reference, tensor, batch)
     if not bool(torch.isfinite(tensor).all()):
         if not bool(torch.isfinite(batch).all()):  # the picture's fault, not the command's
             raise ImageError("is not finite as the network's input; its values are too large")
-        raise UsageError(f"the baseline {name} is not finite")
+        raise UsageError(f"the baseline {reference.name} is not finite")
     return tensor
 
 
@@ -155,8 +163,6 @@ def _mean(pictures: Pictures, batch: Tensor, argument: str) -> Reference:
         raise UsageError(f"{path}: the mean image has {mean.shape[0]} channels, the model takes {wanted[0]}")
     if mean.dim() == 3 == len(wanted) and mean.shape != wanted:
         mean = functional.interpolate(mean[None], wanted[1:], mode="bilinear", antialias=True)[0]
-    if mean.shape != wanted:
-        raise UsageError(f"{path}: the mean has the shape {tuple(mean.shape)}, the input {tuple(wanted)}")
     return Reference("mean", pictures.normalise(layout.back(mean[None])), {"file": str(path)})
 
 

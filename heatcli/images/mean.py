@@ -43,14 +43,17 @@ def mean_image(
     `failed`. Raises `UsageError` if no image is left.
     """
     reader = reader or Reader(fit.channels)
-    total, count = np.zeros((), dtype=np.float64), 0
+    total, count, first = np.zeros((), dtype=np.float64), 0, None
     for path in paths:
         try:
             with boundary(path, ImageError):
                 pixels = to_pixels(reader.picture(path).pixels, fit)
                 if count and pixels.shape != total.shape:
-                    raise ImageError(f"{path}: has the shape {pixels.shape}, the first one {total.shape}")
-                total = total + pixels
+                    one, other = ("×".join(map(str, shape)) for shape in (pixels.shape, total.shape))
+                    raise ImageError(
+                        f"{path}: is {one}, and {first} is {other}; a mean is of inputs of one size, so cut or pad it"
+                    )
+                first, total = first or path, total + pixels
             count += 1
         except ImageError as error:
             failed.append(error)

@@ -169,10 +169,15 @@ class Pictures:
     @property
     def picture_fit(self) -> Fit:
         """How pictures are resized. Raises `UsageError` for a network that takes none."""
+        self.need_pictures()
         fit = self.fit
-        if isinstance(fit, Whole):
-            raise UsageError(f"{self.path}: takes {self.layout.one}, and pictures are needed here")
+        assert isinstance(fit, Fit)
         return fit
+
+    def need_pictures(self) -> None:
+        """Raise `UsageError` for a network that takes none."""
+        if isinstance(self.fit, Whole):
+            raise UsageError(f"{self.path}: takes {self.layout.one}, and pictures are needed here")
 
     def need_values_between(self, what: str) -> None:
         """Raise `UsageError` for a network of tokens, where `what` needs values between them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def is_pool(path: Path, reader: Reader) -> bool:
 def read_pool(path: Path, reader: Reader, fit: Fit | Whole) -> list[NDArray[np.float32]]:
     """The images of a folder, sorted by name, or of an array [B, C, H, W] or [B, H, W, C], resized by `fit`.
 
-    Raises `UsageError` if there are none or more than `LIMIT`, or if one cannot be read.
+    Raises `UsageError` if there are none or more than `LIMIT`, if one cannot be read, or if they have several sizes.
     """
     try:
         with boundary(path, ImageError):
@@ -40,6 +41,7 @@ def read_pool(path: Path, reader: Reader, fit: Fit | Whole) -> list[NDArray[np.f
                 files = list(image_files(path, False, reader.suffixes))
                 count = len(files)
                 images = [to_pixels(reader.picture(file).pixels, fit) for file in files[: LIMIT + 1]]
+                _check_sizes(path, files, images)
             else:
                 arrays = load_array(path, read_regular(path, 8 * reader.most), reader.most)
                 count = len(arrays)
@@ -51,3 +53,14 @@ def read_pool(path: Path, reader: Reader, fit: Fit | Whole) -> list[NDArray[np.f
     if count > LIMIT:
         raise UsageError(f"baseline {path}: holds {count} images; give at most {LIMIT}")
     return images
+
+
+def _check_sizes(path: Path, files: Sequence[Path], images: Sequence[NDArray[np.float32]]) -> None:
+    """Raise `UsageError` for signals, volumes or tokens of several sizes."""
+    for file, image in zip(files, images, strict=False):
+        if image.shape != images[0].shape:
+            one, other = ("×".join(map(str, each.shape)) for each in (images[0], image))
+            raise UsageError(
+                f"baseline {path}: {files[0].name} is {one} and {file.name} {other}, and a pool is of one size; "
+                "give a folder of inputs of one size"
+            )

@@ -34,6 +34,11 @@ class Fit:
     interpolation: Interpolation = "bilinear"
     letterbox: str = ""
 
+    def shape(self, picture: Pixels) -> tuple[int, ...]:
+        """The shape (channels, height, width) of `picture` as input."""
+        size = picture.size if isinstance(picture, Image.Image) else picture.shape[:0:-1]
+        return (self.channels, *self.sides(size))
+
     def sides(self, size: tuple[int, ...]) -> tuple[int, int]:
         """The height and width that a picture of `size` (width, height) is resized to."""
         width, height = size[:2]
@@ -51,6 +56,11 @@ class Whole:
 
     channels: int | None
     sides: tuple[int, ...] | None
+
+    def shape(self, picture: Pixels) -> tuple[int, ...]:
+        """The shape (channels, positions …) of `picture` as input."""
+        assert isinstance(picture, np.ndarray)
+        return (len(picture), *self.sides) if self.sides and picture.ndim == 4 else picture.shape
 
 
 def to_pixels(picture: Pixels, fit: Fit | Whole) -> NDArray[np.float32]:

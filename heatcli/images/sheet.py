@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from heatcli.images.volumes import chosen, sheet_of
+
 TEXT, GAP, MARGIN = 10, 6, 8  # pixels
 _INK, _PAPER, _EDGE = "#202020", "white", "#c0c0c0"
 
@@ -78,18 +80,30 @@ def _within(picture: Image.Image, tile: int) -> Image.Image:
 
 
 def coloured(values: NDArray[np.floating], low: float, high: float, cmap: str) -> Image.Image:
-    """`values` [H, W], [L] or one value as a picture: `low` to `high` spans the whole colour map."""
+    """`values` [H, W], [L] or one value as a picture: `low` to `high` spans the whole colour map.
+
+    Of a volume [D, H, W] its slices.
+    """
     from matplotlib import colormaps
 
     grid = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    grid = grid if grid.ndim == 2 else sheet_of(grid[chosen(grid)])
     scaled = (grid - low) / ((high - low) or 1.0)
     return Image.fromarray(np.uint8(np.rint(255 * colormaps[cmap](scaled)[..., :3])))
 
 
 def picture_of(pixels: NDArray[np.floating]) -> Image.Image:
-    """Pixels [C, H, W] in 0..1 as a picture: colours for three channels, else their mean in grey."""
+    """Pixels [C, H, W] in 0..1 as a picture: colours for three channels, else their mean in grey.
+
+    Of a signal [C, L] a row a channel, of a volume [C, D, H, W] its slices.
+    """
     whole = np.rint(255 * np.clip(np.asarray(pixels, dtype=np.float64), 0, 1))
-    return Image.fromarray((whole.transpose(1, 2, 0) if len(whole) == 3 else whole.mean(0)).astype(np.uint8))
+    if whole.ndim == 4:
+        shown = chosen(whole.mean(0))
+        whole = np.stack([sheet_of(channel[shown]) for channel in whole])
+    if whole.ndim == 3:
+        whole = whole.transpose(1, 2, 0) if len(whole) == 3 else whole.mean(0)
+    return Image.fromarray(whole.astype(np.uint8))
 
 
 def png(picture: Image.Image) -> bytes:

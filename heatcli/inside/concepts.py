@@ -131,6 +131,7 @@ def concepts(
     one walk, if no picture can be read, and if no channel that is shown has any; `ModelError`.
     """
     divided(request.method)
+    model.pictures.need_pictures()
     graph = model.graph((model.batch_size or 1, *model.shape))
     layer = one_layer(graph, request.layer, model.path)
     below = None if request.below is None else one_layer(graph, request.below, model.path, "--below")

@@ -51,7 +51,7 @@ def filters(model: Model, wanted: Sequence[str]) -> list[Kernels]:
 def draw(kernels: Kernels, top: int) -> Block:
     """Draw the `top` largest filters: in colour for three inputs, else the kernel of each filter's strongest input."""
     weight, layer = kernels.weight, kernels.layer
-    inputs, flat = weight.shape[1], weight.ndim == 3
+    inputs, flat, rgb = weight.shape[1], weight.ndim == 3, weight.ndim == 4 and weight.shape[1] == 3
     name = layer.parameters[0] if layer.parameters else layer.name
     title = f"{name} ({layer.name}), {'×'.join(map(str, weight.shape))}"
     if weight[0, 0].size == 1:
@@ -63,7 +63,7 @@ def draw(kernels: Kernels, top: int) -> Block:
         kernel = weight[o]
         scale = float(np.abs(kernel).max()) or 1.0
         norm = np.linalg.norm(kernel)
-        if inputs == 3 and not flat:
+        if rgb:
             tiles.append(Tile(picture_of(0.5 + kernel / (2 * scale)), f"{o}\n‖{norm:.3g}‖"))
         elif flat:  # a convolution over a sequence: inputs × width
             tiles.append(Tile(coloured(kernel, -scale, scale, "bwr"), f"{o}\n‖{norm:.3g}‖"))
@@ -73,5 +73,5 @@ def draw(kernels: Kernels, top: int) -> Block:
             label = f"{o}\n‖{norm:.3g}‖" if inputs == 1 else f"{o} ← {strongest}\n‖{norm:.3g}‖"
             tiles.append(Tile(coloured(grid, -scale, scale, "bwr"), label))
     shown = f", {top} of {len(weight)} by norm" if len(weight) > top else ""
-    note = "" if inputs in (1, 3) or flat else "; filter ← its strongest input"
+    note = "" if inputs == 1 or rgb or flat else "; filter ← its strongest input"
     return Block(f"{title}{shown}{note}", tiles)

@@ -85,6 +85,7 @@ def top_images(
     appended to `failed`. Raises `UsageError` for an unknown layer or channel, and if no picture can be read or
     excites the channel.
     """
+    model.pictures.need_pictures()
     layer = one_layer(model.graph((model.batch_size or 1, *model.shape)), wanted, model.path)
     checked(layer, [channel], model)
     best, known = Best(n), list[Path]()

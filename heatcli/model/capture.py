@@ -120,12 +120,19 @@ class Capture:
         `example`, `sample`: inputs of that shape, or None, as for the call.
         """
         noise = self.noise(shape, 0) if example is None else example
-        graph = self._recorded(noise)
-        if graph.guards and example is None and sample is not None:
-            noise = sample.expand(shape)
+        fits = sample is not None and sample.shape[1:] == shape[1:]
+        other = sample.expand(shape) if example is None and sample is not None and fits else None
+        try:
             graph = self._recorded(noise)
+        except ModelError:
+            if other is None:  # a detector may find nothing in noise
+                raise
+            graph = None
+        if other is not None and (graph is None or graph.guards):
+            noise, graph = other, self._recorded(other)
+        assert graph is not None
         batches = [noise] if graph.guards else [self.noise(shape, 1, vocabulary(graph) or 2)]
-        if sample is not None and sample.shape[1:] == shape[1:] and not graph.guards:
+        if sample is not None and fits and not graph.guards:
             batches.append(sample.expand(shape))
         explained = apply(graph, self.passes)
         verified, remarks, seconds = None, graph.remarks, 0.0

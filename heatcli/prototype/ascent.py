@@ -216,7 +216,7 @@ def _at_scale(model: Model, free: Tensor, halvings: int) -> Tensor:
     if free.dim() < 4:
         return free
     size = [side >> halvings for side in model.shape[1:]]
-    if list(free.shape[-2:]) == size:
+    if list(free.shape[2:]) == size:
         return free
     shrinks = size[0] < free.shape[-2]
     return functional.interpolate(free, size, mode="bilinear", align_corners=False, antialias=shrinks)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import Cli
-from torch import Tensor, nn
+from kinds import AXES, WORDS, checked, module_of
+from torch import nn
 
 import heatcli
 from heatcli.artifact.layout import Layout
@@ -23,50 +23,13 @@ from heatcli.evaluate.similarity import ssim
 from heatcli.evaluate.subject import Subject, subject
 from heatcli.images.dataset import Sample, read
 
-CLASSES, COUNT, WORDS = 3, 6, 20
+COUNT = 6
 SHAPES = {"signal": (2, 48), "last": (48, 2), "volume": (1, 6, 7, 8), "table": (5,), "tokens": (12,)}
-AXES = {"signal": "NCL", "last": "NLC", "volume": "NCDHW", "table": "NF", "tokens": "NT"}
 KINDS = {**{kind: kind for kind in SHAPES}, "last": "signal"}
 SKIPPED = {
     "signal": {"inside-mask", "background", "unexpected-clusters", "golden", "prediction", "found", "stability"},
 }
 SKIPPED["table"] = {*SKIPPED["signal"], "randomisation"}
-
-
-class Pooled(nn.Module):
-    """A convolution along the positions, its mean, and classes. `last`: channels are the last axis."""
-
-    def __init__(self, dims: int, channels: int, last: bool = False) -> None:
-        super().__init__()
-        self.conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](channels, 6, 3, padding=1)
-        self.head, self.last = nn.Linear(6, CLASSES), last
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.transpose(1, 2) if self.last else x
-        return self.head(torch.relu(self.conv(x)).flatten(2).mean(2))
-
-
-class Text(Pooled):
-    """Tokens looked up, then the same."""
-
-    def __init__(self) -> None:
-        super().__init__(1, 4, last=True)
-        self.table = nn.Embedding(WORDS, 4)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return super().forward(self.table(tokens))
-
-
-def module_of(kind: str) -> nn.Module:
-    torch.manual_seed(4)
-    made: dict[str, Callable[[], nn.Module]] = {
-        "signal": lambda: Pooled(1, 2),
-        "last": lambda: Pooled(1, 2, last=True),
-        "volume": lambda: Pooled(3, 1),
-        "table": lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, CLASSES)),
-        "tokens": Text,
-    }
-    return made[kind]().eval()
 
 
 def artifact(kind: str, folder: Path, form: str = "onnx") -> Path:
@@ -106,11 +69,6 @@ def subject_of(kind: str, folder: Path, count: int = COUNT) -> Subject:
     model = heatcli.load(artifact(kind, folder))
     found = read([inputs(kind, folder / "in", count)], model.labels, model.pictures.fit, None, model.pictures.reader)
     return subject(model, [sample for sample in found if isinstance(sample, Sample)])
-
-
-def checked(cli: Cli, *arguments: object) -> tuple[int, list[dict[str, Any]], str]:
-    ran = cli("check", *arguments, "--json")
-    return ran.status, [json.loads(line) for line in ran.out.splitlines()], ran.err
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -289,17 +247,6 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path, cli: Cli) -> None:
     ran = cli("check", path, tmp_path / "one", "--masks", tmp_path)
     assert ran.status == 2
     assert "masks are of pictures, and the model takes a table" in ran.err
-
-
-def test_signals_of_two_lengths_are_refused(tmp_path: Path, cli: Cli) -> None:
-    """A traced network takes any length, and what is measured over all inputs needs one."""
-    path = artifact("signal", tmp_path, "pt")
-    np.save(tmp_path / "a.npy", np.zeros((2, 48)))
-    np.save(tmp_path / "b.npy", np.zeros((2, 50)))
-    ran = cli("check", path, tmp_path / "a.npy", tmp_path / "b.npy")
-    assert ran.status == 2
-    assert "a.npy and " in ran.err
-    assert "have 48 and 50 samples" in ran.err
 
 
 def test_a_token_beyond_the_table_names_its_file(tmp_path: Path, cli: Cli) -> None:

@@ -19,6 +19,7 @@ from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.layers import layers_of, randomisation, with_random
 from heatcli.evaluate.metrics import METRICS, metric
 from heatcli.evaluate.run import evaluate, with_controls
+from heatcli.evaluate.subjects import alone
 
 GRADIENT, LRP, RESCALE = (Explainer.parse(name) for name in ("gradient", "lrp-eps", "deeplift-rescale"))
 
@@ -179,7 +180,7 @@ def test_every_metric_of_every_kind_of_map(name: str) -> None:
     """Finite numbers, one an image, whatever makes the map; curves as long as their x."""
     options = {"pixel-flipping": ":steps=5", "max-sensitivity": ":draws=2", "infidelity": ":draws=4",
                "morph": ":pairs=8-3", "deletion": ":steps=3", "insertion": ":steps=3"}  # fmt: skip
-    found = evaluate(digits(), with_controls([GRADIENT, RESCALE]), [metric(name + options.get(name, ""))])
+    found = evaluate(alone(digits()), with_controls([GRADIENT, RESCALE]), [metric(name + options.get(name, ""))])
     assert {row.method for row in found.rows} == {"gradient", "deeplift-rescale", "random", "edges"}
     for row in found.rows:
         assert row.low - 1e-9 <= row.mean <= row.high + 1e-9

@@ -20,6 +20,7 @@ from heatcli.evaluate import perturbation
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.recommend import Recommendation, Search, arguments, variants
 from heatcli.evaluate.subject import Subject, subject
+from heatcli.evaluate.subjects import alone
 from heatcli.evaluate.trial import tried
 from heatcli.images.dataset import Sample, read
 
@@ -27,7 +28,7 @@ BLUR, PLAIN, GRADIENT = (Explainer.parse(name) for name in ("lrp-eps@blur", "lrp
 
 
 def searched(own: Subject, *names: str) -> Recommendation:
-    return Search(own)([Explainer.parse(name) for name in names], ["heatcli", "explain", "x.png"])
+    return Search(alone(own))([Explainer.parse(name) for name in names], ["heatcli", "explain", "x.png"])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_a_linear_network_s_falls_are_known(tmp_path: Path) -> None:
     assert len(own) == 12
     weight = net[1].weight[0].detach().double().reshape(1, 4, 4)
     gain = (weight * (own.batch - perturbation.noise(own))[:, 0].double()).flatten(1)
-    trial = tried(own, PLAIN, points=3)
+    trial = tried(alone(own), PLAIN, points=3)
     assert perturbation.of_samek((4, 4), 3) == (1, 1)
     order = (weight * own.batch[:, 0]).flatten(1).argsort(dim=1, descending=True, stable=True)
     gone = torch.cat([torch.zeros(len(own), 1), gain.gather(1, order)[:, :3].cumsum(1)], 1)

@@ -10,7 +10,7 @@ from conftest import MODELS, SAMPLES, Cli
 
 import heatcli
 from heatcli.evaluate.explainer import Explainer
-from heatcli.evaluate.subject import subject
+from heatcli.evaluate.subjects import subjects
 from heatcli.evaluate.trial import tried
 from heatcli.evaluate.tune import VALUES, tuned
 from heatcli.images.dataset import Sample, read
@@ -22,7 +22,7 @@ DIGITS = sorted((SAMPLES / "digits").glob("*.png"))[:6]
 def test_no_other_value_ranks_the_regions_better() -> None:
     model = heatcli.load(MODELS / "digits.onnx")
     samples = [one for one in read(DIGITS, model.labels, model.pictures.fit) if isinstance(one, Sample)]
-    own = subject(model, samples)
+    own = subjects(model, samples)
     said: list[str] = []
     found = tuned(own, method("lrp-gamma"), ["gamma"], "zero", said.append)
     chosen = found.method.parameters["gamma"]

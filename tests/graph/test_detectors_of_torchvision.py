@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import Cli
 from PIL import Image
-from support.detectors import OVERLAP, SIZE, made
+from support.detectors import OVERLAP, SIZE, made, two_stages
 from torch import Tensor, nn
 
 import heatcli
@@ -105,6 +105,79 @@ def test_an_artifact_that_found_nothing_at_capture_has_the_same_boxes(kind: str,
     assert not len(net([x[0]])[0]["boxes"])
     model = heatcli.load(saved(net, "scripted", tmp_path / "net.pt"), size=SIZE, confidence=0.05, overlap=OVERLAP)
     assert torch.allclose(best(model, x).corners[:5], returned[:5], atol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["scripted", "traced", "onnx"])
+def test_each_picture_has_the_regions_that_its_detector_chooses(form: str, tmp_path: Path) -> None:
+    """Faster R-CNN: boxes, classes, probabilities and corners of three pictures by one model; the ledgers close."""
+    net = two_stages()
+    model = heatcli.load(saved(net, form, tmp_path / "net.pt"), size=SIZE, confidence=0.05, overlap=OVERLAP)
+    pictures = torch.rand(3, 3, *SIZE)
+    seen = set()
+    for x in pictures.split(1):
+        result = heatcli.explain(model, x, "lrp-eps", target="box:0", baseline="none")
+        found = best(model, x)
+        with torch.no_grad():
+            returned = net([x[0]])[0]
+        assert torch.allclose(found.corners[0], returned["boxes"][0], atol=1e-3)
+        assert torch.allclose(found.chances[0], returned["scores"][0], atol=1e-5)
+        assert int(found.classes[0]) == int(returned["labels"][0])
+        assert float(result.ledger.relative_error.max()) < 1e-4
+        assert float(result.relevance.abs().sum()) > 0
+        corner = heatcli.explain(model, x, "lrp-eps", target="box:0.x2", baseline="none")
+        assert float(corner.ledger.output) == pytest.approx(float(returned["boxes"][0, 2]), abs=1e-3)
+        assert float(corner.ledger.relative_error.max()) < 1e-4
+        ((_, number),) = model.graph(x.shape).guards
+        seen.add(number)
+    assert len(seen) == 3
+    together = heatcli.explain(model, pictures, "lrp-eps", target=0, baseline="none")
+    assert float(together.ledger.relative_error.max()) < 1e-4
+
+
+def test_the_gradient_of_a_score_in_regions_is_autograds(tmp_path: Path) -> None:
+    """No gradient goes to regions: torchvision's own operator has none."""
+    net = two_stages()
+    model = heatcli.load(saved(net, "scripted", tmp_path / "net.pt"), size=SIZE, confidence=0.05, overlap=OVERLAP)
+    x = torch.rand(1, 3, *SIZE)
+    model.network.sample = x
+    graph = model.graph(x.shape)
+    assert {op.kind for op in graph.operators if op.title == "roi_align"} == {"affine"}
+    result = heatcli.explain(model, x, "gradient", target="box:0")
+    picture = x.clone().requires_grad_()
+    image, _ = net.transform([picture[0]])
+    features = net.backbone(image.tensors)
+    with torch.no_grad():
+        regions, _ = net.rpn(image, features)
+    pooled = net.roi_heads.box_roi_pool(features, regions, image.image_sizes)
+    logits, _ = net.roi_heads.box_predictor(net.roi_heads.box_head(pooled))
+    off = (logits - float(result.ledger.output)).abs()
+    assert float(off.min()) < 1e-5
+    logits.flatten()[off.argmin()].backward()
+    assert picture.grad is not None
+    assert torch.allclose(result.relevance, picture.grad, atol=1e-4 * float(picture.grad.abs().max()))
+
+
+def test_regions_of_another_picture_are_never_used(tmp_path: Path, cli: Cli) -> None:
+    """A folder from the command line; and what compares with another picture is refused in one line."""
+    saved(two_stages(), "scripted", tmp_path / "net.pt")
+    for name in ("a", "b"):
+        noise = np.random.default_rng(ord(name)).integers(0, 256, (*SIZE, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+    given = ["-m", "net.pt", "--size", "64x80", "--confidence", "0.05"]
+    ran = cli("explain", "a.png", "b.png", *given, "--target", "detections:2", "--method", "lrp-eps", "--json")
+    assert ran.status == 0, ran.err
+    reports = [json.loads(line) for line in ran.out.splitlines()]
+    assert [report["target"]["box"] for report in reports] == [0, 1, 0, 1]
+    boxes = [report["target"]["boxes"][0] for report in reports]
+    assert boxes[0] != boxes[2]
+    assert all(abs(report["ledger"]["relative_error"]) < 1e-4 for report in reports)
+    for asked in (["--baseline", "blur"], ["--method", "occlusion"]):
+        ran = cli("explain", "a.png", *given, "--target", "box:0", *asked, "--overwrite")
+        assert ran.status != 0
+        assert "decides by the picture" in ran.err
+        assert "internal error" not in ran.err
+    ran = cli("check", "net.pt", "a.png", "b.png", *given[2:])
+    assert (ran.status, "decides by the picture" in ran.err) == (3, True), ran.err
 
 
 def test_from_the_command_line(tmp_path: Path, cli: Cli) -> None:

@@ -379,8 +379,10 @@ def test_every_operator_has_a_recipe_and_every_fact_and_kind_a_property() -> Non
     assert set(KIND) == set(KINDS)
 
 
-def test_every_operator_is_atens() -> None:
-    assert [name for name in TABLE if not hasattr(torch.ops.aten, name)] == []
+def test_every_operator_is_atens_or_torchvisions() -> None:
+    pytest.importorskip("torchvision")
+    libraries = torch.ops.aten, torch.ops.torchvision
+    assert [name for name in TABLE if not any(hasattr(one, name) for one in libraries)] == []
     assert all(op.title == title for title in TABLE for op in drawn(title, 1))
 
 

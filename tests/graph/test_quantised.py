@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import heatcli
 from heatcli.errors import ModelError
 from heatcli.graph.quantised import QUANTISED, rounded
-from heatcli.system.torch_private import schemas_of
+from heatcli.system.torch_private import load_decomposed, schemas_of
 
 WOLF = SAMPLES / "wolf-on-snow.png"
 
@@ -131,6 +131,7 @@ def test_rounding_is_torchs(dtype: torch.dtype) -> None:
 
 
 def test_every_name_exists() -> None:
+    load_decomposed()
     assert [name for name in QUANTISED if not schemas_of(name)] == []
 
 

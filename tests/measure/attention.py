@@ -21,6 +21,7 @@ from pictures import animals  # noqa: E402
 
 from heatcli.evaluate.explainer import Explainer  # noqa: E402
 from heatcli.evaluate.run import apart, resampled  # noqa: E402
+from heatcli.evaluate.subjects import alone  # noqa: E402
 from heatcli.evaluate.trial import tried  # noqa: E402
 
 STEM = "animals-transformer"
@@ -50,7 +51,7 @@ def measured(data: Path, count: int, cache: Path) -> list[dict[str, object]]:
         for name in METHODS:
             if name in had:
                 continue
-            found = tried(own, Explainer.parse(name))
+            found = tried(alone(own), Explainer.parse(name))
             values = {key: getattr(found, key).tolist() for key in ("between", "inside", "shown")}
             row = {"method": name, "seconds": found.seconds, **values}
             print(json.dumps(row), file=lines, flush=True)

@@ -49,3 +49,22 @@ def made(kind: str, classes: int = 4) -> nn.Module:
         if name.endswith("cls_logits.bias"):
             nn.init.constant_(parameter, -1.0)
     return net.eval()  # type: ignore[no-any-return]
+
+
+def two_stages(classes: int = 5) -> nn.Module:
+    """A small Faster R-CNN, the first class of which is no object; its random weights find regions and boxes."""
+    torch.manual_seed(0)
+    anchors = detection.anchor_utils.AnchorGenerator(((16, 24), (32, 48)), ((0.5, 1.0, 2.0),) * 2)
+    pooled = detection.faster_rcnn.MultiScaleRoIAlign(["0", "1"], 3, 2)
+    net = detection.FasterRCNN(
+        Pyramid(), min_size=96, max_size=160, rpn_anchor_generator=anchors, box_roi_pool=pooled,
+        box_head=detection.faster_rcnn.TwoMLPHead(32 * 9, 24),
+        box_predictor=detection.faster_rcnn.FastRCNNPredictor(24, classes),
+        rpn_pre_nms_top_n_test=60, rpn_post_nms_top_n_test=30, box_score_thresh=0.05, box_nms_thresh=OVERLAP,
+    )  # fmt: skip
+    for name, part in net.named_modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out")
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=0.02 if name.endswith("bbox_pred") else 0.4)
+    return net.eval()  # type: ignore[no-any-return]

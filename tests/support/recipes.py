@@ -339,6 +339,16 @@ def _(d: Draw, f: Any) -> Operator:
     return call(f.default, Image(shape), [3] * n, [2] * n, [1] * n, d.yes(), d.yes(), d.one(None, 2, -2))
 
 
+def _roi_align(d: Draw) -> Operator:
+    import torchvision  # noqa: F401
+
+    boxes = torch.tensor([[0.0, 0.0, 0.0, 3.0, 2.0], [0.0, 1.2, 0.5, 4.0, 4.5]], dtype=torch.float64)
+    return call(torch.ops.torchvision.roi_align.default, Image((1, 2, 5, 5)), boxes, 1.0, 2, 2, 2, d.yes())
+
+
+RECIPES["roi_align"] = _roi_align
+
+
 @recipe(
     "adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool3d "
     "adaptive_max_pool2d adaptive_max_pool3d"

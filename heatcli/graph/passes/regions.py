@@ -6,15 +6,18 @@ float64 with the artifact's own constants, and its output is compared with the o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from heatcli.graph.nested import leaves, mapped
 from heatcli.graph.operator import Constant, Graph, Operator, Ref
-from heatcli.system.torch_private import pytree
 
 POINTWISE = frozenset(
     """add sub rsub mul div neg pow square exp exp2 expm1 log log2 log1p sqrt rsqrt reciprocal abs sign tanh erf erfc
@@ -50,16 +53,16 @@ class Region:
     @property
     def numbers(self) -> list[float]:
         """Every number in the region, including tensors of one element."""
-        leaves = [x for op in self.operators for x in pytree.tree_leaves((op.args, dict(op.kwargs)))]
-        tensors = [float(c.value) for c in leaves if isinstance(c, Constant) and c.value.numel() == 1]
-        return [*tensors, *(float(x) for x in leaves if type(x) in (int, float))]
+        every = [x for op in self.operators for x in leaves((op.args, op.kwargs))]
+        tensors = [float(c.value) for c in every if isinstance(c, Constant) and c.value.numel() == 1]
+        return [*tensors, *(float(x) for x in every if type(x) in (int, float))]
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """The region's output in float64 for `source` = `x`; None if an operator does not accept the input."""
         values = {self.source: x}
         try:
             for op in self.operators:
-                args, kwargs = pytree.tree_map(lambda leaf, op=op: _given(op, leaf, values), (op.args, dict(op.kwargs)))
+                args, kwargs = mapped(partial(_given, op, values), (op.args, op.kwargs))
                 returned = op.target(*args, **kwargs)
                 values[op.name] = returned if op.index is None else returned[op.index]
         except (RuntimeError, TypeError, ValueError, IndexError):
@@ -74,10 +77,10 @@ class Region:
         if any(not is_pointwise(op) or op.shape != self.source_shape for op in self.operators):
             return None
         try:
-            shape = torch.broadcast_shapes(*(squeezed(c.value).shape for c in self.constants))  # type: ignore[no-untyped-call]
-        except RuntimeError:
+            shape = np.broadcast_shapes(*(squeezed(c.value).shape for c in self.constants))  # torch's imports sympy
+        except ValueError:
             return None
-        if shape.numel() == 1:
+        if math.prod(shape) == 1:
             return self(points)
         dims = len(self.source_shape)
         if len(shape) > dims or (len(shape) == dims and shape[0] != 1):
@@ -104,7 +107,7 @@ class Region:
         return Constant(name, value.to(device, self.end.dtype))
 
 
-def _given(op: Operator, leaf: Any, values: dict[str, Tensor]) -> Any:
+def _given(op: Operator, values: dict[str, Tensor], leaf: Any) -> Any:
     """An argument as the region's run uses it: on the CPU, floating point as float64."""
     if isinstance(leaf, Ref):
         return values[leaf.name]

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from heatcli.graph.kinds import classified
+from heatcli.graph.nested import leaves
 from heatcli.graph.operator import Constant, Graph, Operator, Ref, needed_for
-from heatcli.system.torch_private import pytree
 
 Pass = Callable[[Graph], Graph]
 
@@ -28,7 +28,7 @@ def made(
 
     `shapes`: shapes of the values it reads, by name; all of them carry the image.
     """
-    sources = tuple(x.name for x in pytree.tree_leaves(args) if isinstance(x, Ref))
+    sources = tuple(x.name for x in leaves(args) if isinstance(x, Ref))
     return classified(
         Operator(
             name=name or like.name, target=target, args=args, kwargs=kwargs or {}, index=index,

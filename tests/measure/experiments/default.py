@@ -29,6 +29,7 @@ from heatcli.evaluate.layers import layers_of, randomisation, with_random  # noq
 from heatcli.evaluate.perturbation import by_region, curve, fall, of_samek  # noqa: E402
 from heatcli.evaluate.similarity import rank_correlation  # noqa: E402
 from heatcli.evaluate.subject import Subject  # noqa: E402
+from heatcli.evaluate.subjects import alone  # noqa: E402
 from heatcli.evaluate.trial import Trial, tried  # noqa: E402
 from heatcli.sequences.references import explain_sequences  # noqa: E402
 
@@ -105,7 +106,8 @@ def measured(
         for explainer in candidates(network):
             if (explainer.name, start) in had or (network[0] == "E" and (explainer.name not in FIRST) != others):
                 continue
-            found = (tried_on_sequences if network == "motifs.onnx" else tried)(own, explainer)
+            sequences = network == "motifs.onnx"
+            found = tried_on_sequences(own, explainer) if sequences else tried(alone(own), explainer)
             values = {name: getattr(found, name).tolist() for name in ("most", "least", "inside", "shown")}
             yield {"method": explainer.name, "start": start, "seconds": found.seconds, **values}
 

@@ -23,6 +23,7 @@ from heatcli.evaluate.metrics import metric
 from heatcli.evaluate.plots import pictures
 from heatcli.evaluate.run import Evaluation, evaluate, with_controls
 from heatcli.evaluate.subject import Subject, subject
+from heatcli.evaluate.subjects import alone
 from heatcli.images.dataset import Sample, read
 from heatcli.methods.table import METHODS
 from heatcli.model.model import Model
@@ -107,7 +108,7 @@ def measure_by(own: Subject, metrics: Sequence[str], found: Found) -> Found:
     """An evaluation of every method, as plain data; what is `found` already is kept."""
     had = {row["method"] for row in found.get("rows", ())}
     missing = [e for e in with_controls(every_method()) if e.name not in had]
-    fresh = msgspec.to_builtins(evaluate(own, missing, [metric(text) for text in metrics], _tell))
+    fresh = msgspec.to_builtins(evaluate(alone(own), missing, [metric(text) for text in metrics], _tell))
     return {**fresh, **{key: [*found.get(key, []), *fresh[key]] for key in ("rows", "curves")}}
 
 

@@ -40,33 +40,17 @@ def _between(x: Tensor, y: Tensor, column: Tensor) -> Tensor:
 
 def _roi_align(call: Call, x: Tensor, rois: Tensor, which: Tensor) -> Tensor:
     """ONNX's RoiAlign: boxes of the maps, sampled and averaged."""
-    height, width = call.get("output_height", 1), call.get("output_width", 1)
-    ratio, scale = call.get("sampling_ratio", 0), call.get("spatial_scale", 1.0)
-    aligned = call.get("coordinate_transformation_mode", "half_pixel" if call.opset >= 16 else "output_half_pixel")
-    shift = 0.5 if aligned == "half_pixel" else 0.0
-    pooled = []
-    for image, box in zip(numbers(which), rois.unbind(), strict=True):
-        left, top, right, bottom = (float(v) * scale - shift for v in box.unbind())
-        size = [bottom - top, right - left]
-        size = size if shift else [max(v, 1.0) for v in size]
-        bins = [size[0] / height, size[1] / width]
-        counts = [ratio or max(math.ceil(b), 1) for b in bins]
-        rows = top + (torch.arange(height * counts[0]) + 0.5) * (bins[0] / counts[0])
-        columns = left + (torch.arange(width * counts[1]) + 0.5) * (bins[1] / counts[1])
-        pooled.append(_pooled(x[image], rows.to(x.dtype), columns.to(x.dtype), counts, call.get("mode", "avg")))
-    return torch.stack(pooled) if pooled else torch.zeros(0, x.shape[1], height, width, dtype=x.dtype)
+    import torchvision  # noqa: F401  (two seconds, so only where the operator is needed)
 
-
-def _pooled(x: Tensor, rows: Tensor, columns: Tensor, counts: list[int], mode: str) -> Tensor:
-    """[C, H, W] sampled at rows × columns, with the mean over each cell of `counts` samples."""
-    if mode != "avg":
+    if (mode := call.get("mode", "avg")) != "avg":
         raise RefusedError(f"pools boxes by {mode!r}, which heatcli does not know; it knows avg")
-    y, column = (v.reshape(-1).to(x.device) for v in torch.meshgrid(rows, columns, indexing="ij"))
-    beyond = (y < -1) | (y > x.shape[1]) | (column < -1) | (column > x.shape[2])
-    values = _between(x, y.clamp(0, x.shape[1] - 1), column.clamp(0, x.shape[2] - 1))
-    values = torch.where(beyond, torch.zeros_like(values), values)
-    cells = torch.reshape(values, [len(x), len(rows) // counts[0], counts[0], len(columns) // counts[1], counts[1]])
-    return torch.mean(cells, [2, 4])
+    aligned = call.get("coordinate_transformation_mode", "half_pixel" if call.opset >= 16 else "output_half_pixel")
+    places = torch.cat([which.to(rois.dtype)[:, None], rois], 1)
+    pooled: Tensor = torch.ops.torchvision.roi_align(
+        x, places, call.get("spatial_scale", 1.0), call.get("output_height", 1), call.get("output_width", 1),
+        call.get("sampling_ratio", 0), aligned == "half_pixel",
+    )  # fmt: skip
+    return pooled
 
 
 def _deform_conv(
