@@ -16,12 +16,12 @@ from torch import Tensor
 from heatcli.artifact.explained import INPUT, NOTE, MethodNote, Note, Source
 from heatcli.artifact.sidecar import EMBEDDED
 from heatcli.engine.record import recorded
-from heatcli.errors import HeatcliError, UsageError, first_line, unknown_name
+from heatcli.errors import HeatcliError, ModelError, UsageError, first_line, unknown_name
 from heatcli.export.dynamic import joined
 from heatcli.export.subject import LEDGER, OUTPUTS, Subject
 from heatcli.export.verify import verify
 from heatcli.export.write import WRITERS, Writer
-from heatcli.graph.adjoints import exportable
+from heatcli.graph.portable import exportable, without_strides
 from heatcli.graph.outputs import settled
 from heatcli.images.baselines import is_named
 from heatcli.methods.method import ANY, ONE, Method
@@ -102,6 +102,11 @@ def recording(model: Model, request: ExportRequest) -> Recording:
     """Record the explanation. Raises `UsageError`, `ModelError`."""
     shape = model.pictures.input_shape
     size = model.network.fixed_batch((_SIZES[0], *shape))
+    if size is None:
+        try:
+            model.graph((_SIZES[1], *shape))
+        except ModelError:  # takes the first of the two sizes alone
+            size = _SIZES[0]
     subject = _subject(model, request, size or _SIZES[0])
     names = ["pixels" if request.preprocess else "input", *(["target"] if request.target == INPUT else [])]
     record, example, unseen = _record(subject, _SIZES if size is None else (size, size))
@@ -185,7 +190,9 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
         shape = (n, *subject.model.pictures.input_shape)
         forget()
         try:
-            found.append(recorded(subject.function(shape), subject.model.graph(shape), inputs, exportable()))
+            found.append(
+                recorded(subject.function(shape), subject.model.graph(shape), inputs, exportable(), without_strides())
+            )
         except HeatcliError:
             raise
         except Exception as error:  # torch raises several classes if control flow depends on a value

@@ -47,7 +47,7 @@ def onnx_of(
     with quiet(), _told("ONNX"):
         program = torch.onnx.export(
             _program(record, example, any_number), dynamo=True, opset_version=OPSET, input_names=list(inputs),
-            output_names=list(outputs), verbose=False, custom_translation_table=_pooling(),
+            output_names=list(outputs), verbose=False, custom_translation_table=_translations(),
         )  # fmt: skip
     assert program is not None
     proto = program.model_proto
@@ -63,17 +63,26 @@ def onnx_of(
     _book_early(proto.graph)
     for key, text in inside.items():
         proto.metadata_props.add(key=key, value=text)
-    onnx.checker.check_model(proto, full_check=True)
+    with _told("ONNX"):
+        onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString())
 
 
-def _pooling() -> dict[Any, Callable[..., Any]]:
-    """For torch's exporter: max pooling with indices → a function that writes it.
+def _translations() -> dict[Any, Callable[..., Any]]:
+    """For torch's exporter: operators that it lacks or writes at length → functions that write them.
 
-    ONNX counts indices through the whole batch, torch within a channel. torch's exporter pools the input once more, by
-    windows of one value, to know each channel's first index; a remainder says the same.
+    Of max pooling, ONNX counts indices through the whole batch, torch within a channel. torch's exporter pools the input
+    once more, by windows of one value, to know each channel's first index; a remainder says the same.
     """
     from onnxscript import opset18 as onnx
+
+    def product(x: Any, dim: int, keepdim: bool = False) -> Any:
+        """The product along an axis."""
+        return onnx.ReduceProd(x, onnx.Constant(value_ints=[dim]), keepdims=int(keepdim))
+
+    def product_of_all(x: Any) -> Any:
+        """The product of all elements."""
+        return onnx.ReduceProd(x, keepdims=0)
 
     def pooling(axes: int) -> Callable[..., Any]:
         """Of `axes` spatial axes."""
@@ -98,6 +107,8 @@ def _pooling() -> dict[Any, Callable[..., Any]]:
         return written
 
     return {
+        _ATEN.prod.default: product_of_all,
+        _ATEN.prod.dim_int: product,
         _ATEN.max_pool2d_with_indices.default: pooling(2),
         _ATEN.max_pool3d_with_indices.default: pooling(3),
     }

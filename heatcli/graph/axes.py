@@ -62,15 +62,20 @@ def avg_pool_back(
     return spread / divisor if divisor else spread
 
 
+def _adaptive_averaging(count: int, cells: Sequence[int]) -> OneAxis:
+    """Adaptive average pooling to so many cells, along one axis."""
+    pooling = (_ATEN._adaptive_avg_pool2d if count == 2 else _ATEN._adaptive_avg_pool3d).default
+    return lambda each, axis: pooling(each, _only(axis, count, cells[axis], _WIDTH))
+
+
+def adaptive_avg_pool(count: int, x: Tensor, cells: Sequence[int]) -> Tensor:
+    """The mean of the positions of each cell, along `count` axes."""
+    return _by_axes(x, x.shape[-count:], _adaptive_averaging(count, cells))
+
+
 def adaptive_avg_pool_back(count: int, m: Tensor, x: Tensor) -> Tensor:
     """Each cell's multiplier, spread evenly over the positions that the cell is the mean of, along `count` axes."""
-    pooling = (_ATEN._adaptive_avg_pool2d if count == 2 else _ATEN._adaptive_avg_pool3d).default
-
-    def work(each: Tensor, axis: int) -> Tensor:
-        """The pooling along one axis."""
-        return pooling(each, _only(axis, count, m.shape[axis - count], _WIDTH))  # type: ignore[no-any-return]
-
-    return _by_axes(m, x.shape[-count:], work, back=True)
+    return _by_axes(m, x.shape[-count:], _adaptive_averaging(count, m.shape[-count:]), back=True)
 
 
 def _resizing(operator: Any, sizes: Sequence[int], options: Sequence[Any]) -> OneAxis:

@@ -18,7 +18,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
+import one_operator as one
 import random_graphs
 
 from heatcli.errors import HeatcliError, first_line
@@ -38,6 +39,7 @@ from heatcli.export.job import ExportRequest, recording
 from heatcli.export.run import opened
 from heatcli.export.verify import verify
 from heatcli.export.write import OPSET, WRITERS, quiet
+from heatcli.methods.method import Method
 from heatcli.methods.table import METHODS, method
 from heatcli.model.model import Model, load
 from heatcli.model.verification import rounded
@@ -62,6 +64,8 @@ RANDOM = (
     "gradient", "lrp-eps", "lrp-alpha2-beta1", "lrp-gamma", "deeplift-rescale", "deeplift-reveal-cancel",
     "lrp-epsilon-plus",
 )  # fmt: skip
+OPERATORS = ("gradient", "lrp-eps")
+CALLS = 3  # different calls of each operator
 RUNTIMES = ("ONNX Runtime", "torch.export", "TorchScript", "OpenVINO")
 COUNTS = (1, 8)
 RUNS = 15
@@ -161,9 +165,29 @@ def random(seed: int, folder: Path) -> dict[str, Any]:
     try:
         torch.jit.script(net.module()).save(str(folder / "net.pt"))
         model = load(folder / "net.pt", size=(x.shape[2], x.shape[3]), channels=x.shape[1])
-        batches = [random_graphs.inputs(seed, number) for number in (1, 2)]
-        expected = [explain(model, batch, chosen) for batch in batches]
     except Exception as error:  # what torch cannot export, or `explain` refuses, is measured by truth.py
+        return {"method": chosen.name, "outcome": "not explained", "why": first_line(error, 160)}
+    return outcome(model, chosen, [random_graphs.inputs(seed, number) for number in (1, 2)], folder)
+
+
+def one_operator(case: one.Case, methods: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """What ONNX Runtime says of the network of one operator, beside `explain`, by each of the methods."""
+    try:
+        model = one.model(case, folder)
+        size = model.network.fixed_batch((2, *model.pictures.input_shape))
+    except Exception as error:
+        yield from ({"method": name, "outcome": "not explained", "why": first_line(error, 160)} for name in methods)
+        return
+    batches = [one.inputs(count, count) for count in ((size,) if size else COUNTS)]
+    for name in methods:
+        yield {**outcome(model, method(name), batches, folder), "images": size or "any"}
+
+
+def outcome(model: Model, chosen: Method, batches: list[Tensor], folder: Path) -> dict[str, Any]:
+    """What ONNX Runtime says of the model on batches that the export never saw, beside `explain`: right or else why."""
+    try:
+        expected = [explain(model, batch, chosen) for batch in batches]
+    except Exception as error:
         return {"method": chosen.name, "outcome": "not explained", "why": first_line(error, 160)}
     try:
         found = recording(model, ExportRequest(path=folder / "e.onnx", method=chosen))
@@ -177,14 +201,14 @@ def random(seed: int, folder: Path) -> dict[str, Any]:
     except HeatcliError as error:  # users are refused
         return {**row, "outcome": "caught", "why": first_line(error, 160)}
     artifact = opened(folder / "e.onnx")
-    said = [artifact.run({"input": one}) for batch in batches for one in batch.split(found.size or len(batch))]
+    said = [artifact.run({"input": part}) for batch in batches for part in batch.split(found.size or len(batch))]
     with quiet(), torch.backends.mkldnn.flags(enabled=False):
         others = [explain(model, batch, chosen) for batch in batches]
     others += [explain(model, rounded(batch), chosen) for batch in batches]
-    truth = np.concatenate([one.relevance.numpy() for one in expected])
-    size = max(float(np.abs(truth).max()), 1e-6 * max(float(one.outputs.abs().max()) for one in expected))
-    off = float(np.abs(np.concatenate([one["relevance"] for one in said]) - truth).max()) / size
-    again = np.concatenate([one.relevance.numpy() for one in others]).reshape(2, *truth.shape)
+    truth = np.concatenate([each.relevance.numpy() for each in expected])
+    size = max(float(np.abs(truth).max()), 1e-6 * max(float(each.outputs.abs().max()) for each in expected))
+    off = float(np.abs(np.concatenate([each["relevance"] for each in said]) - truth).max()) / size
+    again = np.concatenate([each.relevance.numpy() for each in others]).reshape(2, *truth.shape)
     rounding = float(np.abs(again - truth).max()) / size
     return {
         **row,
@@ -307,6 +331,20 @@ def measure_random(path: Path, seeds: int) -> None:
             print(json.dumps(row), flush=True)
 
 
+def measure_operators(path: Path, only: str, methods: Sequence[str]) -> None:
+    """Append to the file the rows of networks of one operator whose name holds `only`."""
+    known = {row["network"] for row in rows_of(path) if row["what"] == "operators"}
+    with tempfile.TemporaryDirectory() as scratch:
+        for case in (case for name in one.NAMES if only in name for case in one.cases(name, CALLS)):
+            if case.name in known:
+                continue
+            for found in one_operator(case, methods or OPERATORS, Path(scratch)):
+                row = {"what": "operators", "network": case.name, **found}
+                with path.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), flush=True)
+
+
 def _random_page(rows: list[dict[str, Any]]) -> Iterator[str]:
     """What became of the random networks."""
     counts = Counter(row["outcome"] for row in rows)
@@ -417,7 +455,7 @@ that `explain` makes of a graph, made of the export once. The report is built fr
 def main() -> None:
     """Measure, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="+", choices=["numbers", "random", "speed", "page"])
+    parser.add_argument("what", nargs="+", choices=["numbers", "random", "operators", "speed", "page"])
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_suffix(".jsonl"), help="the file of the rows")
     parser.add_argument("--only", default="", help="networks whose name holds this")
     parser.add_argument("--methods", default="", help="names of methods, with commas between")
@@ -428,6 +466,8 @@ def main() -> None:
     for what in given.what:
         if what == "page":
             Path(__file__).with_name("EXPORT.md").write_text("\n".join(page(rows_of(given.rows))) + "\n")
+        elif what == "operators":
+            measure_operators(given.rows, given.only, tuple(filter(None, given.methods.split(","))))
         elif what == "random":
             measure_random(given.rows, given.seeds)
         else:
