@@ -24,7 +24,8 @@ def recorded(
     """`function`, which runs and walks `graph`, as an FX graph of operators that write to nothing.
 
     `inputs`: its arguments, tensors [N, …]. `instead`: operator → a function of other operators, which is recorded in
-    its place; `then`: the same for a record that writes to nothing any more. Raises what torch raises where the function decides by the values of its inputs.
+    its place; `then`: the same for a record that writes to nothing any more. Raises what torch raises where the
+    function decides by the values of its inputs.
     """
     from torch.func import functionalize
 

@@ -21,8 +21,8 @@ from heatcli.export.dynamic import joined
 from heatcli.export.subject import LEDGER, OUTPUTS, Subject
 from heatcli.export.verify import verify
 from heatcli.export.write import WRITERS, Writer
-from heatcli.graph.portable import exportable, without_strides
 from heatcli.graph.outputs import settled
+from heatcli.graph.exportable import exportable, without_strides
 from heatcli.images.baselines import is_named
 from heatcli.methods.method import ANY, ONE, Method
 from heatcli.methods.question import laid_out

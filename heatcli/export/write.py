@@ -71,8 +71,8 @@ def onnx_of(
 def _translations() -> dict[Any, Callable[..., Any]]:
     """For torch's exporter: operators that it lacks or writes at length → functions that write them.
 
-    Of max pooling, ONNX counts indices through the whole batch, torch within a channel. torch's exporter pools the input
-    once more, by windows of one value, to know each channel's first index; a remainder says the same.
+    Of max pooling, ONNX counts indices through the whole batch, torch within a channel. torch's exporter pools the
+    input once more, by windows of one value, to know each channel's first index; a remainder says the same.
     """
     from onnxscript import opset18 as onnx
 

@@ -1,13 +1,12 @@
 """Vector-Jacobian products in closed form, for walks.
 
-A closed form (`closed_form`) needs no autograd tape, and some are faster than autograd. `graph/portable.py` has adjoints
-for runtimes without backward operators.
+A closed form (`closed_form`) needs no autograd tape, and some are faster than autograd. What stands for backward operators
+in runtimes that have none: `graph/exportable.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor

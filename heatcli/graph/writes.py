@@ -138,3 +138,12 @@ def view(x: Tensor, size: Sequence[int]) -> Any:
         else:
             return NotImplemented
     return _ATEN.view.default(x.contiguous(), size)
+
+
+def unfold_back(m: Tensor, sizes: Sequence[int], dim: int, size: int, step: int) -> Tensor:
+    """The multiplier [*sizes] of a tensor whose windows have `m` […, windows, …, size]; torch counts in int32."""
+    dim = dim % len(sizes)
+    with unrecorded():
+        starts = torch.arange(m.shape[dim], device=m.device) * step
+        places = (starts[:, None] + torch.arange(size, device=m.device)).flatten()
+    return m.new_zeros(sizes).index_add(dim, places, m.movedim(-1, dim + 1).flatten(dim, dim + 1))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatcli.graph.portable import exportable
+from heatcli.graph.exportable import exportable
 from heatcli.system.torch_private import make_fx, name_of
 
 

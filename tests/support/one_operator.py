@@ -294,7 +294,8 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "scaled_dot_product_attention": (
         f.scaled_dot_product_attention, (2, 2, 5, 4), (2, 2, 5, 4), (2, 2, 5, 4)),
     "conv of weights that are computed": (
-        lambda x, w: f.conv2d(x.reshape(1, -1, 6, 6), w.reshape(-1, 1, 3, 3), groups=4 * x.shape[0]).reshape(-1, 4, 4, 4),
+        lambda x, w: f.conv2d(x.reshape(1, -1, 6, 6), w.reshape(-1, 1, 3, 3), groups=4 * x.shape[0]).reshape(
+            -1, 4, 4, 4),
         SHAPE, (2, 4, 3, 3)),
     "upsample_bicubic2d_aa": (lambda x: f.interpolate(x, (4, 9), mode="bicubic", antialias=True), SHAPE),
     "upsample_nearest_exact3d": (lambda x: f.interpolate(x[:, None], (3, 4, 9), mode="nearest-exact"), SHAPE),

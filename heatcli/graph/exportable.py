@@ -25,8 +25,8 @@ from heatcli.graph.axes import (
     resize,
     resize_back,
 )
-from heatcli.graph.scans import cumprod, cumulative, kthvalue, median, median_of_all
 from heatcli.graph.sampling import grid_sampled, grid_sampler_back
+from heatcli.graph.scans import cumprod, cumulative, kthvalue, median, median_of_all
 from heatcli.graph.writes import (
     as_strided,
     as_strided_scatter,
@@ -34,6 +34,7 @@ from heatcli.graph.writes import (
     index_fill,
     index_put,
     scatter_reduce,
+    unfold_back,
     view,
 )
 from heatcli.system.torch_private import unrecorded, written_forward
@@ -309,6 +310,7 @@ _WRITTEN: Mapping[str, Callable[..., Any]] = {  # by the name of the operator wh
     **{f"_adaptive_avg_pool{n}d": partial(adaptive_avg_pool_back, n) for n in (2, 3)},
     **{f"grid_sampler_{n}d": grid_sampler_back for n in (2, 3)},
     "_cdist": _distances_back,
+    "unfold": unfold_back,
     **{f"{kind}shrink": _shrink_back for kind in ("soft", "hard")},
     "threshold": _threshold,
     "hardtanh": _hardtanh,
