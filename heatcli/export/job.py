@@ -19,10 +19,10 @@ from heatcli.engine.record import recorded
 from heatcli.errors import HeatcliError, ModelError, UsageError, first_line, unknown_name
 from heatcli.export.dynamic import joined
 from heatcli.export.subject import LEDGER, OUTPUTS, Subject
-from heatcli.export.verify import verify
+from heatcli.export.verify import verify, verify_record
 from heatcli.export.write import WRITERS, Writer
-from heatcli.graph.outputs import settled
 from heatcli.graph.exportable import exportable, without_strides
+from heatcli.graph.outputs import settled
 from heatcli.images.baselines import is_named
 from heatcli.methods.method import ANY, ONE, Method
 from heatcli.methods.question import laid_out
@@ -201,7 +201,9 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
             ) from error
         examples.append(inputs)
     one, other = found
-    return joined(one, other, *sizes), examples[0], examples[1]
+    record, unseen = joined(one, other, *sizes), examples[1]
+    verify_record(record, subject.function((sizes[1], *subject.model.pictures.input_shape)), subject.names, unseen)
+    return record, examples[0], unseen
 
 
 def _note(subject: Subject, request: ExportRequest, inputs: Sequence[str], images: int) -> Note:

@@ -1,7 +1,7 @@
 """Vector-Jacobian products in closed form, for walks.
 
-A closed form (`closed_form`) needs no autograd tape, and some are faster than autograd. What stands for backward operators
-in runtimes that have none: `graph/exportable.py`.
+A closed form (`closed_form`) needs no autograd tape, and some are faster than autograd. What stands for backward
+operators in runtimes that have none: `graph/exportable.py`.
 """
 
 from __future__ import annotations
