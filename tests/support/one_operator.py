@@ -135,6 +135,8 @@ def model(case: Case, folder: Path) -> Model:
         try:
             net = One(case, whole=False, positive=positive).eval()
             program = torch.export.export(net, (inputs(2, 0),), dynamic_shapes=({0: batch},))
+            for count in (1, 3):
+                program.module()(inputs(count, 0))
         except Exception:  # a constant has rows of images, or sizes are numbers
             program = None
     if program is None:
