@@ -5,6 +5,7 @@ Functions take ATen's arguments, and return NotImplemented where the operator it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,6 +127,23 @@ def index_fill(x: Tensor, dim: int, index: Tensor, value: float | Tensor) -> Ten
         places = torch.arange(size, device=x.device)
     chosen = (index.reshape(-1, 1).remainder(size) == places).any(0)
     return torch.where(chosen.reshape([-1 if i == dim % x.dim() else 1 for i in range(x.dim())]), value, x)
+
+
+def masked_scatter_back(m: Tensor, mask: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The multiplier [*sizes] of the values that `masked_scatter` writes where the mask is true, in their order."""
+    mask = mask.expand_as(m).flatten()
+    rank = (mask.to(torch.int64).cumsum(0) - 1).clamp(min=0)
+    into = m.new_zeros(math.prod(sizes))
+    return into.scatter_add(0, rank, m.flatten() * mask.to(m.dtype)).reshape(sizes)
+
+
+def index_reduce(
+    x: Tensor, dim: int, index: Tensor, values: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:  # fmt: skip
+    """The values joined with those of `x` at the places `index` along `dim`, by mean, prod, amax or amin."""
+    shape = [-1 if i == dim % x.dim() else 1 for i in range(x.dim())]
+    where = index.reshape(shape).expand_as(values)
+    return x.scatter_reduce(dim, where, values, reduce, include_self=include_self)
 
 
 def view(x: Tensor, size: Sequence[int]) -> Any:

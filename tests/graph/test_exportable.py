@@ -180,11 +180,15 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "added by booleans": lambda x: ATEN.index_put(x, [None, MASK], x[:, :2] * 2, True),
     "filled": lambda x: x.index_fill(3, torch.tensor([0, -2]), 0.5),
     "filled by a value": lambda x: x.index_fill(1, torch.tensor([2]), x.mean()),
+    "masked scatter": lambda x: (x * 2).masked_scatter(MASKS, x[:, 1:]),
+    "reduced by indices": lambda x: x.index_reduce(3, torch.tensor([0, 2, 0]), x[..., :3] * 2, "amax"),
+    "means by indices": lambda x: x.index_reduce(3, torch.tensor([0, 2, 0]), x[..., :3] * 2, "mean"),
     "means of places": lambda x: x.scatter_reduce(3, PLACES.expand(x.shape), x * 2, "mean"),
     "means of others": lambda x: x.scatter_reduce(3, PLACES.expand(x.shape), x * 2, "mean", include_self=False),
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:index_reduce:UserWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_torchs(case: str) -> None:
     """Output and product in float64, and no backward operator is left in what is recorded."""

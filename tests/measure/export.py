@@ -1,9 +1,10 @@
 """Explained models in four runtimes: how far off `explain`, how large, how slow.
 
-`python tests/measure/export.py numbers random speed page` measures every backward method on every network, then
-`--seeds` random networks, each by one method, then what explanations cost, and writes EXPORT.md beside this file. Rows
-are kept in `export.jsonl` beside it, or in the file of `--rows`, one a network and method as soon as it is measured; a
-later run goes on where it stopped. `--only NAME`: networks whose name holds NAME; `--methods A,B`: these methods alone.
+`python tests/measure/export.py numbers random operators speed page` measures every backward method on every network,
+then `--seeds` random networks, each by one method, then networks of one operator, then what explanations cost, and
+writes EXPORT.md beside this file. Rows are kept in `export.jsonl` beside it, or in the file of `--rows`, one a network
+and method as soon as it is measured; a later run goes on where it stopped. `--only NAME`: networks whose name holds
+NAME; `--methods A,B`: these methods alone.
 torchvision's networks have random weights; all are exported on noise and asked about pictures, on one thread.
 """
 
@@ -65,7 +66,7 @@ RANDOM = (
     "lrp-epsilon-plus",
 )  # fmt: skip
 OPERATORS = ("gradient", "lrp-eps")
-CALLS = 3  # different calls of each operator
+OUTCOMES = ("right", "refused", "caught", "wrong", "not explained")
 RUNTIMES = ("ONNX Runtime", "torch.export", "TorchScript", "OpenVINO")
 COUNTS = (1, 8)
 RUNS = 15
@@ -331,18 +332,45 @@ def measure_random(path: Path, seeds: int) -> None:
             print(json.dumps(row), flush=True)
 
 
-def measure_operators(path: Path, only: str, methods: Sequence[str]) -> None:
-    """Append to the file the rows of networks of one operator whose name holds `only`."""
-    known = {row["network"] for row in rows_of(path) if row["what"] == "operators"}
+def measure_operators(path: Path, only: str, methods: Sequence[str], calls: int) -> None:
+    """Append to the file the rows of networks of one operator whose name holds `only`, each with so many calls."""
+    known = {(row["network"], row["method"]) for row in rows_of(path) if row["what"] == "operators"}
     with tempfile.TemporaryDirectory() as scratch:
-        for case in (case for name in one.NAMES if only in name for case in one.cases(name, CALLS)):
-            if case.name in known:
-                continue
-            for found in one_operator(case, methods or OPERATORS, Path(scratch)):
+        for case in (case for name in one.NAMES if only in name for case in one.cases(name, calls)):
+            asked = [name for name in methods or OPERATORS if (case.name, name) not in known]
+            for found in one_operator(case, asked, Path(scratch)) if asked else ():
                 row = {"what": "operators", "network": case.name, **found}
                 with path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)
+
+
+def _operators_page(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What became of the networks of one operator: the latest row of each call and method."""
+    latest = list({(row["network"], row["method"]): row for row in rows}.values())
+    methods = list(dict.fromkeys(row["method"] for row in latest))
+    yield "\n## One operator each\n"
+    operators = len({_operator(row) for row in latest})
+    yield (
+        f"{len({row['network'] for row in latest})} calls of {operators} operators, those of the table of facts and "
+        "others, each between two dense layers (`tests/support/one_operator.py`), compared as above. Operators that read "
+        "or write across images are exported for a single one.\n"
+    )
+    yield f"| method | {' | '.join(OUTCOMES)} |\n|---|{'--:|' * len(OUTCOMES)}"
+    for name in methods:
+        counts = Counter(row["outcome"] for row in latest if row["method"] == name)
+        yield f"| {name} | {' | '.join(str(counts[outcome]) for outcome in OUTCOMES)} |"
+    yield "\n| refused, caught, wrong or not explained | operators |\n|---|---|"
+    reasons: dict[str, dict[str, None]] = {}
+    for row in latest:
+        if row["outcome"] != "right":
+            reasons.setdefault(f"{row['outcome']}: {_reason(row)}", {})[_operator(row)] = None
+    yield from (f"| {reason} | {', '.join(names)} |" for reason, names in sorted(reasons.items()))
+
+
+def _operator(row: dict[str, Any]) -> str:
+    """The operator that a row is of."""
+    return str(row["network"].partition("(")[0])
 
 
 def _random_page(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -419,6 +447,9 @@ def page(rows: list[dict[str, Any]]) -> Iterator[str]:
     drawn = [row for row in rows if row["what"] == "random"]
     if drawn:
         yield from _random_page(drawn)
+    single = [row for row in rows if row["what"] == "operators"]
+    if single:
+        yield from _operators_page(single)
     yield "\n## What it costs\n"
     yield (
         "One picture, one thread, processor time; plain, explained and `heatcli.explain` in turns, the median of the "
@@ -460,6 +491,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name holds this")
     parser.add_argument("--methods", default="", help="names of methods, with commas between")
     parser.add_argument("--seeds", type=int, default=200, help="how many random networks")
+    parser.add_argument("--calls", type=int, default=2, help="how many different calls of each operator")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -467,7 +499,7 @@ def main() -> None:
         if what == "page":
             Path(__file__).with_name("EXPORT.md").write_text("\n".join(page(rows_of(given.rows))) + "\n")
         elif what == "operators":
-            measure_operators(given.rows, given.only, tuple(filter(None, given.methods.split(","))))
+            measure_operators(given.rows, given.only, tuple(filter(None, given.methods.split(","))), given.calls)
         elif what == "random":
             measure_random(given.rows, given.seeds)
         else:
