@@ -78,7 +78,8 @@ def _translations() -> dict[Any, Callable[..., Any]]:
 
     def product(x: Any, dim: int, keepdim: bool = False) -> Any:
         """The product along an axis."""
-        return onnx.ReduceProd(x, onnx.Constant(value_ints=[dim]), keepdims=int(keepdim))
+        axis: Any = onnx.Constant(value_ints=[dim])
+        return onnx.ReduceProd(x, axis, keepdims=int(keepdim))
 
     def product_of_all(x: Any) -> Any:
         """The product of all elements."""

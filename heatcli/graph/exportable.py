@@ -325,7 +325,7 @@ _WRITTEN: Mapping[str, Callable[..., Any]] = {  # by the name of the operator wh
 @cache
 def exportable() -> Mapping[Any, Callable[..., Any]]:
     """ATen's backward operators, and forward ones that ONNX lacks → functions of their arguments."""
-    own = {
+    own: dict[Any, Callable[..., Any]] = {
         **written_forward(_WRITTEN),
         **{getattr(_ATEN, name).default: resize(name) for name in RESIZES},
         _ATEN.adaptive_max_pool2d.default: _in_windows,

@@ -353,8 +353,8 @@ def _operators_page(rows: list[dict[str, Any]]) -> Iterator[str]:
     operators = len({_operator(row) for row in latest})
     yield (
         f"{len({row['network'] for row in latest})} calls of {operators} operators, those of the table of facts and "
-        "others, each between two dense layers (`tests/support/one_operator.py`), compared as above. Operators that read "
-        "or write across images are exported for a single one.\n"
+        "others, each between two dense layers (`tests/support/one_operator.py`), compared as above. Operators that "
+        "read or write across images are exported for a single one.\n"
     )
     yield f"| method | {' | '.join(OUTCOMES)} |\n|---|{'--:|' * len(OUTCOMES)}"
     for name in methods:
