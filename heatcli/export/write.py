@@ -72,7 +72,8 @@ def _translations() -> dict[Any, Callable[..., Any]]:
     """For torch's exporter: operators that it lacks or writes at length → functions that write them.
 
     Of max pooling, ONNX counts indices through the whole batch, torch within a channel. torch's exporter pools the
-    input once more, by windows of one value, to know each channel's first index; a remainder says the same.
+    input once more, by windows of one value, to know each channel's first index; a count of channels says the same. A
+    remainder would too, but OpenVINO (to 2026.4) takes it in float32, which holds integers to 2^24.
     """
     from onnxscript import opset18 as onnx
 
@@ -85,6 +86,14 @@ def _translations() -> dict[Any, Callable[..., Any]]:
         """The product of all elements."""
         return onnx.ReduceProd(x, keepdims=0)
 
+    def first_of_each_channel(batch: Any, axes: int) -> Any:
+        """The index of each channel's first value in the batch [N, C, …], [N, C, 1, …]."""
+        channels = onnx.Shape(batch, end=-axes)
+        zero, one = onnx.Constant(value_int=0), onnx.Constant(value_int=1)
+        number = onnx.Range(zero, onnx.ReduceProd(channels, keepdims=0), one)
+        each = onnx.Reshape(number, onnx.Concat(channels, onnx.Constant(value_ints=[1] * axes), axis=0))
+        return onnx.Mul(each, onnx.ReduceProd(onnx.Shape(batch, start=-axes)))
+
     def pooling(axes: int) -> Callable[..., Any]:
         """Of `axes` spatial axes."""
 
@@ -96,14 +105,15 @@ def _translations() -> dict[Any, Callable[..., Any]]:
             kernel, steps, dilation, sides = (
                 [*each] * (axes // len(each)) for each in (kernel, stride or kernel, dilation, padding)
             )
-            batch: Any = onnx.Constant(value_ints=[0])
+            first: Any = onnx.Constant(value_ints=[0])
             single = len(x.shape) == axes + 1
+            batch = onnx.Unsqueeze(x, first) if single else x
             most, index = onnx.MaxPool(
-                onnx.Unsqueeze(x, batch) if single else x, kernel_shape=kernel, strides=steps, dilations=dilation,
-                pads=[*sides, *sides], ceil_mode=int(ceil_mode),
+                batch, kernel_shape=kernel, strides=steps, dilations=dilation, pads=[*sides, *sides],
+                ceil_mode=int(ceil_mode),
             )  # fmt: skip
-            index = onnx.Mod(index, onnx.ReduceProd(onnx.Shape(x, start=-axes), keepdims=0))
-            return (onnx.Squeeze(most, batch), onnx.Squeeze(index, batch)) if single else (most, index)
+            index = onnx.Sub(index, first_of_each_channel(batch, axes))
+            return (onnx.Squeeze(most, first), onnx.Squeeze(index, first)) if single else (most, index)
 
         return written
 

@@ -102,26 +102,38 @@ def test_every_method_of_walks_says_what_explain_says(digits: Model, tmp_path: P
     assert_exported(digits, tmp_path / "explained.onnx", name)
 
 
-@pytest.mark.slow
-def test_in_openvino(tmp_path: Path) -> None:
-    """Square weights, which OpenVINO confuses where a convolution and its transpose share them, or two dense layers."""
+def in_openvino(path: Path, note: Note, batch: torch.Tensor) -> dict[str, np.ndarray]:
+    """The outputs of an explained model in OpenVINO, in float32."""
     openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return dict(zip(note.outputs, compiled([batch.numpy()]).values(), strict=True))
+
+
+@pytest.mark.slow
+def test_square_weights_in_openvino(tmp_path: Path) -> None:
+    """OpenVINO confuses those that a convolution and its transpose share, or two dense layers."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4),
     ).eval()  # fmt: skip
-    batch = torch.export.Dim("N", min=1, max=64)
-    program = torch.export.export(net, (torch.randn(2, 3, 16, 16),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, tmp_path / "net.pt2")
-    model = load(tmp_path / "net.pt2", size=(16, 16), mean=0.5, std=0.5)
+    model = networks.load(net, tmp_path, shape=(3, 16, 16))
     note = export(model, ExportRequest(path=tmp_path / "e.onnx", method=method("lrp-epsilon-plus")))
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(tmp_path / "e.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for count in (1, 8):
         batch = torch.randn(count, 3, 16, 16)
-        found = dict(zip(note.outputs, compiled([batch.numpy()]).values(), strict=True))
-        assert_says(found, explain(model, batch, "lrp-epsilon-plus"))
+        assert_says(in_openvino(tmp_path / "e.onnx", note, batch), explain(model, batch, "lrp-epsilon-plus"))
+
+
+@pytest.mark.slow
+def test_indices_of_large_batches_in_openvino(tmp_path: Path) -> None:
+    """ONNX counts the indices of maxima through the batch: beyond 2^24, where float32 skips integers."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3, 1, 1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 32 * 32, 4)).eval()
+    model = networks.load(net, tmp_path, shape=(3, 64, 64))
+    note = export(model, ExportRequest(path=tmp_path / "e.onnx", method=method("gradient")))
+    batch = torch.randn(2**24 // (32 * 64 * 64) + 2, 3, 64, 64)
+    assert_says(in_openvino(tmp_path / "e.onnx", note, batch), explain(model, batch, "gradient"))
 
 
 @pytest.mark.parametrize("which", ["residual", pytest.param("animals", marks=pytest.mark.slow)])
