@@ -20,6 +20,7 @@ from heatcli.graph.axes import (
     RESIZES,
     adaptive_avg_pool,
     adaptive_avg_pool_back,
+    avg_pool,
     avg_pool_back,
     pad_back,
     resize,
@@ -166,10 +167,7 @@ def _in_windows(x: Tensor, sizes: Sequence[int]) -> Any:
 
 
 def _window_table(size: int, cells: int) -> Tensor:
-    """The positions of each cell's window, one window behind the other, int64; short ones repeat their last position.
-
-    A repeated position never wins, for the first of equal values does.
-    """
+    """The positions of each cell's window, one window behind the other, int64; short ones repeat their last one."""
     starts = [cell * size // cells for cell in range(cells)]
     ends = [-(-(cell + 1) * size // cells) for cell in range(cells)]
     longest = max(end - start for start, end in zip(starts, ends, strict=True))
@@ -331,6 +329,8 @@ def exportable() -> Mapping[Any, Callable[..., Any]]:
         _ATEN.adaptive_max_pool2d.default: _in_windows,
         _ATEN.adaptive_max_pool3d.default: _in_windows,
         _ATEN.grid_sampler_3d.default: grid_sampled,
+        _ATEN.avg_pool2d.default: partial(avg_pool, 2),
+        _ATEN.avg_pool3d.default: partial(avg_pool, 3),
         _ATEN._adaptive_avg_pool3d.default: partial(adaptive_avg_pool, 3),
         _ATEN.cumprod.default: cumprod,
         _ATEN.cummax.default: cumulative(largest=True),

@@ -56,8 +56,7 @@ def scatter_reduce(
     """The mean of the values for each place, and of its own; torch's exporter overwrites."""
     if reduce != "mean":
         return NotImplemented
-    ones = torch.ones_like(values.expand_as(index) if values.dim() == 0 else values)
-    counts = torch.zeros_like(x).scatter_add(dim, index, ones)
+    counts = torch.zeros_like(x).scatter_add(dim, index, torch.ones_like(values))
     sums = torch.zeros_like(x).scatter_add(dim, index, values)
     if include_self:
         return (x + sums) / (counts + 1)
