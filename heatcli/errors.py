@@ -5,6 +5,7 @@ HeatcliError            base; ``status`` is the command's exit status
 │   └── MissingError        nothing says what an artifact needs to run: its input's size, the values of its inputs
 ├── ModelError     (3)  the artifact cannot be used
 │   ├── OutOfMemoryError    it needs more memory than there is
+│   ├── ShapeError          it cannot be run on an input of this shape
 │   ├── DiffersError        its captured graph is another function than the artifact
 │   ├── NotComparedError    its own runtime cannot run it here
 │   └── OtherBranchError    it decides otherwise on these values than on the image it was captured on
@@ -49,6 +50,10 @@ class ModelError(HeatcliError):
 
 class OutOfMemoryError(ModelError):
     """The artifact needs more memory than there is, for so many images."""
+
+
+class ShapeError(ModelError):
+    """The artifact cannot be run on an input of this shape."""
 
 
 class DiffersError(ModelError):

@@ -23,7 +23,7 @@ def command(
     load: options.Load,
 ) -> None:
     """Show what an artifact contains: its input, its outputs, its operators, its biases, its preprocessing."""
-    from heatcli.errors import MissingError, UsageError
+    from heatcli.errors import MissingError, ShapeError, UsageError
     from heatcli.model.inspection import draft_sidecar, inspect
     from heatcli.model.inspection import layers as layers_of
     from heatcli.model.named import is_named
@@ -50,7 +50,9 @@ def command(
         return
     try:
         found = inspect(loaded)
-    except MissingError as error:
+    except (MissingError, ShapeError) as error:
+        if isinstance(error, ShapeError) and loaded.pictures.sized:
+            raise
         _unfinished(loaded.path, loaded.format, loaded.artifact, str(error), json)
         return
     if json:
@@ -93,7 +95,8 @@ def _print(found: dict[str, Any]) -> None:
     console = Console()
     dims = "×".join("N" if d is None else str(d) for d in found["input"]["shape"])
     output = found["output"]
-    given = f"{found['input']['kind']} {found['input']['axes']} {dims}"
+    sized = "" if found["input"]["sized"] else " (tried: nothing says the size)"
+    given = f"{found['input']['kind']} {found['input']['axes']} {dims}{sized}"
     console.print(f"[bold]{found['path']}[/]: {found['format']}, input {given}, {found['parameters']:,} parameters")
     console.print(f"sha256 {found['sha256']}", highlight=False)
     for one in found["outputs"]:

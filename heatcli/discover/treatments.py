@@ -120,7 +120,7 @@ def _at_edges(steps: NDArray[np.float32]) -> float:
 
 def blurred(view: View) -> Array:
     """The picture out of focus."""
-    return _blurred(view.fitted, min(view.fit.height, view.fit.width) / WIDTH)
+    return _blurred(view.fitted, min(view.fitted.shape[1:]) / WIDTH)
 
 
 def lack_of_detail(view: View) -> float:

@@ -100,7 +100,10 @@ class Recording:
 
 def recording(model: Model, request: ExportRequest) -> Recording:
     """Record the explanation. Raises `UsageError`, `ModelError`."""
-    shape = model.pictures.input_shape
+    if model.explained is not None:
+        raise UsageError(f"{model.path}: explains itself already; export {model.explained.source.name} instead")
+    model.pictures.need_values_between("its explanation is not exported; heatcli explain writes maps of it")
+    shape = model.pictures.only_shape
     size = model.network.fixed_batch((_SIZES[0], *shape))
     if size is None:
         try:
@@ -148,10 +151,7 @@ def _writer(model: Model, request: ExportRequest) -> Writer:
 
 def _subject(model: Model, request: ExportRequest, images: int) -> Subject:
     """The explanation to record. Raises `UsageError` if it cannot be recorded."""
-    if model.explained is not None:
-        raise UsageError(f"{model.path}: explains itself already; export {model.explained.source.name} instead")
-    model.pictures.need_values_between("its explanation is not exported; heatcli explain writes maps of it")
-    method, shape = request.method.with_rules(request.rules), model.pictures.input_shape
+    method, shape = request.method.with_rules(request.rules), model.pictures.only_shape
     if request.preprocess and len(shape) != 3:
         raise UsageError(f"{model.path}: takes no pictures, so --preprocess makes no sense")
     if "seed" in method.parameters:
@@ -187,7 +187,7 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
     examples: list[list[Tensor]] = []
     for seed, n in enumerate(sizes):
         inputs = subject.example(n, seed)
-        shape = (n, *subject.model.pictures.input_shape)
+        shape = (n, *subject.model.pictures.only_shape)
         forget()
         try:
             found.append(
@@ -209,7 +209,7 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
 def _note(subject: Subject, request: ExportRequest, inputs: Sequence[str], images: int) -> Note:
     """The note in the artifact: the model, the method, the target, inputs and outputs."""
     model, method = subject.model, subject.method
-    graph = model.graph((images, *model.pictures.input_shape))
+    graph = model.graph((images, *model.pictures.only_shape))
     reference = subject.reference
     return Note(
         report_schema=REPORT,

@@ -23,10 +23,10 @@ def measured(path: Path, model: Model, note: Note) -> dict[str, Any]:
 
     Keys: `bytes`, `plain_bytes`, `seconds`, `plain_seconds`, and `runtime`, the name of the runtime.
     """
-    threads, size = torch.get_num_threads(), model.network.fixed_batch((2, *model.pictures.input_shape)) or 1
+    threads, size = torch.get_num_threads(), model.network.fixed_batch((2, *model.pictures.only_shape)) or 1
     torch.set_num_threads(1)
     try:
-        batch = model.capture.noise((size, *model.pictures.input_shape), 2)
+        batch = model.capture.noise((size, *model.pictures.only_shape), 2)
         explained = opened(path)
         given = inputs_for(note, batch)
         seconds = _median(lambda: explained.run(given))

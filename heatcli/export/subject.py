@@ -70,7 +70,7 @@ class Subject:
 
     def example(self, n: int, seed: int) -> list[Tensor]:
         """Example inputs for n images: noise from a seed."""
-        shape = (n, *self.model.pictures.input_shape)
+        shape = (n, *self.model.pictures.only_shape)
         batch = self.model.capture.noise(shape, seed)
         if self.preprocess:
             generator = torch.Generator().manual_seed(seed)

@@ -55,7 +55,7 @@ def _about(model: Model, note: Note) -> dict[str, Any]:
     fit = model.pictures.picture_fit
     index = minus = None
     if note.target not in (TOP, INPUT):
-        classes = model.graph((2, *model.pictures.input_shape)).output_shape[1]
+        classes = model.graph((2, *model.pictures.only_shape)).output_shape[1]
         index, minus = parse(note.target, classes, model.labels)
     size = {"channels": fit.channels, "height": fit.height, "width": fit.width, "shorter": fit.shorter,
             "interpolation": fit.interpolation}  # fmt: skip

@@ -88,10 +88,12 @@ def _translations() -> dict[Any, Callable[..., Any]]:
 
     def first_of_each_channel(batch: Any, axes: int) -> Any:
         """The index of each channel's first value in the batch [N, C, …], [N, C, 1, …]."""
-        channels = onnx.Shape(batch, end=-axes)
-        zero, one = onnx.Constant(value_int=0), onnx.Constant(value_int=1)
-        number = onnx.Range(zero, onnx.ReduceProd(channels, keepdims=0), one)
-        each = onnx.Reshape(number, onnx.Concat(channels, onnx.Constant(value_ints=[1] * axes), axis=0))
+        channels: Any = onnx.Shape(batch, end=-axes)
+        zero: Any = onnx.Constant(value_int=0)
+        one: Any = onnx.Constant(value_int=1)
+        number: Any = onnx.Range(zero, onnx.ReduceProd(channels, keepdims=0), one)
+        sides: Any = onnx.Concat(channels, onnx.Constant(value_ints=[1] * axes), axis=0)
+        each: Any = onnx.Reshape(number, sides)
         return onnx.Mul(each, onnx.ReduceProd(onnx.Shape(batch, start=-axes)))
 
     def pooling(axes: int) -> Callable[..., Any]:

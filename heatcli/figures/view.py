@@ -141,6 +141,8 @@ def means(view: View) -> str:
     method, baseline = view.report.method, view.report.baseline
     values = ", ".join(f"{name}={_short(value)}" for name, value in method.parameters.items())
     against = "no baseline" if baseline.name == "none" else f"against {baseline.name}"
+    if isinstance(baseline.token, int):
+        against += f" {baseline.token}"
     if isinstance(baseline.sigma, float):
         against += f" (sigma {baseline.sigma:g})"
     return f"{method.name}{f' ({values})' if values else ''}, {against}"

@@ -4,11 +4,15 @@ For an anchor with centre (x, y) and sides (w, h), and raw numbers (a, b, c, d):
 `ssd` (Liu et al. 2016): centre (x + a·w/10, y + b·h/10), sides (w·exp(c/5), h·exp(d/5)).
 `retinanet` (Lin et al. 2017): the same without 10 and 5.
 `fcos` (Tian et al. 2019): distances to the left, top, right and bottom, in sides of the anchor.
+
+Distances in cells of a grid, as from distributions (Li et al. 2020, Generalized Focal Loss), are the last with the
+cells for anchors.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +60,22 @@ class Anchors:
         height, width = size
         scale = [width, height, width, height] if bool(self.boxes.abs().max() <= 2) else [1, 1, 1, 1]
         return tuple(boxes[:, i] * factor for i, factor in enumerate(scale))
+
+
+def cells(size: tuple[int, int], strides: Sequence[int]) -> Anchors:
+    """The cells of grids over an input of `size` (height, width), grid by grid and row by row, as anchors."""
+    grids = []
+    for stride in strides:
+        y, x = torch.meshgrid(*(torch.arange(0, side, stride) for side in size), indexing="ij")
+        corner = torch.stack([x, y], 2).reshape(-1, 2)
+        grids.append(torch.cat([corner, corner + stride], 1))
+    return Anchors(torch.cat(grids).float(), FCOS)
+
+
+def expected(weights: Tensor, bins: int) -> Tensor:
+    """Distances [N, A, 4], in cells, of the numbers [N, A, 4·bins] of their distributions: Σ k·softmax_k."""
+    chances = weights.reshape(*weights.shape[:2], 4, bins).softmax(3)
+    return (chances * torch.arange(bins).to(weights)).sum(3)
 
 
 def _as_corners(centre: list[Tensor], sides: list[Tensor]) -> list[Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from heatcli.errors import ModelError, UsageError, first_line
+from heatcli.errors import ModelError, ShapeError, UsageError, first_line
 from heatcli.graph import suppression
 from heatcli.graph.anchors import Anchors
 from heatcli.graph.heads import joined
@@ -57,7 +57,7 @@ def record(
     except Exception as error:  # whatever the artifact's own code raises
         if recorder.refused is not None:
             raise ModelError(f"{where}: {recorder.refused}") from error
-        raise ModelError(
+        raise ShapeError(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error, recorder.failed)}"
         ) from error
     every = [recorder.value_of(x) for x in floating(returned)]

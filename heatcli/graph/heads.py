@@ -1,7 +1,8 @@
 """Detector heads: outputs that are boxes with scores, joined into one form [N, rows, places].
 
 A detector returns boxes before suppression: one tensor [N, 4 + C, A] or [N, A, 5 + C] (YOLO), or boxes and scores apart
-(SSD, RetinaNet, DETR), of all places or of each level of a pyramid. `found` recognises them; `joined` makes
+(SSD, RetinaNet, DETR), of all places or of each level of a pyramid, or a distribution of each side of a box
+(PicoDet). `found` recognises them; `joined` makes
 [N, C + (1) + 4, A] of them: the scores of the classes, the objectness where there is one, and the four numbers of the
 box. So each box is a place and each score a row, as in any dense output. Numbers that are relative to anchors
 (`heatcli.graph.anchors`) become boxes there.
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from heatcli.errors import UsageError
-from heatcli.graph.anchors import FCOS, Anchors
+from heatcli.graph.anchors import FCOS, Anchors, cells, expected
 from heatcli.graph.operator import Boxes
 
 DETECTIONS = "detections"
@@ -24,6 +25,8 @@ ROWS, COLUMNS, APART = "rows", "columns", "apart"
 CENTRE, CORNERS = "centre", "corners"
 COORDINATES = {CENTRE: ("x", "y", "w", "h"), CORNERS: ("x1", "y1", "x2", "y2")}
 _STRIDES = (8, 16, 32, 64)
+_LEVELS = 3  # grids of a detector, at least
+_BINS = 8  # distances of a distribution, at least
 _FEWEST = 10  # places of a detector with boxes and scores apart
 _SUM = 1e-3  # tolerance of a sum of probabilities
 
@@ -76,6 +79,8 @@ def found(returned: Sequence[Tensor], shape: Sequence[int], stated: Stated = Sta
         rough = Boxes(layout=APART, at=0, objectness=False, classes=0, size=size)
     elif anchors is not None:
         raise UsageError(_no_anchors(returned, anchors))
+    elif (spread := _of_distributions(returned, shape[0], size)) is not None:
+        rough, anchors = spread, cells(size, _in_grids(returned, shape[0], size)[0])
     else:
         where = _one_tensor(returned, shape, stated.kind == DETECTIONS, stated.labels)
         if where is None:
@@ -136,6 +141,8 @@ def joined(returned: Sequence[Tensor], boxes: Boxes, anchors: Anchors | None = N
     `anchors`: those that the boxes are relative to.
     """
     scores, objects, box = _scores_and_boxes(returned, boxes, anchors)
+    if boxes.bins:
+        anchors = cells(boxes.size, _in_grids(returned, len(scores), boxes.size)[0])
     if anchors is not None:
         box = anchors.decoded(box, boxes.size, boxes.form == CORNERS)
     if objects is None:
@@ -147,6 +154,11 @@ def _scores_and_boxes(
     returned: Sequence[Tensor], boxes: Boxes, anchors: Anchors | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Class scores [N, C, A], objectness [N, 1, A] or None, boxes [N, 4, A] as they are returned."""
+    if boxes.bins:
+        _, groups = _in_grids(returned, len(returned[0]), boxes.size)
+        groups.sort(key=lambda own: own[0].shape[2] == 4 * boxes.bins)
+        scores, sides = (torch.cat(own, 1) for own in groups)
+        return scores.transpose(1, 2), None, expected(sides, boxes.bins).transpose(1, 2)
     if boxes.layout == APART:
         box, scores, *objects = apart(returned, len(returned[0]), anchors) or returned
         return scores.transpose(1, 2), objects[0].transpose(1, 2) if objects else None, box.transpose(1, 2)
@@ -213,6 +225,33 @@ def apart(returned: Sequence[Tensor], n: int, anchors: Anchors | None = None) ->
     if not levels or len(levels) > 2 or (len(levels) == 2 and levels[1][0].shape[2] != 1):
         return None
     return [torch.cat(some, 1) if len(some) > 1 else some[0] for some in (boxes, *levels)]
+
+
+def _in_grids(returned: Sequence[Tensor], n: int, size: tuple[int, int]) -> tuple[tuple[int, ...], list[list[Tensor]]]:
+    """Strides 8, 16, 32 (64), and two lists of outputs [N, A_i, …], one of each grid in both; else nothing."""
+    rows = [x for x in returned if x.dim() == 3 and len(x) == n]
+    strides = _STRIDES[: len(rows) // 2]
+    places = [-(-size[0] // s) * -(-size[1] // s) for s in strides]
+    groups = [[x for x in rows if x.shape[2] == width] for width in dict.fromkeys(x.shape[2] for x in rows)]
+    if len(strides) < _LEVELS or len(groups) != 2 or any([x.shape[1] for x in own] != places for own in groups):
+        return (), []
+    return strides, groups
+
+
+def _of_distributions(returned: Sequence[Tensor], n: int, size: tuple[int, int]) -> Boxes | None:
+    """Boxes whose sides are distributions over B distances, at least 8: 4·B numbers a place; the others are scores.
+
+    Where both may be, scores are those in 0..1.
+    """
+    _, groups = _in_grids(returned, n, size)
+    sides = [own for own in groups if own[0].shape[2] % 4 == 0 and own[0].shape[2] >= 4 * _BINS]
+    if len(sides) == 2:
+        sides = [own for own in sides if any(bool((x.detach().abs() > 1).any()) for x in own)]
+    if len(sides) != 1:
+        return None
+    at = next(i for i, x in enumerate(returned) if x is sides[0][0])
+    bins = sides[0][0].shape[2] // 4
+    return Boxes(layout=APART, at=at, objectness=False, classes=0, size=size, bins=bins)
 
 
 def _rows_of_maps(maps: Sequence[Tensor], anchors: int) -> list[Tensor]:

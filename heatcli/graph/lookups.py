@@ -17,9 +17,9 @@ CODE = 0.5  # a token n is the input n + CODE, which differs from every baseline
 BYTES = 256
 # Operators on whole numbers that keep positions apart and in order.
 _EACH = frozenset(
-    """_to_copy clone alias detach contiguous lift_fresh_copy view _unsafe_view reshape flatten squeeze unsqueeze add
-    sub rsub mul neg abs clamp clamp_min clamp_max minimum maximum where remainder fmod floor_divide lt le gt ge eq ne
-    logical_and logical_or logical_not bitwise_and bitwise_or""".split()
+    """_to_copy clone alias detach contiguous lift_fresh_copy view _unsafe_view reshape flatten squeeze
+    unsqueeze expand add sub rsub mul neg abs clamp clamp_min clamp_max minimum maximum where remainder fmod
+    floor_divide lt le gt ge eq ne logical_and logical_or logical_not bitwise_and bitwise_or""".split()
 )
 _TABLES = {"embedding": 0, "index_select": 0, "index": 0}  # the table's place among the arguments
 _LEADING = 2  # axes of an input of tokens: images and positions
@@ -40,7 +40,7 @@ class Positions:
         if shape is None:
             return op, None
         if not op.dtype.is_floating_point:
-            self._known[op.name] = (op.shape, op.dtype != torch.bool)
+            self._known[op.name] = (op.shape, op.dtype != torch.bool or _marks(op) is not None)
             return op, None
         name, made = self._input, None
         if shape != self._shape:
@@ -90,7 +90,9 @@ def beyond(token: int, known: int) -> str:
 
 def vocabulary(graph: Graph) -> int | None:
     """How many tokens the tables of a graph's lookups know; None if it has no table."""
+    known = {op.name: op for op in graph.operators}
     found = [_rows(op) for op in graph.operators]
+    found += [_marks(known[name]) for op in graph.operators if op.is_lookup for name in op.refs if name in known]
     return min((rows for rows in found if rows is not None), default=None)
 
 
@@ -101,3 +103,12 @@ def _rows(op: Operator) -> int | None:
     if op.title == "scatter" and not op.dtype.is_floating_point:
         return op.shape[-1]
     return None
+
+
+def _marks(op: Operator) -> int | None:
+    """How many tokens a one-hot code knows that compares each token with 0, 1, …; None of any other operator."""
+    table = next(iter(op.constants), None) if op.title == "eq" else None
+    if table is None or table.value.numel() < 2 or op.shape[-1:] != table.value.shape[-1:]:
+        return None
+    counted = torch.arange(op.shape[-1], device=table.value.device)
+    return op.shape[-1] if torch.equal(table.value.flatten().long(), counted) else None

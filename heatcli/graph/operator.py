@@ -225,12 +225,13 @@ class Returned:
 class Boxes:
     """How the outputs are boxes with scores before suppression (`heatcli.graph.heads`).
 
-    `layout`: rows [N, 4 + C, A], columns [N, A, 4 + C], or apart. `at`: the number of the output that holds both.
-    `objectness`: whether a box has a score of its own besides its classes. `classes`: C. `size`: (height, width) of the
-    input. `form`: of four numbers, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `unit`: whether they are shares
-    of the size, else pixels. `ends`: sigmoid or softmax. `logits`: whether the scores are those before it.
-    `background`: the class that stands for no object, or None. `offsets`: how the outputs are relative to anchors
-    (`heatcli.graph.anchors`), "" if they are boxes.
+    `layout`: rows [N, 4 + C, A], columns [N, A, 4 + C], or apart. `at`: the number of the output that holds both, or
+    the first sides. `objectness`: whether a box has a score of its own besides its classes. `classes`: C. `size`:
+    (height, width) of the input. `form`: of four numbers, `centre` (x, y, w, h) or `corners` (x1, y1, x2, y2). `unit`:
+    whether they are shares of the size, else pixels. `ends`: sigmoid or softmax. `logits`: whether the scores are those
+    before it. `background`: the class that stands for no object, or None. `offsets`: how the outputs are relative to
+    anchors (`heatcli.graph.anchors`), "" if they are boxes. `bins`: how many numbers each distance has, whose softmax
+    weighs the distances 0, 1, …; 0 for other boxes.
     """
 
     layout: str
@@ -244,6 +245,7 @@ class Boxes:
     logits: bool = True
     background: int | None = None
     offsets: str = ""
+    bins: int = 0
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,16 @@ class Pictures:
     """The pictures (or sequences, signals, volumes, tables) that the artifact `path` takes, as its input and back.
 
     `input`: what the artifact, its sidecar and the flags say about the input. `declared`: the input shape that the
-    artifact declares, or None. `device`, `dtype`: those of the input. `mean_file`: the mean image. `max_pixels`: the
-    size limit of pictures, None for `heatcli.images.read.MAX_PIXELS`. `say`: called with a reader's guesses, as in
-    `heatcli.images.read.Reader`. `used`: whether any picture has been converted.
+    artifact declares, or None; `channels_last`: whether that is [N, H, W, C]. `device`, `dtype`: those of the input.
+    `mean_file`: the mean image. `max_pixels`: the size limit of pictures, None for `heatcli.images.read.MAX_PIXELS`.
+    `say`: called with a reader's guesses, as in `heatcli.images.read.Reader`. `used`: whether any picture has been
+    converted.
     """
 
     path: Path
     input: Input
     declared: tuple[int | None, ...] | None
+    channels_last: bool = False
     device: torch.device
     dtype: torch.dtype
     mean_file: Path | None = None
@@ -62,14 +64,22 @@ class Pictures:
     def shape(self) -> tuple[int, ...]:
         """The input as (channels, height, width); of signals, volumes and tables as (channels, positions …).
 
-        Raises `MissingError`, naming the flag, if the size is unknown, `UsageError` for sequences.
+        Raises `MissingError`, naming the flag, if the size of pictures is unknown, `UsageError` for sequences.
         """
-        size = self.input.shape
         if self.alphabet:
             raise UsageError(f"{self.path}: reads sequences of {self.alphabet}, and pictures are needed here")
-        if self.layout != PICTURES:
-            return self._tried_shape()
-        if size is None and self.declared is not None and len(self.declared) != 4:
+        if self.layout == PICTURES and self.input.shape is None:
+            self._check_declared()
+            nothing = f"neither the artifact nor {self.path.with_suffix('.toml').name}"
+            raise MissingError(
+                f"{self.path}: {nothing if self.path.is_file() else 'nothing'} says its input size; give --size "
+                "HEIGHTxWIDTH (in Python size=(height, width), or an example of the input)"
+            )
+        return self._tried_shape
+
+    def _check_declared(self) -> None:
+        """Raise `MissingError` if the artifact declares an input that is no picture and has no other layout."""
+        if self.input.shape is None and self.declared is not None and len(self.declared) != 4:
             dims = "×".join("N" if d is None else str(d) for d in self.declared)
             if self.declared[0] in (1, 3) and len(self.declared) == 3:
                 raise MissingError(
@@ -80,20 +90,12 @@ class Pictures:
                 f"{self.path}: its input {dims} is no picture [N, C, H, W], signal, volume, table nor sequence of "
                 "one-hot letters; from Python, heatcli.explain(model, tensor) explains it"
             )
-        if size is None:
-            sidecar = self.path.with_suffix(".toml").name
-            nothing = f"neither the artifact nor {sidecar}" if self.path.is_file() else "nothing"
-            raise MissingError(
-                f"{self.path}: {nothing} says its input size; give --size HEIGHTxWIDTH (in Python "
-                "size=(height, width), or an example of the input)"
-            )
-        return (self.input.channels or 3, *size)
 
+    @property
     def _tried_shape(self) -> tuple[int, ...]:
-        """The shape of signals, volumes and tables, with the sides that are tried where the artifact takes any.
-
-        Raises `MissingError`.
-        """
+        """(channels, positions …), of sides that are tried where the artifact takes any. Raises `MissingError`."""
+        if self.layout == PICTURES:
+            return (self.input.channels or 3, *(side or TRIED[2] for side in self._sides))
         layout, channels = self.layout, 1 if self.layout.channel is None else self.input.channels
         sides = self.input.shape
         if channels is None or (sides is None and layout.kind == TABLE):
@@ -118,20 +120,50 @@ class Pictures:
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input without the batch: (channels, height, width), or (letters, length) of a sequence.
 
-        Sequences of any length count as 100 letters, signals and volumes have sides of `TRIED`. Raises `UsageError` if
-        the size of pictures is unknown.
+        Where any size is taken, sequences count as 100 letters, and other inputs have sides of `TRIED`. Raises
+        `MissingError` if the artifact says too little.
         """
-        return (len(self.alphabet), self.length or 100) if self.alphabet else self.layout.ordered(self.shape)
+        return (len(self.alphabet), self.length or 100) if self.alphabet else self.layout.ordered(self._tried_shape)
+
+    @property
+    def sized(self) -> bool:
+        """Whether the artifact, its sidecar or a flag says the size of the input."""
+        return (self.length if self.alphabet else self.input.shape) is not None
+
+    @property
+    def only_shape(self) -> tuple[int, ...]:
+        """`input_shape`, of an input that has no other. Raises `MissingError` if the size is unknown."""
+        if not self.sized:
+            flag = "length = LETTERS in its sidecar" if self.alphabet else "--size"
+            raise MissingError(f"{self.path}: nothing says the size of its input; give {flag}")
+        return self.input_shape
+
+    @property
+    def _sides(self) -> tuple[int | None, int | None]:
+        """Height and width of pictures; None for any. Raises `MissingError` if the input is no picture."""
+        self._check_declared()
+        if self.input.shape is not None:
+            height, width = self.input.shape
+            return height, width
+        if self.declared is None:
+            return None, None
+        tall, wide = self.declared[1:3] if self.channels_last else self.declared[2:4]
+        return tall, wide
 
     # --- from pictures to the input -------------------------------------------------------------------------------
 
     @property
     def fit(self) -> Fit | Whole:
-        """How pictures are resized to the input. Raises `UsageError` if the size of pictures is unknown."""
+        """How pictures are resized to the input; to their own size where nothing says one.
+
+        Raises `MissingError` if a crop has no size, `UsageError` for sequences.
+        """
         if self.layout != PICTURES and not self.alphabet:
             return Whole(self.input.channels, self.input.shape)
         boxed = self.input.resize if self.input.resize in LETTERBOXES else ""
-        channels, height, width = self.shape
+        if self.alphabet or (self.input.shape is None and self.input.resize != "stretch" and not boxed):
+            _ = self.shape  # raises
+        channels, (height, width) = self.input.channels or 3, self._sides
         return Fit(channels, height, width, self.input.resize_to, self.input.interpolation, boxed)
 
     @property
@@ -152,7 +184,7 @@ class Pictures:
         """The reader of pictures for this input."""
         most, layout = MAX_PIXELS if self.max_pixels is None else self.max_pixels, self.layout
         pictures = layout == PICTURES or bool(self.alphabet)
-        channels = self.shape[0] if pictures else 1 if layout.channel is None else self.input.channels
+        channels = (self.input.channels or 3) if pictures else 1 if layout.channel is None else self.input.channels
         fixed = not pictures and layout.kind != VOLUME
         return Reader(
             channels=channels, range=self.input.range or "", say=self.say, max_pixels=most,
@@ -203,7 +235,7 @@ class Pictures:
         """Pictures of the input's size, float32 [C, H, W] in 0..1, to the network's input [N, C, H, W]."""
         self.used = True
         pixels = self.layout.back(torch.stack([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]))
-        if self.layout != PICTURES and self.input.shape is None and self.say is not None:
+        if self.input.shape is None and self.say is not None and not self.alphabet:
             tried = "×".join(map(str, (1, *pixels.shape[1:])))
             self.say(f"nothing says the size of its input; tried with the input's own shape {tried}", "tried")
         pixels = pixels.contiguous().to(self.device)

@@ -22,16 +22,24 @@ WHOLE = 1 << 24  # pixels; larger resized pictures are not computed whole before
 class Fit:
     """How a picture is resized to a network's input of (channels, height, width).
 
-    `shorter`: the length of the shorter side before the centre crop; None stretches the picture to height × width.
-    `letterbox`: the picture keeps its shape and is padded with grey, around it, or `letterbox:corner` right and below.
+    A side of None is the picture's own; where the other is known, the picture keeps its shape. `shorter`: the length of
+    the shorter side before the centre crop; None stretches the picture to height × width. `letterbox`: the picture
+    keeps its shape and is padded with grey, around it, or `letterbox:corner` right and below.
     """
 
     channels: int
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     shorter: int | None = None
     interpolation: Interpolation = "bilinear"
     letterbox: str = ""
+
+    def sides(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """The height and width that a picture of `size` (width, height) is resized to."""
+        width, height = size[:2]
+        if self.height is None:
+            return (height, width) if self.width is None else (max(1, round(height * self.width / width)), self.width)
+        return self.height, max(1, round(width * self.height / height)) if self.width is None else self.width
 
 
 @dataclass(frozen=True)
@@ -65,32 +73,34 @@ def to_pixels(picture: Pixels, fit: Fit | Whole) -> NDArray[np.float32]:
 def _fitted(image: Image.Image, fit: Fit) -> NDArray[np.float32]:
     """A Pillow image in the input's size, as float32 [H, W] or [H, W, C] in 0..255."""
     resampling = Image.Resampling[fit.interpolation.upper()]
+    height, width = fit.sides(image.size)
     if fit.letterbox:
         x, y, wide, tall = _inside(image.size, fit)
         level = FILL if image.mode in ("L", "RGB") else 0
-        whole = Image.new(image.mode, (fit.width, fit.height), (level,) * 3 if image.mode == "RGB" else level)
+        whole = Image.new(image.mode, (width, height), (level,) * 3 if image.mode == "RGB" else level)
         whole.paste(image.resize((wide, tall), resampling), (x, y))
         image = whole
     elif fit.shorter is None:
-        image = image.resize((fit.width, fit.height), resampling)
+        image = image.resize((width, height), resampling)
     else:
         large, tall = _resized(image.width, image.height, fit.shorter)
-        left, top = round((large - fit.width) / 2), round((tall - fit.height) / 2)
+        left, top = round((large - width) / 2), round((tall - height) / 2)
         if large * tall <= WHOLE:
             image = image.resize((large, tall), resampling)
         else:  # mostly a very thin picture: only the crop; Pillow's boxes are float32, so accurate to 2 levels of 255
-            image, left, top = _part(image, (large, tall), (left, top, left + fit.width, top + fit.height), resampling)
-        image = image.crop((left, top, left + fit.width, top + fit.height))
+            image, left, top = _part(image, (large, tall), (left, top, left + width, top + height), resampling)
+        image = image.crop((left, top, left + width, top + height))
     return np.asarray(image, dtype=np.float32)
 
 
 def _inside(size: tuple[int, int], fit: Fit) -> tuple[int, int, int, int]:
     """Where a picture of `size` lies in a letterbox: left, top, width, height."""
-    scale = min(fit.width / size[0], fit.height / size[1])
+    height, width = fit.sides(size)
+    scale = min(width / size[0], height / size[1])
     wide, tall = (max(1, round(length * scale)) for length in size)
     if fit.letterbox.endswith(":corner"):
         return 0, 0, wide, tall
-    return (fit.width - wide) // 2, (fit.height - tall) // 2, wide, tall
+    return (width - wide) // 2, (height - tall) // 2, wide, tall
 
 
 def _part(
@@ -114,13 +124,14 @@ def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
 def seen_box(size: tuple[int, ...], fit: Fit) -> Box:
     """The part of a picture of `size` (width, height) that the network reads: left, top, right, bottom in pixels."""
     width, height = size[:2]
+    tall, broad = fit.sides(size)
     if fit.letterbox:
         column, row, wide, high = _inside((width, height), fit)
         across, down = width / wide, height / high
-        return -column * across, -row * down, (fit.width - column) * across, (fit.height - row) * down
+        return -column * across, -row * down, (broad - column) * across, (tall - row) * down
     if fit.shorter is None:
         return 0.0, 0.0, float(width), float(height)
-    large, tall = _resized(width, height, fit.shorter)
-    left, top = round((large - fit.width) / 2), round((tall - fit.height) / 2)
-    x, y = width / large, height / tall
-    return left * x, top * y, (left + fit.width) * x, (top + fit.height) * y
+    large, high = _resized(width, height, fit.shorter)
+    left, top = round((large - broad) / 2), round((high - tall) / 2)
+    x, y = width / large, height / high
+    return left * x, top * y, (left + broad) * x, (top + tall) * y

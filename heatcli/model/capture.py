@@ -14,10 +14,10 @@ from torch import Tensor
 
 from heatcli.artifact.artifact import Artifact, InputInfo
 from heatcli.artifact.contained import Contained
-from heatcli.artifact.layout import TOKENS
+from heatcli.artifact.layout import PICTURES, TOKENS
 from heatcli.artifact.sidecar import Output
 from heatcli.engine.values import output_of
-from heatcli.errors import DiffersError, ModelError, NotComparedError, UsageError, first_line
+from heatcli.errors import DiffersError, ModelError, NotComparedError, ShapeError, UsageError, first_line
 from heatcli.graph import heads
 from heatcli.graph.anchors import Anchors
 from heatcli.graph.capture import floating, record, scores
@@ -28,6 +28,8 @@ from heatcli.graph.passes.explained import activated
 from heatcli.images.pictures import Pictures
 from heatcli.model.cache import Cache
 from heatcli.model.verification import QUANTISED, first_difference, verify
+
+_SCALES = 32  # a usual factor between the input and the coarsest of several scales
 
 
 @dataclass(eq=False, kw_only=True)
@@ -63,8 +65,26 @@ class Capture:
         """The graph for an input shape, captured on `example`, by default noise. Graphs captured on noise are cached.
 
         An artifact that branches on its image is captured on `sample`, an explained image, if there is one. Raises
-        `ModelError`.
+        `ModelError`; for a size that nothing says, it names the flag.
         """
+        try:
+            return self._kept(shape, example, sample)
+        except ShapeError as error:
+            if self.pictures.sized:
+                raise
+            raise ShapeError(
+                f"{error}; nothing says the size of its input, so this one was tried; give --size{self._such_as(shape)}"
+            ) from error
+
+    def _such_as(self, shape: Sequence[int]) -> str:
+        """An example of a size of pictures: the next multiples of 32, as networks of several scales need them."""
+        if self.pictures.layout != PICTURES:
+            return ""
+        height, width = (-(-side // _SCALES) * _SCALES for side in shape[2:])
+        return "" if (height, width) == tuple(shape[2:]) else f", such as --size {height}x{width}"
+
+    def _kept(self, shape: tuple[int, ...], example: Tensor | None, sample: Tensor | None) -> Graph:
+        """The graph from the cache, if there is one; else captured."""
         if self.cache is None or example is not None:
             return self._captured(shape, example, sample)
         others = {name: (tuple(value.shape), str(value.dtype), _sha256(value)) for name, value in self.others.items()}

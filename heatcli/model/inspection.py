@@ -95,6 +95,7 @@ def inspect(model: Model) -> dict[str, Any]:
             "shape": [model.batch_size, *model.pictures.input_shape],
             "kind": "sequence" if model.pictures.alphabet else model.pictures.layout.kind,
             "axes": model.pictures.layout.axes,
+            "sized": model.pictures.sized,
             "mean": model.input.mean,
             "std": model.input.std,
             "resize": model.input.resize,

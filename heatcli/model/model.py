@@ -327,7 +327,8 @@ def _settings(options: Options, artifact: Artifact, given: Settings) -> Settings
 def _pictures(path: Path, picture: InputInfo, settings: Settings, device: str, notes: Notes) -> Pictures:
     """How pictures become the artifact's input."""
     return Pictures(
-        path=path, input=settings.input, declared=picture.shape, device=_device(device),
+        path=path, input=settings.input, declared=picture.shape, channels_last=picture.channels_last,
+        device=_device(device),
         dtype=picture.dtype if picture.dtype.is_floating_point else torch.get_default_dtype(),
         mean_file=settings.mean_file, max_pixels=settings.max_pixels, say=notes.add,
     )  # fmt: skip

@@ -86,9 +86,9 @@ def unknown(graph: Graph, name: str, spec: Input) -> str:
             f"{name} itself makes {low:.3g} to {high:.3g} of pixels in 0..1, so it seems to take 0..255; "
             f"--mean 0 --std {1 / 255:.6f} gives it those, --preset none confirms 0..1"
         )
-    size = "" if spec.shape is None else f" to {spec.shape[0]}×{spec.shape[1]}"
+    size = "at their own size" if spec.shape is None else f"stretched to {spec.shape[0]}×{spec.shape[1]}"
     return (
-        f"nothing says which preprocessing {name} was trained with: pixels go in as 0..1, stretched{size}; "
+        f"nothing says which preprocessing {name} was trained with: pixels go in as 0..1, {size}; "
         "change that with --preset imagenet, or --mean, --std and --resize; --preset none confirms it"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from heatcli.errors import UsageError, first_line, unknown_name
@@ -12,6 +13,22 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist": {"size": (28, 28), "channels": 1, "resize": "stretch", "mean": (0.1307,), "std": (0.3081,)},
     "none": {"mean": 0.0, "std": 1.0, "resize": "stretch"},
 }
+
+
+def for_size(given: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """The values of a preset for a network of another size (height, width).
+
+    A centre crop keeps its share of the picture: `crop:256` of 224 × 224 is `crop:342` of 299 × 299. Where height and
+    width differ, pictures are stretched, since no crop of a square says what to leave out.
+    """
+    own, resize = given.get("size"), str(given.get("resize", ""))
+    if own is None or tuple(own) == size:
+        return dict(given)
+    kind, _, shorter = resize.partition(":")
+    if kind == "crop":
+        share = int(shorter or min(own)) / min(own)
+        resize = f"crop:{round(share * size[0])}" if size[0] == size[1] else "stretch"
+    return {**given, "size": size, **({"resize": resize} if resize else {})}
 
 
 def preset(name: str) -> dict[str, Any]:

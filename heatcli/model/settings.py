@@ -29,7 +29,7 @@ from heatcli.artifact.sidecar import (
 from heatcli.errors import MissingError, ModelError, UsageError, boundary, unknown_name
 from heatcli.graph.anchors import Anchors
 from heatcli.model.preprocessing import checked, told_by
-from heatcli.model.presets import preset
+from heatcli.model.presets import for_size, preset
 from heatcli.system.compress import MOST_BYTES, read_array
 from heatcli.system.files import read_regular
 
@@ -89,9 +89,19 @@ class Flags:
             flags["axes"] = layout.axes
         if isinstance(flags.get("size"), int):
             flags["size"] = (flags["size"],) * layout.dims
-        declared = {n: value for n, value in _declared(picture, layout).items() if getattr(stated, n) is None}
+        shape = _declared(picture, layout)
+        fixed = shape.get("size") if picture.shape is not None and layout == PICTURES else None
+        if fixed is not None:
+            named = for_size(named, fixed)
+        declared = {n: value for n, value in shape.items() if getattr(stated, n) is None}
         given = overridden(overridden(overridden(stated, declared), named), flags)
         checked(given, path, flags)
+        if fixed is not None and given.shape != fixed:
+            height, width = given.shape or fixed
+            raise UsageError(
+                f"{path}: takes pictures of {fixed[0]}×{fixed[1]} alone, and its size is said to be {height}×{width}; "
+                "leave the size out, or export the model for that size"
+            )
         labels = sidecar.labels if self.labels is None else Labels(file=str(Path(self.labels).absolute()))
         return Settings(
             input=given,

@@ -81,7 +81,7 @@ CASES = [
     ([WOLF, "--device", "gpu"], 2, "device 'gpu' is not known"),
     ([WOLF, "--out", "file"], 2, "file: is a file, not a folder to write to"),
     ([WOLF, "--out", "/proc/nowhere"], 2, "/proc/nowhere: cannot be written to"),
-    ([WOLF, "--model", "bare.pt"], 2, "neither the artifact nor bare.toml says its input size; give --size"),
+    ([WOLF, "--model", "bare.pt", "--resize", "crop"], 2, "nor bare.toml says its input size; give --size"),
     # models: status 3
     ([WOLF, "--model", "missing.pt"], 3, "missing.pt: no such model file"),
     ([WOLF, "--model", "folder.png"], 3, "folder.png: is a directory, not a model file"),
@@ -95,7 +95,7 @@ CASES = [
     ([WOLF, "--model", "weights.safetensors"], 3, "holds weights only (safetensors)"),
     ([WOLF, "--model", WOLF], 3, "is a PNG image, not a model"),
     ([WOLF, "--channels", "1", "--mean", "0", "--std", "1"], 3, "cannot be run on an input of shape (1, 1, 96, 96)"),
-    ([WOLF, "--model", str(MODELS / "digits.onnx"), "--size", "20"], 3, "digits.onnx: cannot be run on an input"),
+    ([WOLF, "--model", str(MODELS / "digits.onnx"), "--size", "20"], 2, "digits.onnx: takes pictures of 28×28 alone"),
     ([WOLF, "--mean", "0.1,0.2"], 3, "mean has 2 values for an input of 3 channels"),
 ]
 

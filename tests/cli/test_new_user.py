@@ -210,14 +210,14 @@ class Two(nn.Module):
 
 def test_inspect_says_what_is_missing(cli: Cli) -> None:
     """Several inputs, an unknown size, no picture: status 0, the inputs that there are, and the option to give."""
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(10), nn.Flatten(), nn.Linear(4, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.script(net).save("size.pt")
         torch.jit.script(Two()).save("two.pt")
         torch.jit.script(nn.Conv1d(1, 4, 5)).save("leads.pt")
     for file, told in (
-        ("size.pt", "missing: neither the artifact nor size.toml says its input size; give --size HEIGHTxWIDTH"),
+        ("size.pt", "nothing says the size of its input, so this one was tried; give --size"),
         (
             "two.pt",
             "missing: takes 2 inputs (x, meta); give all but the one to explain, each with --input NAME=FILE.npy",

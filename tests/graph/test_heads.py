@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import heatcli
-from heatcli.artifact import ultralytics
+from heatcli.artifact.metadata import sidecar
 from heatcli.errors import UsageError
 from heatcli.graph import heads
 from heatcli.graph.operator import Boxes
@@ -162,10 +162,57 @@ def test_other_heads_are_told_apart(kind: str, tmp_path: Path) -> None:
     assert reading.kind == kind
 
 
+class Spread(nn.Module):
+    """Classes and, for each side of a box, the logits of distances of 0 to B − 1 cells, grid by grid (PicoDet)."""
+
+    def __init__(self, classes: int, bins: int, first: bool) -> None:
+        super().__init__()
+        self.scores = nn.ModuleList([nn.Conv2d(3, classes, s, stride=s) for s in (8, 16, 32)])
+        self.sides = nn.ModuleList([nn.Conv2d(3, 4 * bins, s, stride=s) for s in (8, 16, 32)])
+        self.first = first
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        scores = [layer(x).flatten(2).transpose(1, 2).sigmoid() for layer in self.scores]
+        sides = [9 * layer(x).flatten(2).transpose(1, 2) for layer in self.sides]
+        return (*scores, *sides) if self.first else (*sides, *scores)
+
+
+@pytest.mark.parametrize(("classes", "bins"), [(C, 8), (40, 8), (36, 17)])
+@pytest.mark.parametrize("first", [True, False])
+def test_sides_that_are_distributions(tmp_path: Path, classes: int, bins: int, first: bool) -> None:
+    """Cell by cell: the centre, less or plus the mean distance of each side times the stride."""
+    net = Spread(classes, bins, first)
+    model = loaded(net, tmp_path / "p.pt")
+    boxes = boxes_of(model)
+    assert (boxes.bins, boxes.classes, boxes.form, boxes.ends) == (bins, classes, "corners", "sigmoid")
+    x = torch.rand(1, 3, SIZE, SIZE)
+    found = model.forward(x, {}).output.detach()
+    returned = [one.detach() for one in net(x)]
+    scores, sides = (returned[:3], returned[3:]) if first else (returned[3:], returned[:3])
+    for grid, (stride, start) in enumerate(((8, 0), (16, 64), (32, 80))):
+        across = SIZE // stride
+        for place in (0, across + 1):
+            mean = (sides[grid][0, place].reshape(4, bins).softmax(1) * torch.arange(bins)).sum(1) * stride
+            x0, y0 = (place % across + 0.5) * stride, (place // across + 0.5) * stride
+            expected = torch.tensor([x0, y0, x0, y0]) + torch.tensor([-1, -1, 1, 1]) * mean
+            torch.testing.assert_close(found[0, -4:, start + place], expected, rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(found[0, :classes, start + place].sigmoid(), scores[grid][0, place])
+    one = heatcli.explain(model, x, "lrp-eps", "box:0.x1", baseline="black")
+    assert float(one.ledger.relative_error.max()) < 1e-4
+
+
+def test_names_in_lines_are_labels_of_as_many_classes() -> None:
+    """An alphabet that lacks its blank, or a text that is no list, is none."""
+    said = {"character": "text\ntitle"}
+    assert 'names = ["text", "title"]' in sidecar(said, {0, 1, 2})
+    for counts, text in (({4}, "text\ntitle"), ({2}, "a\na"), ({3}, "a\n\nb"), ({0}, "")):
+        assert sidecar({"character": text}, counts) == ""
+
+
 def test_what_ultralytics_writes() -> None:
     said = {"task": "detect", "imgsz": "[320, 640]", "names": "{0: 'a \"b\"', 1: 'ü'}"}
-    text = ultralytics.sidecar(said)
+    text = sidecar(said)
     assert 'size = [320, 640]\nresize = "letterbox"' in text
     assert 'names = ["a \\"b\\"", "ü"]' in text
     for broken in ({}, {**said, "imgsz": "x("}, {**said, "names": "{1: 'a'}"}, {**said, "task": "pose"}):
-        assert ultralytics.sidecar(broken) == ""
+        assert sidecar(broken) == ""

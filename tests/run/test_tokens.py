@@ -57,6 +57,14 @@ class OneHot(Text):
         return self.above(functional.one_hot(tokens, WORDS).float() @ self.table.weight)
 
 
+class Compared(Text):
+    """The same, one-hot by a comparison with each token, as JAX writes it."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        each = tokens.unsqueeze(2).expand(-1, -1, WORDS)
+        return self.above((each == torch.arange(WORDS)).float() @ self.table.weight)
+
+
 class Shifted(Text):
     """The same with a table that begins at token 1, as with a row for padding, and tokens clamped."""
 
@@ -159,7 +167,7 @@ def test_every_method_of_one_walk_does(tmp_path: Path, method: str, token: int |
         assert float(found.relevance[0, 4]) == 0
 
 
-@pytest.mark.parametrize("network", [OneHot, Shifted])
+@pytest.mark.parametrize("network", [OneHot, Compared, Shifted])
 def test_other_ways_to_look_up(tmp_path: Path, network: type[Text]) -> None:
     module = network()
     found = heatcli.explain(heatcli.load(saved(module, tmp_path), axes="NT"), tokens(), "lrp-0", 1, "3")

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from heatcli.artifact import ultralytics
 from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
 from heatcli.artifact.explained import NOTE
+from heatcli.artifact.metadata import sidecar
 from heatcli.artifact.onnx.runtime import Runtime
 from heatcli.artifact.onnx.value import NodeError, RefusedError
 from heatcli.artifact.recognise import Content, FileFormat
@@ -42,7 +42,8 @@ def load_onnx(path: Path) -> Artifact:
     weights = {i.name for i in proto.graph.initializer}
     inputs = tuple(_info(i) for i in proto.graph.input if i.name not in weights)
     metadata = {p.key: p.value for p in proto.metadata_props}
-    embedded, note = metadata.get(EMBEDDED) or ultralytics.sidecar(metadata), metadata.get(NOTE, "")
+    widths = {d.dim_value for x in proto.graph.output for d in x.type.tensor_type.shape.dim}
+    embedded, note = metadata.get(EMBEDDED) or sidecar(metadata, widths), metadata.get(NOTE, "")
     module = _Module(path, proto)
     runtime = Runtime(path, module)
     return Artifact(
