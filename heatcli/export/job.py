@@ -202,7 +202,7 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
         examples.append(inputs)
     one, other = found
     record, unseen = joined(one, other, *sizes), examples[1]
-    verify_record(record, subject.function((sizes[1], *subject.model.pictures.input_shape)), subject.names, unseen)
+    verify_record(record, subject.function((sizes[1], *subject.model.pictures.only_shape)), subject.names, unseen)
     return record, examples[0], unseen
 
 

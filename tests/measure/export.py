@@ -369,7 +369,7 @@ def _operators_page(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield (
         f"{len({row['network'] for row in latest})} calls of {operators} operators, those of the table of facts and "
         "others, each between two dense layers (`tests/support/one_operator.py`), compared as above. Operators that "
-        "read or write across images are exported for a single one.\n"
+        "read or write across images are exported for a single one. Not all were measured by both methods.\n"
     )
     yield f"| method | {' | '.join(OUTCOMES)} |\n|---|{'--:|' * len(OUTCOMES)}"
     for name in methods:
@@ -400,8 +400,9 @@ def _random_page(rows: list[dict[str, Any]]) -> Iterator[str]:
         f"{counts['refused']} refused, {counts['caught']} caught by the comparison that `export` makes before it "
         f"writes, {counts['wrong']} wrong.\n"
     )
-    yield "| refused, caught or wrong | networks |\n|---|--:|"
     reasons = Counter(_reason(row) for row in rows if row["outcome"] in ("refused", "caught", "wrong"))
+    if reasons:
+        yield "| refused, caught or wrong | networks |\n|---|--:|"
     yield from (f"| {reason} | {count} |" for reason, count in reasons.most_common())
 
 
