@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 def recorded(
     function: Callable[..., Any], graph: Graph, inputs: Sequence[Tensor],
     instead: Mapping[Any, Callable[..., Any]] | None = None,
+    then: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> GraphModule:  # fmt: skip
     """`function`, which runs and walks `graph`, as an FX graph of operators that write to nothing.
 
     `inputs`: its arguments, tensors [N, …]. `instead`: operator → a function of other operators, which is recorded in
-    its place. Raises what torch raises where the function decides by the values of its inputs.
+    its place; `then`: the same for a record that writes to nothing any more. Raises what torch raises where the
+    function decides by the values of its inputs.
     """
     from torch.func import functionalize
 
@@ -31,7 +33,7 @@ def recorded(
         facts_of(op)  # some look at constants, whose values cannot be read while it is being recorded
     first = make_fx(function, instead)(*inputs)
     with torch.no_grad():  # in-place writes become values
-        whole = make_fx(functionalize(first), instead)(*inputs)
+        whole = make_fx(functionalize(first), {**(instead or {}), **(then or {})})(*inputs)
     aten = torch.ops.aten
     for node in list(whole.graph.nodes):
         if node.target in (aten.detach.default, aten.alias.default):

@@ -16,12 +16,12 @@ from torch import Tensor
 from heatcli.artifact.explained import INPUT, NOTE, MethodNote, Note, Source
 from heatcli.artifact.sidecar import EMBEDDED
 from heatcli.engine.record import recorded
-from heatcli.errors import HeatcliError, UsageError, first_line, unknown_name
+from heatcli.errors import HeatcliError, ModelError, UsageError, first_line, unknown_name
 from heatcli.export.dynamic import joined
 from heatcli.export.subject import LEDGER, OUTPUTS, Subject
-from heatcli.export.verify import verify
+from heatcli.export.verify import verify, verify_record
 from heatcli.export.write import WRITERS, Writer
-from heatcli.graph.adjoints import exportable
+from heatcli.graph.exportable import exportable, without_strides
 from heatcli.graph.outputs import settled
 from heatcli.images.baselines import is_named
 from heatcli.methods.method import ANY, ONE, Method
@@ -105,6 +105,11 @@ def recording(model: Model, request: ExportRequest) -> Recording:
     model.pictures.need_values_between("its explanation is not exported; heatcli explain writes maps of it")
     shape = model.pictures.only_shape
     size = model.network.fixed_batch((_SIZES[0], *shape))
+    if size is None:
+        try:
+            model.graph((_SIZES[1], *shape))
+        except ModelError:  # takes the first of the two sizes alone
+            size = _SIZES[0]
     subject = _subject(model, request, size or _SIZES[0])
     names = ["pixels" if request.preprocess else "input", *(["target"] if request.target == INPUT else [])]
     record, example, unseen = _record(subject, _SIZES if size is None else (size, size))
@@ -185,7 +190,9 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
         shape = (n, *subject.model.pictures.only_shape)
         forget()
         try:
-            found.append(recorded(subject.function(shape), subject.model.graph(shape), inputs, exportable()))
+            found.append(
+                recorded(subject.function(shape), subject.model.graph(shape), inputs, exportable(), without_strides())
+            )
         except HeatcliError:
             raise
         except Exception as error:  # torch raises several classes if control flow depends on a value
@@ -194,7 +201,9 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
             ) from error
         examples.append(inputs)
     one, other = found
-    return joined(one, other, *sizes), examples[0], examples[1]
+    record, unseen = joined(one, other, *sizes), examples[1]
+    verify_record(record, subject.function((sizes[1], *subject.model.pictures.only_shape)), subject.names, unseen)
+    return record, examples[0], unseen
 
 
 def _note(subject: Subject, request: ExportRequest, inputs: Sequence[str], images: int) -> Note:

@@ -1,15 +1,18 @@
-"""Whether an explained model computes in its own runtime what its record computes in torch.
+"""Whether a record computes what the walk computes, and an explained model in its own runtime what its record does.
 
-Exporters translate operator by operator, and some translations are other functions: a resize by a factor of 1.5 that
-becomes a resize to the rounded size, for instance.
+A record holds other operators than the walk ran, and nothing that was decided by the example. Exporters translate
+operator by operator, and some translations are other functions: a resize by a factor of 1.5 that becomes a resize to
+the rounded size, for instance.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,16 +43,48 @@ def verify(content: bytes, record: Record, note: Note, inputs: Sequence[Tensor],
                 f"{path}: the explained model does not run: {first_line(error, 160)}; nothing was written"
             ) from error
     with torch.no_grad():
-        expected, others = record(*inputs), _recomputed(record, inputs)
-    for i, (name, truth) in enumerate(zip(note.outputs, expected, strict=True)):
-        if not truth.is_floating_point() or not bool(torch.isfinite(truth).all()):
+        other = _other(_tensors(found, note.outputs), record, note.outputs, inputs)
+    if other is not None:
+        name, apart = other
+        raise UsageError(
+            f"{path}: {artifact.name} computes another {name} than torch, {apart:.2g} of the largest value apart; "
+            f"nothing was written; {'export it as .onnx' if path.suffix == '.pt2' else 'export it as .pt2'}"
+        )
+
+
+def verify_record(record: Record, walk: Record, outputs: Sequence[str], inputs: Sequence[Tensor]) -> None:
+    """Compare each output of a record with that of the function it was made of, as `verify` does. Raises `UsageError`.
+
+    `inputs` [N, …]: not those that it was made on. `outputs`: names.
+    """
+    with torch.no_grad():
+        found = record(*inputs)
+    other = _other(found, walk, outputs, inputs)
+    if other is not None:
+        name, apart = other
+        raise UsageError(
+            f"this explanation cannot be written down: its graph computes another {name}, {apart:.2g} of the largest "
+            "value apart"
+        )
+
+
+def _tensors(found: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str]) -> list[Tensor]:
+    """A runtime's arrays as tensors, in the order of the names."""
+    return [torch.from_numpy(found[name]) for name in names]
+
+
+def _other(
+    found: Sequence[Tensor], truth: Record, names: Sequence[str], inputs: Sequence[Tensor]
+) -> tuple[str, float] | None:  # fmt: skip
+    """The name of the first output that is off what `truth` says of the inputs, and how far; None if there is none."""
+    expected, others = truth(*inputs), _recomputed(truth, inputs)
+    for i, (name, true) in enumerate(zip(names, expected, strict=True)):
+        if not true.is_floating_point() or not bool(torch.isfinite(true).all()):
             continue  # bytes are a heatmap, which is an output itself
-        apart = difference(torch.from_numpy(found[name]), truth)
-        if not apart <= max(ROUNDING[torch.float32], AMPLIFIED * max(difference(other[i], truth) for other in others)):
-            raise UsageError(
-                f"{path}: {artifact.name} computes another {name} than torch, {apart:.2g} of the largest value apart; "
-                f"nothing was written; {'export it as .onnx' if path.suffix == '.pt2' else 'export it as .pt2'}"
-            )
+        apart = difference(found[i], true)
+        if not apart <= max(ROUNDING[torch.float32], AMPLIFIED * max(difference(other[i], true) for other in others)):
+            return name, apart
+    return None
 
 
 def _recomputed(record: Record, inputs: Sequence[Tensor]) -> list[Sequence[Tensor]]:

@@ -47,7 +47,7 @@ def onnx_of(
     with quiet(), _told("ONNX"):
         program = torch.onnx.export(
             _program(record, example, any_number), dynamo=True, opset_version=OPSET, input_names=list(inputs),
-            output_names=list(outputs), verbose=False, custom_translation_table=_pooling(),
+            output_names=list(outputs), verbose=False, custom_translation_table=_translations(),
         )  # fmt: skip
     assert program is not None
     proto = program.model_proto
@@ -63,18 +63,28 @@ def onnx_of(
     _book_early(proto.graph)
     for key, text in inside.items():
         proto.metadata_props.add(key=key, value=text)
-    onnx.checker.check_model(proto, full_check=True)
+    with _told("ONNX"):
+        onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString())
 
 
-def _pooling() -> dict[Any, Callable[..., Any]]:
-    """For torch's exporter: max pooling with indices → a function that writes it.
+def _translations() -> dict[Any, Callable[..., Any]]:
+    """For torch's exporter: operators that it lacks or writes at length → functions that write them.
 
-    ONNX counts indices through the whole batch, torch within a channel. torch's exporter pools the input once more, by
-    windows of one value, to know each channel's first index; a count of channels says the same. A remainder would too,
-    but OpenVINO (to 2026.4) takes it in float32, which holds integers to 2^24.
+    Of max pooling, ONNX counts indices through the whole batch, torch within a channel. torch's exporter pools the
+    input once more, by windows of one value, to know each channel's first index; a count of channels says the same. A
+    remainder would too, but OpenVINO (to 2026.4) takes it in float32, which holds integers to 2^24.
     """
     from onnxscript import opset18 as onnx
+
+    def product(x: Any, dim: int, keepdim: bool = False) -> Any:
+        """The product along an axis."""
+        axis: Any = onnx.Constant(value_ints=[dim])
+        return onnx.ReduceProd(x, axis, keepdims=int(keepdim))
+
+    def product_of_all(x: Any) -> Any:
+        """The product of all elements."""
+        return onnx.ReduceProd(x, keepdims=0)
 
     def first_of_each_channel(batch: Any, axes: int) -> Any:
         """The index of each channel's first value in the batch [N, C, …], [N, C, 1, …]."""
@@ -110,6 +120,8 @@ def _pooling() -> dict[Any, Callable[..., Any]]:
         return written
 
     return {
+        _ATEN.prod.default: product_of_all,
+        _ATEN.prod.dim_int: product,
         _ATEN.max_pool2d_with_indices.default: pooling(2),
         _ATEN.max_pool3d_with_indices.default: pooling(3),
     }

@@ -1,30 +1,17 @@
-"""Vector-Jacobian products in closed form, for walks, and in forward operators, for explained models.
+"""Vector-Jacobian products in closed form, for walks.
 
-A closed form (`closed_form`) needs no autograd tape, and some are faster than autograd. Runtimes for inference have no
-backward operators: `exportable` says what is written in their place, torch's decompositions or the functions at the end
-of this file.
+A closed form (`closed_form`) needs no autograd tape, and some are faster than autograd. What stands for backward
+operators in runtimes that have none: `graph/exportable.py`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heatcli.graph.axes import (
-    PADDINGS,
-    RESIZES,
-    adaptive_avg_pool_back,
-    avg_pool_back,
-    pad_back,
-    resize,
-    resize_back,
-)
 from heatcli.graph.kinds import has_fixed_statistics
 from heatcli.graph.offsets import batch_norm_scale_shift
 from heatcli.graph.operator import Operator, Ref
@@ -33,7 +20,6 @@ from heatcli.system.torch_private import (
     BACKWARD_BY_OUTPUT,
     convolution_backward,
     relu_backward,
-    written_forward,
 )
 
 _ATEN = torch.ops.aten
@@ -201,146 +187,3 @@ _FUNCTIONS: dict[str, Form] = {  # ATen's backward kernels; not all have a deriv
     **{name: (_one_source, _by_output(kernel)) for name, kernel in BACKWARD_BY_OUTPUT.items()},
     **{name: (_one_source, _by_input(kernel)) for name, kernel in BACKWARD_BY_INPUT.items()},
 }
-
-
-# --- in forward operators ------------------------------------------------------------------------------------------
-
-
-def _convolution_written(
-    m: Tensor, x: Tensor, weights: Tensor, bias_sizes: Any, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int, wanted: Sequence[bool],
-) -> Any:  # fmt: skip
-    """The multiplier of a convolution's input: a transposed convolution, or the plain one of a transposed one.
-
-    `m` [N, K, …], `x` [N, C, …]. Multipliers of weight and bias are not computed. In ONNX Runtime a plain convolution
-    with turned weights is faster if the stride is 1, and twice as fast if a stride puts zeros between the multipliers
-    of channels that are apart (depthwise).
-    """
-    if wanted[1] or wanted[2]:
-        return NotImplemented
-    count = weights.dim() - 2
-    stride, padding, dilation = ([*each] * (count // len(each)) for each in (stride, padding, dilation))
-    none = [0] * count
-    if transposed:
-        back = _ATEN.convolution.default(m, weights, None, stride, padding, dilation, False, none, groups)
-        return back, None, None
-    around = [d * (k - 1) - p for k, p, d in zip(weights.shape[2:], padding, dilation, strict=True)]
-    sizes = zip(x.shape[2:], m.shape[2:], weights.shape[2:], stride, padding, dilation, strict=True)
-    short = [size - ((out - 1) * s - 2 * p + d * (k - 1) + 1) for size, out, k, s, p, d in sizes]
-    apart = groups == x.shape[1] == m.shape[1] > 1
-    if min(around) < 0 or (not apart and max(stride) > 1):
-        back = _ATEN.convolution.default(m, weights, None, stride, padding, dilation, True, short, groups)
-        return back, None, None
-    ones = [1] * count
-    if max(stride) > 1:
-        one = weights.new_ones(groups, 1, *ones)
-        m = _ATEN.convolution.default(m, one, None, stride, none, ones, True, short, groups)
-    turned = _turned(weights, groups)
-    return _ATEN.convolution.default(m, turned, None, ones, around, dilation, False, none, groups), None, None
-
-
-def _turned(weights: Tensor, groups: int) -> Tensor:
-    """The weights [K, C/groups, …] of the plain convolution that walks back through one of stride 1, [C, K/groups, …].
-
-    ONNX Runtime turns constants when it loads the file.
-    """
-    if any(size > 1 for size in weights.shape[2:]):
-        weights = weights.flip(tuple(range(2, weights.dim())))
-    if groups == 1:
-        return weights.transpose(0, 1)
-    apart = weights.reshape(groups, -1, *weights.shape[1:]).transpose(1, 2)
-    return apart.reshape(-1, *apart.shape[2:])
-
-
-def _max_pool(count: int, m: Tensor, x: Tensor, *windows: Any) -> Tensor:
-    """Each window's multiplier goes to its winner, whose index among `count` axes the forward run returned last."""
-    indices = windows[-1]
-    plane = torch.zeros_like(x).flatten(-count)
-    return plane.scatter_add(-1, indices.flatten(-count), m.flatten(-count)).reshape(x.shape)
-
-
-def _threshold(m: Tensor, x: Tensor, threshold: float) -> Tensor:
-    """The multiplier where x is above the threshold, else 0. ONNX Runtime multiplies much faster than it selects."""
-    return m * (x > threshold).to(m.dtype)
-
-
-def _hardtanh(m: Tensor, x: Tensor, low: float, high: float) -> Tensor:
-    """The multiplier where low < x < high, else 0."""
-    inside = [side for side, end in ((x > low, low), (x < high, high)) if abs(end) != math.inf]
-    return m * (inside[0] if len(inside) == 1 else (x > low) & (x < high)).to(m.dtype)
-
-
-def _in_windows(x: Tensor, sizes: Sequence[int]) -> Any:
-    """Adaptive max pooling whose windows are equal and apart: […, *sizes] and the winners' indices."""
-    if any(size % cells for size, cells in zip(x.shape[-len(sizes) :], sizes, strict=True)):
-        return NotImplemented
-    kernel = [size // cells for size, cells in zip(x.shape[-len(sizes) :], sizes, strict=True)]
-    pooling = _ATEN.max_pool2d_with_indices if len(kernel) == 2 else _ATEN.max_pool3d_with_indices
-    return pooling.default(x, kernel, kernel)
-
-
-def _copysign(size: Tensor, x: Tensor) -> Tensor:
-    """|size| with the sign of x. The sign of 0 is plus, since the result is then multiplied by that 0."""
-    return size.abs() - (x < 0).to(x.dtype) * (2 * size.abs())
-
-
-def _addcdiv(x: Tensor, top: Tensor, bottom: Tensor, *, value: float = 1) -> Tensor:
-    """x + value · top/bottom; torch's decomposition multiplies by −1, too."""
-    return x - top / bottom if value == -1 else x + top / bottom * value
-
-
-def _copy(into: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
-    """`x` in the shape and dtype of `into`; torch's ONNX exporter leaves the broadcast out."""
-    return x.to(into.dtype).expand_as(into).clone()
-
-
-def _rrelu(
-    x: Tensor, noise: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None
-) -> Any:
-    """A leaky ReLU whose slope is the mean of the bounds, as outside training."""
-    return NotImplemented if training else _ATEN.leaky_relu.default(x, (lower + upper) / 2)
-
-
-def _trilinear(
-    a: Tensor, b: Tensor, c: Tensor, apart_a: Sequence[int], apart_b: Sequence[int], apart_c: Sequence[int],
-    summed: Sequence[int], unroll: int = 1,
-) -> Tensor:  # fmt: skip
-    """The sum over products of three tensors, each with dimensions of size 1 put in."""
-    product: Tensor | float = 1.0
-    for tensor, places in ((a, apart_a), (b, apart_b), (c, apart_c)):
-        shape = list(tensor.shape)
-        for place in sorted(places):
-            shape.insert(place, 1)
-        product = product * tensor.reshape(shape)
-    assert isinstance(product, Tensor)
-    return product.sum(tuple(summed)) if summed else product
-
-
-_WRITTEN: Mapping[str, Callable[..., Any]] = {  # by the name of the operator whose backward it is
-    "convolution": _convolution_written,
-    **{f"max_pool{n}d_with_indices": partial(_max_pool, n) for n in (2, 3)},
-    **{f"adaptive_max_pool{n}d": partial(_max_pool, n) for n in (2, 3)},
-    **{f"avg_pool{n}d": partial(avg_pool_back, n) for n in (2, 3)},
-    **{f"_adaptive_avg_pool{n}d": partial(adaptive_avg_pool_back, n) for n in (2, 3)},
-    "threshold": _threshold,
-    "hardtanh": _hardtanh,
-    **{name: resize_back(name) for name in RESIZES},
-    **{name: pad_back(name) for name in PADDINGS},
-}
-
-
-@cache
-def exportable() -> Mapping[Any, Callable[..., Any]]:
-    """ATen's backward operators, and forward ones that ONNX lacks → functions of their arguments."""
-    return {
-        **written_forward(_WRITTEN),
-        **{getattr(_ATEN, name).default: resize(name) for name in RESIZES},
-        _ATEN.adaptive_max_pool2d.default: _in_windows,
-        _ATEN.adaptive_max_pool3d.default: _in_windows,
-        _ATEN.copysign.Tensor: _copysign,
-        _ATEN.addcdiv.default: _addcdiv,
-        _ATEN.copy.default: _copy,
-        _ATEN.rrelu_with_noise.default: _rrelu,
-        _ATEN.rrelu_with_noise_functional.default: lambda x, noise, *given: (_rrelu(x, noise, *given), noise),
-        _ATEN._trilinear.default: _trilinear,
-    }

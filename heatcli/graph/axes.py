@@ -45,32 +45,54 @@ def _only(axis: int, count: int, there: Any, elsewhere: Any) -> list[Any]:
     return [there if i == axis else elsewhere for i in range(count)]
 
 
-def avg_pool_back(
-    count: int, m: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-    ceil_mode: bool, count_include_pad: bool, divisor: int | None,
-) -> Tensor:  # fmt: skip
-    """Each window's multiplier, spread evenly over the window, along `count` axes."""
+def _averaging(
+    count: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool,
+    count_include_pad: bool, divisor: int | None,
+) -> OneAxis:  # fmt: skip
+    """Average pooling along one axis; sums, if there is a divisor, which counts once, at the end."""
     pooling = (_ATEN.avg_pool2d if count == 2 else _ATEN.avg_pool3d).default
     kernel, steps, sides = ([*each] * (count // len(each)) for each in (kernel, stride or kernel, padding))
 
     def work(each: Tensor, axis: int) -> Tensor:
-        """The pooling along one axis; a divisor counts once, at the end."""
+        """The pooling along one axis."""
         windows = (_only(axis, count, *pair) for pair in ((kernel[axis], 1), (steps[axis], 1), (sides[axis], 0)))
         return pooling(each, *windows, ceil_mode, count_include_pad, 1 if divisor else None)  # type: ignore[no-any-return]
 
-    spread = _by_axes(m, x.shape[-count:], work, back=True)
+    return work
+
+
+def avg_pool(
+    count: int, x: Tensor, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Any:  # fmt: skip
+    """Each window's sum by a divisor, along `count` axes, which torch's exporter leaves out."""
+    if not divisor_override:
+        return NotImplemented
+    work = _averaging(count, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _by_axes(x, x.shape[-count:], work) / divisor_override
+
+
+def avg_pool_back(count: int, m: Tensor, x: Tensor, *windows: Any) -> Tensor:
+    """Each window's multiplier, spread evenly over the window, along `count` axes."""
+    divisor = windows[-1]
+    spread = _by_axes(m, x.shape[-count:], _averaging(count, *windows), back=True)
     return spread / divisor if divisor else spread
+
+
+def _adaptive_averaging(count: int, cells: Sequence[int]) -> OneAxis:
+    """Adaptive average pooling to so many cells, along one axis."""
+    pooling = (_ATEN._adaptive_avg_pool2d if count == 2 else _ATEN._adaptive_avg_pool3d).default
+    return lambda each, axis: pooling(each, _only(axis, count, cells[axis], _WIDTH))
+
+
+def adaptive_avg_pool(count: int, x: Tensor, cells: Sequence[int]) -> Tensor:
+    """The mean of the positions of each cell, along `count` axes."""
+    return _by_axes(x, x.shape[-count:], _adaptive_averaging(count, cells))
 
 
 def adaptive_avg_pool_back(count: int, m: Tensor, x: Tensor) -> Tensor:
     """Each cell's multiplier, spread evenly over the positions that the cell is the mean of, along `count` axes."""
-    pooling = (_ATEN._adaptive_avg_pool2d if count == 2 else _ATEN._adaptive_avg_pool3d).default
-
-    def work(each: Tensor, axis: int) -> Tensor:
-        """The pooling along one axis."""
-        return pooling(each, _only(axis, count, m.shape[axis - count], _WIDTH))  # type: ignore[no-any-return]
-
-    return _by_axes(m, x.shape[-count:], work, back=True)
+    return _by_axes(m, x.shape[-count:], _adaptive_averaging(count, m.shape[-count:]), back=True)
 
 
 def _resizing(operator: Any, sizes: Sequence[int], options: Sequence[Any]) -> OneAxis:

@@ -83,7 +83,7 @@ class _Between:
     def number(self, x: int, y: int) -> int:
         """The whole number a·n + b that is x for `first` images and y for `second`."""
         step, remainder = divmod(y - x, self.second - self.first)
-        if remainder:
+        if remainder or (x < 0) != (y < 0):  # a negative number counts from the end, or stands for another
             raise _DiffersError
         return x + step * (self.n - self.first)
 

@@ -257,6 +257,8 @@ def _operator(
     target = _STRIDE_FREE.get(call.target, call.target)
     if target is _ATEN._convolution.default:  # the same operator with trailing cuDNN flags
         target, args = _ATEN.convolution.default, args[:9]
+    if target is _ATEN.reshape.default and len(args) > 1 and -1 in args[1]:  # −1 may stand for any number
+        args = (args[0], list(output.shape))
     return Operator(
         name=name,
         target=target,

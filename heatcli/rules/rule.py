@@ -220,6 +220,6 @@ class Booked(Rule):
         multipliers = step.adjoint(multiplier)
         arrived = multiplier * step.difference
         sent = [m * step.input_difference(i) for i, m in enumerate(multipliers) if m is not None]
-        rows = math.gcd(*(len(x) for x in (arrived, *sent)))  # one for each image, or for each part of an image
+        rows = math.gcd(*(x.shape[0] if x.dim() else 1 for x in (arrived, *sent)))  # images, or parts of images
         left = per_image(arrived.reshape(rows, -1)) - sum(per_image(x.reshape(rows, -1)) for x in sent)
         return Sent(multipliers, unexplained=left)

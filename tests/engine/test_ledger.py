@@ -137,3 +137,23 @@ def test_onnx_keeps_its_books(name: str, form: str, tmp_path: Path) -> None:
     """Both exporters; they fold batch norms into convolutions, so only the sum over all biases is comparable."""
     module, batch = architecture(name, 224), images(8, shape=LARGE)
     assert_format(module, batch, tmp_path, form)
+
+
+def test_a_number_of_one_image(tmp_path: Path) -> None:
+    """An operator without a rule that makes one number, without dimensions, of a batch that is a single image."""
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([[3.0, 1.0]]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sigmoid().prod() * self.weight
+
+    torch.jit.trace(Product(), torch.ones(1, 3, 2, 2)).save(str(tmp_path / "m.pt"))
+    batch = torch.randn(2, 3, 2, 2)
+    result = heatcli.explain(heatcli.load(tmp_path / "m.pt", size=2), batch, "lrp-eps")
+    ledger = result.ledger
+    parts = ledger.pixels + ledger.biases + ledger.absorbed + ledger.unexplained
+    torch.testing.assert_close(ledger.output - ledger.output_baseline, parts, rtol=BALANCED, atol=BALANCED)
+    assert result.unexplained

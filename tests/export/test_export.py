@@ -20,7 +20,7 @@ from heatcli.explanation import Explanation, explain
 from heatcli.export.dynamic import FrozenError, joined
 from heatcli.export.job import ExportRequest, Recording, export, recording
 from heatcli.export.run import opened
-from heatcli.export.verify import verify
+from heatcli.export.verify import verify, verify_record
 from heatcli.export.write import WRITERS, _book_early
 from heatcli.methods.method import Method
 from heatcli.methods.table import METHODS, method
@@ -243,6 +243,25 @@ def test_a_model_of_one_batch_size_is_exported_for_that(tmp_path: Path) -> None:
     ]
 
 
+def test_a_model_that_takes_two_images_alone_is_exported_for_two(tmp_path: Path) -> None:
+    """It says so only when it is asked about three."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("shift", torch.randn(2, 12))
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x.flatten(1) + self.shift)
+
+    torch.jit.trace(Pair(), torch.zeros(2, 3, 2, 2)).save(str(tmp_path / "pair.pt"))
+    model = load(tmp_path / "pair.pt", size=(2, 2), mean=0.5, std=0.5)
+    export(model, ExportRequest(path=tmp_path / "e.onnx", method=method("gradient")))
+    batch = torch.randn(2, 3, 2, 2)
+    assert_says(opened(tmp_path / "e.onnx").run({"input": batch}), explain(model, batch, "gradient"))
+
+
 # --- nothing of the example stays ---------------------------------------------------------------------------------
 
 
@@ -285,6 +304,13 @@ def test_what_is_drawn_at_random_is_found() -> None:
 def test_another_order_of_operators_is_found() -> None:
     with pytest.raises(FrozenError, match="operators are others"):
         of_two_sizes(lambda x: x.relu() if len(x) == 2 else x.exp())
+
+
+def test_a_record_that_computes_something_else_than_the_walk_is_refused() -> None:
+    inputs = [torch.randn(3, 4)]
+    verify_record(lambda x: [2 * x], lambda x: [x + x], ("heatmap",), inputs)
+    with pytest.raises(UsageError, match=r"another heatmap, 0\.5 of the largest"):
+        verify_record(lambda x: [x], lambda x: [2 * x], ("heatmap",), inputs)
 
 
 # --- what is written is what torch computes -----------------------------------------------------------------------

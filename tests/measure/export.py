@@ -1,9 +1,10 @@
 """Explained models in four runtimes: how far off `explain`, how large, how slow.
 
-`python tests/measure/export.py numbers random speed page` measures every backward method on every network, then
-`--seeds` random networks, each by one method, then what explanations cost, and writes EXPORT.md beside this file. Rows
-are kept in `export.jsonl` beside it, or in the file of `--rows`, one a network and method as soon as it is measured; a
-later run goes on where it stopped. `--only NAME`: networks whose name holds NAME; `--methods A,B`: these methods alone.
+`python tests/measure/export.py numbers random operators speed page` measures every backward method on every network,
+then `--seeds` random networks, each by one method, then networks of one operator, then what explanations cost, and
+writes EXPORT.md beside this file. Rows are kept in `export.jsonl` beside it, or in the file of `--rows`, one a network
+and method as soon as it is measured; a later run goes on where it stopped. `--only NAME`: networks whose name holds
+NAME; `--methods A,B`: these methods alone.
 torchvision's networks have random weights; all are exported on noise and asked about pictures, on one thread.
 """
 
@@ -19,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -32,6 +33,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
+import one_operator as one
 import random_graphs
 
 from heatcli.errors import HeatcliError, first_line
@@ -40,6 +42,7 @@ from heatcli.export.job import ExportRequest, recording
 from heatcli.export.run import opened
 from heatcli.export.verify import verify
 from heatcli.export.write import OPSET, WRITERS, quiet
+from heatcli.methods.method import Method
 from heatcli.methods.table import METHODS, method
 from heatcli.model.model import Model, load
 from heatcli.model.verification import rounded
@@ -64,6 +67,8 @@ RANDOM = (
     "gradient", "lrp-eps", "lrp-alpha2-beta1", "lrp-gamma", "deeplift-rescale", "deeplift-reveal-cancel",
     "lrp-epsilon-plus",
 )  # fmt: skip
+OPERATORS = ("gradient", "lrp-eps")
+OUTCOMES = ("right", "refused", "caught", "wrong", "not explained")
 RUNTIMES = ("ONNX Runtime", "torch.export", "TorchScript", "OpenVINO")
 COUNTS = (1, 8)
 FAR = 10  # times as far from float64 as `explain`
@@ -176,9 +181,29 @@ def random(seed: int, folder: Path) -> dict[str, Any]:
     try:
         torch.jit.script(net.module()).save(str(folder / "net.pt"))
         model = load(folder / "net.pt", size=(x.shape[2], x.shape[3]), channels=x.shape[1])
-        batches = [random_graphs.inputs(seed, number) for number in (1, 2)]
-        expected = [explain(model, batch, chosen) for batch in batches]
     except Exception as error:  # what torch cannot export, or `explain` refuses, is measured by truth.py
+        return {"method": chosen.name, "outcome": "not explained", "why": first_line(error, 160)}
+    return outcome(model, chosen, [random_graphs.inputs(seed, number) for number in (1, 2)], folder)
+
+
+def one_operator(case: one.Case, methods: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """What ONNX Runtime says of the network of one operator, beside `explain`, by each of the methods."""
+    try:
+        model = one.model(case, folder)
+        size = model.network.fixed_batch((2, *model.pictures.input_shape))
+    except Exception as error:
+        yield from ({"method": name, "outcome": "not explained", "why": first_line(error, 160)} for name in methods)
+        return
+    batches = [one.inputs(count, count) for count in ((size,) if size else COUNTS)]
+    for name in methods:
+        yield {**outcome(model, method(name), batches, folder), "images": size or "any"}
+
+
+def outcome(model: Model, chosen: Method, batches: list[Tensor], folder: Path) -> dict[str, Any]:
+    """What ONNX Runtime says of the model on batches that the export never saw, beside `explain`: right or else why."""
+    try:
+        expected = [explain(model, batch, chosen) for batch in batches]
+    except Exception as error:
         return {"method": chosen.name, "outcome": "not explained", "why": first_line(error, 160)}
     try:
         found = recording(model, ExportRequest(path=folder / "e.onnx", method=chosen))
@@ -192,14 +217,14 @@ def random(seed: int, folder: Path) -> dict[str, Any]:
     except HeatcliError as error:  # users are refused
         return {**row, "outcome": "caught", "why": first_line(error, 160)}
     artifact = opened(folder / "e.onnx")
-    said = [artifact.run({"input": one}) for batch in batches for one in batch.split(found.size or len(batch))]
+    said = [artifact.run({"input": part}) for batch in batches for part in batch.split(found.size or len(batch))]
     with quiet(), torch.backends.mkldnn.flags(enabled=False):
         others = [explain(model, batch, chosen) for batch in batches]
     others += [explain(model, rounded(batch), chosen) for batch in batches]
-    truth = np.concatenate([one.relevance.numpy() for one in expected])
-    size = max(float(np.abs(truth).max()), 1e-6 * max(float(one.outputs.abs().max()) for one in expected))
-    off = float(np.abs(np.concatenate([one["relevance"] for one in said]) - truth).max()) / size
-    again = np.concatenate([one.relevance.numpy() for one in others]).reshape(2, *truth.shape)
+    truth = np.concatenate([each.relevance.numpy() for each in expected])
+    size = max(float(np.abs(truth).max()), 1e-6 * max(float(each.outputs.abs().max()) for each in expected))
+    off = float(np.abs(np.concatenate([each["relevance"] for each in said]) - truth).max()) / size
+    again = np.concatenate([each.relevance.numpy() for each in others]).reshape(2, *truth.shape)
     rounding = float(np.abs(again - truth).max()) / size
     return {
         **row,
@@ -322,6 +347,47 @@ def measure_random(path: Path, seeds: int) -> None:
             print(json.dumps(row), flush=True)
 
 
+def measure_operators(path: Path, only: str, methods: Sequence[str], calls: int) -> None:
+    """Append to the file the rows of networks of one operator whose name holds `only`, each with so many calls."""
+    known = {(row["network"], row["method"]) for row in rows_of(path) if row["what"] == "operators"}
+    with tempfile.TemporaryDirectory() as scratch:
+        for case in (case for name in one.NAMES if only in name for case in one.cases(name, calls)):
+            asked = [name for name in methods or OPERATORS if (case.name, name) not in known]
+            for found in one_operator(case, asked, Path(scratch)) if asked else ():
+                row = {"what": "operators", "network": case.name, **found}
+                with path.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), flush=True)
+
+
+def _operators_page(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What became of the networks of one operator: the latest row of each call and method."""
+    latest = list({(row["network"], row["method"]): row for row in rows}.values())
+    methods = list(dict.fromkeys(row["method"] for row in latest))
+    yield "\n## One operator each\n"
+    operators = len({_operator(row) for row in latest})
+    yield (
+        f"{len({row['network'] for row in latest})} calls of {operators} operators, those of the table of facts and "
+        "others, each between two dense layers (`tests/support/one_operator.py`), compared as above. Operators that "
+        "read or write across images are exported for a single one. Not all were measured by both methods.\n"
+    )
+    yield f"| method | {' | '.join(OUTCOMES)} |\n|---|{'--:|' * len(OUTCOMES)}"
+    for name in methods:
+        counts = Counter(row["outcome"] for row in latest if row["method"] == name)
+        yield f"| {name} | {' | '.join(str(counts[outcome]) for outcome in OUTCOMES)} |"
+    yield "\n| refused, caught, wrong or not explained | operators |\n|---|---|"
+    reasons: dict[str, dict[str, None]] = {}
+    for row in latest:
+        if row["outcome"] != "right":
+            reasons.setdefault(f"{row['outcome']}: {_reason(row)}", {})[_operator(row)] = None
+    yield from (f"| {reason} | {', '.join(names)} |" for reason, names in sorted(reasons.items()))
+
+
+def _operator(row: dict[str, Any]) -> str:
+    """The operator that a row is of."""
+    return str(row["network"].partition("(")[0])
+
+
 def _random_page(rows: list[dict[str, Any]]) -> Iterator[str]:
     """What became of the random networks."""
     counts = Counter(row["outcome"] for row in rows)
@@ -334,8 +400,9 @@ def _random_page(rows: list[dict[str, Any]]) -> Iterator[str]:
         f"{counts['refused']} refused, {counts['caught']} caught by the comparison that `export` makes before it "
         f"writes, {counts['wrong']} wrong.\n"
     )
-    yield "| refused, caught or wrong | networks |\n|---|--:|"
     reasons = Counter(_reason(row) for row in rows if row["outcome"] in ("refused", "caught", "wrong"))
+    if reasons:
+        yield "| refused, caught or wrong | networks |\n|---|--:|"
     yield from (f"| {reason} | {count} |" for reason, count in reasons.most_common())
 
 
@@ -424,6 +491,9 @@ def page(rows: list[dict[str, Any]]) -> Iterator[str]:
     drawn = [row for row in rows if row["what"] == "random"]
     if drawn:
         yield from _random_page(drawn)
+    single = [row for row in rows if row["what"] == "operators"]
+    if single:
+        yield from _operators_page(single)
     yield "\n## What it costs\n"
     yield (
         "One picture, one thread, processor time; plain, explained and `heatcli.explain` in turns, the median of the "
@@ -460,17 +530,20 @@ that `explain` makes of a graph, made of the export once. The report is built fr
 def main() -> None:
     """Measure, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="+", choices=["numbers", "random", "speed", "page"])
+    parser.add_argument("what", nargs="+", choices=["numbers", "random", "operators", "speed", "page"])
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_suffix(".jsonl"), help="the file of the rows")
     parser.add_argument("--only", default="", help="networks whose name holds this")
     parser.add_argument("--methods", default="", help="names of methods, with commas between")
     parser.add_argument("--seeds", type=int, default=200, help="how many random networks")
+    parser.add_argument("--calls", type=int, default=2, help="how many different calls of each operator")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for what in given.what:
         if what == "page":
             Path(__file__).with_name("EXPORT.md").write_text("\n".join(page(rows_of(given.rows))) + "\n")
+        elif what == "operators":
+            measure_operators(given.rows, given.only, tuple(filter(None, given.methods.split(","))), given.calls)
         elif what == "random":
             measure_random(given.rows, given.seeds)
         else:

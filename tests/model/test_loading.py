@@ -252,6 +252,22 @@ def test_a_traced_batch_size_with_images_side_by_side(tmp_path: Path) -> None:
     assert model.batch_size == 2
 
 
+def test_a_channel_of_one_image_and_of_several(tmp_path: Path) -> None:
+    """A channel of a single image is one piece of memory, of several it is not, so torch calls other operators."""
+
+    class Channel(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.select(x.tanh(), 1, 2).reshape(x.shape[0], -1)
+
+    batch = torch.export.Dim("N", min=1, max=64)
+    program = torch.export.export(Channel(), (torch.zeros(2, 3, 4, 4),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "m.pt2")
+    model = heatcli.load(tmp_path / "m.pt2", size=4)
+    for n in (1, 2, 5):
+        images = torch.randn(n, 3, 4, 4)
+        torch.testing.assert_close(heatcli.explain(model, images, "gradient").outputs, Channel()(images))
+
+
 def test_what_an_artifact_says_of_itself(tmp_path: Path) -> None:
     """The sidecar's text inside the artifact serves like a file beside it; the file wins, flags win over both."""
     text = '[input]\nsize = [8, 8]\nmean = 0.5\n[labels]\nnames = ["a", "b", "c", "d", "e"]\n'
