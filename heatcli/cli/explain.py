@@ -70,7 +70,7 @@ Target = Annotated[
         metavar="top|top:K|INDEX|LABEL|A-B|A@T|path|detections|box:N",
         help="Which class is explained. top:K: a report for each of K classes. A-B: A rather than B. A@T: at "
         "position T. path: the best of each position. detections, box:N: boxes of a "
-        "detector (`heatcli help heads`).",
+        "detector (`heatcli help detectors`).",
     ),
 ]
 RightLabel = Annotated[

@@ -123,7 +123,7 @@ def named(path: str | Path) -> Named:
         what = models.get_model_builder(name).__module__.split(".")[2].replace("_", " ")
         raise UsageError(
             f"{path}: is of torchvision's {what} networks, and only its classifiers are loaded by name; export it to "
-            "ONNX or TorchScript, and see heatcli help heads"
+            "ONNX or TorchScript, and see heatcli help detectors"
         )
     known = models.get_model_weights(name)
     if not wanted:
