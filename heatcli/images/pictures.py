@@ -188,7 +188,9 @@ class Pictures:
     def reader(self) -> Reader:
         """The reader of pictures for this input."""
         most, layout = MAX_PIXELS if self.max_pixels is None else self.max_pixels, self.layout
-        pictures = layout == PICTURES or bool(self.alphabet)
+        pictures = layout == PICTURES
+        if self.alphabet:
+            _ = self.shape  # raises
         channels = (self.input.channels or 3) if pictures else 1 if layout.channel is None else self.input.channels
         fixed = not pictures and layout.kind != VOLUME
         return Reader(

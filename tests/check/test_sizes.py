@@ -101,7 +101,9 @@ def split(arguments: str, model: Path, kind: str) -> list[str]:
     return [*arguments.replace("MODEL", model.name).split(), *axes]
 
 
-@pytest.mark.parametrize(("kind", "form"), FORMS)
+@pytest.mark.parametrize(
+    ("kind", "form"), [pytest.param(*one, marks=[] if one == ("signal", "onnx") else pytest.mark.slow) for one in FORMS]
+)
 def test_commands_work_on_two_sizes(tmp_path: Path, cli: Cli, kind: str, form: str) -> None:
     path = artifact(kind, tmp_path, form)
     inputs(kind, tmp_path / "in")

@@ -107,7 +107,10 @@ def test_an_artifact_that_found_nothing_at_capture_has_the_same_boxes(kind: str,
     assert torch.allclose(best(model, x).corners[:5], returned[:5], atol=1e-3)
 
 
-@pytest.mark.parametrize("form", ["scripted", "traced", "onnx"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("form", ["scripted", pytest.param("traced", marks=SLOW), pytest.param("onnx", marks=SLOW)])
 def test_each_picture_has_the_regions_that_its_detector_chooses(form: str, tmp_path: Path) -> None:
     """Faster R-CNN: boxes, classes, probabilities and corners of three pictures by one model; the ledgers close."""
     net = two_stages()
