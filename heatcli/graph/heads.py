@@ -112,8 +112,8 @@ def found(returned: Sequence[Tensor], shape: Sequence[int], stated: Stated = Sta
 
 _OFFSETS = (
     "returns four numbers of {places:,} boxes that are no boxes of this input, so they are relative to anchors, which "
-    'it does not hold; anchors = "FILE.npy" and offsets of [output] in its sidecar name them (heatcli help detectors), and '
-    "--head K explains one output alone"
+    'it does not hold; anchors = "FILE.npy" and offsets of [output] in its sidecar name them (heatcli help detectors), '
+    "and --head K explains one output alone"
 )
 
 
