@@ -122,7 +122,9 @@ def test_networks_of_other_kinds_are_not_compared(tmp_path: Path, cli: Cli) -> N
     assert "a table; if that is wrong, say what the axes are with --axes" in ran.err
 
 
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in ("last", "volume") else []) for kind in SHAPES]
+)
 def test_evaluate(tmp_path: Path, cli: Cli, kind: str) -> None:
     """Every metric that is of such inputs gives finite numbers; a random map is beside the methods."""
     metrics = ["pixel-flipping:steps=4", "complexity", "infidelity:draws=4", "randomisation", "deletion:steps=4"]

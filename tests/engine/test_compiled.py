@@ -102,7 +102,7 @@ def shallow() -> nn.Module:
 @pytest.mark.parametrize(
     ("module", "name", "more"),
     [
-        (shallow, "deeplift-rescale", {}),
+        (shallow, "lrp-eps", {}),
         *(
             pytest.param(module, name, more, marks=pytest.mark.slow, id=f"{which}-{name}")
             for which, module in (("shallow", shallow), ("excited", partial(network, "excited")))

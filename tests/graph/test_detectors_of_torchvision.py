@@ -19,6 +19,8 @@ from heatcli.methods.question import outputs_of
 from heatcli.methods.targets import Target
 from heatcli.model.model import Model
 
+SLOW = pytest.mark.slow
+
 detection = pytest.importorskip("torchvision.models.detection")
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning"
@@ -107,9 +109,6 @@ def test_an_artifact_that_found_nothing_at_capture_has_the_same_boxes(kind: str,
     assert torch.allclose(best(model, x).corners[:5], returned[:5], atol=1e-3)
 
 
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.parametrize("form", ["scripted", pytest.param("traced", marks=SLOW), pytest.param("onnx", marks=SLOW)])
 def test_each_picture_has_the_regions_that_its_detector_chooses(form: str, tmp_path: Path) -> None:
     """Faster R-CNN: boxes, classes, probabilities and corners of three pictures by one model; the ledgers close."""
@@ -160,6 +159,7 @@ def test_the_gradient_of_a_score_in_regions_is_autograds(tmp_path: Path) -> None
     assert torch.allclose(result.relevance, picture.grad, atol=1e-4 * float(picture.grad.abs().max()))
 
 
+@SLOW
 def test_regions_of_another_picture_are_never_used(tmp_path: Path, cli: Cli) -> None:
     """A folder from the command line; and what compares with another picture is refused in one line."""
     saved(two_stages(), "scripted", tmp_path / "net.pt")
