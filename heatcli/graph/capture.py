@@ -206,6 +206,12 @@ def _flatten(
     result = values.get(id(output))
     if not isinstance(result, Ref):
         raise ModelError(f"{where}: its output does not depend on the image; nothing can be explained")
+    complex_ones = [op.name for op in needed_for(result.name, operators.values()) if op.dtype.is_complex]
+    if complex_ones:
+        raise ModelError(
+            f"{where}: computes with complex numbers (operator {complex_ones[0]}), which heatcli does not explain; export "
+            "the network from its spectrogram on"
+        )
     if result.name not in active:
         raise ModelError(
             f"{where}: its output depends on the image only by way of whole numbers or comparisons (thresholds, "
