@@ -209,8 +209,8 @@ def _flatten(
     complex_ones = [op.name for op in needed_for(result.name, operators.values()) if op.dtype.is_complex]
     if complex_ones:
         raise ModelError(
-            f"{where}: computes with complex numbers (operator {complex_ones[0]}), which heatcli does not explain; export "
-            "the network from its spectrogram on"
+            f"{where}: computes with complex numbers (operator {complex_ones[0]}), which heatcli does not explain; "
+            "export the network from its spectrogram on"
         )
     if result.name not in active:
         raise ModelError(

@@ -51,7 +51,7 @@ def assert_says(found: dict[str, Any], said: Explanation) -> None:
     np.testing.assert_allclose(found["logits"], said.outputs.numpy(), rtol=1e-4, atol=1e-4)
     output, output0, *parts = found["ledger"].T
     np.testing.assert_allclose(output - output0, sum(parts), rtol=CLOSE, atol=CLOSE * np.abs(output).max())
-    np.testing.assert_allclose(output, said.ledger.output.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(output, said.ledger.output.numpy(), rtol=1e-5, atol=1e-6 * np.abs(output).max())
     biases = np.stack([entry.sum(1).numpy() for entry in said.biases.values()], 1)
     np.testing.assert_allclose(found["biases"], biases, rtol=1e-3, atol=1e-4 * np.abs(output).max())
 
