@@ -20,6 +20,7 @@ from heatcli.graph.schemas import tensors_in
 from heatcli.system.torch_private import name_of
 
 SUPPRESSING = frozenset("nms non_max_suppression".split())
+_TURN = 0.7310585786300049  # of no simple ratio to a full turn, so that no two positions have one sine
 
 
 def is_free(call: Call) -> bool:
@@ -52,7 +53,7 @@ def fingerprint_of(positions: Sequence[Tensor]) -> Tensor:
     """
     total = torch.zeros((), dtype=torch.float64)
     for i, one in enumerate(positions):
-        spread = one.reshape(-1).double().add(1).mul(0.7310585786300049).sin().add(2)
+        spread = one.reshape(-1).double().add(1).mul(_TURN).sin().add(2)
         total = total + spread.cumsum(0).sum() * (1 + i / 7)
     return total
 
