@@ -243,12 +243,14 @@ def _told(form: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """A block without the exporters' warnings, of Python and in their log."""
-    log = logging.getLogger("onnxscript")
-    level = log.level
+    logs = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [log.level for log in logs]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        log.setLevel(logging.ERROR)
+        for log in logs:
+            log.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            log.setLevel(level)
+            for log, level in zip(logs, levels, strict=True):
+                log.setLevel(level)

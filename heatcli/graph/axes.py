@@ -1,18 +1,21 @@
-"""Average pooling, resizes and padding for explained models: one axis after the other, each by a matrix.
+"""Average pooling, resizes and padding for explained models, one axis after the other.
 
-What averages, interpolates or repeats is a linear map of each axis, so a matrix an axis says all of it, forward and
-back. The matrices come from torch's own operators. Functions take ATen's arguments; where ATen allows that, a batch may
-be missing.
+What averages or interpolates is a linear map of each axis, so a matrix an axis says all of it, forward and back. The
+matrices come from torch's own operators. Functions take ATen's arguments; where ATen allows that, a batch may be
+missing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from heatcli.errors import UsageError
 from heatcli.system.torch_private import schema_of, unrecorded
 
 _ATEN = torch.ops.aten
@@ -24,13 +27,22 @@ RESIZES = (
 PADDINGS = tuple(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))
 # ([size, 1, …], axis) → [size, 1, …], where the other axes have and keep `_WIDTH` equal positions.
 OneAxis = Callable[[Tensor, int], Tensor]
+_LARGEST = 2**24  # numbers of a matrix
 _WIDTH = 2  # torch's antialiased resize of a width of 1 returns its first value everywhere
 
 
 def _by_axes(x: Tensor, sizes: Sequence[int], work: OneAxis, back: bool = False) -> Tensor:
-    """What `work` makes of x […, *sizes]; `back`: from its multiplier to that of an input with these `sizes`."""
+    """What `work` makes of x […, *sizes]; `back`: from its multiplier to that of an input with these `sizes`.
+
+    Raises `UsageError` for an axis whose matrix would be larger than most networks.
+    """
     count = len(sizes)
     for axis, size in enumerate(sizes):
+        if size * x.shape[axis - count] > _LARGEST:
+            raise UsageError(
+                f"this explanation cannot be written: pooling or resizing {size:,} positions to others would be a "
+                f"matrix of more than {_LARGEST:,} numbers; export it for shorter inputs (--size)"
+            )
         with unrecorded():  # the matrix is a constant
             each = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *_only(axis, count, size, 1))
             each = each.expand(size, 1, *_only(axis, count, size, _WIDTH)).contiguous()
@@ -74,9 +86,23 @@ def avg_pool(
 
 def avg_pool_back(count: int, m: Tensor, x: Tensor, *windows: Any) -> Tensor:
     """Each window's multiplier, spread evenly over the window, along `count` axes."""
-    divisor = windows[-1]
+    kernel, stride, padding, ceil_mode, _, divisor = windows
+    sides = [*kernel] * (count // len(kernel))
+    side_by_side = list(stride or kernel) == list(kernel) and not any(padding)
+    if side_by_side and not ceil_mode:  # no matrix is needed
+        spread = _repeated(m, x.shape[-count:], sides)
+        return spread / (divisor or math.prod(sides))
     spread = _by_axes(m, x.shape[-count:], _averaging(count, *windows), back=True)
     return spread / divisor if divisor else spread
+
+
+def _repeated(m: Tensor, sizes: Sequence[int], times: Sequence[int]) -> Tensor:
+    """Each value, so many times along each of the last axes; zeros after them, up to `sizes`."""
+    for axis, (size, each) in enumerate(zip(sizes, times, strict=True), m.dim() - len(sizes)):
+        shape = [*m.shape[: axis + 1], each, *m.shape[axis + 1 :]]
+        m = m.unsqueeze(axis + 1).expand(shape).flatten(axis, axis + 1)
+        m = _padded(m, axis, 0, size - m.shape[axis])
+    return m
 
 
 def _adaptive_averaging(count: int, cells: Sequence[int]) -> OneAxis:
@@ -139,19 +165,37 @@ def resize_back(name: str) -> Callable[..., Tensor]:
 
 
 def pad_back(name: str) -> Callable[..., Tensor]:
-    """The adjoint of the padding of ATen by that name, (m, x, sides) → the input's multiplier."""
-    operator = getattr(_ATEN, name).default
+    """The adjoint of the padding of ATen by that name, (m, x, sides) → the input's multiplier.
+
+    Slices, not a matrix, which would have a row and a column for each sample of a long signal.
+    """
+    mirrors = name.startswith("reflection")
 
     def written(m: Tensor, x: Tensor, sides: Sequence[int]) -> Tensor:
-        """`sides`: before and after, the last axis first."""
-        count = len(sides) // 2
-        pairs = [sides[i : i + 2] for i in range(0, 2 * count, 2)][::-1]
-
-        def work(each: Tensor, axis: int) -> Tensor:
-            """The padding along one axis."""
-            wanted = _only(axis, count, pairs[axis], (0, 0))[::-1]
-            return operator(each, [side for pair in wanted for side in pair])  # type: ignore[no-any-return]
-
-        return _by_axes(m, x.shape[-count:], work, back=True)
+        """`sides`: before and after, the last axis first; what is below 0 cuts off."""
+        for i in range(len(sides) // 2):
+            m = _folded(m, x.dim() - 1 - i, x.shape[-1 - i], sides[2 * i : 2 * i + 2], mirrors)
+        return m
 
     return written
+
+
+def _folded(m: Tensor, axis: int, size: int, sides: Sequence[int], mirrors: bool) -> Tensor:
+    """The multiplier of `size` values along an axis, from that of the padded ones: each counts for all its copies."""
+    m = _padded(m, axis, *(max(0, -side) for side in sides))
+    before, after = (max(0, side) for side in sides)
+    found = m.narrow(axis, before, size)
+    for start, count, first in ((0, before, True), (before + size, after, False)):
+        if not count:
+            continue
+        part = m.narrow(axis, start, count)
+        part = part.flip(axis) if mirrors else part.sum(axis, keepdim=True)
+        left = size - part.shape[axis] - mirrors
+        found = found + _padded(part, axis, *((mirrors, left) if first else (left, mirrors)))
+    return found
+
+
+def _padded(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """x with zeros before and after along an axis."""
+    nothing = [0] * 2 * (x.dim() - 1 - axis)
+    return x if not before and not after else functional.pad(x, [*nothing, int(before), int(after)])

@@ -217,8 +217,13 @@ def _is_plane(graph: Graph, sides: Sequence[int]) -> bool:
 
 
 def _rank(graph: Graph) -> int:
-    """How many axes maps have: as many as the input, if that is of signals or volumes, else four."""
+    """How many axes maps have: as many as the input, if that is of signals or volumes, else four.
+
+    An input of two axes is a signal without channels if convolutions along it follow.
+    """
     rank = len(graph.input_shape)
+    if rank == 2 and any(op.title == "convolution" and len(op.shape) == 3 for op in graph.operators):
+        return 3
     return rank if rank in (3, 5) else 4
 
 

@@ -20,6 +20,7 @@ from heatcli.graph.fused import FUSED
 from heatcli.graph.nested import mapped, tensors_mapped
 from heatcli.graph.quantised import QUANTISED, WHOLE_NUMBERS
 from heatcli.graph.schemas import bound, is_random, is_written, pure_form, tensors_in, title_of, viewed
+from heatcli.graph.spectra import UnknownError, form_on_pairs
 from heatcli.system.torch_private import DispatchMode, HigherOrderOperator, library_name_of, name_of, schema_of
 
 _ATEN = torch.ops.aten
@@ -101,7 +102,10 @@ class Recorder(DispatchMode):
     def _recorded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of the module on current values, and run it. Raises `NotFollowedError`."""
         name = library_name_of(func)
-        instead = FUSED.get(title_of(func)) or QUANTISED.get(name)
+        try:
+            instead = FUSED.get(title_of(func)) or QUANTISED.get(name) or form_on_pairs(func, args, kwargs)
+        except UnknownError as error:
+            raise NotFollowedError(str(error)) from error
         if instead is not None:
             with self:
                 return instead(*args, **kwargs)

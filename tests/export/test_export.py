@@ -126,6 +126,24 @@ def in_openvino(path: Path, note: Note, batch: torch.Tensor) -> dict[str, np.nda
     return dict(zip(note.outputs, compiled([batch.numpy()]).values(), strict=True))
 
 
+def test_long_signals_need_no_large_matrices(tmp_path: Path) -> None:
+    """Padding and pooling side by side are slices; what would be a matrix of all samples is refused in a line."""
+    torch.manual_seed(0)
+    head = [nn.Conv1d(1, 4, 9, 4), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)]
+    net = nn.Sequential(nn.ReflectionPad1d((3, 5)), nn.AvgPool1d(2), nn.ReplicationPad1d((2, 0)), *head).eval()
+    x = torch.randn(2, 1, 8000)
+    torch.jit.trace(net, x).save(str(tmp_path / "net.pt"))
+    model = load(tmp_path / "net.pt", axes="NCL", size=8000, channels=1)
+    asked = ExportRequest(path=tmp_path / "e.onnx", method=method("lrp-eps"), target="1", baseline="zero")
+    export(model, asked)
+    assert asked.path.stat().st_size < 1_000_000
+    said = explain(model, x, "lrp-eps", 1, "zero").relevance.numpy()
+    np.testing.assert_allclose(opened(asked.path).run({"input": x})["relevance"], said, atol=1e-4 * abs(said).max())
+    torch.jit.trace(nn.Sequential(nn.AvgPool1d(3, 1), *head).eval(), x).save(str(tmp_path / "windows.pt"))
+    with pytest.raises(UsageError, match="would be a matrix of more than 16,777,216 numbers"):
+        export(load(tmp_path / "windows.pt", axes="NCL", size=8000, channels=1), asked)
+
+
 @pytest.mark.slow
 def test_square_weights_in_openvino(tmp_path: Path) -> None:
     """OpenVINO confuses those that a convolution and its transpose share, or two dense layers."""

@@ -227,3 +227,27 @@ def test_the_command_takes_a_layer(cli: Cli, name: str) -> None:
     ran = cli("explain", WOLF, "--method", name, "--layer", "stage3", "--json", "--pixels", "none")
     assert ran.status == 0, ran.err
     assert '"layer":"stage3"' in ran.out.replace(" ", "")
+
+
+def test_a_signal_without_channels_has_maps_of_one_axis(tmp_path: Path) -> None:
+    """[N, L], convolved along it, then pooled as torch pools signals: as pictures of one row."""
+
+    class Leads(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.head = torch.nn.Conv1d(1, 4, 5, 2), torch.nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            maps = torch.relu(self.conv(x.unsqueeze(1)))
+            return self.head(torch.nn.functional.adaptive_avg_pool1d(maps, 1).flatten(1))
+
+    net = Leads().eval()
+    x = torch.randn(2, 40, generator=torch.Generator().manual_seed(1))
+    torch.jit.trace(net, x).save(str(tmp_path / "net.pt"))
+    found = heatcli.explain(heatcli.load(tmp_path / "net.pt", axes="NL", size=40), x, "grad-cam", 1)
+    maps = torch.relu(net.conv(x.unsqueeze(1)))
+    cam = torch.relu((maps * net.head.weight[1][:, None]).sum(1, keepdim=True)).detach()
+    expected = torch.nn.functional.interpolate(cam, 40, mode="linear", align_corners=False)[:, 0]
+    ratio = found.relevance / expected.clamp(min=1e-9)
+    torch.testing.assert_close(found.relevance, expected * ratio[expected > 1e-3].median(), rtol=1e-3, atol=1e-4)
