@@ -90,8 +90,8 @@ def avg_pool_back(count: int, m: Tensor, x: Tensor, *windows: Any) -> Tensor:
     sides = [*kernel] * (count // len(kernel))
     side_by_side = list(stride or kernel) == list(kernel) and not any(padding)
     if side_by_side and not ceil_mode:  # no matrix is needed
-        spread = _repeated(m, x.shape[-count:], sides)
-        return spread / (divisor or math.prod(sides))
+        evenly: Tensor = _repeated(m, x.shape[-count:], sides) / (divisor or math.prod(sides))
+        return evenly
     spread = _by_axes(m, x.shape[-count:], _averaging(count, *windows), back=True)
     return spread / divisor if divisor else spread
 
