@@ -429,9 +429,9 @@ def _beyond(measured: list[dict[str, Any]]) -> Iterator[str]:
         "open by more than 1e-4. *Off float64*: the record of the same explanation computed in float64, from the same "
         f"weights, which is nearer to the truth than both. In {nearer} of the {len(misses)} the runtime is at least as "
         f"near to float64 as `explain`; in {len(far)} of all runs it is more than {FAR} times as far, and beyond "
-        "1e-4. What differs is thus rounding, which a denominator close to zero magnifies: ε = 1e-6 allows it. CAM "
-        "methods book up to 5,000 times the score on pixels and as much, negative, as unexplained; float32 columns "
-        "round such sums to 1e-4 of the score.\n"
+        "1e-4. What differs is rounding, where a denominator, or the value of a ReLU, is close to zero: ε = 1e-6 allows "
+        "it, and one such unit moves the maps of all methods. CAM methods book up to 5,000 times the score on pixels and "
+        "as much, negative, as unexplained; float32 columns round such sums to 1e-4 of the score.\n"
     )
     yield (
         "| network | method | runtime | off `explain` (median) | runtime off float64 | `explain` off float64 | ledger |"
