@@ -236,10 +236,10 @@ def outcome(model: Model, chosen: Method, batches: list[Tensor], folder: Path) -
 
 def _apart(said: list[Any], expected: list[Any]) -> dict[str, float]:
     """|said − expected| as a share of the largest of its picture: the largest and the median."""
-    errors = [
-        np.abs(one - other) / np.abs(other).max(axis=tuple(range(1, other.ndim)), keepdims=True)
-        for one, other in zip(said, expected, strict=True)
-    ]
+    errors = []
+    for one, other in zip(said, expected, strict=True):
+        most = np.abs(other).max(axis=tuple(range(1, other.ndim)), keepdims=True)
+        errors.append(np.abs(one - other) / np.where(most == 0, 1, most))  # a map of zeros has no size
     every = np.concatenate([error.ravel() for error in errors])
     return {"largest": float(every.max()), "median": float(np.median(every))}
 
@@ -429,9 +429,9 @@ def _beyond(measured: list[dict[str, Any]]) -> Iterator[str]:
         "open by more than 1e-4. *Off float64*: the record of the same explanation computed in float64, from the same "
         f"weights, which is nearer to the truth than both. In {nearer} of the {len(misses)} the runtime is at least as "
         f"near to float64 as `explain`; in {len(far)} of all runs it is more than {FAR} times as far, and beyond "
-        "1e-4. What differs is rounding, where a denominator, or the value of a ReLU, is close to zero: ε = 1e-6 allows "
-        "it, and one such unit moves the maps of all methods. CAM methods book up to 5,000 times the score on pixels and "
-        "as much, negative, as unexplained; float32 columns round such sums to 1e-4 of the score.\n"
+        "1e-4. What differs is rounding, where a denominator, or the value of a ReLU, is close to zero: ε = 1e-6 "
+        "allows it, and one such unit moves the maps of all methods. CAM methods book up to 5,000 times the score on "
+        "pixels and as much, negative, as unexplained; float32 columns round such sums to 1e-4 of the score.\n"
     )
     yield (
         "| network | method | runtime | off `explain` (median) | runtime off float64 | `explain` off float64 | ledger |"
