@@ -237,9 +237,9 @@ def outcome(model: Model, chosen: Method, batches: list[Tensor], folder: Path) -
 def _apart(said: list[Any], expected: list[Any]) -> dict[str, float]:
     """|said − expected| as a share of the largest of its picture: the largest and the median."""
     errors = []
-    for one, other in zip(said, expected, strict=True):
+    for found, other in zip(said, expected, strict=True):
         most = np.abs(other).max(axis=tuple(range(1, other.ndim)), keepdims=True)
-        errors.append(np.abs(one - other) / np.where(most == 0, 1, most))  # a map of zeros has no size
+        errors.append(np.abs(found - other) / np.where(most == 0, 1, most))  # a map of zeros has no size
     every = np.concatenate([error.ravel() for error in errors])
     return {"largest": float(every.max()), "median": float(np.median(every))}
 
