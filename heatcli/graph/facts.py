@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from heatcli.graph.operator import Constant, Operator
+from heatcli.system.torch_private import unrecorded
 
 AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT = (
     "affine", "elementwise", "maximum", "sum", "product", "normaliser", "layout",
@@ -361,6 +362,7 @@ def facts_of(op: Operator) -> Facts:
     """The facts that hold for this call. Conditions are evaluated once and cached."""
     known = _KNOWN.get(op)
     if known is None:
-        held = {name: fact if isinstance(fact, bool) else fact(op) for name, fact in row_of(op).facts.items()}
+        with unrecorded():  # values of constants are read while a record is made, too
+            held = {name: fact if isinstance(fact, bool) else fact(op) for name, fact in row_of(op).facts.items()}
         known = _KNOWN[op] = Facts(**held)
     return known

@@ -126,6 +126,17 @@ def in_openvino(path: Path, note: Note, batch: torch.Tensor) -> dict[str, np.nda
     return dict(zip(note.outputs, compiled([batch.numpy()]).values(), strict=True))
 
 
+@pytest.mark.slow
+def test_sequences_by_integrated_gradients(tmp_path: Path) -> None:
+    """Constants are numbers while a record is made: what an operator is may depend on their values."""
+    model = load(MODELS / "motifs.onnx")
+    export(model, ExportRequest(path=tmp_path / "e.onnx", method=method("integrated-gradients")))
+    x = model.capture.noise((3, *model.pictures.input_shape), 5)
+    said = explain(model, x, "integrated-gradients").relevance.numpy()
+    found = opened(tmp_path / "e.onnx").run({"input": x})["relevance"]
+    np.testing.assert_allclose(found, said, atol=1e-4 * abs(said).max())
+
+
 def test_long_signals_need_no_large_matrices(tmp_path: Path) -> None:
     """Padding and pooling side by side are slices; what would be a matrix of all samples is refused in a line."""
     torch.manual_seed(0)
