@@ -189,7 +189,7 @@ def record(graph: Graph, inputs: list[Tensor], form: Any, rules: Table, ends: En
         return [*outputs, *leaves]
 
     seed = torch.zeros(graph.output_shape, dtype=inputs[0].dtype, device=inputs[0].device)
-    run, back = _cut(recorded(whole, graph, [seed, *inputs]), known[0])
+    run, back = _cut(recorded(whole, [seed, *inputs]), known[0])
     return Halves(run, back, *known)
 
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from heatcli.graph.facts import facts_of
-from heatcli.graph.operator import Graph
 from heatcli.system.torch_private import make_fx
 
 if TYPE_CHECKING:
@@ -17,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def recorded(
-    function: Callable[..., Any], graph: Graph, inputs: Sequence[Tensor],
+    function: Callable[..., Any], inputs: Sequence[Tensor],
     instead: Mapping[Any, Callable[..., Any]] | None = None,
     then: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> GraphModule:  # fmt: skip
-    """`function`, which runs and walks `graph`, as an FX graph of operators that write to nothing.
+    """`function` as an FX graph of operators that write to nothing.
 
     `inputs`: its arguments, tensors [N, …]. `instead`: operator → a function of other operators, which is recorded in
     its place; `then`: the same for a record that writes to nothing any more. Raises what torch raises where the
@@ -29,8 +27,6 @@ def recorded(
     """
     from torch.func import functionalize
 
-    for op in graph.operators:
-        facts_of(op)  # some look at constants, whose values cannot be read while it is being recorded
     first = make_fx(function, instead)(*inputs)
     with torch.no_grad():  # in-place writes become values
         whole = make_fx(functionalize(first), {**(instead or {}), **(then or {})})(*inputs)

@@ -36,7 +36,7 @@ class NoBoxError(UsageError):
 
     def __init__(self, least: float, without: Mapping[str, str]) -> None:
         super().__init__(f"no image has a box that the target names of at least {least:g}; --confidence says the least")
-        self.least, self.without = least, without
+        self.without = without
 
 
 @dataclass(frozen=True, eq=False)

@@ -190,9 +190,7 @@ def _record(subject: Subject, sizes: tuple[int, int]) -> tuple[GraphModule, list
         shape = (n, *subject.model.pictures.only_shape)
         forget()
         try:
-            found.append(
-                recorded(subject.function(shape), subject.model.graph(shape), inputs, exportable(), without_strides())
-            )
+            found.append(recorded(subject.function(shape), inputs, exportable(), without_strides()))
         except HeatcliError:
             raise
         except Exception as error:  # torch raises several classes if control flow depends on a value

@@ -26,7 +26,7 @@ from heatcli.graph.operator import Boxes, Constant, Graph, Operator, Ref, Return
 from heatcli.graph.positions import chosen_for, fingerprint_of, held
 from heatcli.graph.recorder import Call, Recorder
 from heatcli.graph.remarks import remarks
-from heatcli.graph.schemas import title_of
+from heatcli.graph.schemas import has_free_shape, title_of
 from heatcli.system.torch_private import pytree
 
 INPUT = "input"
@@ -240,12 +240,8 @@ def _flatten(
 
 def _is_of_no_fixed_shape(operator: Operator, others: Mapping[str, Operator]) -> bool:
     """Whether the shape of the operator's output depends on the values of the image."""
-    if torch.Tag.dynamic_output_shape not in getattr(operator.target, "tags", ()):
-        return False
-    if operator.title != "index":
-        return True
-    picked = [others[x.name] for x in leaves(operator.args[1]) if isinstance(x, Ref) and x.name in others]
-    return any(mask.dtype in (torch.bool, torch.uint8) for mask in picked)
+    picks = [others[x.name] for x in leaves(operator.args[1:2]) if isinstance(x, Ref) and x.name in others]
+    return has_free_shape(operator.target, (mask.dtype for mask in picks))
 
 
 def _operator(

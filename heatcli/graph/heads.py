@@ -80,7 +80,7 @@ def found(returned: Sequence[Tensor], shape: Sequence[int], stated: Stated = Sta
     elif anchors is not None:
         raise UsageError(_no_anchors(returned, anchors))
     elif (spread := _of_distributions(returned, shape[0], size)) is not None:
-        rough, anchors = spread, cells(size, _in_grids(returned, shape[0], size)[0])
+        rough, anchors = spread, _grid_anchors(returned, spread)
     else:
         where = _one_tensor(returned, shape, stated.kind == DETECTIONS, stated.labels)
         if where is None:
@@ -143,7 +143,7 @@ def joined(returned: Sequence[Tensor], boxes: Boxes, anchors: Anchors | None = N
     """
     scores, objects, box = _scores_and_boxes(returned, boxes, anchors)
     if boxes.bins:
-        anchors = cells(boxes.size, _in_grids(returned, len(scores), boxes.size)[0])
+        anchors = _grid_anchors(returned, boxes)
     if anchors is not None:
         box = anchors.decoded(box, boxes.size, boxes.form == CORNERS)
     if objects is None:
@@ -237,6 +237,11 @@ def _in_grids(returned: Sequence[Tensor], n: int, size: tuple[int, int]) -> tupl
     if len(strides) < _LEVELS or len(groups) != 2 or any([x.shape[1] for x in own] != places for own in groups):
         return (), []
     return strides, groups
+
+
+def _grid_anchors(returned: Sequence[Tensor], boxes: Boxes) -> Anchors:
+    """The cells that distances are counted from."""
+    return cells(boxes.size, _in_grids(returned, len(returned[boxes.at]), boxes.size)[0])
 
 
 def _of_distributions(returned: Sequence[Tensor], n: int, size: tuple[int, int]) -> Boxes | None:

@@ -197,21 +197,20 @@ def spatial(graph: Graph) -> list[Operator]:
         planar = _planar(op, rank)
         carried = op.kind != LAYOUT and any(source in maps for source in op.sources)
         carried |= planar and graph.input in op.sources
-        starts = (planar or op.name in read) and _is_plane(graph, op.shape[2:])
-        if op.sources and _may_be_maps(graph, op.shape) and (carried or starts):
+        starts = (planar or op.name in read) and _is_plane(graph, op.shape[2:], rank)
+        if op.sources and _may_be_maps(graph, op.shape, rank) and (carried or starts):
             maps[op.name] = op
     return list(maps.values())
 
 
-def _may_be_maps(graph: Graph, shape: tuple[int, ...]) -> bool:
-    """Whether a value of that shape may be a stack of maps."""
-    rank = _rank(graph)
+def _may_be_maps(graph: Graph, shape: tuple[int, ...], rank: int) -> bool:
+    """Whether a value of that shape may be a stack of maps of `rank` axes."""
     return len(shape) == rank and shape[0] == graph.copies * graph.input_shape[0] and math.prod(shape[2:]) > 1
 
 
-def _is_plane(graph: Graph, sides: Sequence[int]) -> bool:
+def _is_plane(graph: Graph, sides: Sequence[int], rank: int) -> bool:
     """Whether these may be the sides of a plane of the input: not one longer and another shorter than the input's."""
-    whole = graph.input_shape[2:] if len(graph.input_shape) == _rank(graph) else ()
+    whole = graph.input_shape[2:] if len(graph.input_shape) == rank else ()
     pairs = list(zip(sides, whole, strict=False))
     return not (any(side > of for side, of in pairs) and any(side < of for side, of in pairs))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from heatcli.graph.nested import mapped
 from heatcli.graph.operator import Constant, Operator, Ref
 from heatcli.graph.recorder import Call
-from heatcli.graph.schemas import tensors_in
+from heatcli.graph.schemas import has_free_shape, tensors_in
 from heatcli.system.torch_private import name_of
 
 SUPPRESSING = frozenset("nms non_max_suppression".split())
@@ -25,13 +25,8 @@ _TURN = 0.7310585786300049  # of no simple ratio to a full turn, so that no two 
 
 def is_free(call: Call) -> bool:
     """Whether the shape of the call's output depends on values."""
-    if name_of(call.target) in SUPPRESSING:
-        return True
-    if torch.Tag.dynamic_output_shape not in getattr(call.target, "tags", ()):
-        return False
-    if name_of(call.target) != "index":
-        return True
-    return any(mask.dtype in (torch.bool, torch.uint8) for mask in tensors_in(call.args[1]))
+    picks = tensors_in(call.args[1:2])
+    return name_of(call.target) in SUPPRESSING or has_free_shape(call.target, (mask.dtype for mask in picks))
 
 
 def chosen_for(output: Tensor, calls: Sequence[Call]) -> list[Tensor]:

@@ -101,9 +101,9 @@ class Recorder(DispatchMode):
 
     def _recorded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of the module on current values, and run it. Raises `NotFollowedError`."""
-        name = library_name_of(func)
+        name, title = library_name_of(func), title_of(func)
         try:
-            instead = FUSED.get(title_of(func)) or QUANTISED.get(name) or form_on_pairs(func, args, kwargs)
+            instead = FUSED.get(title) or QUANTISED.get(name) or form_on_pairs(func, title, args, kwargs)
         except UnknownError as error:
             raise NotFollowedError(str(error)) from error
         if instead is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,6 +17,13 @@ _ATEN = torch.ops.aten
 def title_of(func: Any) -> str:
     """The name of an operator without its leading underscores."""
     return name_of(func).lstrip("_")
+
+
+def has_free_shape(func: Any, indices: Iterable[torch.dtype]) -> bool:
+    """Whether the shape of the operator's output depends on values. `indices`: the dtypes of what `index` picks by."""
+    if torch.Tag.dynamic_output_shape not in getattr(func, "tags", ()):
+        return False
+    return name_of(func) != "index" or any(dtype in (torch.bool, torch.uint8) for dtype in indices)
 
 
 def tensors_in(*trees: Any) -> list[Tensor]:

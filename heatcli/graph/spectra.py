@@ -28,12 +28,13 @@ class UnknownError(RuntimeError):
     """An operator on complex numbers that has no form on pairs."""
 
 
-def form_on_pairs(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+def form_on_pairs(
+    func: Any, title: str, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Callable[..., Any] | None:  # fmt: skip
     """What to run instead of an operator that makes or reads complex numbers of the picture; None for others.
 
-    Raises `UnknownError` for one that has no form on pairs.
+    `title`: of the operator `func`. Raises `UnknownError` for one that has no form on pairs.
     """
-    title = title_of(func)
     if title in _MAKING:
         return _MAKING[title]
     if not any(hasattr(x, _PAIR) for x in tensors_in(args, kwargs)):

@@ -28,16 +28,23 @@ def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accum
         return NotImplemented
     behind = x.dim() - axis - mask.dim()
     wide = mask.reshape(*mask.shape, *[1] * behind)
-    if values.dim() > behind and values.shape[-1 - behind] > 1:
-        rank = (mask.flatten().to(torch.int64).cumsum(0) - 1).clamp(min=0)
-        rows = values.dim() - 1 - behind
-        values = values.index_select(rows, rank)
-        values = values.reshape(*values.shape[:rows], *mask.shape, *values.shape[rows + 1 :])
-    elif values.dim() > behind:
-        rows = values.dim() - 1 - behind
-        values = values.reshape(*values.shape[:rows], *[1] * mask.dim(), *values.shape[rows + 1 :])
+    rows = values.dim() - 1 - behind
+    if rows >= 0:
+        each = values.shape[rows] > 1
+        lead, places, rest = values.shape[:rows], mask.shape if each else [1] * mask.dim(), values.shape[rows + 1 :]
+        values = (values.index_select(rows, _rank(mask)) if each else values).reshape(*lead, *places, *rest)
     written = torch.where(wide, values, 0.0 if accumulate else x)
     return x + written if accumulate else written.expand_as(x)
+
+
+def _rank(mask: Tensor) -> Tensor:
+    """Which of the true elements each one is, in order: int64 [elements]; of others the one before."""
+    return (mask.flatten().to(torch.int64).cumsum(0) - 1).clamp(min=0)
+
+
+def _along(x: Tensor, dim: int) -> list[int]:
+    """The shape of values along one dimension of `x`."""
+    return [-1 if i == dim % x.dim() else 1 for i in range(x.dim())]
 
 
 def diagonal_scatter(x: Tensor, part: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
@@ -125,23 +132,21 @@ def index_fill(x: Tensor, dim: int, index: Tensor, value: float | Tensor) -> Ten
     with unrecorded():
         places = torch.arange(size, device=x.device)
     chosen = (index.reshape(-1, 1).remainder(size) == places).any(0)
-    return torch.where(chosen.reshape([-1 if i == dim % x.dim() else 1 for i in range(x.dim())]), value, x)
+    return torch.where(chosen.reshape(_along(x, dim)), value, x)
 
 
 def masked_scatter_back(m: Tensor, mask: Tensor, sizes: Sequence[int]) -> Tensor:
     """The multiplier [*sizes] of the values that `masked_scatter` writes where the mask is true, in their order."""
     mask = mask.expand_as(m).flatten()
-    rank = (mask.to(torch.int64).cumsum(0) - 1).clamp(min=0)
     into = m.new_zeros(math.prod(sizes))
-    return into.scatter_add(0, rank, m.flatten() * mask.to(m.dtype)).reshape(sizes)
+    return into.scatter_add(0, _rank(mask), m.flatten() * mask.to(m.dtype)).reshape(sizes)
 
 
 def index_reduce(
     x: Tensor, dim: int, index: Tensor, values: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:  # fmt: skip
     """The values joined with those of `x` at the places `index` along `dim`, by mean, prod, amax or amin."""
-    shape = [-1 if i == dim % x.dim() else 1 for i in range(x.dim())]
-    where = index.reshape(shape).expand_as(values)
+    where = index.reshape(_along(x, dim)).expand_as(values)
     return x.scatter_reduce(dim, where, values, reduce, include_self=include_self)
 
 

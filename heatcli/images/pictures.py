@@ -66,16 +66,25 @@ class Pictures:
 
         Raises `MissingError`, naming the flag, if the size of pictures is unknown, `UsageError` for sequences.
         """
+        self._refuse_sequences()
+        if self.layout == PICTURES:
+            self._need_size()
+        return self._tried_shape
+
+    def _refuse_sequences(self) -> None:
+        """Raise `UsageError` for a network of sequences."""
         if self.alphabet:
             raise UsageError(f"{self.path}: reads sequences of {self.alphabet}, and pictures are needed here")
-        if self.layout == PICTURES and self.input.shape is None:
-            self._check_declared()
+
+    def _need_size(self) -> None:
+        """Raise `MissingError` if nothing says the size of pictures."""
+        self._check_declared()
+        if self.input.shape is None:
             nothing = f"neither the artifact nor {self.path.with_suffix('.toml').name}"
             raise MissingError(
                 f"{self.path}: {nothing if self.path.is_file() else 'nothing'} says its input size; give --size "
                 "HEIGHTxWIDTH (in Python size=(height, width), or an example of the input)"
             )
-        return self._tried_shape
 
     def _check_declared(self) -> None:
         """Raise `MissingError` if the artifact declares an input that is no picture and has no other layout."""
@@ -92,10 +101,15 @@ class Pictures:
             )
 
     @property
+    def _colours(self) -> int:
+        """The channels of pictures."""
+        return self.input.channels or 3
+
+    @property
     def _tried_shape(self) -> tuple[int, ...]:
         """(channels, positions …), of sides that are tried where the artifact takes any. Raises `MissingError`."""
         if self.layout == PICTURES:
-            return (self.input.channels or 3, *(side or TRIED[2] for side in self._sides))
+            return (self._colours, *(side or TRIED[2] for side in self._sides))
         layout, channels = self.layout, 1 if self.layout.channel is None else self.input.channels
         sides = self.input.shape
         if channels is None or (sides is None and layout.kind == TABLE):
@@ -161,10 +175,11 @@ class Pictures:
         if self.layout != PICTURES and not self.alphabet:
             return Whole(self.input.channels, self.input.shape)
         boxed = self.input.resize if self.input.resize in LETTERBOXES else ""
-        if self.alphabet or (self.input.shape is None and self.input.resize != "stretch" and not boxed):
-            _ = self.shape  # raises
-        channels, (height, width) = self.input.channels or 3, self._sides
-        return Fit(channels, height, width, self.input.resize_to, self.input.interpolation, boxed)
+        self._refuse_sequences()
+        if self.input.resize != "stretch" and not boxed:
+            self._need_size()
+        height, width = self._sides
+        return Fit(self._colours, height, width, self.input.resize_to, self.input.interpolation, boxed)
 
     @property
     def picture_fit(self) -> Fit:
@@ -189,9 +204,8 @@ class Pictures:
         """The reader of pictures for this input."""
         most, layout = MAX_PIXELS if self.max_pixels is None else self.max_pixels, self.layout
         pictures = layout == PICTURES
-        if self.alphabet:
-            _ = self.shape  # raises
-        channels = (self.input.channels or 3) if pictures else 1 if layout.channel is None else self.input.channels
+        self._refuse_sequences()
+        channels = self._colours if pictures else 1 if layout.channel is None else self.input.channels
         fixed = not pictures and layout.kind != VOLUME
         return Reader(
             channels=channels, range=self.input.range or "", say=self.say, max_pixels=most,
