@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heatcli.artifact.layout import TOKENS
 from heatcli.engine.ledger import Books, Ledger
-from heatcli.errors import ImageError, ModelError, OtherBranchError, UsageError
+from heatcli.errors import ImageError, ModelError, UsageError
 from heatcli.graph.lookups import beyond, vocabulary
 from heatcli.graph.operator import Boxes, Graph, Verified
 from heatcli.graph.outputs import probabilities, quantity, settled
@@ -188,16 +188,15 @@ def _in_parts(
     progress: Progress | None,
 ) -> Explanation:  # fmt: skip
     """The explanation of a batch, as many images at once as the artifact takes."""
-    if model.network.sample is None:
-        model.network.sample = batch[:1].detach()
+    model.network.seen(batch)
     parts = list(model.network.batches(batch.shape))
     if len(parts) == 1 and len(parts[0][0]) == len(batch):
-        return _retried(model, batch, chosen, target, origin, region, progress)
+        return _on_its_graph(model, batch, chosen, target, origin, region, progress)
     found, counts = [], []
     for index, n in parts:
         area = region[index] if region is not None and region.dim() == 3 and len(region) > 1 else region
         own = _target_of(target, index)
-        found.append(_retried(model, batch[index], chosen, own, origin.rows(index), area, progress))
+        found.append(_on_its_graph(model, batch[index], chosen, own, origin.rows(index), area, progress))
         counts.append(n)
     return joining.joined_parts(found, counts)
 
@@ -236,8 +235,7 @@ def _of_pair(
     if model.artifact.paired:
         first, second = _of_two(model, batch, other, how, others[0])
         return replace(first, pictures=pictures, pair=replace(second, pictures=seconds))
-    if model.network.sample is None:
-        model.network.sample = batch[:1].detach()
+    model.network.seen(batch)
     embedding = model.as_embedding(batch.shape)
     first, second = (
         replace(how.explain(embedding, x, goal), quantity=similarity)
@@ -265,12 +263,9 @@ def _of_two(model: Model, batch: Tensor, other: Tensor, how: _How, target: Any) 
     return half(True), half(False)
 
 
-def _retried(model: Model, batch: Tensor, *rest: Any) -> Explanation:
-    """As `_explain`; where the artifact decides otherwise on this batch, by the graph that was captured on it."""
-    try:
-        return _explain(model, batch, *rest)
-    except OtherBranchError:
-        model.network.recapture(batch)
+def _on_its_graph(model: Model, batch: Tensor, *rest: Any) -> Explanation:
+    """As `_explain`, by the graph that the artifact is on this batch, which the network takes at once."""
+    with model.network.holding(batch):
         return _explain(model, batch, *rest)
 
 

@@ -21,6 +21,7 @@ _KINDS = {
     "T": (TOKENS, "token"),
 }
 TOKEN_DTYPES = ("torch.int64", "torch.int32")
+_SIDE = 32  # pixels of the side of a picture without an axis of the batch, at least
 _FEW = 64  # channels that the last of three axes can be
 _COLOURS = (1, 2, 3, 4)  # channels that the last of five axes can be
 # How long each side is, by the number of sides, where a shape is needed and the artifact takes any.
@@ -99,19 +100,23 @@ class Layout:
 PICTURES = Layout("NCHW")
 
 
+def lacks_batch(shape: Sequence[int | None] | None) -> bool:
+    """Whether a declared shape is that of one picture of three colours, [3, H, W], and not of three signals."""
+    if shape is None or len(shape) != 3 or shape[0] != 3:
+        return False
+    return all(side is None or side >= _SIDE for side in shape[1:])
+
+
 def layout_of(shape: Sequence[int | None] | None) -> Layout | None:
     """The layout of a declared input, by its number of axes; None where that says nothing.
 
-    Of three axes the last is channels where it is short beside the one before, or fixed where that is free. Three
-    channels of a square are a picture, which lacks the axis of the batch. Of two axes the last is features where it is
-    fixed, and samples where it is free, since no table has any number of features.
+    Of three axes the last is channels where it is short beside the one before, or fixed where that is free. Of two axes
+    the last is features where it is fixed, and samples where it is free, since no table has any number of features.
     """
     if shape is None or not 2 <= len(shape) <= 5:
         return None
     if len(shape) == 3:
-        first, length, last = shape
-        if first == 3 and length is not None and length == last:
-            return None
+        _, length, last = shape
         short = last is not None and last <= _FEW and (length is None or length > 4 * last)
         return Layout("NLC" if short else "NCL")
     if len(shape) == 5:

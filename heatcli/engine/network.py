@@ -51,7 +51,15 @@ class Network:
     sample: Tensor | None = field(default=None, repr=False)
     _graphs: dict[tuple[int, ...], Graph] = field(default_factory=dict, init=False, repr=False)
     _lock: RLock = field(default_factory=RLock, init=False, repr=False)  # several threads may request graphs
-    _on_baseline: tuple[Tensor | None, Mapping[str, Tensor]] = field(default=(None, {}), init=False, repr=False)
+    _held: Graph | None = field(default=None, init=False, repr=False)
+    _on_baseline: tuple[Graph | None, Tensor | None, Mapping[str, Tensor]] = field(
+        default=(None, None, {}), init=False, repr=False
+    )
+
+    def seen(self, batch: Tensor) -> None:
+        """Take the first image of a batch [N, …] as `sample`, unless there is one."""
+        if self.sample is None:
+            self.sample = batch[:1].detach()
 
     # --- graphs ---------------------------------------------------------------------------------------------------
 
@@ -63,6 +71,8 @@ class Network:
         """
         key = tuple(shape)
         with self._lock, edge(self.path, "captured"):
+            if self._held is not None and self._held.input_shape == key:
+                return self._held
             if key not in self._graphs:
                 self._graphs[key] = self._derived(key) or self._captured(key)
             if self.noted is not None:
@@ -70,21 +80,38 @@ class Network:
                 note_first(self._graphs[key])
         return self._graphs[key]
 
-    def recapture(self, batch: Tensor) -> None:
-        """Capture the graph for a batch [1, …] on that batch, for an artifact that branches on the image."""
-        with self._lock, edge(self.path, "captured"):
-            self._graphs[tuple(batch.shape)] = self._captured(tuple(batch.shape), batch)
-
     def graph_on(self, batch: Tensor) -> Graph:
-        """The graph for a batch [1, …], captured on it where the known one is of other pictures.
+        """The graph for a batch [N, …], captured on it where the known one is of other pictures.
 
         Raises `ModelError`.
         """
+        graph, key = self.graph(batch.shape), tuple(batch.shape)
+        if graph.is_of_every_image or graph is self._held:
+            return graph
         try:
-            entered(self.graph(batch.shape), batch)
+            entered(graph, batch)
         except OtherBranchError:
-            self.recapture(batch)
-        return self.graph(batch.shape)
+            with self._lock, edge(self.path, "captured"):
+                self._graphs[key] = self._captured(key, batch)
+        return self.graph(key)
+
+    @contextlib.contextmanager
+    def holding(self, batch: Tensor) -> Iterator[None]:
+        """Within it, positions that the artifact chooses by the image are those of `batch` [N, …].
+
+        So a baseline and changed pictures have a score at the same positions. Nothing changes for artifacts that choose
+        none, nor within another `holding`. Raises `ModelError`.
+        """
+        graph = self.graph_on(batch)
+        if self._held is not None or graph.chosen_on is None:
+            yield
+            return
+        with self._lock:
+            self._held = graph.with_positions_held
+            try:
+                yield
+            finally:
+                self._held = None
 
     def _captured(self, shape: tuple[int, ...], example: Tensor | None = None) -> Graph:
         """A newly captured graph with its output as [N, classes, …]."""
@@ -108,7 +135,7 @@ class Network:
             return None
         try:
             one = self.graph((1, *rest))
-            return None if one.guards else rebatched(one, self.graph((2, *rest)), n)
+            return rebatched(one, self.graph((2, *rest)), n) if one.is_of_every_image else None
         except ModelError:  # the artifact does not accept one or two images
             return None
 
@@ -138,9 +165,12 @@ class Network:
         """Set `batch_size`, once for all shapes. It stays None if the graph for `shape` works for any number."""
         n, *rest = shape
         graph = None
+        if self._held is not None:
+            self.batch_size = 1
+            return
         try:
             graph = self.graph(shape)
-            if graph.keeps_images_apart and not graph.guards:
+            if graph.keeps_images_apart and graph.is_of_every_image:
                 return
         except DiffersError:
             raise
@@ -187,11 +217,11 @@ class Network:
         """A forward run on a batch [N, …] for a walk by `rules`, as `heatcli.engine.forward.forward`.
 
         `bounds`: the lowest and highest input, for rules of first layers. `until`: the run ends at this layer. The run
-        is compiled if there is a compiler, `compiled` is true, nothing is kept, and the same kind of run was requested
-        before.
+        is compiled if there is a compiler, `compiled` is true, nothing is kept, the graph is that of every image, and
+        the same kind of run was requested before.
         """
         graph = self.part(batch.shape, until)
-        if self.compiler is not None and compiled and not keep:
+        if self.compiler is not None and compiled and not keep and graph.is_of_every_image and self._held is None:
             compiled_tape = self.compiler.forward(graph, batch, rules, baseline, bounds)
             if compiled_tape is not None:
                 return compiled_tape
@@ -208,10 +238,10 @@ class Network:
         if baseline is None or not shared or self.batch_size not in (None, 1):
             return baseline
         row = baseline[:1]
-        known, values = self._on_baseline
-        if known is None or known.shape != row.shape or not torch.equal(known, row):
-            one, whole = self.graph(row.shape), self.graph(baseline.shape)
+        one, whole = self.graph(row.shape), self.graph(baseline.shape)
+        of, known, values = self._on_baseline
+        if of is not one or known is None or known.shape != row.shape or not torch.equal(known, row):
             alike = [op.name for op in one.operators] == [op.name for op in whole.operators]
             values = values_of(one, row) if alike else {}
-            self._on_baseline = (row, values)
+            self._on_baseline = (one, row, values)
         return values or baseline

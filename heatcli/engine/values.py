@@ -45,6 +45,8 @@ def entered(graph: Graph, batch: Tensor) -> Tensor:
                 f"decides by the picture (operator {guard.output}), and differently here than on the explained image; "
                 "choose another baseline, or a method that runs the network on the image alone"
             )
+    if graph.chosen_on is not None and not torch.equal(graph.chosen_on, batch):
+        raise OtherBranchError("chooses by the picture where to look again, and this is another picture")
     return batch.contiguous(memory_format=torch.channels_last) if graph.channels_last and batch.dim() == 4 else batch
 
 

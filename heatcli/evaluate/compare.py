@@ -16,8 +16,9 @@ from heatcli.errors import UsageError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.similarity import correlation, rank_correlation, ssim
 from heatcli.evaluate.subject import NoBoxError, Subject, subject
-from heatcli.evaluate.subjects import by_size
+from heatcli.evaluate.subjects import alike
 from heatcli.images.dataset import Sample
+from heatcli.methods.detections import at_same_boxes
 from heatcli.methods.perturbation import SMOOTH
 from heatcli.methods.targets import Target
 from heatcli.model.model import Model
@@ -100,7 +101,7 @@ def compare(
             f"{a.model.path} takes {kinds[0].one}, {b.model.path} {kinds[1].one}; if that is wrong, "
             "say what the axes are with --axes"
         )
-    groups = by_size(samples, *(side.model.pictures for side in (a, b)))
+    groups = alike(samples, a.model, b.model)
     if not groups:
         raise UsageError("no image is left to work on")
     bounds = most_difference, least_correlation
@@ -133,8 +134,11 @@ def _compared(
     classes = _same_classes(a.model, b.model, left.outputs().shape[1], b.model.graph(first.shape).output_shape)
     samples, boxed = [samples[i] for i in left.numbers], left.target.corners is not None
     right = subject(b.model, samples, None if boxed else classes[left.target.index], left.batch_size)
+    known = left.target
+    if boxed and any(own.graph.chosen_on is not None for own in (left, right)):  # boxes without an order in common
+        known = _at_same_boxes(left, right)
     if boxed or left.target.path is not None or (target is not None and "@" in target):
-        right = right.with_target(_same_positions(left.target, classes, right.target))
+        right = right.with_target(_same_positions(known, classes, right.target))
     elif left.target.minus is not None:
         right = right.with_target(f"{int(classes[left.target.index[0]])}-{int(classes[left.target.minus[0]])}")
     out_a, out_b = left.outputs().sum(2).double(), right.outputs().sum(2).double()[:, classes]
@@ -181,6 +185,14 @@ def _same_classes(a: Model, b: Model, count: int, outputs_b: Sequence[int]) -> T
     if len(outputs_b) > 1 and outputs_b[1] != count:
         raise UsageError(f"{a.path} has {count} classes, {b.path} has {outputs_b[1]}; they cannot be compared")
     return torch.arange(count)
+
+
+def _at_same_boxes(left: Subject, right: Subject) -> Target:
+    """A's target at the boxes of B in the same places. Raises `UsageError`."""
+    boxes, others = left.graph.boxes, right.graph.boxes
+    if boxes is None or others is None:
+        return left.target
+    return at_same_boxes(left.target, boxes, right.outputs(), others)
 
 
 def _same_positions(target: Target, classes: Tensor, other: Target) -> Target:

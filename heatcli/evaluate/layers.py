@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -14,6 +15,7 @@ from heatcli.errors import ModelError
 from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.similarity import correlation, rank_correlation, ssim
 from heatcli.evaluate.subject import Subject
+from heatcli.graph.facts import READING_MAPS
 from heatcli.graph.kinds import classified
 from heatcli.graph.operator import Constant, Graph, Operator
 from heatcli.model.model import Model
@@ -28,12 +30,26 @@ class Randomised(Network):
     layers: frozenset[str]
     seed: int
 
+    _shuffled: dict[Graph, Graph] = field(default_factory=dict, init=False, repr=False)
+
     def graph(self, shape: Sequence[int]) -> Graph:
         """The original's graph with the layers shuffled. Raises `ModelError`."""
-        key = tuple(shape)
-        if key not in self._graphs:
-            self._graphs[key] = randomised(self.original.graph(shape), self.layers, self.seed)
-        return self._graphs[key]
+        return self._randomised(self.original.graph(shape))
+
+    def graph_on(self, batch: Tensor) -> Graph:
+        """The original's graph for a batch [N, …], with the layers shuffled. Raises `ModelError`."""
+        return self._randomised(self.original.graph_on(batch))
+
+    @contextmanager
+    def holding(self, batch: Tensor) -> Iterator[None]:
+        """As of the original: positions that random weights choose are none that anything was seen at."""
+        with self.original.holding(batch):
+            yield
+
+    def _randomised(self, graph: Graph) -> Graph:
+        if graph not in self._shuffled:
+            self._shuffled[graph] = randomised(graph, self.layers, self.seed)
+        return self._shuffled[graph]
 
 
 def with_random(model: Model, layers: Iterable[str], seed: int = 0) -> Model:
@@ -75,6 +91,9 @@ def randomised(graph: Graph, layers: Iterable[str], seed: int = 0) -> Graph:
 
 
 def _weights(operator: Operator) -> list[Constant]:
+    """The weights and biases of an operator. Boxes that maps are read at are neither."""
+    if operator.title in READING_MAPS:
+        return []
     return [c for c in operator.constants if c.value.is_floating_point() and c.value.numel() > 1 and operator.sources]
 
 
@@ -98,7 +117,8 @@ class Likeness:
     """How similar heatmaps are to the original ones after each of K layers was randomised: each float64 [N, K].
 
     `layers`: from the output's end. `rank`: rank correlation; `absolute_rank`: of |relevance|; `ssim`: structural
-    similarity; `correlation`: Pearson's.
+    similarity; `correlation`: Pearson's. `matters`, bool: whether the image's score depends on any layer that was
+    randomised; that of a box does not depend on the layers of other scales, nor on those that make coordinates.
     """
 
     layers: tuple[str, ...]
@@ -106,6 +126,11 @@ class Likeness:
     absolute_rank: Tensor
     ssim: Tensor
     correlation: Tensor
+    matters: Tensor
+
+    def mean(self, likeness: Tensor) -> Tensor:
+        """The mean of a likeness [N, K] over the layers that matter to each image, float64 [N]."""
+        return (likeness * self.matters).sum(1) / self.matters.sum(1).clamp(min=1)
 
 
 def randomisation(
@@ -123,19 +148,22 @@ def randomisation(
             f"{subject.model.path}: explains itself, with weights that cannot be randomised; ask {note.source.name}"
         )
     graph = subject.model.graph(_shape_of_a_run(subject))
-    layers = tuple(reversed(layers_of(graph)))
+    members = layers_of(graph)
+    layers = tuple(reversed(members))
     if not layers:
         raise ModelError(f"{subject.model.path}: has no weights that could be randomised")
-    original = subject.heatmaps(explainer)
-    rows = []
+    original, scored = subject.heatmaps(explainer), subject.scored_by()
+    rows, matter = [], []
     count = min(at_most or len(layers), len(layers))
     depths = [round(i * (len(layers) - 1) / max(1, count - 1)) for i in range(count)]
     for depth in depths:
         chosen = layers[: depth + 1] if cascading else (layers[depth],)
         changed = subject.heatmaps(explainer, model=with_random(subject.model, chosen, seed))
         rows.append(compare(original, changed))
+        matter.append([any(not own.isdisjoint(members[layer]) for layer in chosen) for own in scored])
     rank, absolute, structure, linear = (torch.stack(column, 1) for column in zip(*rows, strict=True))
-    return Likeness(tuple(layers[depth] for depth in depths), rank, absolute, structure, linear)
+    matters = torch.tensor(matter, device=rank.device).T
+    return Likeness(tuple(layers[depth] for depth in depths), rank, absolute, structure, linear, matters)
 
 
 def compare(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

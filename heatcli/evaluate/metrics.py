@@ -200,7 +200,7 @@ class Randomisation(Metric, frozen=True):
         cascading = randomisation(subject, explainer, cascading=True, seed=subject.seed)
         alone = randomisation(subject, explainer, cascading=False, seed=subject.seed)
         curves = {**_curves("cascading", cascading), **_curves("independent", alone)}
-        both = [x.mean(1) for found in (cascading, alone) for x in (found.rank.abs(), found.ssim)]
+        both = [found.mean(x) for found in (cascading, alone) for x in (found.rank.abs(), found.ssim)]
         return Measured(dict(zip(self.better, [*both, cascading.rank[:, -1].abs()], strict=True)), curves)
 
 

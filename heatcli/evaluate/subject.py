@@ -6,6 +6,7 @@ All inputs of a `Subject` have one shape; `heatcli.evaluate.subjects` has those 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,9 +22,11 @@ from heatcli.graph.lookups import beyond, vocabulary
 from heatcli.graph.operator import Graph
 from heatcli.graph.outputs import probabilities
 from heatcli.images.dataset import Sample
+from heatcli.inside.activations import asked as asked_about
 from heatcli.methods.detections import Asked, asked, choose_for, find, goal, is_of_boxes, most_likely, no_detector
 from heatcli.methods.exported import own_target
 from heatcli.methods.question import outputs_of
+from heatcli.methods.table import METHODS
 from heatcli.methods.targets import Target
 from heatcli.model.model import Model
 from heatcli.rules.numerics import per_image
@@ -72,6 +75,11 @@ class Subject:
         return self.of or range(len(self))
 
     @property
+    def graph(self) -> Graph:
+        """The graph that explains the batch."""
+        return _graph(self.model, self.batch, self.batch_size)
+
+    @property
     def masked(self) -> Tensor:
         """The indices of the images that have a mask, int64."""
         return torch.nonzero(~self.mask.isnan().flatten(1).any(1)).flatten()
@@ -111,6 +119,18 @@ class Subject:
         each = [self.layout.first(batch).movedim(axis, 0).flatten(1) for batch in (self.batch, *self.others)]
         return torch.cat(each, 1)
 
+    @contextmanager
+    def _positions_held(self) -> Iterator[None]:
+        """Within it, positions that the network chooses are those of this picture, also on changed ones.
+
+        A network that chooses positions has a subject for each picture (`heatcli.evaluate.subjects`).
+        """
+        if self.graph.chosen_on is not None:
+            with self.model.network.holding(self.batch[:1]):
+                yield
+        else:
+            yield
+
     def rows(self, index: Tensor) -> Subject:
         """The subject of the images `index`, int64 [M]. An image may occur several times."""
         maps = {explainer: relevance[index] for explainer, relevance in self._maps.items()}
@@ -130,14 +150,15 @@ class Subject:
 
         Logits, or with `chance` probabilities.
         """
-        return outputs(self.model, self.batch if batch is None else batch, self.batch_size, chance)
+        with self._positions_held():
+            return outputs(self.model, self.batch if batch is None else batch, self.batch_size, chance)
 
     def predicted(self, batch: Tensor | None = None) -> Tensor:
         """The class that the network gives each image of a batch [M, C, H, W], int64 [M]; of a detector the best box's.
 
         `batch`: by default the unchanged images.
         """
-        out, boxes = self.outputs(batch), _graph(self.model, self.batch, self.batch_size).boxes
+        out, boxes = self.outputs(batch), self.graph.boxes
         return out.sum(2).argmax(1) if boxes is None else most_likely(out, boxes)
 
     def scores(self, batch: Tensor | None = None, index: Tensor | None = None, chance: bool = False) -> Tensor:
@@ -162,9 +183,10 @@ class Subject:
         inputs = self.batch if batch is None else batch
         generator = self.generator(1 if batch is None and model is None else 2)
         parts = []
-        for rows in self.batches():
-            own = _as_argument(self.target.rows(rows))
-            parts.append(explainer.relevance(model or self.model, inputs[rows], own, generator).detach())
+        with self._positions_held():
+            for rows in self.batches():
+                own = _as_argument(self.target.rows(rows))
+                parts.append(explainer.relevance(model or self.model, inputs[rows], own, generator).detach())
         found = torch.cat(parts)
         if batch is None and model is None:
             self._maps[explainer] = found
@@ -179,6 +201,17 @@ class Subject:
         for rows in self.batches():
             target = _as_argument(self.target.rows(rows))
             yield rows, explainer.explanation(self.model, self.batch[rows], target)
+
+    def scored_by(self) -> list[frozenset[str]]:
+        """For each image, the operators that its score depends on, by name."""
+        found, gradient = list[frozenset[str]](), METHODS["input-x-gradient"]
+        with self._positions_held():
+            for rows in self.batches():
+                for index, n in self.model.network.batches(self.batch[rows].shape):
+                    batch, target = self.batch[rows][index], self.target.rows(rows[index.cpu()])
+                    question, _ = asked_about(self.model, batch, gradient, target, None)
+                    found += question.depends_on(gradient.rules)[:n]
+        return found
 
     def heatmaps(self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None) -> Tensor:
         """`relevance` summed over channels, [N, H, W]; [N, positions …] of other inputs."""
@@ -202,6 +235,7 @@ def subject(
     """
     pictures = model.pictures
     batch = torch.cat([pictures.fitted([s.pixels for s in part]) for part in _parts(samples, 64)])
+    model.network.seen(batch)
     size = batch_size or max(1, min(512, PIXELS_AT_ONCE // batch[0].numel()))
     nothing = np.full(pictures.layout_of(batch).first(batch).shape[2:], np.nan, dtype=np.float32)
     _check_tokens(model, samples, batch)

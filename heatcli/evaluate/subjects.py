@@ -17,7 +17,6 @@ from heatcli.evaluate.explainer import Explainer
 from heatcli.evaluate.subject import NoBoxError, Subject, subject
 from heatcli.explanation import Explanation
 from heatcli.images.dataset import Sample
-from heatcli.images.pictures import Pictures
 from heatcli.model.model import Model
 
 
@@ -131,12 +130,26 @@ class Subjects:
         return tuple(flat[i] for i in torch.cat(self.places).argsort().tolist())
 
 
-def by_size(samples: Sequence[Sample], *pictures: Pictures) -> list[list[int]]:
-    """The numbers of samples that have one size as input of each of these networks, size by size."""
-    fits, found = [one.fit for one in pictures], dict[tuple[tuple[int, ...], ...], list[int]]()
+def alike(samples: Sequence[Sample], *models: Model) -> list[list[int]]:
+    """The numbers of samples that have one size as input of each of these models, size by size.
+
+    Each is alone for a model that chooses positions by the picture, which has a graph for each. Raises `ModelError`.
+    """
+    fits, found = [one.pictures.fit for one in models], dict[tuple[tuple[int, ...], ...], list[int]]()
     for i, sample in enumerate(samples):
         found.setdefault(tuple(fit.shape(sample.pixels) for fit in fits), []).append(i)
-    return list(found.values())
+    groups = list[list[int]]()
+    for group in found.values():
+        apart = len(group) > 1 and any(_chooses_positions(model, samples[group[0]]) for model in models)
+        groups += [[i] for i in group] if apart else [group]
+    return groups
+
+
+def _chooses_positions(model: Model, sample: Sample) -> bool:
+    """Whether the model chooses positions by pictures of the sample's size."""
+    batch = model.pictures.fitted([sample.pixels])
+    model.network.seen(batch)
+    return model.graph((model.batch_size or 1, *batch.shape[1:])).chosen_on is not None
 
 
 def subjects(
@@ -149,7 +162,7 @@ def subjects(
     if not samples:
         raise UsageError("no image is left to work on")
     parts, numbers, without = list[Subject](), list[list[int]](), dict[str, str]()
-    for group in by_size(samples, model.pictures):
+    for group in alike(samples, model):
         try:
             own = subject(model, [samples[i] for i in group], target, batch_size, seed)
         except NoBoxError as error:

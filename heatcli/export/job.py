@@ -163,6 +163,8 @@ def _subject(model: Model, request: ExportRequest, images: int) -> Subject:
         raise UsageError(
             f"{model.path}: decides by the picture (operator {graph.guards[0][0].output}), which a graph cannot"
         )
+    if graph.chosen_on is not None:
+        raise UsageError(f"{model.path}: chooses by the picture where to look again, which a graph cannot")
     method.fits(graph)
     example = model.capture.noise((images, *shape), 0)
     if request.target != INPUT:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from heatcli.graph.kinds import classify
 from heatcli.graph.lookups import Positions
 from heatcli.graph.nested import leaves, mapped
 from heatcli.graph.operator import Boxes, Constant, Graph, Operator, Ref, Returned, needed_for
-from heatcli.graph.positions import chosen_for, fingerprint_of, held
+from heatcli.graph.positions import chosen_for, held
 from heatcli.graph.recorder import Call, Recorder
 from heatcli.graph.remarks import remarks
 from heatcli.graph.schemas import has_free_shape, title_of
@@ -51,7 +52,15 @@ def record(
     `ModelError`, naming `where`, if the module cannot be run, draws random numbers, returns no scores, or its scores do
     not depend on the image; `UsageError` if there is no output `head`.
     """
-    recorder = Recorder()
+    with closing(Recorder()) as recorder:
+        return _record(recorder, module, example, names, where, head, boxes, tokens, anchors)
+
+
+def _record(
+    recorder: Recorder, module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str, Tensor], where: str,
+    head: int | None, boxes: FindBoxes | None, tokens: bool, anchors: Anchors | None,
+) -> Graph:  # fmt: skip
+    """As `record`, by a recorder."""
     try:
         with torch.no_grad(), warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), recorder:
             warnings.simplefilter("ignore")
@@ -64,60 +73,89 @@ def record(
         ) from error
     every = [recorder.value_of(x) for x in floating(returned)]
     detected = None if boxes is None or head is not None else boxes(every, example.shape, False)
-    choice = None
+    end = None
     if detected is None and head is None:
         leaves = [recorder.value_of(x) for x in pytree.tree_leaves(returned) if isinstance(x, Tensor)]
-        choice = suppression.found(recorder.calls, example, leaves)
-    if choice is not None:
-        returned, detected = _before(recorder, choice, example, leaves, boxes, where)
+        end = _end(recorder, example, leaves, boxes, where)
+    if end is not None:
+        returned, detected = end.raw, end.boxes
     with torch.no_grad(), recorder:
         output = (
             scores(returned, head or 0, where)
             if detected is None
-            else joined(floating(returned), detected, anchors if choice is None else None)
+            else joined(floating(returned), detected, anchors if end is None else None)
         )
     output = recorder.value_of(output)
     chosen = chosen_for(output, recorder.calls)
-    with torch.no_grad(), recorder:
-        fingerprint = recorder.value_of(fingerprint_of(chosen)) if chosen else None
     calls = recorder.calls
-    if choice is not None:
-        calls = [call for call in calls if id(call) not in choice.after]
-    graph = _flatten(calls, example, output, names, where, tokens, chosen, fingerprint)
+    if end is not None:
+        calls = [call for call in calls if id(call) not in end.choice.after]
+    graph = _flatten(calls, example, output, names, where, tokens, chosen)
     graph = replace(classify(graph), boxes=detected)
-    if choice is not None:
+    if end is not None:
         nodes = suppression.nodes_of(calls, floating(returned))
-        graph = replace(graph, before=choice.operators, raw=nodes)
+        graph = replace(graph, before=end.choice.operators, raw=nodes)
     known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
     standardised = [known.get(_address(mean), "without a name") for mean in recorder.standardised]
     return replace(graph, returned=_returned(returned), remarks=remarks(graph, standardised))
 
 
-def _before(
-    recorder: Recorder, choice: suppression.Choice, example: Tensor, returned: Sequence[Tensor],
-    boxes: FindBoxes | None, where: str,
-) -> tuple[list[Tensor], Boxes | None]:  # fmt: skip
-    """The inputs of the choice that `returned` depend on, as raw outputs.
+@dataclass(frozen=True, eq=False)
+class _End:
+    """A choice at the end of an artifact, and what goes in: raw outputs, which are boxes or one value."""
 
-    They are boxes where they can be read as boxes, else the inputs of the first operator that chooses.
+    choice: suppression.Choice
+    raw: list[Tensor]
+    boxes: Boxes | None
 
-    Raises `ModelError` if the choice suppresses boxes that heatcli cannot read.
+
+def _end(
+    recorder: Recorder, example: Tensor, returned: Sequence[Tensor], boxes: FindBoxes | None, where: str
+) -> _End | None:
+    """The choice that `returned` depend on; None if there is none.
+
+    A detector may return more of each box that it found, which other layers compute (masks, keypoints). Its boxes come
+    first, so these are looked for with ever fewer outputs. Raises `ModelError` if the choice suppresses boxes that
+    heatcli cannot read.
     """
-    with torch.no_grad(), recorder:
-        ways = [] if boxes is None else list(suppression.forms(list(recorder.calls), choice, returned, len(example)))
-    for raw in ways:
-        detected = None if boxes is None else boxes(raw, example.shape, True)
-        if detected is not None:
-            if detected.ends == "softmax" and detected.background is None and choice.suppresses:
-                detected = replace(detected, background=0)  # as torchvision's detectors have it
-            return raw, detected
+    choices = list[suppression.Choice]()
+    for count in range(len(returned), 0, -1) if boxes is not None else [len(returned)]:
+        choice = suppression.found(recorder.calls, example, returned[:count])
+        if choice is None:
+            continue
+        choices.append(choice)
+        end = None if boxes is None else _boxes_before(recorder, choice, example, returned[:count], boxes)
+        if end is not None:
+            return end
+    if not choices:
+        return None
+    choice = choices[0]
     if choice.suppresses:
         shapes = ", ".join(str(list(x.shape)) for x in choice.roots[:4])
         raise ModelError(
             f"{where}: ends in {' and '.join(choice.operators)}, and what goes in ({shapes}) is no boxes and scores "
             "that heatcli reads; export it without"
         )
-    return [choice.roots[0]], None
+    return _End(choice, [choice.roots[0]], None)
+
+
+def _boxes_before(
+    recorder: Recorder, choice: suppression.Choice, example: Tensor, returned: Sequence[Tensor], boxes: FindBoxes
+) -> _End | None:
+    """The boxes that go into a choice; None where what goes in cannot be read as boxes."""
+    with torch.no_grad(), recorder:
+        ways = list(suppression.forms(list(recorder.calls), choice, returned, len(example)))
+    for raw in ways:
+        detected = boxes(raw, example.shape, True)
+        if detected is None:
+            continue
+        if detected.ends == "softmax" and detected.background is None:
+            background = suppression.left_out(choice, raw[-1])
+            if background is None and choice.suppresses:
+                background = 0  # as torchvision's detectors have it
+            detected = replace(detected, background=background)
+        return _End(choice, raw, detected)
+    return None
 
 
 def _cause(error: Exception, failed: Exception | None) -> str:
@@ -160,12 +198,12 @@ def scores(returned: Any, head: int, where: str) -> Tensor:
 
 def _flatten(
     calls: list[Call], example: Tensor, output: Tensor, names: Mapping[str, Tensor], where: str, tokens: bool,
-    chosen: Sequence[Tensor] = (), fingerprint: Tensor | None = None,
+    chosen: Sequence[Tensor] = (),
 ) -> Graph:  # fmt: skip
     """Operators in order, one for each output tensor of each call. Values independent of the image are constants.
 
-    A number that the module reads from a value that depends on the image (to branch on it) becomes a guard. So does
-    the `fingerprint` of the `chosen` positions, which are held as they are.
+    A number that the module reads from a value that depends on the image (to branch on it) becomes a guard. The
+    `chosen` positions are held as they are.
     """
     known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
     values: dict[int, Ref | Constant] = {id(example): Ref(INPUT)}
@@ -232,10 +270,9 @@ def _flatten(
                 f"{where}: takes a value of the picture out of the graph as a number (operator {source}, {taken:.4g}), "
                 "which no relevance can follow; keep it a tensor"
             )
-    if fingerprint is not None and isinstance(told := values[id(fingerprint)], Ref):
-        decided[told.name] = float(fingerprint)
     guards = tuple((Graph(INPUT, shape, needed_for(name, every), name, ()), x) for name, x in decided.items())
-    return Graph(INPUT, shape, kept, result.name, tuple(output.shape), guards=guards)
+    chosen_on = example.detach() if positions else None
+    return Graph(INPUT, shape, kept, result.name, tuple(output.shape), guards=guards, chosen_on=chosen_on)
 
 
 def _is_of_no_fixed_shape(operator: Operator, others: Mapping[str, Operator]) -> bool:

@@ -22,6 +22,7 @@ KINDS = (AFFINE, ELEMENTWISE, MAXIMUM, SUM, PRODUCT, NORMALISER, LAYOUT)
 CONVOLUTION, DENSE, RECTIFIER, SOFTMAX, FIRST = "convolution", "dense", "rectifier", "softmax", "first"
 # Roles within a kind, for which a method's table may name a rule. `first` takes precedence over all others.
 ROLES: dict[str, str] = {CONVOLUTION: AFFINE, DENSE: AFFINE, RECTIFIER: ELEMENTWISE, SOFTMAX: NORMALISER}
+READING_MAPS = frozenset("roi_align roi_pool ps_roi_align ps_roi_pool".split())  # at boxes, to which no relevance goes
 UNKNOWN = "unknown"  # walked by its exact adjoint, booked as unexplained and reported
 
 
@@ -269,7 +270,7 @@ TABLE: Mapping[str, Row] = table((
     ("_upsample_nearest_exact1d _upsample_nearest_exact2d", row(AFFINE, _MEAN)),
     ("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa", row(AFFINE, _MEAN)),
     ("upsample_bicubic2d", row(AFFINE, "zero_at_zero")),
-    ("roi_align", row(AFFINE, _MEAN)),  # of the maps; the places are held (`heatcli.graph.kinds.classified`)
+    ("roi_align", row(AFFINE, _MEAN)),  # of the maps
     # nonlinearities that are piecewise linear
     ("relu", row(
         ELEMENTWISE,

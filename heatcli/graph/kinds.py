@@ -22,6 +22,7 @@ from heatcli.graph.facts import (
     MAXIMUM,
     NORMALISER,
     PRODUCT,
+    READING_MAPS,
     RECTIFIER,
     ROLES,
     SOFTMAX,
@@ -38,9 +39,6 @@ __all__ = (
     "RECTIFIER", "ROLES", "SOFTMAX", "SUM", "UNKNOWN", "classified", "classify", "has_fixed_statistics",
     "has_weights", "is_diagonal", "mark_first", "mark_nonnegative", "named_apart", "uses_own_statistics",
 )  # fmt: skip
-
-
-_AT_PLACES = frozenset(["roi_align"])  # read maps at boxes, which are held as indices are: no relevance goes to places
 
 
 def classify(graph: Graph) -> Graph:
@@ -65,7 +63,7 @@ def classified(op: Operator) -> Operator:
     """The operator with its kind, role and offsets."""
     if not op.sources or not op.dtype.is_floating_point:
         return replace(op, sources=(), kind="")  # a mask, an index, a shape: its value is held fixed
-    if op.title in _AT_PLACES and len(op.sources) > 1:
+    if op.title in READING_MAPS and len(op.sources) > 1:
         op = replace(op, sources=op.sources[:1], source_shapes=op.source_shapes[:1])
     op = replace(op, kind=_kind(op))
     offsets = offsets_of(op)
@@ -83,7 +81,7 @@ def _kind(op: Operator) -> str:
     row = row_of(op)
     if op.is_lookup:
         return row.kind
-    if any(name not in op.sources for name in op.refs) and op.title not in _AT_PLACES:
+    if any(name not in op.sources for name in op.refs) and op.title not in READING_MAPS:
         return UNKNOWN  # a mask or an index that depends on the image: exact only while its value is fixed
     if op.index and row.kind != LAYOUT:
         return UNKNOWN  # a secondary output, such as a normaliser's statistics

@@ -211,11 +211,13 @@ class Verified:
     """Comparison of a graph with its artifact in the artifact's own runtime, `against`, such as `onnxruntime 1.20.0`.
 
     `error`: the largest difference of outputs, relative to the largest output. `agrees`: the error is rounding.
+    `elsewhere`: the share of positions that the runtime chose elsewhere, which are not compared.
     """
 
     against: str
     error: float
     agrees: bool
+    elsewhere: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -284,7 +286,9 @@ class Graph:
     explained, and `final` turns logits into the artifact's output. `centred`: the mean over classes is subtracted.
     `channels_last`: convolutions are faster with inputs in that memory format.
     `guards`: graphs of numbers that the artifact computes from the image to decide a branch or a size, each with its
-    value at capture. For images with another value, the artifact is another graph.
+    value at capture. For images with another value, the artifact is another graph. `chosen_on`: the images [N, …] by
+    which the artifact chose the positions that the graph holds (`heatcli.graph.positions`); None: it chooses none, or
+    they are held for every image.
     `verified`: comparison with the artifact, or None. `returned`: all floating-point tensors that the artifact returns.
     `remarks`: notes for the user. `reading`: how the output is interpreted, once decided. `copies`: how many copies of
     the image the operators work on (`heatcli.graph.passes.single`). `boxes`: how the output is boxes, or None.
@@ -301,6 +305,7 @@ class Graph:
     centred: bool = False
     channels_last: bool = False
     guards: tuple[tuple[Graph, float], ...] = ()
+    chosen_on: Tensor | None = None
     verified: Verified | None = None
     returned: tuple[Returned, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -314,6 +319,16 @@ class Graph:
     def dtype(self) -> torch.dtype:
         """The dtype of the output."""
         return next((op.dtype for op in self.operators if op.name == self.output), torch.float32)
+
+    @property
+    def is_of_every_image(self) -> bool:
+        """Whether the artifact is this graph for every image of the shape."""
+        return not self.guards and self.chosen_on is None
+
+    @cached_property
+    def with_positions_held(self) -> Graph:
+        """The graph as a function of any image at these positions, such as a baseline of the image captured."""
+        return replace(self, chosen_on=None)
 
     @property
     def reads_memory(self) -> bool:

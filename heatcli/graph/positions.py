@@ -1,8 +1,9 @@
 """Positions that an artifact chooses in the middle of its network: regions that a detector looks at again.
 
 How many there are depends on the picture, and no relevance goes to positions. So they are constants of a graph that is
-of one picture alone. Their fingerprint, a number, is a guard of that graph: a picture with other positions is another
-graph.
+of one picture alone: whole numbers, and the boxes that maps are read at. Another picture is another graph. For a
+baseline and changed pictures the positions of the explained picture are held
+(`heatcli.engine.network.Network.holding`).
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from heatcli.graph.facts import LAYOUT, READING_MAPS, TABLE
 from heatcli.graph.nested import mapped
 from heatcli.graph.operator import Constant, Operator, Ref
 from heatcli.graph.recorder import Call
-from heatcli.graph.schemas import has_free_shape, tensors_in
+from heatcli.graph.schemas import has_free_shape, tensors_in, title_of
 from heatcli.system.torch_private import name_of
 
 SUPPRESSING = frozenset("nms non_max_suppression".split())
-_TURN = 0.7310585786300049  # of no simple ratio to a full turn, so that no two positions have one sine
+_READING = frozenset("index index_select gather take_along_dim".split())
+_JOINING = frozenset("cat stack".split())
 
 
 def is_free(call: Call) -> bool:
@@ -30,27 +33,36 @@ def is_free(call: Call) -> bool:
 
 
 def chosen_for(output: Tensor, calls: Sequence[Call]) -> list[Tensor]:
-    """The positions, of no fixed number, that `output` depends on."""
-    found, positions = {id(output)}, list[Tensor]()
+    """The positions that `output` depends on; [] where all are whole numbers, of a fixed number."""
+    found, positions, indices = {id(output)}, list[Tensor](), list[Tensor]()
     for call in reversed(calls):
-        made = tensors_in(call.output)
-        if any(id(x) in found for x in made):
-            found.update(id(x) for x in tensors_in(call.args, call.kwargs))
-            if is_free(call):
-                positions += [x for x in made if not x.is_floating_point() and x.dtype != torch.bool]
-    return positions
+        made, name = tensors_in(call.output), name_of(call.target)
+        if not any(id(x) in found for x in made):
+            continue
+        found.update(id(x) for x in tensors_in(call.args, call.kwargs))
+        if is_free(call):
+            positions += filter(_is_whole, made)
+        if name in READING_MAPS:
+            positions += _moved(call.args[1], calls)
+        if name in _READING:
+            indices += filter(_is_whole, tensors_in(call.args[1:]))
+    every = positions + indices if positions else []
+    return list({id(x): x for x in every}.values())
 
 
-def fingerprint_of(positions: Sequence[Tensor]) -> Tensor:
-    """A float64 number that other positions, or the same in another order or number, do not have.
+def _is_whole(x: Tensor) -> bool:
+    return not x.is_floating_point() and x.dtype != torch.bool
 
-    Its operators take any number of positions: use it while a recorder is on.
-    """
-    total = torch.zeros((), dtype=torch.float64)
-    for i, one in enumerate(positions):
-        spread = one.reshape(-1).double().add(1).mul(_TURN).sin().add(2)
-        total = total + spread.cumsum(0).sum() * (1 + i / 7)
-    return total
+
+def _moved(boxes: Tensor, calls: Sequence[Call]) -> list[Tensor]:
+    """The boxes, and what they are joined and moved from without a computation."""
+    found = {id(boxes): boxes}
+    for call in reversed(calls):
+        title = title_of(call.target)
+        moves = title in _JOINING or (title in TABLE and TABLE[title].kind == LAYOUT)
+        if moves and any(id(x) in found for x in tensors_in(call.output)):
+            found |= {id(x): x for x in tensors_in(call.args, call.kwargs) if x.is_floating_point()}
+    return list(found.values())
 
 
 def held(operators: Iterable[Operator], positions: Mapping[str, Tensor]) -> list[Operator]:
@@ -74,4 +86,6 @@ def _with_constants(operator: Operator, known: Mapping[str, Tensor]) -> Operator
         return Constant(x.name, known[x.name]) if isinstance(x, Ref) and x.name in known else x
 
     args, kwargs = mapped(constant, (operator.args, operator.kwargs))
-    return replace(operator, args=args, kwargs=kwargs)
+    left = [pair for pair in zip(operator.sources, operator.source_shapes, strict=True) if pair[0] not in known]
+    sources, shapes = ((name for name, _ in left), (shape for _, shape in left))
+    return replace(operator, args=args, kwargs=kwargs, sources=tuple(sources), source_shapes=tuple(shapes))

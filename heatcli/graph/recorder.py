@@ -85,6 +85,13 @@ class Recorder(DispatchMode):
         self._seen: list[Tensor] = []  # kept alive, so that no new tensor gets a known id
         self._memories: dict[int, _Memory] = {}  # by address, for tensors that no call returned
 
+    def close(self) -> None:
+        """Forget the tensors of the module: values refer to the recorder, so these would stay in memory for a while."""
+        self._values.clear()
+        self._memories.clear()
+        self._seen.clear()
+        self.calls = []
+
     def value_of(self, tensor: Tensor) -> Tensor:
         """The tensor that holds the current value of `tensor`, a tensor of the module; of the same shape and dtype."""
         return self._current(self._value_for(tensor))

@@ -22,7 +22,12 @@ def remarks(graph: Graph, standardised: Sequence[str]) -> tuple[str, ...]:
     if graph.guards:
         sentences.append(
             f"decides by the picture (operator {graph.guards[0][0].output}); each picture is explained by the branch "
-            "that it takes, with the regions that it chooses"
+            "that it takes"
+        )
+    if graph.chosen_on is not None:
+        sentences.append(
+            "chooses by the picture where to look again; these places are held as it chose them for the explained "
+            "picture, also for a baseline and for changed pictures"
         )
     if graph.before:
         sentences.append(

@@ -46,11 +46,12 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
     """The choice that the tensors `returned` depend on; None if there is none.
 
     A choice that layers with weights follow is a part of the network. Some tensor returned must be of no fixed shape,
-    or hold places: the number of a class, of a box.
+    or hold places: the number of a class, of a box. What the artifact computes for other outputs does not count.
     """
     of_image, after, places, free = {id(image)}, set[int](), set[int](), set[int]()
     roots, titles, later = dict[int, Tensor](), list[str](), set[int]()
-    within = _before_weights(calls)
+    asked = before(returned, calls)
+    within = _before_weights([call for call in calls if id(call) in asked])
     for call in calls:
         title, inputs = name_of(call.target), [x for x in leaves((call.args, call.kwargs)) if _is_tensor(x)]
         if not any(id(x) in of_image for x in inputs):
@@ -61,10 +62,12 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
         chooses = _chooses(call, title, outputs) and not any(id(x) in within for x in outputs)
         if not chosen and not chooses:
             continue
-        if chooses and title not in titles:
+        if chooses and title not in titles and id(call) in asked:
             titles.append(title)
         later.add(id(call))
         after.update(map(id, outputs))
+        if id(call) not in asked:
+            continue
         roots |= {id(x): x for x in inputs if _is_value(x) and id(x) in of_image and id(x) not in after}
         if title in _CHOOSING and chooses:
             places.update(id(x) for x in outputs if not x.is_floating_point())
@@ -72,10 +75,20 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
             places.update(id(x) for x in outputs if _holds_places(x, title))
         if (chooses and title not in _CHOOSING) or (title not in _SUMMING and any(id(x) in free for x in inputs)):
             free.update(map(id, outputs))
-    if not any(id(x) in places or id(x) in free for x in returned):
+    if not roots or not any(id(x) in places or id(x) in free for x in returned):
         return None
     suppresses = any(title in SUPPRESSING for title in titles)
     return Choice(tuple(titles), tuple(roots.values()), frozenset(later), suppresses)
+
+
+def before(values: Sequence[Tensor], calls: Sequence[Call]) -> set[int]:
+    """The calls that these values depend on, by identity."""
+    needed, found = {id(x) for x in values}, set[int]()
+    for call in reversed(calls):
+        if any(id(x) in needed for x in leaves(call.output) if _is_tensor(x)):
+            found.add(id(call))
+            needed.update(id(x) for x in leaves((call.args, call.kwargs)) if _is_tensor(x))
+    return found
 
 
 def _is_tensor(x: object) -> bool:
@@ -194,7 +207,7 @@ def _of_each_class(parts: Sequence[Tensor], chains: Sequence[Sequence[Tensor]], 
     for scores in sorted(wide.values(), key=lambda x: -x.numel()):
         places, classes = scores.shape
         for first in (1, 0):
-            if places * (classes - first) == len(boxes) and classes - first > 1:
+            if places * (classes - first) == len(boxes) and classes > 1:
                 best = scores[:, first:].argmax(1)
                 each = boxes.reshape(places, classes - first, 4)
                 own = each.gather(1, best[:, None, None].expand(-1, 1, 4))
@@ -228,6 +241,16 @@ def _turned(x: Tensor, n: int) -> list[Tensor]:
     """A value [N, A, …] or [A, …] as [N, A, …], and with the last two axes swapped; [] if it is not of `n` images."""
     whole = x if x.dim() == 3 else x.unsqueeze(0)
     return [whole, whole.transpose(1, 2)] if len(whole) == n else []
+
+
+def left_out(choice: Choice, scores: Tensor) -> int | None:
+    """The class of scores [1, A, C] that alone does not go into the choice: the first or the last; else None."""
+    classes = scores.shape[-1]
+    ways = {0: scores[..., 1:], classes - 1: scores[..., :-1]}
+    for index, others in ways.items():
+        if any(x.numel() == others.numel() and torch.equal(x.flatten(), others.flatten()) for x in choice.roots):
+            return index
+    return None
 
 
 def nodes_of(calls: Sequence[Call], raw: Sequence[Tensor]) -> tuple[str, ...]:

@@ -62,9 +62,11 @@ def activations(
     """
     chosen = method or METHODS["lrp-eps"]
     batch = batch.to(model.device, model.pictures.dtype)
+    model.network.seen(batch)
     parts, targets = [], []
     for index, n in model.network.batches(batch.shape):
-        maps, goal = _maps(model, batch[index], layers, chosen, target, baseline)
+        with model.network.holding(batch[index]):
+            maps, goal = _maps(model, batch[index], layers, chosen, target, baseline)
         parts.append([FeatureMaps(m.layer, m.values[:n], m.relevance[:n]) for m in maps])
         targets.append((goal, n))
     together = [

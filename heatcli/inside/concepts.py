@@ -195,9 +195,10 @@ def _sources(
     for _, batch in batches(model, [hit.path for hit in hits], request.batch_size, []):
         batch = batch.to(model.device, model.pictures.dtype)
         for index, n in model.network.batches(batch.shape):
-            question, _ = asked(model, batch[index], request.method, request.target, request.baseline)
-            upper, lower = (one_layer(question.graph, one.name, model.path) for one in (layer, below))
-            given.append(sources(question, request.method, upper, channel, lower)[:n].cpu())
+            with model.network.holding(batch[index]):
+                question, _ = asked(model, batch[index], request.method, request.target, request.baseline)
+                upper, lower = (one_layer(question.graph, one.name, model.path) for one in (layer, below))
+                given.append(sources(question, request.method, upper, channel, lower)[:n].cpu())
     each = torch.cat(given)
     shares = each.sum(0) / (float(each.abs().sum()) or 1.0)
     order = shares.abs().argsort(descending=True, stable=True)[:SOURCES].tolist()

@@ -74,8 +74,7 @@ def joint(
             raise UsageError(f"{model.path}: joint relevance is of two pictures and of a network that takes one")
         if not 1 <= grid <= min(batch.shape[2:]):
             raise UsageError(f"grid {grid} is not allowed; it must be a whole number from 1 to {min(batch.shape[2:])}")
-    if model.network.sample is None:
-        model.network.sample = batches[0].detach()
+    model.network.seen(batches[0])
     embedding = model.as_embedding(batches[0].shape)
     goal, _ = goals(embedding, batches[0], batches[1], similarity)
     own, others = (wide(outputs_of(embedding, batch)) for batch in batches)

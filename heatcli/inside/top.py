@@ -130,7 +130,7 @@ def batches(
 
 def _values(model: Model, batch: Tensor, layer: Layer) -> Tensor:
     """The value of the layer for each picture, [N, C, …]."""
-    graph = cut_at(model.graph(batch.shape), layer)
+    graph = cut_at(model.network.graph_on(batch), layer)
     value = values_of(graph, batch)[layer.name]
     return value[: len(value) // graph.copies]
 
@@ -146,7 +146,7 @@ def cropped(model: Model, layer: Layer, hits: Sequence[Hit], trimmed: float = TR
         batch = model.preprocess([picture])
         index, _ = next(model.network.batches(batch.shape))
         rows = batch[index]
-        tape = forward(cut_at(model.graph(rows.shape), layer), rows)
+        tape = forward(cut_at(model.network.graph_on(rows), layer), rows)
         seed = torch.zeros_like(tape.output)
         seed[0, hit.channel].view(-1)[hit.position] = 1
         mass = walk(tape, METHODS["gradient"].rules, seed, None)[0].abs().sum(0)

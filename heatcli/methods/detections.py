@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from heatcli.model.model import Model
 
 MOST = 300  # boxes of one image, before suppression 10 times as many
+SAME = 0.5  # overlap of boxes of two networks that are of one place
 ALL, ONE = "detections", "box"
 _ONE = re.compile(r"box:(\d+)(?:\.(.+))?")
 
@@ -173,6 +174,25 @@ def goal(output: Tensor, boxes: Boxes, rows: Sequence[int], found: Sequence[Foun
         index=row, minus=None, region=region, box=number, label_of=index,
         corners=corners(output, boxes)[torch.tensor(list(rows), device=output.device)],
     )  # fmt: skip
+
+
+def at_same_boxes(target: Target, boxes: Boxes, output: Tensor, others: Boxes) -> Target:
+    """A target at the boxes of another output [N, rows, A] that overlap most with the boxes it has in its own.
+
+    `boxes`: of its own output; `others`: of the other. Raises `UsageError` where none covers the same place.
+    """
+    assert target.corners is not None
+    known = corners(output, others)
+    own, other = (x / x.new_tensor(b.size).flip(0).repeat(2) for x, b in ((target.corners, boxes), (known, others)))
+    region = torch.zeros_like(output[:, 0], dtype=torch.bool)
+    for i, chosen in enumerate(target.region):
+        for box in own[i, chosen]:
+            share, place = overlaps(box, other[i]).max(0)
+            if share < SAME:
+                at = ", ".join(f"{x:.2f}" for x in box.tolist())
+                raise UsageError(f"the other network has no box at {at} (shares of the picture); compare other boxes")
+            region[i, place] = True
+    return replace(target, region=region, corners=known)
 
 
 def choose_for(model: Model, graph: Graph, target: Any, output: Tensor, region: Tensor | None = None) -> Target:

@@ -219,7 +219,7 @@ def outputs_of(
     parts = []
     for index, n in model.network.batches(batch.shape, most):
         rows = batch[index]
-        graph = settled(model.graph(rows.shape), model.path)
+        graph = settled(model.network.graph_on(rows), model.path)
         output = output_of(graph, rows)
         parts.append(laid_out((output if read is None else read(graph, output))[:n]))
     return torch.cat(parts)

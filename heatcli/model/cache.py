@@ -68,7 +68,7 @@ class Cache:
         graph = self._read(key, stored.from_bytes)
         if graph is None:
             graph = capture()
-            if not graph.guards and (graph.verified is None or graph.verified.agrees):  # valid for every image
+            if graph.is_of_every_image and (graph.verified is None or graph.verified.agrees):
                 with contextlib.suppress(stored.NotStorableError):
                     self._write(key, stored.to_bytes(graph))
         return graph

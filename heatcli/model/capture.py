@@ -27,7 +27,7 @@ from heatcli.graph.passes import KEEPING_OUTPUT, apply
 from heatcli.graph.passes.explained import activated
 from heatcli.images.pictures import Pictures
 from heatcli.model.cache import Cache
-from heatcli.model.verification import QUANTISED, first_difference, verify
+from heatcli.model.verification import QUANTISED, first_difference, in_order_of, verify
 
 _SCALES = 32  # a usual factor between the input and the coarsest of several scales
 
@@ -128,11 +128,12 @@ class Capture:
             if other is None:  # a detector may find nothing in noise
                 raise
             graph = None
-        if other is not None and (graph is None or graph.guards):
+        if other is not None and (graph is None or not graph.is_of_every_image):
             noise, graph = other, self._recorded(other)
         assert graph is not None
-        batches = [noise] if graph.guards else [self.noise(shape, 1, vocabulary(graph) or 2)]
-        if sample is not None and fits and not graph.guards:
+        alike = graph.is_of_every_image
+        batches = [self.noise(shape, 1, vocabulary(graph) or 2)] if alike else [noise]
+        if sample is not None and fits and alike:
             batches.append(sample.expand(shape))
         explained = apply(graph, self.passes)
         verified, remarks, seconds = None, graph.remarks, 0.0
@@ -232,9 +233,21 @@ class Capture:
             return None, 0.0
         kept = KEEPING_OUTPUT if graph.boxes is not None else KEEPING_OUTPUT | {"logit"}
         keeping = [name for name in self.passes if name in kept]
-        checked = activated(explained if len(keeping) == len(self.passes) else apply(graph, keeping))
+        whole = explained if len(keeping) == len(self.passes) else apply(graph, keeping)
+        checked = activated(whole).with_positions_held  # as it chose them for the one image that is compared
+
+        elsewhere = 0.0
 
         def run(x: Tensor) -> Tensor:
+            """The explained output in the artifact's runtime, with positions that it chooses in the graph's order."""
+            nonlocal elsewhere
+            if graph.chosen_on is None or graph.boxes is None:
+                return deployed(x)
+            ordered, share = in_order_of(output_of(checked, x), deployed(x))
+            elsewhere = max(elsewhere, share)
+            return ordered
+
+        def deployed(x: Tensor) -> Tensor:
             """The explained output in the artifact's runtime."""
             if graph.before:
                 return self._raw(graph, x)
@@ -253,7 +266,7 @@ class Capture:
             raise ModelError(f"{self.path}: {first_line(error).removeprefix(f'{self.path}: ')}") from error
         if not verified.agrees and not self.unverified:
             raise self._differs(verified, graph, batches[-1])
-        return verified, time.perf_counter() - started
+        return replace(verified, elsewhere=elsewhere), time.perf_counter() - started
 
     def _raw(self, graph: Graph, batch: Tensor) -> Tensor:
         """The inputs of the artifact's choice: from the values of its runtime's nodes, else from another run."""

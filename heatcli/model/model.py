@@ -22,6 +22,7 @@ from heatcli.artifact.paired import side_by_side
 from heatcli.artifact.recognise import Format
 from heatcli.artifact.sandbox import AVAILABLE, MEMORY, SECONDS, Limits
 from heatcli.artifact.sidecar import Input
+from heatcli.artifact.unbatched import with_batch
 from heatcli.engine.network import Network
 from heatcli.engine.tape import Tape
 from heatcli.errors import MissingError, ModelError, UsageError, edge, first_line, unknown_name
@@ -227,7 +228,7 @@ def load(
     options = Options(
         device=device, passes=tuple(passes), inputs=dict(inputs or {}), head=head, cache=cache, compiled=compiled,
         example=example, unverified=unverified, pair=pair, limits=Limits(max_seconds, max_memory) if sandbox else None,
-        memory=max_memory,
+        memory=max_memory, axes=flags.get("axes"),
     )  # fmt: skip
     model = assembled(file, options, partial(said.settings, name))
     for remark in model.artifact.remarks:
@@ -251,6 +252,7 @@ class Options:
     pair: bool = False
     limits: Limits | None = None
     memory: int = MEMORY
+    axes: str | None = None
 
 
 Tell = Callable[[Artifact, InputInfo], Settings]  # from an opened artifact and its explained input
@@ -309,6 +311,8 @@ def _with_note_and_example(path: Path, artifact: Artifact, options: Options) -> 
         artifact = as_explained(artifact, note)
         classes = {name: torch.zeros(1, dtype=torch.int64) for name in note.inputs[1:]}
         options = replace(options, inputs={**classes, **options.inputs})
+    if options.axes is None or len(options.axes) > 3:
+        artifact = with_batch(artifact)
     if options.pair:
         artifact = side_by_side(path, artifact, options.inputs)
         if not artifact.paired:  # the embedding is what the artifact returns, not a logit before it

@@ -29,6 +29,11 @@ def note_graph(
     reading, heads, labels = graph.reading, graph.returned, settings.labels
     for remark in graph.remarks:
         notes.add(f"{name} {remark}")
+    if graph.verified is not None and graph.verified.elsewhere:
+        notes.add(
+            f"{name}: {graph.verified.elsewhere:.1%} of the places where it looks again are others in "
+            f"{graph.verified.against}, whose rounding differs; the others agree"
+        )
     if graph.verified is not None and not graph.verified.agrees:
         notes.add(
             f"{name} is explained unverified: the graph's output is {graph.verified.error:.2g} of the largest off "

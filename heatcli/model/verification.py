@@ -25,6 +25,8 @@ ROUNDING = {
     torch.bfloat16: 1e-1,
 }  # of the largest output
 QUANTISED = 0.1  # a value between two quantisation steps may round either way, in every layer
+LIKE = 1e-2  # difference of one position's numbers, each relative to the largest of its kind
+ELSEWHERE = 0.1  # the share of positions that rounding may choose elsewhere
 AMPLIFIED = 100.0  # factor on the change of the runtime's output when its input is rounded
 
 Runtime = Callable[[Tensor], Tensor]  # batch [N, …] → the explained output in the artifact's runtime
@@ -61,6 +63,24 @@ def verify(
             bound = error  # the graph agrees in float64, so float32 rounding explains the error
         worst, agrees = max(worst, error), agrees and error <= bound
     return Verified(against, worst, agrees)
+
+
+def in_order_of(found: Tensor, expected: Tensor) -> tuple[Tensor, float]:
+    """An output [N, rows, A] of the runtime with its positions in the order of `found`, and the share of others.
+
+    Rounding changes the order of positions that a network chooses by scores that are nearly equal, and which one of two
+    positions beside each other suppresses the other. Positions of `found` that the runtime has not, at most `ELSEWHERE`
+    of all, are returned as they are in `found`.
+    """
+    scale = found.abs().amax(2, keepdim=True).clamp(min=torch.finfo(found.dtype).tiny)
+    own, others = ((x / scale).double().transpose(1, 2) for x in (found, expected.to(found)))
+    apart, nearest = torch.cdist(own, others, p=float("inf")).min(2)
+    same = apart <= LIKE
+    elsewhere = float((~same).double().mean())
+    if elsewhere > ELSEWHERE:
+        return expected, 0.0
+    ordered = expected.gather(2, nearest[:, None].expand(-1, expected.shape[1], -1))
+    return torch.where(same[:, None], ordered, found), elsewhere
 
 
 def exact(graph: Graph) -> Graph:

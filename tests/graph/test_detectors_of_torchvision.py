@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,6 @@ def test_each_picture_has_the_regions_that_its_detector_chooses(form: str, tmp_p
     net = two_stages()
     model = heatcli.load(saved(net, form, tmp_path / "net.pt"), size=SIZE, confidence=0.05, overlap=OVERLAP)
     pictures = torch.rand(3, 3, *SIZE)
-    seen = set()
     for x in pictures.split(1):
         result = heatcli.explain(model, x, "lrp-eps", target="box:0", baseline="none")
         found = best(model, x)
@@ -129,9 +129,9 @@ def test_each_picture_has_the_regions_that_its_detector_chooses(form: str, tmp_p
         corner = heatcli.explain(model, x, "lrp-eps", target="box:0.x2", baseline="none")
         assert float(corner.ledger.output) == pytest.approx(float(returned["boxes"][0, 2]), abs=1e-3)
         assert float(corner.ledger.relative_error.max()) < 1e-4
-        ((_, number),) = model.graph(x.shape).guards
-        seen.add(number)
-    assert len(seen) == 3
+        graph = model.graph(x.shape)
+        assert graph.chosen_on is not None
+        assert torch.equal(graph.chosen_on, x)
     together = heatcli.explain(model, pictures, "lrp-eps", target=0, baseline="none")
     assert float(together.ledger.relative_error.max()) < 1e-4
 
@@ -159,28 +159,122 @@ def test_the_gradient_of_a_score_in_regions_is_autograds(tmp_path: Path) -> None
     assert torch.allclose(result.relevance, picture.grad, atol=1e-4 * float(picture.grad.abs().max()))
 
 
+@pytest.mark.parametrize(
+    ("classes", "more"),
+    [(2, ""), (5, "masks"), pytest.param(2, "keypoints", marks=SLOW), pytest.param(5, "keypoints", marks=SLOW)],
+)
+def test_what_else_is_returned_of_each_box_does_not_count(classes: int, more: str, tmp_path: Path) -> None:
+    """The layers of masks and keypoints follow the suppression; boxes are explained as without them."""
+    net = two_stages(classes, more)
+    model = heatcli.load(saved(net, "scripted", tmp_path / "net.pt"), size=SIZE, confidence=0.05, overlap=OVERLAP)
+    x = torch.rand(1, 3, *SIZE)
+    with torch.no_grad():
+        returned = net([x[0]])[0]
+    result = heatcli.explain(model, x, target="box:0")
+    found = best(model, x)
+    assert torch.allclose(found.corners[0], returned["boxes"][0], atol=1e-3)
+    assert torch.allclose(found.chances[0], returned["scores"][0], atol=1e-5)
+    assert int(found.classes[0]) == int(returned["labels"][0])
+    assert float(result.ledger.relative_error.max()) < 1e-4
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_no_object_is_no_class_also_where_nothing_was_found_at_capture(classes: int, tmp_path: Path) -> None:
+    net = two_stages(classes)
+    net.roi_heads.score_thresh = 0.9999
+    model = heatcli.load(saved(net, "scripted", tmp_path / "net.pt"), size=SIZE, confidence=0.05, overlap=OVERLAP)
+    x = torch.rand(1, 3, *SIZE)
+    assert not len(net([x[0]])[0]["boxes"])
+    heatcli.explain(model, x, "gradient", target="box:0")
+    boxes = model.graph(x.shape).boxes
+    assert boxes is not None
+    assert boxes.background == 0
+
+
+def test_a_detector_of_one_picture_without_a_batch(tmp_path: Path) -> None:
+    """As torchvision's manual exports them to ONNX: from a list of one picture [3, H, W]."""
+    net, x = two_stages(), torch.rand(1, 3, *SIZE)
+    path = tmp_path / "net.onnx"
+    torch.onnx.export(net, ([x[0]],), str(path), dynamo=False, opset_version=17)
+    model = heatcli.load(path, confidence=0.05, overlap=OVERLAP)
+    assert model.shape == (3, *SIZE)
+    result = heatcli.explain(model, x, target="box:0")
+    with torch.no_grad():
+        returned = net([x[0]])[0]
+    assert torch.allclose(best(model, x).corners[0], returned["boxes"][0], atol=1e-3)
+    assert float(result.ledger.relative_error.max()) < 1e-4
+    assert result.verified is not None
+    assert result.verified.agrees
+
+
+def on_regions_of(net: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """The logits [regions, classes] of any picture at the regions of `x`, by the parts of the module itself."""
+    with torch.no_grad():
+        image, _ = net.transform([x[0]])
+        regions, _ = net.rpn(image, net.backbone(image.tensors))
+
+    def logits(other: Tensor) -> Tensor:
+        with torch.no_grad():
+            given, _ = net.transform([other[0]])
+            pooled = net.roi_heads.box_roi_pool(net.backbone(given.tensors), regions, given.image_sizes)
+            found: Tensor = net.roi_heads.box_predictor(net.roi_heads.box_head(pooled))[0]
+            return found
+
+    return logits
+
+
+def test_a_baseline_and_changed_pictures_are_scored_at_the_same_regions(tmp_path: Path) -> None:
+    """The score of the baseline, and each value of occlusion, against the module's own parts at these regions."""
+    net = two_stages()
+    model = heatcli.load(saved(net, "scripted", tmp_path / "net.pt"), size=SIZE, confidence=0.05, overlap=OVERLAP)
+    x, black = torch.rand(1, 3, *SIZE), torch.zeros(1, 3, *SIZE)
+    logits = on_regions_of(net, x)
+    for method in ("lrp-eps", "deeplift-rescale"):
+        result = heatcli.explain(model, x, method, target="box:0", baseline="black")
+        row, index = divmod(int((logits(x) - float(result.ledger.output)).abs().argmin()), 5)
+        assert float(logits(x)[row, index]) == pytest.approx(float(result.ledger.output), abs=1e-4)
+        expected = float(logits(black)[row, index])
+        assert float(result.ledger.output_baseline) == pytest.approx(expected, abs=1e-4)
+        assert float(result.ledger.relative_error.max()) < 1e-4
+        assert not any("no rule" in note for note in result.notes)
+    found = heatcli.explain(model, x, "occlusion", target="box:0", baseline="black", window=16, stride=16)
+    changed = x.clone()
+    changed[:, :, :16, :16] = 0
+    fall = float(logits(x)[row, index] - logits(changed)[row, index])
+    assert float(found.relevance[0, :, 4, 4].sum()) == pytest.approx(fall / 256, rel=1e-3, abs=1e-6)
+
+
 @SLOW
-def test_regions_of_another_picture_are_never_used(tmp_path: Path, cli: Cli) -> None:
-    """A folder from the command line; and what compares with another picture is refused in one line."""
+def test_regions_are_held_in_every_command(tmp_path: Path, cli: Cli) -> None:
+    """Folders, methods that compare or change the picture, checks, and the comparison of two forms."""
     saved(two_stages(), "scripted", tmp_path / "net.pt")
+    saved(two_stages(), "onnx", tmp_path / "net.pt")
     for name in ("a", "b"):
         noise = np.random.default_rng(ord(name)).integers(0, 256, (*SIZE, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{name}.png")
     given = ["-m", "net.pt", "--size", "64x80", "--confidence", "0.05"]
-    ran = cli("explain", "a.png", "b.png", *given, "--target", "detections:2", "--method", "lrp-eps", "--json")
+    for asked in ([], ["--baseline", "black"], ["--method", "deeplift-reveal-cancel", "--baseline", "blur"]):
+        ran = cli("explain", "a.png", "b.png", *given, "--target", "detections:2", *asked, "--json", "--overwrite")
+        assert ran.status == 0, ran.err
+        reports = [json.loads(line) for line in ran.out.splitlines()]
+        assert [report["target"]["box"] for report in reports] == [0, 1, 0, 1]
+        boxes = [report["target"]["boxes"][0] for report in reports]
+        assert boxes[0] != boxes[2]
+        assert all(abs(report["ledger"]["relative_error"]) < 1e-4 for report in reports)
+    for method in ("rise", "integrated-gradients", "score-cam"):
+        ran = cli("explain", "a.png", "b.png", *given, "--target", "box:0", "--method", method, "--overwrite")
+        assert ran.status == 0, ran.err
+    ran = cli("check", "net.pt", "a.png", "b.png", *given[2:], "--json")
+    assert ran.status in (0, 1), ran.err  # random weights need not pass
+    assert {"ledger", "randomisation", "stability", "faithfulness"} <= {
+        json.loads(line)["check"] for line in ran.out.splitlines() if json.loads(line)["status"] in ("passed", "failed")
+    }
+    ran = cli("compare", "net.pt", "net.onnx", "a.png", "b.png", *given[2:], "--target", "detections:2", "--json")
     assert ran.status == 0, ran.err
-    reports = [json.loads(line) for line in ran.out.splitlines()]
-    assert [report["target"]["box"] for report in reports] == [0, 1, 0, 1]
-    boxes = [report["target"]["boxes"][0] for report in reports]
-    assert boxes[0] != boxes[2]
-    assert all(abs(report["ledger"]["relative_error"]) < 1e-4 for report in reports)
-    for asked in (["--baseline", "blur"], ["--method", "occlusion"]):
-        ran = cli("explain", "a.png", *given, "--target", "box:0", *asked, "--overwrite")
-        assert ran.status != 0
-        assert "decides by the picture" in ran.err
-        assert "internal error" not in ran.err
-    ran = cli("check", "net.pt", "a.png", "b.png", *given[2:])
-    assert (ran.status, "decides by the picture" in ran.err) == (3, True), ran.err
+    ran = cli("export", "net.pt", *given[2:4], "--method", "lrp-eps", "-o", "explained.onnx")
+    assert ran.status != 0
+    assert "chooses by the picture where to look again" in ran.err
+    assert not (tmp_path / "explained.onnx").exists()
 
 
 def test_from_the_command_line(tmp_path: Path, cli: Cli) -> None:

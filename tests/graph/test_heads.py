@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import heatcli
 from heatcli.artifact.metadata import sidecar
 from heatcli.errors import UsageError
+from heatcli.evaluate.explainer import Explainer
+from heatcli.evaluate.layers import randomisation
+from heatcli.evaluate.subject import subject
 from heatcli.graph import heads
 from heatcli.graph.operator import Boxes
 from heatcli.graph.outputs import box_chances
+from heatcli.images.dataset import Sample
 from heatcli.methods.question import outputs_of
 from heatcli.model.model import Model
 
@@ -253,3 +259,24 @@ def test_what_ultralytics_writes() -> None:
     assert 'names = ["a \\"b\\"", "ü"]' in text
     for broken in ({}, {**said, "imgsz": "x("}, {**said, "names": "{1: 'a'}"}, {**said, "task": "pose"}):
         assert sidecar(broken) == ""
+
+
+def test_randomisation_counts_the_layers_that_a_score_depends_on(tmp_path: Path) -> None:
+    """A box of one scale depends on one of three layers; a map that stays as it is under the others says nothing."""
+    model = loaded(Detector("v8"), tmp_path / "d.pt", confidence=0.0)
+    noise = np.random.default_rng(0).integers(0, 256, (6, SIZE, SIZE, 3), np.uint8)
+    pictures = [Image.fromarray(pixels) for pixels in noise]
+    own = subject(model, [Sample(Path(f"{i}.png"), "", x, None, None) for i, x in enumerate(pictures)], "box:0")
+    for cascading in (False, True):
+        found = randomisation(own, Explainer.parse("input-x-gradient"), cascading)
+        scored = [int(one.removeprefix("layers.")) for one in found.layers]
+        places = own.target.region.int().argmax(1)
+        scales = (places >= 64).int() + (places >= 64 + 16).int()
+        for row, scale in enumerate(scales.tolist()):
+            at = scored.index(scale)
+            expected = [k >= at if cascading else k == at for k in range(3)]
+            assert found.matters[row].tolist() == expected
+            unchanged = found.rank[row][~found.matters[row]]
+            assert torch.allclose(unchanged, torch.ones_like(unchanged))
+            assert float(found.mean(found.rank)[row]) == pytest.approx(float(found.rank[row][expected].mean()))
+            assert abs(float(found.rank[row, at])) < 0.9

@@ -6,26 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import heatcli
-from heatcli.graph.positions import fingerprint_of
-
-POSITIONS = st.lists(st.integers(0, 1000), max_size=6)
-
-
-@given(st.lists(POSITIONS, min_size=1, max_size=3), st.lists(POSITIONS, min_size=1, max_size=3))
-def test_fingerprints_are_of_positions_in_their_order(one: list[list[int]], other: list[list[int]]) -> None:
-    a, b = (fingerprint_of([torch.tensor(part, dtype=torch.int64) for part in x]).item() for x in (one, other))
-    assert (a == b) == (_without_empty_ends(one) == _without_empty_ends(other))
-
-
-def _without_empty_ends(parts: list[list[int]]) -> list[list[int]]:
-    while parts and not parts[-1]:
-        parts = parts[:-1]
-    return parts
 
 
 class Bright(nn.Module):
@@ -59,3 +42,26 @@ def test_a_picture_has_its_own_places(bright: list[int], tmp_path: Path) -> None
         gradient = heatcli.explain(model, given_picture, "gradient", target=1).relevance
         assert picture.grad is not None
         assert torch.allclose(gradient, picture.grad, atol=1e-5)
+
+
+def test_a_baseline_and_changed_pictures_keep_the_places(tmp_path: Path) -> None:
+    """Of another picture the score at the places of the explained one, which the module's own weights give."""
+    torch.manual_seed(0)
+    net = Bright()
+    torch.jit.script(net).save(str(tmp_path / "net.pt"))
+    model = heatcli.load(tmp_path / "net.pt", size=8, channels=1)
+    for bright in ([3, 17, 40], [5]):
+        x = torch.full((1, 1, 8, 8), 0.2)
+        x.view(-1)[bright] = 0.9
+
+        def at_places(other: Tensor, places: list[int] = bright) -> float:
+            maps = net.conv(other).reshape(1, 2, -1)
+            return float(net.fc(torch.relu(maps[:, :, places]).sum(2) + maps.mean(2))[0, 1].detach())
+
+        for method in ("lrp-eps", "deeplift-rescale", "integrated-gradients"):
+            result = heatcli.explain(model, x, method, target=1, baseline="black")
+            assert float(result.ledger.output_baseline) == pytest.approx(at_places(torch.zeros_like(x)), abs=1e-5)
+        covered = x.clone()
+        covered[0, 0, :4, :4] = 0
+        found = heatcli.explain(model, x, "occlusion", target=1, baseline="black", window=4, stride=4)
+        assert float(found.relevance[0, 0, :4, :4].sum()) == pytest.approx(at_places(x) - at_places(covered), abs=1e-5)

@@ -190,3 +190,38 @@ def test_a_sidecar_that_names_an_input_that_is_not_there(cli: Cli, tmp_path: Pat
     Image.new("RGB", (8, 8)).save(tmp_path / "skin.png")
     ran = cli("explain", "skin.png", "-m", "clinic.pt", "--input", "table=table.npy", "--size", "8")
     assert (ran.status, "did you mean 'table'" in ran.err) == (2, True)
+
+
+class Alone(nn.Module):
+    """A network of one picture [3, H, W] without an axis of the batch. `dense`: a score at each place."""
+
+    def __init__(self, dense: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.dense = nn.Conv2d(3, 4, 3, padding=1), dense
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.relu(self.conv(x[None]))[0]
+        return maps if self.dense else maps.mean((1, 2))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_picture_without_an_axis_of_the_batch(dense: bool, form: str, tmp_path: Path) -> None:
+    net, x = Alone(dense).eval(), torch.rand(2, 3, 32, 40)
+    path = tmp_path / f"net.{form}"
+    if form == "onnx":
+        torch.onnx.export(net, (x[0],), str(path), dynamo=False)
+    else:
+        torch.export.save(torch.export.export(net, (x[0],)), str(path))
+    model = heatcli.load(path)
+    assert model.shape == (3, 32, 40)
+    result = heatcli.explain(model, x, "lrp-eps", target=1, baseline="blur")
+    for i, picture in enumerate(x):
+        scores = net(picture).detach()
+        score = scores[1] if not dense else scores[1][scores.argmax(0) == 1].sum()
+        assert float(result.ledger.output[i]) == pytest.approx(float(score), rel=1e-4)
+    assert float(result.ledger.relative_error.max()) < 1e-4
+    assert result.verified is not None
+    assert result.verified.agrees

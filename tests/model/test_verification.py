@@ -15,7 +15,7 @@ from heatcli.errors import ModelError, OtherBranchError
 from heatcli.graph import passes
 from heatcli.graph.operator import Graph, bypassed
 from heatcli.model.capture import Capture
-from heatcli.model.verification import verify
+from heatcli.model.verification import in_order_of, verify
 from heatcli.run.work.shipping import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -221,3 +221,23 @@ def test_a_known_artifact_is_not_compared_again(tmp_path: Path, monkeypatch: pyt
     model = _load(path, cache=True)
     monkeypatch.setattr(Capture, "_verified", lambda *_: pytest.fail("compared again"))
     assert heatcli.explain(model, x, "lrp-0", target=0).verified == first.verified
+
+
+def test_positions_of_a_runtime_are_compared_in_their_own_order() -> None:
+    """Another order is no difference, and a few positions elsewhere are told; a wrong number remains."""
+    torch.manual_seed(0)
+    found = torch.rand(1, 6, 40, dtype=torch.float64)
+    turned = found[:, :, torch.randperm(40)]
+    ordered, elsewhere = in_order_of(found, turned)
+    assert (float((ordered - found).abs().max()), elsewhere) == (0.0, 0.0)
+    slightly = turned + 1e-3 * torch.rand(1, 6, 40)
+    ordered, elsewhere = in_order_of(found, slightly)
+    assert elsewhere == 0.0
+    assert 1e-4 < float((ordered - found).abs().max()) < 2e-3
+    few = torch.where(torch.arange(40) < 2, torch.rand(1, 6, 40), turned)
+    ordered, elsewhere = in_order_of(found, few)
+    assert (float((ordered - found).abs().max()), elsewhere) == (0.0, 2 / 40)
+    scaled = turned * torch.tensor([1, 1, 1, 1, 1, 1.1]).reshape(1, 6, 1)
+    ordered, elsewhere = in_order_of(found, scaled)
+    assert torch.equal(ordered, scaled)
+    assert elsewhere == 0.0

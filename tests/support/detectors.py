@@ -51,17 +51,35 @@ def made(kind: str, classes: int = 4) -> nn.Module:
     return net.eval()  # type: ignore[no-any-return]
 
 
-def two_stages(classes: int = 5) -> nn.Module:
-    """A small Faster R-CNN, the first class of which is no object; its random weights find regions and boxes."""
+def two_stages(classes: int = 5, more: str = "") -> nn.Module:
+    """A small Faster R-CNN, the first class of which is no object; its random weights find regions and boxes.
+
+    `more`: what it returns besides boxes, "masks" or "keypoints".
+    """
     torch.manual_seed(0)
     anchors = detection.anchor_utils.AnchorGenerator(((16, 24), (32, 48)), ((0.5, 1.0, 2.0),) * 2)
     pooled = detection.faster_rcnn.MultiScaleRoIAlign(["0", "1"], 3, 2)
-    net = detection.FasterRCNN(
-        Pyramid(), min_size=96, max_size=160, rpn_anchor_generator=anchors, box_roi_pool=pooled,
-        box_head=detection.faster_rcnn.TwoMLPHead(32 * 9, 24),
-        box_predictor=detection.faster_rcnn.FastRCNNPredictor(24, classes),
-        rpn_pre_nms_top_n_test=60, rpn_post_nms_top_n_test=30, box_score_thresh=0.05, box_nms_thresh=OVERLAP,
-    )  # fmt: skip
+    given = {
+        "min_size": 96, "max_size": 160, "rpn_anchor_generator": anchors, "box_roi_pool": pooled,
+        "box_head": detection.faster_rcnn.TwoMLPHead(32 * 9, 24),
+        "box_predictor": detection.faster_rcnn.FastRCNNPredictor(24, classes),
+        "rpn_pre_nms_top_n_test": 60, "rpn_post_nms_top_n_test": 30, "box_score_thresh": 0.05,
+        "box_nms_thresh": OVERLAP,
+    }  # fmt: skip
+    if more == "masks":
+        net = detection.MaskRCNN(
+            Pyramid(), **given, mask_roi_pool=detection.faster_rcnn.MultiScaleRoIAlign(["0", "1"], 4, 2),
+            mask_head=detection.mask_rcnn.MaskRCNNHeads(32, (8,), 1),
+            mask_predictor=detection.mask_rcnn.MaskRCNNPredictor(8, 8, classes),
+        )  # fmt: skip
+    elif more == "keypoints":
+        net = detection.KeypointRCNN(
+            Pyramid(), **given, keypoint_roi_pool=detection.faster_rcnn.MultiScaleRoIAlign(["0", "1"], 4, 2),
+            keypoint_head=detection.keypoint_rcnn.KeypointRCNNHeads(32, (8,)),
+            keypoint_predictor=detection.keypoint_rcnn.KeypointRCNNPredictor(8, 3),
+        )  # fmt: skip
+    else:
+        net = detection.FasterRCNN(Pyramid(), **given)
     for name, part in net.named_modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out")

@@ -36,7 +36,7 @@ def single(graph: Graph) -> Graph:
     return mark_first(
         replace(
             graph, input_shape=(1, *rest), operators=tuple(operators), output=output, output_shape=shape, guards=guards,
-            copies=n,
+            chosen_on=None if graph.chosen_on is None else graph.chosen_on[:1], copies=n,
         )
     )  # fmt: skip
 

@@ -221,12 +221,16 @@ def _explained(model: Model, request: Request, loaded: Sequence[Loaded], turn: T
 
 def _boxed(model: Model, request: Request, loaded: Sequence[Loaded], batch: Tensor) -> list[Explained]:
     """Explain the boxes that the target names, image by image, at most `RESULTS` boxes at once."""
-    if model.network.sample is None:
-        model.network.sample = batch[:1]
-    if len(loaded) > 1 and model.graph(batch[:1].shape).guards:  # each picture has a graph of its own
+    model.network.seen(batch)
+    if len(loaded) > 1 and not model.graph(batch[:1].shape).is_of_every_image:  # each picture has a graph of its own
         return [one for i in range(len(loaded)) for one in _boxed(model, request, loaded[i : i + 1], batch[i : i + 1])]
-    graph = model.network.graph_on(batch) if len(loaded) == 1 else model.graph(batch.shape)
-    target, graph = request.target or "", settled(graph, model.path)
+    with model.network.holding(batch):
+        return _boxed_at_once(model, request, loaded, batch)
+
+
+def _boxed_at_once(model: Model, request: Request, loaded: Sequence[Loaded], batch: Tensor) -> list[Explained]:
+    """As `_boxed`, of pictures that have one graph."""
+    target, graph = request.target or "", settled(model.graph(batch.shape), model.path)
     if graph.boxes is None:
         raise no_detector(model, target)
     output, thresholds = outputs_of(model, batch), model.thresholds
