@@ -22,10 +22,9 @@ from heatcli.graph.lookups import beyond, vocabulary
 from heatcli.graph.operator import Graph
 from heatcli.graph.outputs import probabilities
 from heatcli.images.dataset import Sample
-from heatcli.inside.activations import asked as asked_about
 from heatcli.methods.detections import Asked, asked, choose_for, find, goal, is_of_boxes, most_likely, no_detector
 from heatcli.methods.exported import own_target
-from heatcli.methods.question import outputs_of
+from heatcli.methods.question import depends_on, outputs_of
 from heatcli.methods.table import METHODS
 from heatcli.methods.targets import Target
 from heatcli.model.model import Model
@@ -204,13 +203,12 @@ class Subject:
 
     def scored_by(self) -> list[frozenset[str]]:
         """For each image, the operators that its score depends on, by name."""
-        found, gradient = list[frozenset[str]](), METHODS["input-x-gradient"]
+        found, rules = list[frozenset[str]](), METHODS["gradient"].rules
         with self._positions_held():
             for rows in self.batches():
                 for index, n in self.model.network.batches(self.batch[rows].shape):
-                    batch, target = self.batch[rows][index], self.target.rows(rows[index.cpu()])
-                    question, _ = asked_about(self.model, batch, gradient, target, None)
-                    found += question.depends_on(gradient.rules)[:n]
+                    own = rows[index.cpu()]
+                    found += depends_on(self.model, self.batch[own], self.target.rows(own), rules)[:n]
         return found
 
     def heatmaps(self, explainer: Explainer, batch: Tensor | None = None, model: Model | None = None) -> Tensor:

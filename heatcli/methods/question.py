@@ -114,14 +114,7 @@ class Question:
 
     def depends_on(self, rules: Table) -> list[frozenset[str]]:
         """For each image, the operators whose values get a multiplier other than 0: one more forward run and walk."""
-        tape, n = self.model.forward(self.batch, rules, compiled=False), len(self.batch)
-        reached = _Reached((op.name, torch.zeros(0)) for op in self.graph.operators if op.sources)
-        walk(tape, rules, self.goal.seed(laid_out(tape.output)).reshape(tape.output.shape), None, reached)
-        found = {name: rows.tolist() for name, rows in reached.items()}  # a value may have more rows than one image
-        return [
-            frozenset(name for name, rows in found.items() if any(rows if n == 1 else rows[i : i + 1]))
-            for i in range(n)
-        ]
+        return depends_on(self.model, self.batch, self.goal, rules)
 
     def values(self, name: str) -> Tensor:
         """The value of the operator `name` on the batch, [N, …]."""
@@ -194,6 +187,20 @@ class Question:
             values={name: value[:rows] for name, value in values.items()},
             multipliers={name: value[:rows] for name, value in multipliers.items()},
         )
+
+
+def depends_on(model: Model, batch: Tensor, goal: Target, rules: Table) -> list[frozenset[str]]:
+    """For each image of a batch that the network takes at once, the operators that the target's score depends on.
+
+    These are operators whose values get a multiplier other than 0 by `rules`.
+    """
+    tape, n = model.forward(batch, rules, compiled=False), len(batch)
+    reached = _Reached((op.name, torch.zeros(0)) for op in tape.graph.operators if op.sources)
+    walk(tape, rules, goal.seed(laid_out(tape.output)).reshape(tape.output.shape), None, reached)
+    found = {name: rows.tolist() for name, rows in reached.items()}  # a value may have more rows than one image
+    return [
+        frozenset(name for name, rows in found.items() if any(rows if n == 1 else rows[i : i + 1])) for i in range(n)
+    ]
 
 
 class _Reached(dict[str, Tensor]):
