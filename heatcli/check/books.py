@@ -86,6 +86,10 @@ class Found(Check, frozen=True):
         if not work.subjects.boxes:
             yield self.lacking(work, "the target names no box")
             return
+        yield from self.share(found, without)
+
+    def share(self, found: int, without: Mapping[str, str]) -> Iterator[Result]:
+        """The results where `found` pictures have the box. `without`: the others, name → why."""
         for name, why in without.items():
             yield Result(check=self.name, quantity="not measured", status="skipped", image=name, measured=why)
         every = found + len(without)

@@ -14,6 +14,7 @@ from heatcli.check.spec import checks, default_spec, methods_of, read_spec
 from heatcli.check.work import Work
 from heatcli.errors import printable
 from heatcli.evaluate.explainer import Explainer
+from heatcli.evaluate.subject import NoBoxError
 from heatcli.evaluate.subjects import subjects
 from heatcli.images.dataset import Sample, read
 from heatcli.model.model import Model
@@ -38,7 +39,8 @@ class CheckRequest:
 def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambda _: None) -> Iterator[Result]:
     """The results, check after check. `told`: called with the name of each check before it runs.
 
-    A picture that cannot be read is a failed result. Raises `UsageError`, `ModelError`.
+    A picture that cannot be read is a failed result. So is a required share of pictures that have the box, if none has.
+    Raises `UsageError`, `ModelError`.
     """
     spec = default_spec() if request.spec is None else read_spec(request.spec)
     folder = Path() if request.spec is None else request.spec.parent
@@ -57,7 +59,14 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
                          measured=str(error).removeprefix(f"{path}: "))  # fmt: skip
     if not samples:
         return
-    own = subjects(model, samples, spec.target, request.batch_size, spec.seed)
+    required = next((check for check in checks(spec) if isinstance(check, Found) and check.least), None)
+    try:
+        own = subjects(model, samples, spec.target, request.batch_size, spec.seed)
+    except NoBoxError as error:
+        if required is None:
+            raise
+        yield from required.share(0, error.without)
+        return
     work = Work(own, explainers, spec.baseline, folder, request.spec is not None, request.update_golden)
     every = checks(spec)
     if own.boxes and not any(isinstance(check, Found) for check in every):

@@ -318,6 +318,11 @@ def test_a_picture_without_the_box_is_left_out_of_a_check(model: str, folder: Pa
         assert 'skipped message="has no box, so there is no box:1' in (tmp_path / "j.xml").read_text()
     said = "FAILED found: all images: share of the pictures that have the box (1 of 3) 0.3333, required ≥ 0.5"
     assert said in ran.out
+    (tmp_path / "s.toml").write_text('target = "box:9"\nmethods = ["lrp-eps"]\n[finite]\n[found]\nleast = 0.5\n')
+    ran = cli("check", model, folder, "--spec", "s.toml")
+    assert ran.status == 1, ran.err
+    assert "FAILED found: all images: share of the pictures that have the box (0 of 3) 0, required ≥ 0.5" in ran.out
+    assert "0 passed, 1 failed, 3 skipped" in ran.err
     (tmp_path / "s.toml").write_text('methods = ["lrp-eps"]\n[found]\n')
     assert "[found]: the target names no box" in cli("check", model, folder, "--spec", "s.toml").err
 
