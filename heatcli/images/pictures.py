@@ -90,11 +90,6 @@ class Pictures:
         """Raise `MissingError` if the artifact declares an input that is no picture and has no other layout."""
         if self.input.shape is None and self.declared is not None and len(self.declared) != 4:
             dims = "×".join("N" if d is None else str(d) for d in self.declared)
-            if self.declared[0] in (1, 3) and len(self.declared) == 3:
-                raise MissingError(
-                    f"{self.path}: its input {dims} has no axis for the images of a batch; export the network for "
-                    f"1×{dims}, or say what the axes are with --axes, such as NCL"
-                )
             raise MissingError(
                 f"{self.path}: its input {dims} is no picture [N, C, H, W], signal, volume, table nor sequence of "
                 "one-hot letters; from Python, heatcli.explain(model, tensor) explains it"
@@ -113,7 +108,8 @@ class Pictures:
         layout, channels = self.layout, 1 if self.layout.channel is None else self.input.channels
         sides = self.input.shape
         if channels is None or (sides is None and layout.kind == TABLE):
-            ways = "--channels and --size" if layout.kind != TABLE else "--size"
+            missing = [flag for flag, known in (("--channels", channels), ("--size", sides)) if not known]
+            ways = " and ".join(missing) if layout.kind != TABLE else "--size"
             raise MissingError(f"{self.path}: nothing says how large a {layout.kind} it takes; give {ways}")
         return (channels, *(sides or (TRIED[layout.dims],) * layout.dims))
 

@@ -130,9 +130,10 @@ def test_inputs_that_are_no_batch_are_refused(cli: Cli) -> None:
         torch.onnx.export(Unbatched(), (torch.rand(3, 32, 32),), "alone.onnx", dynamo=False)
         torch.jit.script(Keyed()).save("dict.pt")
         torch.jit.script(Listed()).save("list.pt")
-    ran = cli("explain", WOLF, "--model", "alone.onnx")
-    assert ran.status == 2
-    assert "its input 3×32×32 has no axis for the images of a batch; export the network for 1×3×32×32, or" in ran.err
+    ran = cli("explain", WOLF, "--model", "alone.onnx", "--axes", "NCL")
+    assert ran.status == 1
+    assert "is no signal, which the model takes" in ran.err
+    assert cli("explain", WOLF, "--model", "alone.onnx").status == 0
     ran = cli("explain", WOLF, "--model", "dict.pt", "--size", "32")
     assert ran.status == 3
     assert "dict.pt: its input images is a Dict[str, Tensor]; heatcli gives one tensor [N, C, H, W], so" in ran.err
