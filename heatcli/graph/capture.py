@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,11 +19,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from heatcli.errors import ModelError, ShapeError, UsageError, first_line
 from heatcli.graph import suppression
 from heatcli.graph.anchors import Anchors
+from heatcli.graph.ends import FindBoxes, end_of
 from heatcli.graph.heads import joined
 from heatcli.graph.kinds import classify
 from heatcli.graph.lookups import Positions
 from heatcli.graph.nested import leaves, mapped
-from heatcli.graph.operator import Boxes, Constant, Graph, Operator, Ref, Returned, needed_for
+from heatcli.graph.operator import Constant, Graph, Operator, Ref, Returned, needed_for
 from heatcli.graph.positions import chosen_for, held
 from heatcli.graph.recorder import Call, Recorder
 from heatcli.graph.remarks import remarks
@@ -31,8 +32,6 @@ from heatcli.graph.schemas import has_free_shape, title_of
 from heatcli.system.torch_private import pytree
 
 INPUT = "input"
-# (outputs, shape of the input, whether two outputs are boxes and scores in this order) → how they are boxes, or None.
-FindBoxes = Callable[[Sequence[Tensor], Sequence[int], bool], Boxes | None]
 _ATEN = torch.ops.aten
 # The output depends only on the argument's shape.
 _SHAPE_ONLY = frozenset("new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like".split())
@@ -53,109 +52,48 @@ def record(
     not depend on the image; `UsageError` if there is no output `head`.
     """
     with closing(Recorder()) as recorder:
-        return _record(recorder, module, example, names, where, head, boxes, tokens, anchors)
+        returned = _run(recorder, module, example, where)
+        every = [recorder.value_of(x) for x in floating(returned)]
+        detected = None if boxes is None or head is not None else boxes(every, example.shape, False)
+        end = None
+        if detected is None and head is None:
+            leaves = [recorder.value_of(x) for x in pytree.tree_leaves(returned) if isinstance(x, Tensor)]
+            end = end_of(recorder, example, leaves, boxes, where)
+        if end is not None:
+            returned, detected = end.raw, end.boxes
+        with torch.no_grad(), recorder:
+            output = (
+                scores(returned, head or 0, where)
+                if detected is None
+                else joined(floating(returned), detected, anchors if end is None else None)
+            )
+        output = recorder.value_of(output)
+        chosen = chosen_for(output, recorder.calls)
+        calls = recorder.calls
+        if end is not None:
+            calls = [call for call in calls if id(call) not in end.choice.after]
+        graph = _flatten(calls, example, output, names, where, tokens, chosen)
+        graph = replace(classify(graph), boxes=detected)
+        if end is not None:
+            nodes = suppression.nodes_of(calls, floating(returned))
+            graph = replace(graph, before=end.choice.operators, raw=nodes)
+        known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
+        standardised = [known.get(_address(mean), "without a name") for mean in recorder.standardised]
+        return replace(graph, returned=_returned(returned), remarks=remarks(graph, standardised))
 
 
-def _record(
-    recorder: Recorder, module: Callable[[Tensor], Any], example: Tensor, names: Mapping[str, Tensor], where: str,
-    head: int | None, boxes: FindBoxes | None, tokens: bool, anchors: Anchors | None,
-) -> Graph:  # fmt: skip
-    """As `record`, by a recorder."""
+def _run(recorder: Recorder, module: Callable[[Tensor], Any], example: Tensor, where: str) -> Any:
+    """What the module returns for the example, recorded. Raises `ModelError`."""
     try:
         with torch.no_grad(), warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), recorder:
             warnings.simplefilter("ignore")
-            returned = module(example)
+            return module(example)
     except Exception as error:  # whatever the artifact's own code raises
         if recorder.refused is not None:
             raise ModelError(f"{where}: {recorder.refused}") from error
         raise ShapeError(
             f"{where}: cannot be run on an input of shape {tuple(example.shape)}: {_cause(error, recorder.failed)}"
         ) from error
-    every = [recorder.value_of(x) for x in floating(returned)]
-    detected = None if boxes is None or head is not None else boxes(every, example.shape, False)
-    end = None
-    if detected is None and head is None:
-        leaves = [recorder.value_of(x) for x in pytree.tree_leaves(returned) if isinstance(x, Tensor)]
-        end = _end(recorder, example, leaves, boxes, where)
-    if end is not None:
-        returned, detected = end.raw, end.boxes
-    with torch.no_grad(), recorder:
-        output = (
-            scores(returned, head or 0, where)
-            if detected is None
-            else joined(floating(returned), detected, anchors if end is None else None)
-        )
-    output = recorder.value_of(output)
-    chosen = chosen_for(output, recorder.calls)
-    calls = recorder.calls
-    if end is not None:
-        calls = [call for call in calls if id(call) not in end.choice.after]
-    graph = _flatten(calls, example, output, names, where, tokens, chosen)
-    graph = replace(classify(graph), boxes=detected)
-    if end is not None:
-        nodes = suppression.nodes_of(calls, floating(returned))
-        graph = replace(graph, before=end.choice.operators, raw=nodes)
-    known = {_address(tensor): name for name, tensor in names.items() if tensor.numel()}
-    standardised = [known.get(_address(mean), "without a name") for mean in recorder.standardised]
-    return replace(graph, returned=_returned(returned), remarks=remarks(graph, standardised))
-
-
-@dataclass(frozen=True, eq=False)
-class _End:
-    """A choice at the end of an artifact, and what goes in: raw outputs, which are boxes or one value."""
-
-    choice: suppression.Choice
-    raw: list[Tensor]
-    boxes: Boxes | None
-
-
-def _end(
-    recorder: Recorder, example: Tensor, returned: Sequence[Tensor], boxes: FindBoxes | None, where: str
-) -> _End | None:
-    """The choice that `returned` depend on; None if there is none.
-
-    A detector may return more of each box that it found, which other layers compute (masks, keypoints). Its boxes come
-    first, so these are looked for with ever fewer outputs. Raises `ModelError` if the choice suppresses boxes that
-    heatcli cannot read.
-    """
-    choices = list[suppression.Choice]()
-    for count in range(len(returned), 0, -1) if boxes is not None else [len(returned)]:
-        choice = suppression.found(recorder.calls, example, returned[:count])
-        if choice is None:
-            continue
-        choices.append(choice)
-        end = None if boxes is None else _boxes_before(recorder, choice, example, returned[:count], boxes)
-        if end is not None:
-            return end
-    if not choices:
-        return None
-    choice = choices[0]
-    if choice.suppresses:
-        shapes = ", ".join(str(list(x.shape)) for x in choice.roots[:4])
-        raise ModelError(
-            f"{where}: ends in {' and '.join(choice.operators)}, and what goes in ({shapes}) is no boxes and scores "
-            "that heatcli reads; export it without"
-        )
-    return _End(choice, [choice.roots[0]], None)
-
-
-def _boxes_before(
-    recorder: Recorder, choice: suppression.Choice, example: Tensor, returned: Sequence[Tensor], boxes: FindBoxes
-) -> _End | None:
-    """The boxes that go into a choice; None where what goes in cannot be read as boxes."""
-    with torch.no_grad(), recorder:
-        ways = list(suppression.forms(list(recorder.calls), choice, returned, len(example)))
-    for raw in ways:
-        detected = boxes(raw, example.shape, True)
-        if detected is None:
-            continue
-        if detected.ends == "softmax" and detected.background is None:
-            background = suppression.left_out(choice, raw[-1])
-            if background is None and choice.suppresses:
-                background = 0  # as torchvision's detectors have it
-            detected = replace(detected, background=background)
-        return _End(choice, raw, detected)
-    return None
 
 
 def _cause(error: Exception, failed: Exception | None) -> str:
