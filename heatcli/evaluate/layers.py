@@ -152,7 +152,7 @@ def randomisation(
     layers = tuple(reversed(members))
     if not layers:
         raise ModelError(f"{subject.model.path}: has no weights that could be randomised")
-    original, scored = subject.heatmaps(explainer), subject.scored_by()
+    original, scored = subject.heatmaps(explainer), subject.scored_by
     rows, matter = [], []
     count = min(at_most or len(layers), len(layers))
     depths = [round(i * (len(layers) - 1) / max(1, count - 1)) for i in range(count)]

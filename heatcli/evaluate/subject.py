@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,7 @@ class Subject:
             target = _as_argument(self.target.rows(rows))
             yield rows, explainer.explanation(self.model, self.batch[rows], target)
 
+    @cached_property
     def scored_by(self) -> list[frozenset[str]]:
         """For each image, the operators that its score depends on, by name."""
         found, rules = list[frozenset[str]](), METHODS["gradient"].rules
