@@ -72,6 +72,28 @@ class Artifact:
         return {self.renamed.get(name, name): tensor for name, tensor in tensors.items()}
 
 
+class Fed:
+    """A module that is called with the values of other inputs, of which `own` makes its own.
+
+    `read` changes what it returns. Its parameters have the inner module's names.
+    """
+
+    def __init__(
+        self, inner: Any, own: Callable[[Sequence[Tensor]], Sequence[Tensor]], read: Callable[[Any], Any] | None = None
+    ) -> None:
+        self._inner, self._own, self._read = inner, own, read
+        self.named_parameters, self.named_buffers = inner.named_parameters, inner.named_buffers
+
+    def to(self, device: torch.device) -> Fed:
+        """The module on a device."""
+        return Fed(self._inner.to(device), self._own, self._read)
+
+    def __call__(self, *values: Tensor) -> Any:
+        """What the module returns for its own inputs, read."""
+        returned = self._inner(*self._own(values))
+        return returned if self._read is None else self._read(returned)
+
+
 def reads_tokens(module: Any) -> bool:
     """Whether the first layer with weights of a module, eager or scripted, is an embedding, so that it reads tokens."""
     for part in module.modules():

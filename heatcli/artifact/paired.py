@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from heatcli.artifact.artifact import Artifact, InputInfo, Shapes
+from heatcli.artifact.artifact import Artifact, Fed, InputInfo, Shapes
 from heatcli.errors import UsageError
 
 
@@ -33,11 +31,12 @@ def side_by_side(path: Path, artifact: Artifact, given: Collection[str]) -> Arti
     axis = 2 if one.channels_last else 3
     run = artifact.runtime
 
-    def module_for(shapes: Shapes) -> _Split:
+    def module_for(shapes: Shapes) -> Fed:
         """The module for inputs of those shapes, that of the pair halved."""
         half = list(shapes[one.name])
         half[axis] //= 2
-        return _Split(artifact.module_for({**shapes, one.name: tuple(half), other.name: tuple(half)}), at, axis)
+        inner = artifact.module_for({**shapes, one.name: tuple(half), other.name: tuple(half)})
+        return Fed(inner, lambda values: _halves(values, at, axis))
 
     return replace(
         artifact,
@@ -61,18 +60,3 @@ def _halves(values: Sequence[Tensor], at: tuple[int, int], axis: int) -> list[Te
     found[at[0]] = first.contiguous()
     found.insert(at[1], second.contiguous())
     return found
-
-
-class _Split:
-    """A module that is called with both pictures side by side. Its parameters have the inner module's names."""
-
-    def __init__(self, inner: Any, at: tuple[int, int], axis: int) -> None:
-        self.inner, self._at, self._axis = inner, at, axis
-        self.named_parameters, self.named_buffers = inner.named_parameters, inner.named_buffers
-
-    def to(self, device: torch.device) -> _Split:
-        """The module on a device."""
-        return _Split(self.inner.to(device), self._at, self._axis)
-
-    def __call__(self, *values: Tensor) -> Any:
-        return self.inner(*_halves(values, self._at, self._axis))

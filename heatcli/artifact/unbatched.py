@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
-from heatcli.artifact.artifact import Artifact, Shapes
+from heatcli.artifact.artifact import Artifact, Fed, Shapes
 from heatcli.artifact.layout import lacks_batch
 
 _T = TypeVar("_T")
@@ -28,10 +28,10 @@ def with_batch(artifact: Artifact) -> Artifact:
         """A function of the values of all inputs that is called with one picture where that is asked for."""
         return None if run is None else lambda values, *rest: run(_first(values, bare), *rest)
 
-    def module_for(shapes: Shapes) -> _Bare:
+    def module_for(shapes: Shapes) -> Fed:
         """The module for inputs of those shapes."""
         own = {i.name: shapes[i.name][1:] if b else shapes[i.name] for i, b in zip(artifact.inputs, bare, strict=True)}
-        return _Bare(artifact.module_for(own), bare)
+        return Fed(artifact.module_for(own), partial(_first, bare=bare), _batched)
 
     run = single(artifact.runtime)
     return replace(
@@ -56,18 +56,3 @@ def _batched(returned: Any) -> Any:
     outputs = [returned] if isinstance(returned, Tensor) else returned
     alone = isinstance(outputs, list | tuple) and len(outputs) == 1 and isinstance(outputs[0], Tensor)
     return [outputs[0].unsqueeze(0)] if alone else returned
-
-
-class _Bare:
-    """A module that is called with batches of one picture. Its parameters have the inner module's names."""
-
-    def __init__(self, inner: Any, bare: Sequence[bool]) -> None:
-        self.inner, self._bare = inner, bare
-        self.named_parameters, self.named_buffers = inner.named_parameters, inner.named_buffers
-
-    def to(self, device: torch.device) -> _Bare:
-        """The module on a device."""
-        return _Bare(self.inner.to(device), self._bare)
-
-    def __call__(self, *values: Tensor) -> Any:
-        return _batched(self.inner(*_first(values, self._bare)))

@@ -59,7 +59,8 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
                          measured=str(error).removeprefix(f"{path}: "))  # fmt: skip
     if not samples:
         return
-    required = next((check for check in checks(spec) if isinstance(check, Found) and check.least), None)
+    every = checks(spec)
+    required = next((check for check in every if isinstance(check, Found) and check.least), None)
     try:
         own = subjects(model, samples, spec.target, request.batch_size, spec.seed)
     except NoBoxError as error:
@@ -68,7 +69,6 @@ def run(model: Model, request: CheckRequest, told: Callable[[str], None] = lambd
         yield from required.share(0, error.without)
         return
     work = Work(own, explainers, spec.baseline, folder, request.spec is not None, request.update_golden)
-    every = checks(spec)
     if own.boxes and not any(isinstance(check, Found) for check in every):
         every = [Found(), *every]
     for check in every:

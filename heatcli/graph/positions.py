@@ -32,16 +32,25 @@ def is_free(call: Call) -> bool:
     return name_of(call.target) in SUPPRESSING or has_free_shape(call.target, (mask.dtype for mask in picks))
 
 
+def calls_before(values: Sequence[Tensor], calls: Sequence[Call]) -> set[int]:
+    """The calls that these values depend on, by identity."""
+    needed, found = {id(x) for x in values}, set[int]()
+    for call in reversed(calls):
+        if any(id(x) in needed for x in tensors_in(call.output)):
+            found.add(id(call))
+            needed.update(id(x) for x in tensors_in(call.args, call.kwargs))
+    return found
+
+
 def chosen_for(output: Tensor, calls: Sequence[Call]) -> list[Tensor]:
     """The positions that `output` depends on; [] where all are whole numbers, of a fixed number."""
-    found, positions, indices = {id(output)}, list[Tensor](), list[Tensor]()
-    for call in reversed(calls):
-        made, name = tensors_in(call.output), name_of(call.target)
-        if not any(id(x) in found for x in made):
+    needed, positions, indices = calls_before([output], calls), list[Tensor](), list[Tensor]()
+    for call in calls:
+        if id(call) not in needed:
             continue
-        found.update(id(x) for x in tensors_in(call.args, call.kwargs))
+        name = name_of(call.target)
         if is_free(call):
-            positions += filter(_is_whole, made)
+            positions += filter(_is_whole, tensors_in(call.output))
         if name in READING_MAPS:
             positions += _moved(call.args[1], calls)
         if name in _READING:

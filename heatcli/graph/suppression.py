@@ -16,7 +16,7 @@ from torch import Tensor
 from heatcli.graph import everywhere
 from heatcli.graph.facts import LAYOUT, TABLE
 from heatcli.graph.nested import leaves
-from heatcli.graph.positions import SUPPRESSING, is_free
+from heatcli.graph.positions import SUPPRESSING, calls_before, is_free
 from heatcli.graph.recorder import Call
 from heatcli.system.torch_private import name_of
 
@@ -50,7 +50,7 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
     """
     of_image, after, places, free = {id(image)}, set[int](), set[int](), set[int]()
     roots, titles, later = dict[int, Tensor](), list[str](), set[int]()
-    asked = before(returned, calls)
+    asked = calls_before(returned, calls)
     within = _before_weights([call for call in calls if id(call) in asked])
     for call in calls:
         title, inputs = name_of(call.target), [x for x in leaves((call.args, call.kwargs)) if _is_tensor(x)]
@@ -79,16 +79,6 @@ def found(calls: Sequence[Call], image: Tensor, returned: Sequence[Tensor]) -> C
         return None
     suppresses = any(title in SUPPRESSING for title in titles)
     return Choice(tuple(titles), tuple(roots.values()), frozenset(later), suppresses)
-
-
-def before(values: Sequence[Tensor], calls: Sequence[Call]) -> set[int]:
-    """The calls that these values depend on, by identity."""
-    needed, found = {id(x) for x in values}, set[int]()
-    for call in reversed(calls):
-        if any(id(x) in needed for x in leaves(call.output) if _is_tensor(x)):
-            found.add(id(call))
-            needed.update(id(x) for x in leaves((call.args, call.kwargs)) if _is_tensor(x))
-    return found
 
 
 def _is_tensor(x: object) -> bool:
